@@ -1,0 +1,149 @@
+"""Image sets by name: a source is one decorated function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.image_folder import choose_balanced, read_image_folder
+from evaluation.images import Dataset, DatasetError, Split
+from evaluation.shapes import CLASSES as SHAPES_CLASSES
+from evaluation.shapes import make_shapes
+
+__all__ = ["SOURCES", "Request", "Source", "load_dataset", "source"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which images of a source to take.
+
+    Args:
+        argument: what follows the colon in ``--data name:argument``.
+        train_images: how many training images at most, the same number a class; None for all.
+        test_images: likewise of the test split.
+        image_size: height and width to resize and crop to; None to take images as they are.
+        seed: seed of generated images, and of which images are taken.
+    """
+
+    argument: str = ""
+    train_images: int | None = None
+    test_images: int | None = None
+    image_size: int | None = None
+    seed: int = 0
+
+
+class Source(Protocol):
+    """Reads or makes an image set; mean and standard deviation are filled in afterwards."""
+
+    def __call__(self, request: Request) -> Dataset:
+        """The images asked for."""
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(name: str) -> Callable[[Source], Source]:
+    """Register a source of images under the name that ``--data`` takes."""
+
+    def register(function: Source) -> Source:
+        SOURCES[name] = function
+        return function
+
+    return register
+
+
+def load_dataset(data: str, request: Request) -> Dataset:
+    """Read or make the image set that ``--data`` names.
+
+    Args:
+        data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
+        request: which of its images; its `argument` is replaced by what `data` says.
+
+    Raises:
+        DatasetError: an unknown name, or images that cannot be used.
+
+    >>> load_dataset("shapes", Request(train_images=16, test_images=8)).train.images.shape
+    (16, 32, 32, 3)
+    """
+    name, _, argument = data.partition(":")
+    if name not in SOURCES:
+        raise DatasetError(
+            f"unknown data {data!r}: expected one of {', '.join(SOURCES)} "
+            "(folder takes a path: folder:PATH)"
+        )
+    dataset = SOURCES[name](replace(request, argument=argument))
+    pixels = dataset.train.images.reshape(-1, 3)
+    mean = pixels.mean(0, dtype=np.float64) / 255.0
+    # std in blocks: one float64 copy of all the pixels would be eight times the images.
+    square = sum(
+        np.square(block / 255.0 - mean).sum(0)
+        for block in np.array_split(pixels, max(1, len(pixels) // 1_000_000))
+    )
+    std = np.maximum(np.sqrt(square / len(pixels)), 1e-3)
+    return replace(dataset, mean=_three(mean), std=_three(std))
+
+
+@source("shapes")
+def _shapes(request: Request) -> Dataset:
+    train, test = make_shapes(
+        train=request.train_images or 4000,
+        test=request.test_images or 1000,
+        size=request.image_size or 32,
+        seed=request.seed,
+    )
+    return Dataset(
+        "shapes",
+        SHAPES_CLASSES,
+        Split(train.images, train.labels, train.object_masks),
+        Split(test.images, test.labels, test.object_masks),
+    )
+
+
+@source("cifar10")
+def _cifar10(request: Request) -> Dataset:
+    from torchvision.datasets import CIFAR10
+
+    root = Path(request.argument or "runs/cifar10")
+    try:
+        sets = [CIFAR10(str(root), train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise DatasetError(
+            f"CIFAR-10 could not be had in {str(root)!r} ({error}): torchvision downloads it "
+            "once; where there is no network, put the images in folders and use folder:PATH"
+        ) from error
+    if request.image_size not in (None, 32):
+        raise DatasetError(
+            f"--image-size {request.image_size}: cifar10 is 32x32; use folder:PATH to resize"
+        )
+
+    def split(images: CIFAR10, wanted: int | None) -> Split:
+        labels = np.asarray(images.targets, dtype=np.int64)
+        chosen = choose_balanced(labels, wanted, request.seed)
+        return Split(np.asarray(images.data)[chosen], labels[chosen])
+
+    train, test = split(sets[0], request.train_images), split(sets[1], request.test_images)
+    return Dataset("cifar10", tuple(sets[0].classes), train, test)
+
+
+@source("folder")
+def _folder(request: Request) -> Dataset:
+    root = Path(request.argument)
+    classes, splits, skipped = read_image_folder(
+        root,
+        train=request.train_images,
+        test=request.test_images,
+        size=request.image_size,
+        seed=request.seed,
+    )
+    name = root.resolve().name
+    return Dataset(name, classes, splits["train"], splits["test"], skipped=skipped)
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,141 @@
+"""Image sets as arrays: their types, and staging them so that processes can map them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.store import content_hash, write_atomically
+
+__all__ = ["SPLITS", "Dataset", "DatasetError", "Skipped", "Split", "open_staged", "stage_dataset"]
+
+SPLITS = ("train", "test")
+
+
+class DatasetError(ValueError):
+    """The images cannot be used as they are; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their classes.
+
+    Args:
+        images: ``(N, H, W, 3)`` uint8.
+        labels: ``(N,)`` int64.
+        object_masks: ``(N, H, W)`` bool, true where the object is; None if unknown.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    object_masks: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be read, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An image set of two splits.
+
+    Args:
+        name: how reports call it.
+        classes: names of the classes; a label is an index into it.
+        train: training split.
+        test: test split.
+        mean: channel mean of the training images, in [0, 1].
+        std: channel standard deviation of the training images, in [0, 1].
+        skipped: files that could not be read.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image."""
+        return self.train.images.shape[1], self.train.images.shape[2]
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess: one over the number of classes."""
+        return 1.0 / len(self.classes)
+
+    def content_hash(self) -> str:
+        """Hash of all images and labels."""
+        return content_hash(
+            self.train.images, self.train.labels, self.test.images, self.test.labels
+        )
+
+
+def stage_dataset(dataset: Dataset, folder: Path) -> None:
+    """Write a data set as arrays that several processes can map.
+
+    ``meta.json`` comes last: a folder that has it is complete.
+    """
+    for name, split in zip(SPLITS, (dataset.train, dataset.test), strict=True):
+        arrays: dict[str, NDArray[Any]] = {"images": split.images, "labels": split.labels}
+        if split.object_masks is not None:
+            arrays["object_masks"] = split.object_masks
+        for part, array in arrays.items():
+            _save(folder / f"{name}_{part}.npy", array)
+    meta = {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "size": list(dataset.size),
+        "train": len(dataset.train.labels),
+        "test": len(dataset.test.labels),
+        "has_object_masks": dataset.test.object_masks is not None,
+        "skipped": [{"path": entry.path, "why": entry.why} for entry in dataset.skipped],
+    }
+    text = json.dumps(meta, indent=1).encode()
+    write_atomically(folder / "meta.json", lambda file: file.write(text))
+
+
+def open_staged(folder: Path) -> Dataset:
+    """Map a data set that `stage_dataset` wrote; images stay on disk until they are read."""
+    meta = json.loads((folder / "meta.json").read_text())
+
+    def split(name: str) -> Split:
+        masks = folder / f"{name}_object_masks.npy"
+        return Split(
+            _map(folder / f"{name}_images.npy"),
+            _map(folder / f"{name}_labels.npy"),
+            _map(masks) if meta["has_object_masks"] else None,
+        )
+
+    return Dataset(
+        meta["name"],
+        tuple(meta["classes"]),
+        split("train"),
+        split("test"),
+        mean=tuple(meta["mean"]),
+        std=tuple(meta["std"]),
+        skipped=tuple(Skipped(**entry) for entry in meta["skipped"]),
+    )
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def _map(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array

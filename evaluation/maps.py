@@ -1,0 +1,127 @@
+"""Levels on disk: written shard by shard as they are made, read once into a memory map.
+
+The file is Zarr version 3 (sharded, Zstandard), one array a split, so that several
+workers can write whole shards and any Zarr reader can open it. Trainings read images in
+random order, which a compressed file is two orders of magnitude too slow for: `stage`
+unpacks it into a memory map that all trainings of this machine share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+from numpy.typing import NDArray
+
+from evaluation.store import write_atomically
+
+__all__ = ["CHUNK_IMAGES", "SHARD_IMAGES", "Levels", "stage"]
+
+CHUNK_IMAGES = 64
+SHARD_IMAGES = 1024
+
+
+class Levels:
+    """The levels of one split: ``(N, H, W)`` uint8 in a Zarr version 3 array.
+
+    Args:
+        path: folder of the array.
+
+    Raises:
+        FileNotFoundError: nothing is there yet; `create` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "zarr.json").exists():
+            raise FileNotFoundError(f"no levels at {path}: make them with Levels.create")
+        self.path = path
+        self._array = tensorstore.open(_location(path), open=True).result()
+
+    @classmethod
+    def create(cls, path: Path, shape: Sequence[int], cuts: Sequence[float]) -> Levels:
+        """Open the array at `path`, made first if it is not there.
+
+        Args:
+            path: folder of the array.
+            shape: ``(N, H, W)``.
+            cuts: fractions at which levels change, kept as an attribute.
+        """
+        if not (path / "zarr.json").exists():
+            _, height, width = shape
+            specification = _location(path) | {
+                "metadata": {
+                    "shape": list(shape),
+                    "data_type": "uint8",
+                    "chunk_grid": {
+                        "name": "regular",
+                        "configuration": {"chunk_shape": [SHARD_IMAGES, height, width]},
+                    },
+                    "codecs": [_sharding(height, width)],
+                    "attributes": {"cuts": list(cuts)},
+                }
+            }
+            tensorstore.open(specification, create=True, open=True).result()
+        return cls(path)
+
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    def shards(self) -> list[range]:
+        """The images of each shard, in order."""
+        n = len(self)
+        return [range(start, min(start + SHARD_IMAGES, n)) for start in range(0, n, SHARD_IMAGES)]
+
+    def has(self, shard: range) -> bool:
+        """Whether a shard was written; a shard's file appears whole or not at all."""
+        return (self.path / "c" / str(shard.start // SHARD_IMAGES) / "0" / "0").exists()
+
+    def write(self, shard: range, levels: NDArray[np.uint8]) -> None:
+        """Write one whole shard."""
+        self._array[shard.start : shard.stop].write(levels).result()
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Images ``start .. stop - 1``, ``(stop - start, H, W)``."""
+        levels: NDArray[np.uint8] = self._array[start:stop].read().result()
+        return levels
+
+    def stored_bytes(self) -> int:
+        """Bytes on disk of all shards."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
+    """Unpack levels into a memory map at `place`, if that is not done yet, and open it.
+
+    Args:
+        levels: a finished array.
+        place: the ``.npy`` file that this machine's trainings share.
+
+    Returns:
+        ``(N, H, W)`` uint8, read-only, mapped.
+    """
+    if not place.exists():
+        array = levels.read(0, len(levels))
+        write_atomically(place, lambda file: np.save(file, array, allow_pickle=False))
+    staged: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
+    return staged
+
+
+def _location(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
+
+
+def _sharding(height: int, width: int) -> dict[str, Any]:
+    return {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [CHUNK_IMAGES, height, width],
+            "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 3}}],
+            "index_codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "crc32c"},
+            ],
+        },
+    }

@@ -1,0 +1,158 @@
+"""From a saliency map to the exact set of pixels that is removed.
+
+A map becomes *levels* once: level 0 holds the most salient pixels up to the first cut,
+level 1 those up to the second, and so on. Every fraction of both modes is then one
+comparison with the levels, so that all trainings of a method share the same ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FILLS",
+    "MODES",
+    "Masking",
+    "check_fractions",
+    "pixels_at",
+    "saliency_levels",
+]
+
+Mode = Literal["roar", "kar"]
+MODES: tuple[Mode, ...] = ("roar", "kar")
+FILLS: tuple[str, ...] = ("mean",)
+
+
+def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Sorted fractions of the pixels, each inside (0, 1) and none twice.
+
+    Raises:
+        ValueError: naming the fraction that is out of range or given twice.
+
+    >>> check_fractions([0.5, 0.1])
+    (0.1, 0.5)
+    """
+    if not fractions:
+        raise ValueError("no fractions given: expected at least one between 0 and 100 %")
+    for fraction in fractions:
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(
+                f"fraction {100 * fraction:g} % is out of range: expected more than 0 and "
+                "less than 100 % of the pixels"
+            )
+    ordered = tuple(sorted(fractions))
+    for first, second in pairwise(ordered):
+        if first == second:
+            raise ValueError(f"fraction {100 * first:g} % is given twice: give each once")
+    return ordered
+
+
+def pixels_at(fraction: float, pixels: int) -> int:
+    """How many of `pixels` a fraction is: the nearest whole number, halves up.
+
+    >>> pixels_at(0.1, 1024)
+    102
+    """
+    return int(np.floor(fraction * pixels + 0.5))
+
+
+def saliency_levels(
+    saliency: NDArray[np.floating],
+    cuts: Sequence[float],
+    indices: NDArray[np.integer],
+    *,
+    seed: int = 0,
+) -> NDArray[np.uint8]:
+    """Rank every pixel and keep which cuts it falls within.
+
+    Level ``l`` of a pixel is the number of cuts whose most salient pixels it is not
+    among: exactly ``pixels_at(cuts[j], H * W)`` pixels have a level of at most ``j``,
+    whatever the ties. Tied pixels are ordered by a random permutation that depends on
+    `seed` and the image alone, so that it is the same for every method.
+
+    Args:
+        saliency: ``(N, H, W)``, higher is more salient; finite.
+        cuts: fractions as `check_fractions` returns them.
+        indices: ``(N,)``, which image of its split each map belongs to.
+        seed: seed of the order of ties.
+
+    Returns:
+        ``(N, H, W)`` levels, ``0 .. len(cuts)``.
+
+    Raises:
+        ValueError: a map holds a NaN or an infinity; names the image.
+
+    >>> saliency_levels(np.array([[[0.1, 0.9], [0.5, 0.2]]]), [0.25, 0.5], np.array([0]))
+    array([[[2, 0],
+            [1, 2]]], dtype=uint8)
+    """
+    n, height, width = saliency.shape
+    pixels = height * width
+    finite = np.isfinite(saliency).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(indices[np.flatnonzero(~finite)[0]])
+        raise ValueError(
+            f"the saliency map of image {bad} holds NaN or infinity: a ranking needs finite "
+            "values; look at the method's output for that image"
+        )
+    counts = np.array([pixels_at(cut, pixels) for cut in cuts])
+    level_of_rank = np.searchsorted(counts, np.arange(pixels), side="right").astype(np.uint8)
+    levels = np.empty((n, pixels), dtype=np.uint8)
+    for row, index in enumerate(indices):
+        key = np.random.SeedSequence([seed, int(index)])
+        order = np.random.Generator(np.random.Philox(key)).permutation(pixels)
+        flat = saliency[row].reshape(-1)[order]
+        order = order[np.argsort(-flat, kind="stable")]
+        levels[row, order] = level_of_rank
+    return levels.reshape(n, height, width)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which pixels a mode and a fraction leave in an image.
+
+    ROAR removes the `fraction` most salient pixels; KAR keeps the `fraction` most
+    salient and removes the rest (Hooker et al. 2018, section 3).
+
+    Args:
+        mode: ``"roar"`` or ``"kar"``.
+        fraction: share of the pixels removed (ROAR) or kept (KAR); one of `cuts`.
+        cuts: the cuts the levels were made with.
+        fill: what removed pixels are set to; ``"mean"``: the training set's channel mean.
+
+    Raises:
+        ValueError: an unknown mode or fill, or a fraction that is not among the cuts.
+
+    >>> Masking("roar", 0.25, (0.25, 0.5)).kept(np.array([[[2, 0], [1, 2]]]))
+    array([[[ True, False],
+            [ True,  True]]])
+    """
+
+    mode: Mode
+    fraction: float
+    cuts: tuple[float, ...]
+    fill: str = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be looked up in the levels."""
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}: expected one of {', '.join(MODES)}")
+        if self.fill not in FILLS:
+            raise ValueError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
+        if self.fraction not in self.cuts:
+            raise ValueError(
+                f"fraction {100 * self.fraction:g} % is not among the cuts of the levels "
+                f"({', '.join(f'{100 * cut:g}' for cut in self.cuts)} %): "
+                "compute the maps with it"
+            )
+
+    def kept(self, levels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """The pixels that stay: ``(N, H, W)`` levels to booleans."""
+        salient: NDArray[np.bool_] = levels <= self.cuts.index(self.fraction)
+        return ~salient if self.mode == "roar" else salient

@@ -1,0 +1,207 @@
+"""Networks by name: the built-in small ones, torchvision's classifiers, or anyone's function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BUILT_IN", "build_network", "state_hash"]
+
+
+class _ConvNormAct(nn.Sequential):
+    """Convolution, BatchNorm and a ReLU of its own: Guided Backprop needs one module a call."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        )
+
+
+class _Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.body(x)
+        return y
+
+
+class ResNet9(nn.Module):
+    """A ResNet of nine layers for small images; four scales, 24 M multiply-adds at 32x32.
+
+    Args:
+        classes: number of classes.
+        width: channels of the first layer, doubled at each of three poolings.
+
+    >>> ResNet9(10)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.stem = _ConvNormAct(3, width)
+        self.stage1 = nn.Sequential(
+            nn.MaxPool2d(2), _ConvNormAct(width, 2 * width), _pair(2 * width)
+        )
+        self.stage2 = nn.Sequential(nn.MaxPool2d(2), _ConvNormAct(2 * width, 4 * width))
+        self.stage3 = nn.Sequential(
+            nn.MaxPool2d(2), _ConvNormAct(4 * width, 8 * width), _pair(8 * width)
+        )
+        self.head = nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to logits ``(N, classes)``."""
+        x = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        logits: Tensor = self.head(x.amax((2, 3)))
+        return logits
+
+
+def _pair(width: int) -> _Residual:
+    return _Residual(nn.Sequential(_ConvNormAct(width, width), _ConvNormAct(width, width)))
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = _ConvNormAct(inputs, outputs, stride=stride)
+        self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(self.norm(self.conv(self.first(x))) + self.shortcut(x))
+        return y
+
+
+class ResNet20(nn.Module):
+    """The ResNet-20 for small images of He et al. 2016 (section 4.2, projection shortcuts).
+
+    >>> ResNet20(10)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = _ConvNormAct(3, 16)
+        self.stage1 = self._stage(16, 16, 1)
+        self.stage2 = self._stage(16, 32, 2)
+        self.stage3 = self._stage(32, 64, 2)
+        self.head = nn.Linear(64, classes)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        blocks = (
+            _BasicBlock(inputs if i == 0 else outputs, outputs, stride if i == 0 else 1)
+            for i in range(3)
+        )
+        return nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to logits ``(N, classes)``."""
+        x = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+BUILT_IN: dict[str, Callable[[int], nn.Module]] = {"resnet9": ResNet9, "resnet20": ResNet20}
+
+
+def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) -> nn.Module:
+    """A freshly initialised network whose weights depend on the name, the classes and the seed.
+
+    Args:
+        name: a built-in name, a torchvision classifier's name, or ``package.module:function``;
+            the function takes the number of classes and returns a module.
+        classes: number of classes.
+        seed: seed of the initial weights; the global generator is left as it was.
+        size: height and width of the images, for a trial run.
+
+    Raises:
+        ValueError: an unknown name, or a network that does not return ``(N, classes)``
+            for ``(N, 3, *size)``; says which.
+
+    >>> build_network("resnet9", 8, 0, size=(32, 32)).head.out_features
+    8
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _builder(name)(classes)
+        if not isinstance(network, nn.Module):
+            raise ValueError(
+                f"model {name!r} gave a {type(network).__name__}: expected a function that takes "
+                "the number of classes and returns a torch.nn.Module"
+            )
+        _try_out(network, name, classes, size)
+    return network
+
+
+def state_hash(network: nn.Module) -> str:
+    """SHA-256 over the bytes of every weight and buffer, as 16 hex digits.
+
+    >>> first, second = (build_network("resnet9", 8, 0, size=(32, 32)) for _ in range(2))
+    >>> state_hash(first) == state_hash(second)
+    True
+    """
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _builder(name: str) -> Callable[[int], object]:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if ":" in name:
+        module_name, _, function_name = name.partition(":")
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"model {name!r} cannot be imported ({error}): expected package.module:function, "
+                "importable from the current folder"
+            ) from error
+        if not callable(function):
+            raise ValueError(f"model {name!r} is not callable: expected a function")
+        return lambda classes: function(classes)
+    from torchvision import models
+
+    if name in models.list_models(module=models):
+        return lambda classes: models.get_model(name, weights=None, num_classes=classes)
+    raise ValueError(
+        f"unknown model {name!r}: expected {', '.join(BUILT_IN)}, the name of a torchvision "
+        "classifier (torchvision.models.list_models(module=torchvision.models)), or "
+        "package.module:function"
+    )
+
+
+def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
+    network.eval()
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(2, 3, *size))
+    except Exception as error:
+        raise ValueError(
+            f"model {name!r} fails on images of {size[0]}x{size[1]} ({error}): choose another "
+            "model, or resize the images with --image-size"
+        ) from error
+    finally:
+        network.train()
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (2, classes):
+        raise ValueError(
+            f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
+            f"for each of the {classes} classes"
+        )

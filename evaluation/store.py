@@ -1,0 +1,136 @@
+"""A run's directory: where things lie, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.records import CellResult
+
+__all__ = ["Store", "content_hash", "spec_id", "write_atomically"]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` with a new file beside `path`, then put it in its place in one step.
+
+    A reader sees the old file or the new one. After a full disk or a kill nothing
+    but a file whose name starts with ``.partial-`` can be left, and nobody reads those.
+
+    Args:
+        path: the final place.
+        write: writes the bytes to the open file it is given.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # mkstemp's 0600 would hide a shared run from its readers
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def content_hash(*arrays: NDArray[Any]) -> str:
+    """SHA-256 over shapes, types and bytes of arrays, as 16 hex digits.
+
+    >>> content_hash(np.zeros(3)) == content_hash(np.zeros(4))
+    False
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """The id of a specification: SHA-256 over its canonical JSON, as 16 hex digits.
+
+    >>> spec_id({"a": 1, "b": 2}) == spec_id({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+    """The directory of one run; the directory itself is the truth about what is done.
+
+    ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
+    ``maps/<id>.zarr`` levels; ``gallery/<id>.npz`` maps of a few images for the report;
+    ``cells/<id>.json`` one finished cell each.
+
+    Args:
+        root: the run's directory; made if it is not there.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def data(self, cell: str) -> Path:
+        """Where the images of a data cell are staged."""
+        return self.root / "data" / cell
+
+    def model(self, cell: str) -> Path:
+        """Where the weights of a base cell are."""
+        return self.root / "models" / f"{cell}.pt"
+
+    def maps(self, cell: str) -> Path:
+        """Where the levels of a maps cell are."""
+        return self.root / "maps" / f"{cell}.zarr"
+
+    def gallery(self, cell: str) -> Path:
+        """Where the full-precision maps of a few test images are."""
+        return self.root / "gallery" / f"{cell}.npz"
+
+    def cell(self, cell: str) -> Path:
+        """Where the result of a cell is."""
+        return self.root / "cells" / f"{cell}.json"
+
+    def result(self, cell: str) -> CellResult | None:
+        """The result of a cell, or None if it has not finished."""
+        path = self.cell(cell)
+        return CellResult.from_json(path.read_text()) if path.exists() else None
+
+    def results(self) -> Iterator[CellResult]:
+        """Every finished cell, in the order of their ids."""
+        for path in sorted((self.root / "cells").glob("[!.]*.json")):
+            yield CellResult.from_json(path.read_text())
+
+    def save_result(self, result: CellResult) -> None:
+        """Record a finished cell; from here on it is never run again."""
+        text = result.to_json()
+        write_atomically(self.cell(result.id), lambda file: file.write(text.encode()))
+
+    def save_model(self, cell: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Keep the weights of a base cell."""
+        write_atomically(self.model(cell), lambda file: torch.save(dict(state), file))
+
+    def load_model(self, cell: str) -> dict[str, torch.Tensor]:
+        """The weights of a base cell, on the CPU."""
+        state: dict[str, torch.Tensor] = torch.load(
+            self.model(cell), map_location="cpu", weights_only=True
+        )
+        return state
+
+    def save_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep named arrays as one ``.npz`` file."""
+        write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
