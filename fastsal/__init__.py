@@ -1,0 +1,21 @@
+"""SMOE Scale and Fast-CAM: saliency maps as Captum attribution classes."""
+
+from fastsal._version import __version__
+from fastsal.attribution import Maps, SMOEScale
+from fastsal.cam import FastCAM
+from fastsal.scales import Candidate, Scale, candidates, find_scales
+from fastsal.statistics import Statistic, register_statistic, smoe_scale
+
+__all__ = [
+    "Candidate",
+    "FastCAM",
+    "Maps",
+    "SMOEScale",
+    "Scale",
+    "Statistic",
+    "__version__",
+    "candidates",
+    "find_scales",
+    "register_statistic",
+    "smoe_scale",
+]

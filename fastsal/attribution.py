@@ -1,0 +1,489 @@
+"""SMOE Scale as a Captum attribution class."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from captum._utils.common import _select_targets, _validate_target
+from captum.attr._utils.attribution import InternalAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from fastsal import capture
+from fastsal.normalize import get_normalization
+from fastsal.scales import Layer, NamedLayer, Scale, find_scales, image_layout, name_layers
+from fastsal.statistics import Statistic, get_statistic
+
+# Measured on ResNet-50, the shallowest scale first.
+PRIOR_WEIGHTS = (0.18, 0.15, 0.37, 0.4, 0.72)
+
+Weights = str | Sequence[float]
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+class TargetError(ValueError, AssertionError):
+    """A target that does not fit the model's output; an AssertionError too, as Captum's are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The saliency maps of a batch, all from one forward pass.
+
+    Attributes:
+        scales: Where each map was read, the shallowest first; R of them.
+        per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size.
+        combined: `(N, H, W)`, their weighted average at the input's size.
+        logits: The model's output as it was.
+    """
+
+    scales: tuple[Scale, ...]
+    per_scale: tuple[Tensor, ...]
+    combined: Tensor
+    logits: Any
+
+    @cached_property
+    def stacked(self) -> Tensor:
+        """The maps of all scales `(N, R, H, W)`, upsampled to the input's size."""
+        size = self.combined.shape[1:]
+        return torch.cat([upsample(scale_map, size) for scale_map in self.per_scale], 1)
+
+
+class SMOEScale(InternalAttribution):  # type: ignore[misc]
+    r"""SMOE Scale: saliency from the activations of one forward pass, without gradients.
+
+    $$S = \sum_k w_k\, U\big(\gamma(\phi(T_k))\big) \Big/ \sum_k w_k$$
+
+    with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
+    each map by itself, `U` bilinear upsampling to the input's size, and `w` the weights. The map
+    does not depend on a class. Deviations from the paper: none.
+
+    Args:
+        model: The network, or any callable that runs it; then give `layers`. A module runs in
+            evaluation mode and is put back as it was; a bare callable runs as it is.
+        layers: The layers to read, shallowest first: names, modules or `Scale`, one or several.
+            None finds them at the first call, by `find_scales`. Of a module that runs more than
+            once the last call is read.
+        device_ids: The order of devices, where `model` splits batches over several.
+        weights: "linear" (1, 2, 3, ...), "equal", "prior", or one number for each layer. "prior"
+            was measured on ResNet-50's five scales; for fewer scales its last numbers are taken,
+            which is this library's extrapolation and not the paper's.
+        statistic: The name of a registered statistic, or a `Statistic`.
+        normalize: "gaussian" (normal CDF), "minmax" or "none".
+
+    Raises:
+        ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3.
+
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...     torch.nn.Linear(128, 10),
+    ... )
+    >>> SMOEScale(net).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+    torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layers: Layer | Scale | Sequence[Layer | Scale] | None = None,
+        device_ids: list[int] | None = None,
+        *,
+        weights: Weights = "linear",
+        statistic: str | Statistic = "smoe_scale",
+        normalize: str = "gaussian",
+    ) -> None:
+        InternalAttribution.__init__(self, model, layers, device_ids)
+        if layers is None and capture.root_module(model) is None:
+            raise ValueError(
+                f"cannot find scales inside {model!r}, which is no torch.nn.Module; give the "
+                "layers yourself, layers=[module, ...]"
+            )
+        self.weights = weights
+        self.statistic = get_statistic(statistic)
+        self.normalize = normalize
+        self.normalization = get_normalization(normalize)
+        self._layers = None if layers is None else name_layers(model, layers)
+        self._warned = False
+        # A wrong weight is known now; how many there must be, only where layers were given.
+        if self._layers is not None:
+            layer_weights(weights, len(self._layers))
+        else:
+            layer_weights(weights, 1 if isinstance(weights, str) else len(weights))
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the name the field uses.
+
+        >>> SMOEScale.get_name()
+        'SMOE Scale'
+        """
+        return "SMOE Scale"
+
+    def attribute_future(self) -> None:
+        """Raise: there is no asynchronous form.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("attribute_future is not available for SMOE Scale")
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        expand_channels: bool = True,
+    ) -> Inputs:
+        """Return the combined map of every image.
+
+        Args:
+            inputs: `(N, C, H, W)`, or a tuple of the model's inputs; the first 4-D one is the
+                image to whose size the maps are combined.
+            target: In any of Captum's forms, or a callable of the output. It is checked against
+                the model's output and does not change the map.
+            additional_forward_args: Further arguments of the model: one, or a tuple.
+            attribute_to_layer_input: Reads the layers' inputs in place of their outputs.
+            expand_channels: Repeats the map over the input's channels; False gives `(N, 1, H, W)`.
+
+        Returns:
+            A tensor of the input's shape, in [0, 1] under "gaussian" and "minmax", float32 or the
+            input's type where that is finer; a tuple for a tuple. An input that is no image
+            batch gives an empty tensor, with a warning.
+
+        Raises:
+            ValueError: If the target does not fit the output, the layers give no image-shaped
+                tensors or values that are not finite, or the weights do not fit the scales.
+        """
+        maps = self._maps(inputs, target, additional_forward_args, attribute_to_layer_input)
+        return as_attributions(inputs, maps.combined, expand_channels)
+
+    def maps(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps:
+        """Return the map of every scale, their combination and the model's output.
+
+        Args:
+            inputs: As for `attribute`.
+            additional_forward_args: As for `attribute`.
+            attribute_to_layer_input: As for `attribute`.
+
+        Returns:
+            The `Maps`, from one forward pass (and one more at the first call, where the scales are
+            to be found).
+
+        Raises:
+            ValueError: As for `attribute`.
+
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(),
+        ... )
+        >>> maps = SMOEScale(net).maps(torch.rand(2, 3, 8, 8))
+        >>> [scale.name for scale in maps.scales], maps.stacked.shape
+        (['1', '4'], torch.Size([2, 2, 8, 8]))
+        """
+        return self._maps(inputs, None, additional_forward_args, attribute_to_layer_input)
+
+    def _maps(
+        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
+    ) -> Maps:
+        tensors = as_tuple(inputs)
+        with torch.no_grad():
+            reader = self.reader(tensors, additional_forward_args, layer_input)
+            output, readings = capture.forward(
+                self.forward_func, tensors, additional_forward_args, reader.taps, self.device_ids
+            )
+            check_target(output, target, tensors[0].shape[0])
+            return reader.maps(readings, output)
+
+    def reader(
+        self,
+        inputs: tuple[Tensor, ...],
+        additional_forward_args: object = None,
+        layer_input: bool = False,
+    ) -> ScaleReader:
+        """Return what reads this attributor's scales during one forward pass.
+
+        At the first call the scales are found, where no layers were given.
+        """
+        if self._layers is None:
+            found = find_scales(self.forward_func, inputs, additional_forward_args)
+            self._layers = tuple((scale.name, scale.module, scale) for scale in found)
+        return ScaleReader(self, self._layers, image_of(inputs), layer_input)
+
+    def warn_signed(self, names: Sequence[str]) -> None:
+        """Warn of negative activations, once for this attributor."""
+        if names and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"layer(s) {', '.join(names)} give negative activations, for which "
+                f"{self.statistic.name} is not defined; they count as 0, as after a ReLU",
+                stacklevel=2,
+            )
+
+
+class ScaleReader:
+    """Reads one attributor's scales during one forward pass, and combines them.
+
+    Attributes:
+        layers: What is read: name, module, and the scale where it is known.
+        size: (H, W), the image's.
+        taps: What has to be read, for `capture.forward`.
+        scales: Where each was read; known after the pass.
+    """
+
+    def __init__(
+        self,
+        attributor: SMOEScale,
+        layers: Sequence[NamedLayer],
+        image: Tensor,
+        layer_input: bool,
+    ) -> None:
+        self.attributor = attributor
+        self.layers = tuple(layers)
+        self.size = (image.shape[2], image.shape[3])
+        self.scales: dict[int, Scale] = {}
+        self.taps = [
+            capture.Tap(
+                name=name,
+                module=module,
+                read=partial(self._read, index, name, module, None if layer_input else scale),
+                call=None if scale is None else scale.call,
+                layer_input=layer_input,
+            )
+            for index, (name, module, scale) in enumerate(layers)
+        ]
+
+    def _read(
+        self, index: int, name: str, module: nn.Module, scale: Scale | None, tensor: Tensor
+    ) -> Tensor:
+        if scale is None:
+            scale = describe_layer(name, module, tensor, self.size)
+        self.scales[index] = scale
+        activations = scale.channels_first(tensor)
+        statistic = self.attributor.statistic
+        if statistic.domain == "post_relu" and (scale.signed or scale.functional_relu):
+            activations = activations.relu()
+        values = statistic(activations)
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f"layer {name!r} gives activations that are not finite; check the input for NaN, "
+                "and half precision for overflow"
+            )
+        return self.attributor.normalization(values)
+
+    def maps(self, readings: Sequence[Tensor], output: Any) -> Maps:
+        """Return the maps from what the taps read."""
+        scales = tuple(self.scales[index] for index in range(len(readings)))
+        if self.attributor.statistic.domain == "post_relu":
+            self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
+        weights = layer_weights(self.attributor.weights, len(scales))
+        return Maps(scales, tuple(readings), combine(readings, weights, self.size), output)
+
+
+def combine(maps: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+    r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
+
+    Args:
+        maps: For each scale `(N, h, w)`.
+        weights: One for each map.
+        size: (H, W).
+
+    Returns:
+        `(N, H, W)`. One upsampled map is held at a time.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
+
+    >>> maps = [torch.zeros(1, 4, 4), torch.ones(1, 1, 1)]
+    >>> combine(maps, [1, 3], (4, 4)).unique().tolist()
+    [0.75]
+    """
+    total = math.fsum(weights)
+    combined = maps[0].new_zeros((maps[0].shape[0], *size))
+    for scale_map, weight in zip(maps, weights, strict=True):
+        combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=weight / total)
+    return combined
+
+
+def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
+    """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`; corners are not aligned.
+
+    >>> upsample(torch.ones(2, 3, 3), (6, 6)).shape
+    torch.Size([2, 1, 6, 6])
+    """
+    maps = maps.unsqueeze(1)
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    aligned = False if mode in ("bilinear", "bicubic") else None
+    return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=aligned)
+
+
+def layer_weights(weights: Weights, layers: int) -> tuple[float, ...]:
+    """Return one weight for each layer, the shallowest first.
+
+    Args:
+        weights: "equal", "linear" (1, 2, 3, ...), "prior" (the last of ResNet-50's five), or
+            numbers.
+        layers: How many.
+
+    Raises:
+        ValueError: If the name is unknown, "prior" has too few numbers, or the numbers are of
+            another count, negative, not finite or all 0.
+
+    >>> layer_weights("linear", 3), layer_weights("prior", 2)
+    ((1.0, 2.0, 3.0), (0.4, 0.72))
+    """
+    if isinstance(weights, str):
+        if weights == "equal":
+            return (1.0,) * layers
+        if weights == "linear":
+            return tuple(float(k) for k in range(1, layers + 1))
+        if weights != "prior":
+            raise ValueError(
+                f"unknown weights {weights!r}; choose 'linear', 'equal' or 'prior', or give "
+                f"{layers} numbers"
+            )
+        if layers > len(PRIOR_WEIGHTS):
+            raise ValueError(
+                f"weights='prior' has {len(PRIOR_WEIGHTS)} numbers, measured on ResNet-50, and "
+                f"there are {layers} layers; give {layers} numbers, or 'linear' or 'equal'"
+            )
+        return PRIOR_WEIGHTS[len(PRIOR_WEIGHTS) - layers :]
+    numbers = tuple(float(weight) for weight in weights)
+    if len(numbers) != layers:
+        raise ValueError(f"expected {layers} weights, one for each layer, got {numbers}")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in numbers) or not sum(numbers):
+        raise ValueError(f"weights must be finite, not negative and not all 0, got {numbers}")
+    return numbers
+
+
+def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
+    """Return the scale of a layer that was given, from its tensor beside the image's size.
+
+    Raises:
+        ValueError: If the tensor does not lie on the image's grid.
+    """
+    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
+    if layout is None:
+        raise ValueError(
+            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
+            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+        )
+    channels_last, octave = layout
+    return Scale(
+        name=name,
+        module=module,
+        call=None,
+        shape=tuple(tensor.shape),
+        stride=2 ** max(octave, 0),
+        signed=bool(tensor.amin() < 0),
+        channels_last=channels_last,
+    )
+
+
+def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return Captum's inputs as a tuple of tensors.
+
+    Raises:
+        TypeError: If they are neither a tensor nor a tuple of tensors.
+    """
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        kinds = [type(tensor).__name__ for tensor in tensors]
+        raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+    return tensors
+
+
+def image_of(inputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the first image batch `(N, C, H, W)` among the inputs.
+
+    Raises:
+        ValueError: If there is none, or it is empty.
+    """
+    for tensor in inputs:
+        if tensor.dim() == 4 and tensor.numel():
+            return tensor
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got shapes {shapes}")
+
+
+def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inputs:
+    """Return maps `(N, H, W)` in the shape of each input, a tuple for a tuple.
+
+    An input that is no image batch gives an empty tensor, as in Captum's GuidedGradCam.
+    """
+    attributions = []
+    for tensor in as_tuple(inputs):
+        if tensor.dim() != 4:
+            warnings.warn(
+                f"an input of shape {tuple(tensor.shape)} is no image batch; its attribution is "
+                "empty",
+                stacklevel=3,
+            )
+            attributions.append(torch.empty(0))
+            continue
+        attribution = upsample(maps, tensor.shape[2:])
+        if tensor.is_floating_point():
+            attribution = attribution.to(torch.promote_types(tensor.dtype, torch.float32))
+        if expand_channels:
+            attribution = attribution.expand(tensor.shape)
+        attributions.append(attribution.contiguous())
+    return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
+
+
+def check_target(output: Any, target: Any, samples: int) -> None:
+    """Raise if a target does not fit the model's output.
+
+    Raises:
+        TargetError: Naming the target and the output's shape.
+    """
+    if target is not None and not callable(target) and isinstance(output, Tensor):
+        select_target(output, target, samples)
+
+
+def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
+    """Return the scores that a target, in any of Captum's forms, selects from an output.
+
+    Raises:
+        TargetError: If the target does not fit.
+
+    >>> select_target(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 0], 2).tolist()
+    [2.0, 3.0]
+    """
+    try:
+        _validate_target(samples, target)
+        if isinstance(target, Tensor):
+            target = target.to(output.device)
+        # Checked here, since out of bounds on a GPU ends the process rather than raise.
+        several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
+        if several and output.dim() == 2 and not isinstance(target[0], tuple):
+            classes = output.shape[1]
+            if any(not 0 <= int(index) < classes for index in target):
+                raise IndexError(f"a class lies outside 0 to {classes - 1}")
+        selected: Tensor = _select_targets(output, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+        raise TargetError(
+            f"target {target!r} does not fit the model's output of shape {tuple(output.shape)}: "
+            f"{str(error).rstrip('. ')}. Give a class, a list or tensor with one for each of the "
+            f"{samples} image(s), or tuples for an output of more dimensions"
+        ) from error
+    return selected

@@ -1,0 +1,319 @@
+"""Fast-CAM: SMOE Scale times a class activation map, as a Captum attribution class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
+from captum.log import log_usage
+from torch import Tensor
+
+from fastsal import capture
+from fastsal.attribution import (
+    Inputs,
+    SMOEScale,
+    TargetError,
+    Weights,
+    as_attributions,
+    as_tuple,
+    describe_layer,
+    select_target,
+    upsample,
+)
+from fastsal.scales import Layer, Scale, name_layers
+
+CamFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Cam:
+    """A registered class activation map.
+
+    Attributes:
+        name: The key in the registry.
+        citation: Where it is defined.
+        function: Activations and the score's gradients by them, both `(N, C, h, w)`, to the
+            non-negative map `(N, h, w)`.
+    """
+
+    name: str
+    citation: str
+    function: CamFunction
+
+
+CAMS: dict[str, Cam] = {}
+
+
+def register_cam(name: str, *, citation: str) -> Callable[[CamFunction], CamFunction]:
+    """Register the decorated function under a name; the function itself stays as it is.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def decorate(function: CamFunction) -> CamFunction:
+        if name in CAMS:
+            raise ValueError(f"a class activation map named {name!r} is registered already")
+        CAMS[name] = Cam(name, citation, function)
+        return function
+
+    return decorate
+
+
+@register_cam("gradcam", citation="Selvaraju et al. 2017, Eq 1 and 2")
+def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    r"""Return the Grad-CAM map.
+
+    $$\mathrm{ReLU}\Big(\sum_k \alpha_k A_k\Big), \qquad
+      \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial y}{\partial A_{kij}}$$
+
+    Deviations from the paper: none.
+
+    Args:
+        activations: `(N, C, h, w)`.
+        gradients: Of the class's score by the activations, `(N, C, h, w)`.
+
+    Returns:
+        `(N, h, w)`, not negative.
+
+    Reference:
+        Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+        Localization", Eq 1 and 2.
+
+    >>> activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 1.0]]]])
+    >>> gradients = torch.tensor([[[[1.0, 3.0]], [[-1.0, -1.0]]]])
+    >>> gradcam(activations, gradients).tolist()
+    [[[0.0, 3.0]]]
+    """
+    weights = gradients.mean((2, 3), keepdim=True)
+    return (weights * activations).sum(1).relu()
+
+
+class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
+    r"""Fast-CAM: the combined SMOE Scale map times the class activation map of one layer.
+
+    $$F = S \cdot U\big(L / \max L\big)$$
+
+    with `S` the SMOE Scale map, `L` the class activation map, `U` the upsampling to the input's
+    size. It stands where Guided Grad-CAM has guided backpropagation in place of `S`. The
+    gradient is taken for the part of the network after the CAM's layer alone. Deviations from the
+    paper: `L` is divided by its own largest value, image by image, so that maps lie in [0, 1].
+
+    Args:
+        model: The network, or any callable that runs it; then give `layer` and `scales`.
+        layer: The CAM's layer: a name, a module or a `Scale`. None takes the last scale.
+        device_ids: The order of devices, where `model` splits batches over several.
+        scales: The layers that SMOE Scale reads, as its `layers`; None finds them.
+        cam: The name of a registered class activation map: "gradcam".
+        weights: As for `SMOEScale`.
+
+    Raises:
+        ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2.
+
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...     torch.nn.Linear(128, 10),
+    ... )
+    >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+    torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layer: Layer | Scale | None = None,
+        device_ids: list[int] | None = None,
+        *,
+        scales: Layer | Scale | Sequence[Layer | Scale] | None = None,
+        cam: str = "gradcam",
+        weights: Weights = "linear",
+    ) -> None:
+        InternalAttribution.__init__(self, model, layer, device_ids)
+        GradientAttribution.__init__(self, model)
+        if cam not in CAMS:
+            raise ValueError(f"unknown class activation map {cam!r}; choose from {sorted(CAMS)}")
+        self.cam = CAMS[cam]
+        self.smoe = SMOEScale(model, scales, device_ids, weights=weights)
+        self._cam_layer = None
+        if layer is not None:
+            named = name_layers(model, layer)
+            if len(named) != 1:
+                raise ValueError(f"expected one layer for the CAM, got {len(named)}")
+            self._cam_layer = named[0]
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the name the field uses.
+
+        >>> FastCAM.get_name()
+        'Fast-CAM'
+        """
+        return "Fast-CAM"
+
+    def attribute_future(self) -> None:
+        """Raise: there is no asynchronous form.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("attribute_future is not available for Fast-CAM")
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: object = None,
+        interpolate_mode: str = "bilinear",
+        attribute_to_layer_input: bool = False,
+        *,
+        expand_channels: bool = True,
+    ) -> Inputs:
+        """Return the Fast-CAM map of every image.
+
+        The arguments stand as in Captum's `GuidedGradCam.attribute`.
+
+        Args:
+            inputs: `(N, C, H, W)`, or a tuple of the model's inputs; the first 4-D one is the
+                image.
+            target: The class, in any of Captum's forms; a callable of the model's output that
+                returns one score for each image; or None for the predicted class (of an output
+                `(N,)`, the output itself).
+            additional_forward_args: Further arguments of the model: one, or a tuple.
+            interpolate_mode: How the class activation map is upsampled: "bilinear", "nearest",
+                "bicubic" or "area".
+            attribute_to_layer_input: Takes the CAM at its layer's input in place of its output.
+            expand_channels: Repeats the map over the input's channels; False gives `(N, 1, H, W)`.
+
+        Returns:
+            A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
+            input's type where that is finer; a tuple for a tuple. An image whose class activation
+            map is 0 everywhere gives 0, with a warning.
+
+        Raises:
+            ValueError: If the target does not fit the output, or a layer cannot be used.
+        """
+        arguments = (target, additional_forward_args, attribute_to_layer_input)
+        combined, activation_map = self._combined_and_cam(inputs, *arguments)
+        peak = activation_map.amax((1, 2), keepdim=True)
+        zero = (peak <= 0).flatten()
+        if zero.any():
+            warnings.warn(
+                f"{self.cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of "
+                "the batch: no location raises the target's score; their Fast-CAM map is 0",
+                stacklevel=3,
+            )
+        activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
+        upsampled = upsample(activation_map, combined.shape[1:], interpolate_mode)[:, 0]
+        return as_attributions(inputs, upsampled.to(combined.device) * combined, expand_channels)
+
+    def class_activation_map(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor:
+        """Return the class activation map alone, at its layer's size and unscaled.
+
+        Args:
+            inputs: As for `attribute`.
+            target: As for `attribute`.
+            additional_forward_args: As for `attribute`.
+            attribute_to_layer_input: As for `attribute`.
+
+        Returns:
+            `(N, h, w)`, not negative.
+
+        Raises:
+            ValueError: As for `attribute`.
+        """
+        arguments = (target, additional_forward_args, attribute_to_layer_input)
+        return self._combined_and_cam(inputs, *arguments)[1]
+
+    def _combined_and_cam(
+        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the SMOE Scale map and the class activation map, from one pass."""
+        with capture.gradients_after_source(self.forward_func):
+            tensors: tuple[Tensor, ...] = capture.outside_inference(as_tuple(inputs))
+            additional = capture.outside_inference(additional_forward_args)
+            reader = self.smoe.reader(tensors, additional)
+            name, module, scale = self._cam_layer or reader.layers[-1]
+            rectified = scale is not None and scale.functional_relu and not layer_input
+            source = capture.GradientSource(rectified)
+            tap = capture.Tap(
+                name=name,
+                module=module,
+                read=torch.Tensor.detach,
+                call=None if scale is None else scale.call,
+                layer_input=layer_input,
+                replace=source,
+            )
+            output, readings = capture.forward(
+                self.forward_func, tensors, additional, [*reader.taps, tap], self.device_ids
+            )
+            scores = select_scores(output, target, tensors[0].shape[0])
+            activations, gradients = source.gradients(scores.sum(), self.device_ids)
+            del output, scores
+        with torch.no_grad():
+            combined = reader.maps(readings[:-1], None).combined
+            if scale is None or layer_input:
+                scale = describe_layer(name, module, activations, reader.size)
+            activations = scale.channels_first(activations).float()
+            gradients = scale.channels_first(gradients).float()
+            activation_map = self.cam.function(activations, gradients)
+        if not torch.isfinite(activation_map).all():
+            raise ValueError(
+                f"layer {name!r} gives activations or gradients that are not finite; check the "
+                "input for NaN, and half precision for overflow"
+            )
+        return combined, activation_map
+
+
+def select_scores(output: Any, target: Any, samples: int) -> Tensor:
+    """Return the score of each image whose gradient a class activation map takes.
+
+    Args:
+        output: The model's output.
+        target: In any of Captum's forms, a callable of the output, or None for the predicted
+            class.
+        samples: How many images there are.
+
+    Returns:
+        `(N,)`.
+
+    Raises:
+        TargetError: If the target does not fit the output, or does not give one score an image.
+
+    >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
+    [2.0, 4.0]
+    """
+    if callable(target):
+        scores = target(output)
+    elif not isinstance(output, Tensor):
+        raise TargetError(
+            f"the model's output is a {type(output).__name__}, from which target {target!r} "
+            "selects no score; give a callable of the output, such as "
+            "target=lambda output: output['logits'][:, 0]"
+        )
+    elif target is None:
+        scores = output.amax(1) if output.dim() == 2 else output
+    else:
+        scores = select_target(output, target, samples)
+    if not isinstance(scores, Tensor) or scores.numel() != samples:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TargetError(
+            f"target {target!r} gives {shape}, expected one score for each of the {samples} "
+            "image(s); give a class, or a callable of the output that returns one score an image"
+        )
+    return scores

@@ -1,0 +1,417 @@
+"""Which tensor of a network ends each spatial scale."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastsal import capture
+
+Layer = str | nn.Module
+
+ACTIVATIONS = frozenset(
+    """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
+    selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
+    softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
+)
+RELUS = frozenset(("relu", "relu_"))
+REARRANGEMENTS = frozenset(
+    "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
+)
+WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A layer whose output is read as one spatial scale.
+
+    Attributes:
+        name: The module's name in the network.
+        module: The module.
+        call: Which call of the module in a forward pass, from 0; None for the last.
+        shape: The tensor's shape as traced, as the network lays it out.
+        stride: Input locations for one of the layer, a power of two (nominal).
+        signed: The tensor had negative values that the network does not rectify.
+        channels_last: The layout is `(N, H, W, C)`.
+        functional_relu: The network rectifies the tensor by a function rather than a module.
+    """
+
+    name: str
+    module: nn.Module
+    call: int | None
+    shape: tuple[int, ...]
+    stride: int
+    signed: bool
+    channels_last: bool
+    functional_relu: bool = False
+
+    def channels_first(self, tensor: Tensor) -> Tensor:
+        """Return the layer's tensor as a view `(N, C, H, W)`."""
+        return tensor.movedim(-1, 1) if self.channels_last else tensor
+
+
+NamedLayer = tuple[str, nn.Module, Scale | None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor that every path through the network crosses.
+
+    Attributes:
+        scale: How it would be read.
+        operation: The function that made it.
+        preferred: It is an activation function's output, or non-negative, and comes from neither
+            pooling nor a norm.
+        eligible: It comes from neither pooling nor a norm.
+        chosen: It ends its scale.
+    """
+
+    scale: Scale
+    operation: str
+    preferred: bool
+    eligible: bool
+    chosen: bool = False
+
+
+def find_scales(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    additional_forward_args: object = None,
+) -> tuple[Scale, ...]:
+    """Return the layers that end the network's spatial scales, the shallowest first.
+
+    One forward pass in evaluation mode is traced. Of the tensors that every path from input to
+    output crosses, each octave of resolution gives its last that an activation function made (or
+    that is non-negative), else its last that comes from neither a norm nor pooling. For ResNet-50
+    these are the five of the paper: relu, layer1, layer2, layer3, layer4.
+
+    Args:
+        model: The network; a compiled one is traced uncompiled.
+        inputs: `(N, C, H, W)`, or a tuple of the model's inputs; 4-D ones count as images.
+        additional_forward_args: Further arguments of the model, as in Captum.
+
+    Returns:
+        One `Scale` for each octave.
+
+    Raises:
+        ValueError: If fewer than two scales are found, as in a plain vision transformer; the
+            message lists the candidates.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 2: the
+        last tensor of each scale.
+
+    >>> net = nn.Sequential(
+    ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+    ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+    ... )
+    >>> [(scale.name, scale.stride) for scale in find_scales(net, torch.rand(1, 3, 8, 8))]
+    [('1', 1), ('4', 2)]
+    """
+    found = candidates(model, inputs, additional_forward_args)
+    chosen = tuple(candidate.scale for candidate in found if candidate.chosen)
+    if len(chosen) < 2:
+        listing = "; ".join(
+            f"{candidate.scale.name} {candidate.scale.shape}" for candidate in found
+        )
+        raise ValueError(
+            f"found {len(chosen)} spatial scale(s), expected two or more; a plain vision "
+            "transformer has only one. Give the layers yourself, layers=[name or module, ...]. "
+            f"Candidates: {listing or 'none'}"
+        )
+    return chosen
+
+
+def candidates(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    additional_forward_args: object = None,
+) -> tuple[Candidate, ...]:
+    """Return every tensor that `find_scales` chooses from, in the network's order.
+
+    Args:
+        model: The network.
+        inputs: As for `find_scales`.
+        additional_forward_args: As for `find_scales`.
+
+    Returns:
+        The candidates; those chosen are marked.
+
+    Raises:
+        ValueError: If the model is no `torch.nn.Module`, or no input is an image batch.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    >>> [(c.scale.name, c.chosen) for c in candidates(net, torch.rand(1, 3, 8, 8))]
+    [('0', False), ('1', False), ('2', True)]
+    """
+    root = capture.root_module(model)
+    if root is None:
+        raise ValueError(
+            f"cannot look for scales inside {model!r}, which is no torch.nn.Module; give the "
+            "layers yourself, layers=[module, ...]"
+        )
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    images = [tensor for tensor in inputs if tensor.dim() == 4]
+    if not images:
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got {shapes}")
+    trace = _Trace(images)
+    names = {module: name for name, module in root.named_modules()}
+    hooks = [(module, trace.hook(module), False) for module in names]
+    with (
+        torch.no_grad(),
+        capture.evaluating(root),
+        capture.eager(root),
+        capture.hooked(hooks),
+        trace,
+    ):
+        output = root(*inputs, *capture.as_arguments(additional_forward_args))
+    cuts = trace.cuts(output)
+    height, width = images[0].shape[2:]
+    return _choose(_candidates(trace, cuts, names, height, width))
+
+
+@dataclass
+class _Node:
+    """One operation of the traced pass; node 0 stands for the images."""
+
+    operation: str
+    sources: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
+    non_negative: bool = False
+
+
+class _Trace(TorchFunctionMode):
+    """Records the operations between the images and the output as a graph."""
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.nodes = [_Node("input", ())]
+        self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self.modules_of: dict[int, list[tuple[nn.Module, int]]] = {}
+        self.calls: dict[nn.Module, int] = {}
+        for image in images:
+            self._assign(image, 0)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function and note which tensors it read and which it made."""
+        kwargs = kwargs or {}
+        sources = tuple(
+            dict.fromkeys(
+                node
+                for tensor in capture.tensors_in((args, kwargs))
+                if (node := self._node(tensor)) is not None
+            )
+        )
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        made = [args[0]] if name == "__setitem__" else list(capture.tensors_in(result))
+        if sources and made:
+            operation = _Node(name, sources)
+            if len(made) == 1:
+                operation.shape = tuple(made[0].shape)
+                if made[0].dim() == 4 and made[0].is_floating_point() and made[0].numel():
+                    operation.non_negative = bool(made[0].detach().amin() >= 0)
+            self.nodes.append(operation)
+            for tensor in made:
+                self._assign(tensor, len(self.nodes) - 1)
+        return result
+
+    def hook(self, module: nn.Module) -> Callable[..., None]:
+        """Return a forward hook that notes whose output a node is."""
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            call = self.calls.get(module, 0)
+            self.calls[module] = call + 1
+            node = self._node(output) if isinstance(output, Tensor) else None
+            if node is not None:
+                self.modules_of.setdefault(node, []).append((module, call))
+
+        return note
+
+    def cuts(self, output: Any) -> list[int]:
+        """Return the nodes that every path from the images to the output crosses."""
+        ends = {
+            node
+            for tensor in capture.tensors_in(output)
+            if (node := self._node(tensor)) is not None
+        }
+        needed = set(ends)
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if index in needed:
+                needed.update(self.nodes[index].sources)
+        last = len(self.nodes)
+        edges = [(source, node) for node in needed for source in self.nodes[node].sources]
+        edges += [(end, last) for end in ends]
+        # A path climbs in the order of operations, so it avoids a node only by an edge over it.
+        furthest, cuts = 0, []
+        reach = dict.fromkeys(needed, 0)
+        for source, node in edges:
+            reach[source] = max(reach[source], node)
+        for node in sorted(needed):
+            if furthest <= node:
+                cuts.append(node)
+            furthest = max(furthest, reach[node])
+        return [cut for cut in cuts if cut > 0]
+
+    def _assign(self, tensor: Tensor, node: int) -> None:
+        self.node_of[id(tensor)] = (weakref.ref(tensor), node)
+
+    def _node(self, tensor: Tensor) -> int | None:
+        reference, node = self.node_of.get(id(tensor), (None, 0))
+        # An identity may be a freed tensor's.
+        return node if reference is not None and reference() is tensor else None
+
+
+def _candidates(
+    trace: _Trace, cuts: list[int], names: dict[nn.Module, str], height: int, width: int
+) -> list[Candidate]:
+    found: list[Candidate] = []
+    nodes = trace.nodes
+    weighted = next(
+        (i for i, n in enumerate(nodes) if n.operation.startswith(WEIGHTED)), len(nodes)
+    )
+    channels_last, deepest, size = False, 0, (height, width)
+    for cut in cuts:
+        node = nodes[cut]
+        if node.shape is None or len(node.shape) != 4:
+            continue
+        maker = _maker(nodes, cut)
+        pooled = "pool" in maker.operation or maker.operation == "mean"
+        # What follows global pooling has no locations left.
+        if pooled and node.shape[2:] == (1, 1) and size != (1, 1):
+            break
+        layout = image_layout(node.shape, height, width, channels_last)
+        if layout is None:
+            continue
+        channels_last, octave = layout
+        # A decoder repeats earlier scales.
+        if octave < deepest:
+            break
+        deepest, size = octave, node.shape[1:3] if channels_last else node.shape[2:]
+        scale = _scale(trace, cut, names, octave, channels_last)
+        if cut < weighted or scale is None:
+            continue
+        eligible = not pooled and "norm" not in maker.operation
+        preferred = eligible and (maker.operation in ACTIVATIONS or node.non_negative)
+        found.append(Candidate(scale, maker.operation, preferred, eligible))
+    return found
+
+
+def _maker(nodes: list[_Node], index: int) -> _Node:
+    """Return the node that made a tensor's values, past those that only lay them out anew."""
+    while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
+        index = nodes[index].sources[0]
+    return nodes[index]
+
+
+def image_layout(
+    shape: Sequence[int], height: int, width: int, channels_last: bool = False
+) -> tuple[bool, int] | None:
+    """Return (channels last, octave) of a 4-D shape beside the image's size, None if neither.
+
+    Where both layouts would do, `channels_last` decides.
+
+    >>> image_layout((1, 256, 56, 56), 224, 224), image_layout((1, 7, 7, 768), 224, 224)
+    ((False, 2), (True, 5))
+    """
+    for last in (channels_last, not channels_last):
+        rows, columns = shape[1:3] if last else shape[2:4]
+        if not (0 < rows <= 2 * height and 0 < columns <= 2 * width):
+            continue
+        octaves = math.log2(height / rows), math.log2(width / columns)
+        # One location is all that remains of either side, however long it was.
+        if round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6:
+            return last, round(sum(octaves) / 2)
+    return None
+
+
+def _scale(
+    trace: _Trace, cut: int, names: dict[nn.Module, str], octave: int, channels_last: bool
+) -> Scale | None:
+    """Return how a cut can be read: as a module's output, or, rectified, as the one before."""
+    node = trace.nodes[cut]
+    makers, functional = trace.modules_of.get(cut, []), False
+    if not makers and node.operation in RELUS and len(node.sources) == 1:
+        makers, functional = trace.modules_of.get(node.sources[0], []), True
+    if not makers:
+        return None
+    # The outermost module is the one a reader knows; reused modules only where there is no other.
+    module, call = next(
+        (maker for maker in reversed(makers) if trace.calls[maker[0]] == 1 and names[maker[0]]),
+        makers[-1],
+    )
+    return Scale(
+        name=names[module],
+        module=module,
+        call=call,
+        shape=node.shape or (),
+        stride=2 ** max(octave, 0),
+        signed=not node.non_negative,
+        channels_last=channels_last,
+        functional_relu=functional,
+    )
+
+
+def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
+    chosen = set()
+    for stride in {candidate.scale.stride for candidate in found}:
+        group = [index for index, c in enumerate(found) if c.scale.stride == stride]
+        eligible = [index for index in group if found[index].eligible]
+        preferred = [index for index in eligible if found[index].preferred]
+        chosen.update((preferred or eligible)[-1:])
+    return tuple(
+        replace(candidate, chosen=index in chosen) for index, candidate in enumerate(found)
+    )
+
+
+def name_layers(
+    model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
+) -> tuple[NamedLayer, ...]:
+    """Return (name, module, scale where one was given) of layers given in any mix of forms.
+
+    Args:
+        model: The network, or a function that runs it.
+        layers: One layer or several: names, modules, or scales from `find_scales`.
+
+    Raises:
+        ValueError: If a name is not in the network, or there are no layers.
+        TypeError: If a layer is neither name, module nor scale.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> [name for name, _, _ in name_layers(net, ["0", net[1]])]
+    ['0', '1']
+    """
+    single = isinstance(layers, (str, Scale)) or (
+        isinstance(layers, nn.Module) and not isinstance(layers, nn.ModuleList)
+    )
+    given: list[Any] = [layers] if single else list(layers)  # type: ignore[arg-type]
+    if not given:
+        raise ValueError("no layers given; give at least one, or None to have them found")
+    root = capture.root_module(model)
+    modules = {} if root is None else dict(root.named_modules())
+    names = {module: name for name, module in modules.items()}
+    resolved: list[NamedLayer] = []
+    for layer in given:
+        if isinstance(layer, Scale):
+            resolved.append((layer.name, layer.module, layer))
+        elif isinstance(layer, str):
+            if layer not in modules:
+                raise ValueError(
+                    f"the model has no layer named {layer!r}; its layers are "
+                    f"{', '.join(name for name in modules if name) or 'not known'}"
+                )
+            resolved.append((layer, modules[layer], None))
+        elif isinstance(layer, nn.Module):
+            module = capture.uncompiled(layer)
+            resolved.append((names.get(module, type(module).__name__), module, None))
+        else:
+            raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
+    return tuple(resolved)
