@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,26 +9,17 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from captum._utils.common import _select_targets, _validate_target
 from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
 from fastsal import capture
+from fastsal.combine import Weights, combine, layer_weights, upsample
+from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.normalize import get_normalization
-from fastsal.scales import Layer, NamedLayer, Scale, find_scales, image_layout, name_layers
+from fastsal.scales import Layer, NamedLayer, Scale, describe_layer, find_scales, name_layers
 from fastsal.statistics import Statistic, get_statistic
-
-# Measured on ResNet-50, the shallowest scale first.
-PRIOR_WEIGHTS = (0.18, 0.15, 0.37, 0.4, 0.72)
-
-Weights = str | Sequence[float]
-Inputs = Tensor | tuple[Tensor, ...]
-
-
-class TargetError(ValueError, AssertionError):
-    """A target that does not fit the model's output; an AssertionError too, as Captum's are."""
+from fastsal.targets import check_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,193 +287,3 @@ class ScaleReader:
             self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
         weights = layer_weights(self.attributor.weights, len(scales))
         return Maps(scales, tuple(readings), combine(readings, weights, self.size), output)
-
-
-def combine(maps: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
-    r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
-
-    Args:
-        maps: For each scale `(N, h, w)`.
-        weights: One for each map.
-        size: (H, W).
-
-    Returns:
-        `(N, H, W)`. One upsampled map is held at a time.
-
-    Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
-
-    >>> maps = [torch.zeros(1, 4, 4), torch.ones(1, 1, 1)]
-    >>> combine(maps, [1, 3], (4, 4)).unique().tolist()
-    [0.75]
-    """
-    total = math.fsum(weights)
-    combined = maps[0].new_zeros((maps[0].shape[0], *size))
-    for scale_map, weight in zip(maps, weights, strict=True):
-        combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=weight / total)
-    return combined
-
-
-def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
-    """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`; corners are not aligned.
-
-    >>> upsample(torch.ones(2, 3, 3), (6, 6)).shape
-    torch.Size([2, 1, 6, 6])
-    """
-    maps = maps.unsqueeze(1)
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    aligned = False if mode in ("bilinear", "bicubic") else None
-    return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=aligned)
-
-
-def layer_weights(weights: Weights, layers: int) -> tuple[float, ...]:
-    """Return one weight for each layer, the shallowest first.
-
-    Args:
-        weights: "equal", "linear" (1, 2, 3, ...), "prior" (the last of ResNet-50's five), or
-            numbers.
-        layers: How many.
-
-    Raises:
-        ValueError: If the name is unknown, "prior" has too few numbers, or the numbers are of
-            another count, negative, not finite or all 0.
-
-    >>> layer_weights("linear", 3), layer_weights("prior", 2)
-    ((1.0, 2.0, 3.0), (0.4, 0.72))
-    """
-    if isinstance(weights, str):
-        if weights == "equal":
-            return (1.0,) * layers
-        if weights == "linear":
-            return tuple(float(k) for k in range(1, layers + 1))
-        if weights != "prior":
-            raise ValueError(
-                f"unknown weights {weights!r}; choose 'linear', 'equal' or 'prior', or give "
-                f"{layers} numbers"
-            )
-        if layers > len(PRIOR_WEIGHTS):
-            raise ValueError(
-                f"weights='prior' has {len(PRIOR_WEIGHTS)} numbers, measured on ResNet-50, and "
-                f"there are {layers} layers; give {layers} numbers, or 'linear' or 'equal'"
-            )
-        return PRIOR_WEIGHTS[len(PRIOR_WEIGHTS) - layers :]
-    numbers = tuple(float(weight) for weight in weights)
-    if len(numbers) != layers:
-        raise ValueError(f"expected {layers} weights, one for each layer, got {numbers}")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in numbers) or not sum(numbers):
-        raise ValueError(f"weights must be finite, not negative and not all 0, got {numbers}")
-    return numbers
-
-
-def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
-    """Return the scale of a layer that was given, from its tensor beside the image's size.
-
-    Raises:
-        ValueError: If the tensor does not lie on the image's grid.
-    """
-    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
-    if layout is None:
-        raise ValueError(
-            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
-            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
-        )
-    channels_last, octave = layout
-    return Scale(
-        name=name,
-        module=module,
-        call=None,
-        shape=tuple(tensor.shape),
-        stride=2 ** max(octave, 0),
-        signed=bool(tensor.amin() < 0),
-        channels_last=channels_last,
-    )
-
-
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Return Captum's inputs as a tuple of tensors.
-
-    Raises:
-        TypeError: If they are neither a tensor nor a tuple of tensors.
-    """
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        kinds = [type(tensor).__name__ for tensor in tensors]
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
-    return tensors
-
-
-def image_of(inputs: tuple[Tensor, ...]) -> Tensor:
-    """Return the first image batch `(N, C, H, W)` among the inputs.
-
-    Raises:
-        ValueError: If there is none, or it is empty.
-    """
-    for tensor in inputs:
-        if tensor.dim() == 4 and tensor.numel():
-            return tensor
-    shapes = [tuple(tensor.shape) for tensor in inputs]
-    raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got shapes {shapes}")
-
-
-def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inputs:
-    """Return maps `(N, H, W)` in the shape of each input, a tuple for a tuple.
-
-    An input that is no image batch gives an empty tensor, as in Captum's GuidedGradCam.
-    """
-    attributions = []
-    for tensor in as_tuple(inputs):
-        if tensor.dim() != 4:
-            warnings.warn(
-                f"an input of shape {tuple(tensor.shape)} is no image batch; its attribution is "
-                "empty",
-                stacklevel=3,
-            )
-            attributions.append(torch.empty(0))
-            continue
-        attribution = upsample(maps, tensor.shape[2:])
-        if tensor.is_floating_point():
-            attribution = attribution.to(torch.promote_types(tensor.dtype, torch.float32))
-        if expand_channels:
-            attribution = attribution.expand(tensor.shape)
-        attributions.append(attribution.contiguous())
-    return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]
-
-
-def check_target(output: Any, target: Any, samples: int) -> None:
-    """Raise if a target does not fit the model's output.
-
-    Raises:
-        TargetError: Naming the target and the output's shape.
-    """
-    if target is not None and not callable(target) and isinstance(output, Tensor):
-        select_target(output, target, samples)
-
-
-def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
-    """Return the scores that a target, in any of Captum's forms, selects from an output.
-
-    Raises:
-        TargetError: If the target does not fit.
-
-    >>> select_target(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 0], 2).tolist()
-    [2.0, 3.0]
-    """
-    try:
-        _validate_target(samples, target)
-        if isinstance(target, Tensor):
-            target = target.to(output.device)
-        # Checked here, since out of bounds on a GPU ends the process rather than raise.
-        several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
-        if several and output.dim() == 2 and not isinstance(target[0], tuple):
-            classes = output.shape[1]
-            if any(not 0 <= int(index) < classes for index in target):
-                raise IndexError(f"a class lies outside 0 to {classes - 1}")
-        selected: Tensor = _select_targets(output, target)
-    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
-        raise TargetError(
-            f"target {target!r} does not fit the model's output of shape {tuple(output.shape)}: "
-            f"{str(error).rstrip('. ')}. Give a class, a list or tensor with one for each of the "
-            f"{samples} image(s), or tuples for an output of more dimensions"
-        ) from error
-    return selected

@@ -13,18 +13,11 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal import capture
-from fastsal.attribution import (
-    Inputs,
-    SMOEScale,
-    TargetError,
-    Weights,
-    as_attributions,
-    as_tuple,
-    describe_layer,
-    select_target,
-    upsample,
-)
-from fastsal.scales import Layer, Scale, name_layers
+from fastsal.attribution import SMOEScale
+from fastsal.combine import Weights, upsample
+from fastsal.inputs import Inputs, as_attributions, as_tuple
+from fastsal.scales import Layer, Scale, describe_layer, name_layers
+from fastsal.targets import select_scores
 
 CamFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -278,42 +271,3 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
                 "input for NaN, and half precision for overflow"
             )
         return combined, activation_map
-
-
-def select_scores(output: Any, target: Any, samples: int) -> Tensor:
-    """Return the score of each image whose gradient a class activation map takes.
-
-    Args:
-        output: The model's output.
-        target: In any of Captum's forms, a callable of the output, or None for the predicted
-            class.
-        samples: How many images there are.
-
-    Returns:
-        `(N,)`.
-
-    Raises:
-        TargetError: If the target does not fit the output, or does not give one score an image.
-
-    >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
-    [2.0, 4.0]
-    """
-    if callable(target):
-        scores = target(output)
-    elif not isinstance(output, Tensor):
-        raise TargetError(
-            f"the model's output is a {type(output).__name__}, from which target {target!r} "
-            "selects no score; give a callable of the output, such as "
-            "target=lambda output: output['logits'][:, 0]"
-        )
-    elif target is None:
-        scores = output.amax(1) if output.dim() == 2 else output
-    else:
-        scores = select_target(output, target, samples)
-    if not isinstance(scores, Tensor) or scores.numel() != samples:
-        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise TargetError(
-            f"target {target!r} gives {shape}, expected one score for each of the {samples} "
-            "image(s); give a class, or a callable of the output that returns one score an image"
-        )
-    return scores

@@ -67,7 +67,8 @@ def gaussian(maps: Tensor) -> Tensor:
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 2.
 
-    >>> [round(value, 4) for value in gaussian(torch.tensor([[[1.0, 2.0, 3.0]]])).flatten().tolist()]
+    >>> squashed = gaussian(torch.tensor([[[1.0, 2.0, 3.0]]]))
+    >>> [round(value, 4) for value in squashed.flatten().tolist()]
     [0.1587, 0.5, 0.8413]
     """
     maps = _at_least_float32(maps)

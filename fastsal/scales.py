@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fastsal import capture
+from fastsal.trace import Node, Trace
 
 Layer = str | nn.Module
 
@@ -162,7 +161,7 @@ def candidates(
     if not images:
         shapes = [tuple(tensor.shape) for tensor in inputs]
         raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got {shapes}")
-    trace = _Trace(images)
+    trace = Trace(images)
     names = {module: name for name, module in root.named_modules()}
     hooks = [(module, trace.hook(module), False) for module in names]
     with (
@@ -178,100 +177,8 @@ def candidates(
     return _choose(_candidates(trace, cuts, names, height, width))
 
 
-@dataclass
-class _Node:
-    """One operation of the traced pass; node 0 stands for the images."""
-
-    operation: str
-    sources: tuple[int, ...]
-    shape: tuple[int, ...] | None = None
-    non_negative: bool = False
-
-
-class _Trace(TorchFunctionMode):
-    """Records the operations between the images and the output as a graph."""
-
-    def __init__(self, images: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.nodes = [_Node("input", ())]
-        self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self.modules_of: dict[int, list[tuple[nn.Module, int]]] = {}
-        self.calls: dict[nn.Module, int] = {}
-        for image in images:
-            self._assign(image, 0)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function and note which tensors it read and which it made."""
-        kwargs = kwargs or {}
-        sources = tuple(
-            dict.fromkeys(
-                node
-                for tensor in capture.tensors_in((args, kwargs))
-                if (node := self._node(tensor)) is not None
-            )
-        )
-        result = func(*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
-        made = [args[0]] if name == "__setitem__" else list(capture.tensors_in(result))
-        if sources and made:
-            operation = _Node(name, sources)
-            if len(made) == 1:
-                operation.shape = tuple(made[0].shape)
-                if made[0].dim() == 4 and made[0].is_floating_point() and made[0].numel():
-                    operation.non_negative = bool(made[0].detach().amin() >= 0)
-            self.nodes.append(operation)
-            for tensor in made:
-                self._assign(tensor, len(self.nodes) - 1)
-        return result
-
-    def hook(self, module: nn.Module) -> Callable[..., None]:
-        """Return a forward hook that notes whose output a node is."""
-
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            call = self.calls.get(module, 0)
-            self.calls[module] = call + 1
-            node = self._node(output) if isinstance(output, Tensor) else None
-            if node is not None:
-                self.modules_of.setdefault(node, []).append((module, call))
-
-        return note
-
-    def cuts(self, output: Any) -> list[int]:
-        """Return the nodes that every path from the images to the output crosses."""
-        ends = {
-            node
-            for tensor in capture.tensors_in(output)
-            if (node := self._node(tensor)) is not None
-        }
-        needed = set(ends)
-        for index in range(len(self.nodes) - 1, -1, -1):
-            if index in needed:
-                needed.update(self.nodes[index].sources)
-        last = len(self.nodes)
-        edges = [(source, node) for node in needed for source in self.nodes[node].sources]
-        edges += [(end, last) for end in ends]
-        # A path climbs in the order of operations, so it avoids a node only by an edge over it.
-        furthest, cuts = 0, []
-        reach = dict.fromkeys(needed, 0)
-        for source, node in edges:
-            reach[source] = max(reach[source], node)
-        for node in sorted(needed):
-            if furthest <= node:
-                cuts.append(node)
-            furthest = max(furthest, reach[node])
-        return [cut for cut in cuts if cut > 0]
-
-    def _assign(self, tensor: Tensor, node: int) -> None:
-        self.node_of[id(tensor)] = (weakref.ref(tensor), node)
-
-    def _node(self, tensor: Tensor) -> int | None:
-        reference, node = self.node_of.get(id(tensor), (None, 0))
-        # An identity may be a freed tensor's.
-        return node if reference is not None and reference() is tensor else None
-
-
 def _candidates(
-    trace: _Trace, cuts: list[int], names: dict[nn.Module, str], height: int, width: int
+    trace: Trace, cuts: list[int], names: dict[nn.Module, str], height: int, width: int
 ) -> list[Candidate]:
     found: list[Candidate] = []
     nodes = trace.nodes
@@ -305,7 +212,7 @@ def _candidates(
     return found
 
 
-def _maker(nodes: list[_Node], index: int) -> _Node:
+def _maker(nodes: list[Node], index: int) -> Node:
     """Return the node that made a tensor's values, past those that only lay them out anew."""
     while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
         index = nodes[index].sources[0]
@@ -334,7 +241,7 @@ def image_layout(
 
 
 def _scale(
-    trace: _Trace, cut: int, names: dict[nn.Module, str], octave: int, channels_last: bool
+    trace: Trace, cut: int, names: dict[nn.Module, str], octave: int, channels_last: bool
 ) -> Scale | None:
     """Return how a cut can be read: as a module's output, or, rectified, as the one before."""
     node = trace.nodes[cut]
@@ -415,3 +322,27 @@ def name_layers(
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
     return tuple(resolved)
+
+
+def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
+    """Return the scale of a layer that was given, from its tensor beside the image's size.
+
+    Raises:
+        ValueError: If the tensor does not lie on the image's grid.
+    """
+    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
+    if layout is None:
+        raise ValueError(
+            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
+            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+        )
+    channels_last, octave = layout
+    return Scale(
+        name=name,
+        module=module,
+        call=None,
+        shape=tuple(tensor.shape),
+        stride=2 ** max(octave, 0),
+        signed=bool(tensor.amin() < 0),
+        channels_last=channels_last,
+    )

@@ -1,0 +1,93 @@
+"""The maps of several scales as one: upsampling and the weighted average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+# Measured on ResNet-50, the shallowest scale first.
+PRIOR_WEIGHTS = (0.18, 0.15, 0.37, 0.4, 0.72)
+
+Weights = str | Sequence[float]
+
+
+def combine(maps: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+    r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
+
+    Args:
+        maps: For each scale `(N, h, w)`.
+        weights: One for each map.
+        size: (H, W).
+
+    Returns:
+        `(N, H, W)`. One upsampled map is held at a time.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
+
+    >>> import torch
+    >>> maps = [torch.zeros(1, 4, 4), torch.ones(1, 1, 1)]
+    >>> combine(maps, [1, 3], (4, 4)).unique().tolist()
+    [0.75]
+    """
+    total = math.fsum(weights)
+    combined = maps[0].new_zeros((maps[0].shape[0], *size))
+    for scale_map, weight in zip(maps, weights, strict=True):
+        combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=weight / total)
+    return combined
+
+
+def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
+    """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`; corners are not aligned.
+
+    >>> import torch
+    >>> upsample(torch.ones(2, 3, 3), (6, 6)).shape
+    torch.Size([2, 1, 6, 6])
+    """
+    maps = maps.unsqueeze(1)
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    aligned = False if mode in ("bilinear", "bicubic") else None
+    return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=aligned)
+
+
+def layer_weights(weights: Weights, layers: int) -> tuple[float, ...]:
+    """Return one weight for each layer, the shallowest first.
+
+    Args:
+        weights: "equal", "linear" (1, 2, 3, ...), "prior" (the last of ResNet-50's five), or
+            numbers.
+        layers: How many.
+
+    Raises:
+        ValueError: If the name is unknown, "prior" has too few numbers, or the numbers are of
+            another count, negative, not finite or all 0.
+
+    >>> layer_weights("linear", 3), layer_weights("prior", 2)
+    ((1.0, 2.0, 3.0), (0.4, 0.72))
+    """
+    if isinstance(weights, str):
+        if weights == "equal":
+            return (1.0,) * layers
+        if weights == "linear":
+            return tuple(float(k) for k in range(1, layers + 1))
+        if weights != "prior":
+            raise ValueError(
+                f"unknown weights {weights!r}; choose 'linear', 'equal' or 'prior', or give "
+                f"{layers} numbers"
+            )
+        if layers > len(PRIOR_WEIGHTS):
+            raise ValueError(
+                f"weights='prior' has {len(PRIOR_WEIGHTS)} numbers, measured on ResNet-50, and "
+                f"there are {layers} layers; give {layers} numbers, or 'linear' or 'equal'"
+            )
+        return PRIOR_WEIGHTS[len(PRIOR_WEIGHTS) - layers :]
+    numbers = tuple(float(weight) for weight in weights)
+    if len(numbers) != layers:
+        raise ValueError(f"expected {layers} weights, one for each layer, got {numbers}")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in numbers) or not sum(numbers):
+        raise ValueError(f"weights must be finite, not negative and not all 0, got {numbers}")
+    return numbers

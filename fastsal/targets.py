@@ -1,0 +1,92 @@
+"""The target of an attribution, in each of Captum's forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from captum._utils.common import _select_targets, _validate_target
+from torch import Tensor
+
+
+class TargetError(ValueError, AssertionError):
+    """A target that does not fit the model's output; an AssertionError too, as Captum's are."""
+
+
+def check_target(output: Any, target: Any, samples: int) -> None:
+    """Raise if a target does not fit the model's output.
+
+    Raises:
+        TargetError: Naming the target and the output's shape.
+    """
+    if target is not None and not callable(target) and isinstance(output, Tensor):
+        select_target(output, target, samples)
+
+
+def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
+    """Return the scores that a target, in any of Captum's forms, selects from an output.
+
+    Raises:
+        TargetError: If the target does not fit.
+
+    >>> import torch
+    >>> select_target(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 0], 2).tolist()
+    [2.0, 3.0]
+    """
+    try:
+        _validate_target(samples, target)
+        if isinstance(target, Tensor):
+            target = target.to(output.device)
+        # Checked here, since out of bounds on a GPU ends the process rather than raise.
+        several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
+        if several and output.dim() == 2 and not isinstance(target[0], tuple):
+            classes = output.shape[1]
+            if any(not 0 <= int(index) < classes for index in target):
+                raise IndexError(f"a class lies outside 0 to {classes - 1}")
+        selected: Tensor = _select_targets(output, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+        raise TargetError(
+            f"target {target!r} does not fit the model's output of shape {tuple(output.shape)}: "
+            f"{str(error).rstrip('. ')}. Give a class, a list or tensor with one for each of the "
+            f"{samples} image(s), or tuples for an output of more dimensions"
+        ) from error
+    return selected
+
+
+def select_scores(output: Any, target: Any, samples: int) -> Tensor:
+    """Return the score of each image whose gradient a class activation map takes.
+
+    Args:
+        output: The model's output.
+        target: In any of Captum's forms, a callable of the output, or None for the predicted
+            class.
+        samples: How many images there are.
+
+    Returns:
+        `(N,)`.
+
+    Raises:
+        TargetError: If the target does not fit the output, or does not give one score an image.
+
+    >>> import torch
+    >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
+    [2.0, 4.0]
+    """
+    if callable(target):
+        scores = target(output)
+    elif not isinstance(output, Tensor):
+        raise TargetError(
+            f"the model's output is a {type(output).__name__}, from which target {target!r} "
+            "selects no score; give a callable of the output, such as "
+            "target=lambda output: output['logits'][:, 0]"
+        )
+    elif target is None:
+        scores = output.amax(1) if output.dim() == 2 else output
+    else:
+        scores = select_target(output, target, samples)
+    if not isinstance(scores, Tensor) or scores.numel() != samples:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TargetError(
+            f"target {target!r} gives {shape}, expected one score for each of the {samples} "
+            "image(s); give a class, or a callable of the output that returns one score an image"
+        )
+    return scores
