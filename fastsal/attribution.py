@@ -257,7 +257,7 @@ class ScaleReader:
                 module=module,
                 read=partial(self._read, index, name, module, None if layer_input else scale),
                 call=None if scale is None else scale.call,
-                layer_input=layer_input,
+                layer_input=layer_input or (scale is not None and scale.layer_input),
             )
             for index, (name, module, scale) in enumerate(layers)
         ]

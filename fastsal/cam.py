@@ -249,7 +249,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
                 module=module,
                 read=torch.Tensor.detach,
                 call=None if scale is None else scale.call,
-                layer_input=layer_input,
+                layer_input=layer_input or (scale is not None and scale.layer_input),
                 replace=source,
             )
             output, readings = capture.forward(

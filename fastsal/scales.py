@@ -29,7 +29,7 @@ WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
 
 @dataclass(frozen=True)
 class Scale:
-    """A layer whose output is read as one spatial scale.
+    """A layer whose output (or input) is read as one spatial scale.
 
     Attributes:
         name: The module's name in the network.
@@ -40,6 +40,7 @@ class Scale:
         signed: The tensor had negative values that the network does not rectify.
         channels_last: The layout is `(N, H, W, C)`.
         functional_relu: The network rectifies the tensor by a function rather than a module.
+        layer_input: The tensor is the module's input, since no module's output is it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scale:
     signed: bool
     channels_last: bool
     functional_relu: bool = False
+    layer_input: bool = False
 
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the layer's tensor as a view `(N, C, H, W)`."""
@@ -163,7 +165,7 @@ def candidates(
         raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got {shapes}")
     trace = Trace(images)
     names = {module: name for name, module in root.named_modules()}
-    hooks = [(module, trace.hook(module), False) for module in names]
+    hooks = [hook for module in names for hook in trace.hooks(module)]
     with (
         torch.no_grad(),
         capture.evaluating(root),
@@ -243,18 +245,19 @@ def image_layout(
 def _scale(
     trace: Trace, cut: int, names: dict[nn.Module, str], octave: int, channels_last: bool
 ) -> Scale | None:
-    """Return how a cut can be read: as a module's output, or, rectified, as the one before."""
+    """Return how a cut can be read: as a module's output, the one before rectified, or an input."""
     node = trace.nodes[cut]
-    makers, functional = trace.modules_of.get(cut, []), False
-    if not makers and node.operation in RELUS and len(node.sources) == 1:
-        makers, functional = trace.modules_of.get(node.sources[0], []), True
-    if not makers:
+    functional = layer_input = False
+    modules = _outermost_first(trace.makers_of.get(cut, [])[::-1], trace, names)
+    if not modules and node.operation in RELUS and len(node.sources) == 1:
+        modules = _outermost_first(trace.makers_of.get(node.sources[0], [])[::-1], trace, names)
+        functional = bool(modules)
+    if not modules:
+        modules = _outermost_first(trace.readers_of.get(cut, []), trace, names)
+        layer_input = bool(modules)
+    if not modules:
         return None
-    # The outermost module is the one a reader knows; reused modules only where there is no other.
-    module, call = next(
-        (maker for maker in reversed(makers) if trace.calls[maker[0]] == 1 and names[maker[0]]),
-        makers[-1],
-    )
+    module, call = modules[0]
     return Scale(
         name=names[module],
         module=module,
@@ -264,7 +267,19 @@ def _scale(
         signed=not node.non_negative,
         channels_last=channels_last,
         functional_relu=functional,
+        layer_input=layer_input,
     )
+
+
+def _outermost_first(
+    modules: list[tuple[nn.Module, int]], trace: Trace, names: dict[nn.Module, str]
+) -> list[tuple[nn.Module, int]]:
+    """Return the modules that run once, the outermost first, before those that run again.
+
+    The outermost is the one a reader knows; the network itself is left out.
+    """
+    inner = [(module, call) for module, call in modules if names[module]]
+    return sorted(inner, key=lambda maker: trace.calls[maker[0]] > 1)
 
 
 def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:

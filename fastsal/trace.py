@@ -30,7 +30,8 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.nodes = [Node("input", ())]
         self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self.modules_of: dict[int, list[tuple[nn.Module, int]]] = {}
+        self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
+        self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
         for image in images:
             self._assign(image, 0)
@@ -59,17 +60,23 @@ class Trace(TorchFunctionMode):
                 self._assign(tensor, len(self.nodes) - 1)
         return result
 
-    def hook(self, module: nn.Module) -> Callable[..., None]:
-        """Return a forward hook that notes whose output a node is."""
+    def hooks(self, module: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
+        """Return the hooks that note which nodes a module reads and makes."""
 
-        def note(_: nn.Module, __: Any, output: Any) -> None:
+        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             call = self.calls.get(module, 0)
             self.calls[module] = call + 1
+            read = list(capture.tensors_in((args, kwargs)))
+            node = self._node(read[0]) if len(read) == 1 else None
+            if node is not None:
+                self.readers_of.setdefault(node, []).append((module, call))
+
+        def after(_: nn.Module, __: Any, output: Any) -> None:
             node = self._node(output) if isinstance(output, Tensor) else None
             if node is not None:
-                self.modules_of.setdefault(node, []).append((module, call))
+                self.makers_of.setdefault(node, []).append((module, self.calls[module] - 1))
 
-        return note
+        return [(module, before, True), (module, after, False)]
 
     def cuts(self, output: Any) -> list[int]:
         """Return the nodes that every path from the images to the output crosses."""
