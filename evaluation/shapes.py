@@ -1,0 +1,318 @@
+"""The embedded image set ``shapes``: eight shapes on textured backgrounds, made from a seed.
+
+It needs no download and its truth is known: which pixels are the object's. Class names the shape's
+outline alone. Everything else (place, area, turn, colours, textures, distractors) is drawn from
+one distribution for all classes, so only pixels that show the outline can tell them apart. A class
+is unchanged by a horizontal flip and by any turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bool = NDArray[np.bool_]
+Float = NDArray[np.floating[Any]]
+
+_SPLITS = {"train": 0, "test": 1}
+# Images are always drawn in whole, aligned blocks: vectorised arithmetic may round differently at
+# another position of an array, and an image may not depend on how many were asked for.
+_BLOCK = 64
+_DISTRACTORS = 3
+_NOISE_GRID = 9
+
+# The object's area as a fraction of the image's, and a fragment's as a fraction of the object's.
+_AREA = (0.07, 0.18)
+_FRAGMENT_AREA = (0.15, 0.45)
+# Farthest point of any of the shapes from its centroid, at unit area (the triangle's corner).
+_REACH = 0.878
+# In 8-bit levels: how far an image's brightness and each of its channels stray, the step from the background's colour to an object's or a distractor's, the
+# amplitudes of the textures and the grain of single pixels.
+_BRIGHTNESS = 25.0
+_TINT = 25.0
+_CONTRAST = (30.0, 200.0)
+_GRATING = (0.0, 14.0)
+_NOISE = (5.0, 17.0)
+_GRAIN = 8.0
+# Length of the random hue added to a unit step towards white: 0 is grey, 1 may be any hue.
+_HUE = 0.5
+
+
+@dataclass(frozen=True)
+class ShapesSplit:
+    """One split of the image set.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), RGB.
+        labels: int64 (N,), positions in `CLASSES`.
+        object_masks: bool (N, H, W), true at the object's pixels.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    object_masks: Bool
+
+
+# Each outline has area 1 and its centroid at the origin: the same scale then gives every class the
+# same area, and the same place gives it the same centroid.
+def _disk(x: Float, y: Float) -> Bool:
+    return x * x + y * y <= 1 / math.pi
+
+
+def _ring(x: Float, y: Float) -> Bool:
+    hole = 0.5
+    radius2 = 1 / (math.pi * (1 - hole**2))
+    r2 = x * x + y * y
+    return (r2 <= radius2) & (r2 >= hole**2 * radius2)
+
+
+def _square(x: Float, y: Float) -> Bool:
+    return np.maximum(abs(x), abs(y)) <= 0.5
+
+
+def _triangle(x: Float, y: Float) -> Bool:
+    inradius = 1 / math.sqrt(3 * math.sqrt(3))
+    half = math.sqrt(3) / 2
+    inside: Bool = np.maximum(-y, half * abs(x) + 0.5 * y) <= inradius
+    return inside
+
+
+def _cross(x: Float, y: Float) -> Bool:
+    arm = 1 / math.sqrt(5)
+    return (np.maximum(abs(x), abs(y)) <= 1.5 * arm) & (np.minimum(abs(x), abs(y)) <= 0.5 * arm)
+
+
+def _star(x: Float, y: Float) -> Bool:
+    waist, tenth = 0.45, math.pi / 5
+    tip = 1 / math.sqrt(5 * waist * math.sin(tenth))
+    # Ten congruent triangles: fold the plane into one, then test the side from tip to waist.
+    turn = np.arctan2(y, x) % (2 * tenth)
+    angle = np.minimum(turn, 2 * tenth - turn)
+    r = np.hypot(x, y)
+    u, v = r * np.cos(angle), r * np.sin(angle)
+    du, dv = tip * (waist * math.cos(tenth) - 1), tip * waist * math.sin(tenth)
+    inside: Bool = du * v - dv * (u - tip) >= 0
+    return inside
+
+
+def _corner(x: Float, y: Float) -> Bool:
+    side = 1 / math.sqrt(3)
+    u, v = x / side + 5 / 6, y / side + 5 / 6
+    inside: Bool = (np.minimum(u, v) >= 0) & (np.maximum(u, v) <= 2) & (np.minimum(u, v) <= 1)
+    return inside
+
+
+def _bars(x: Float, y: Float) -> Bool:
+    width = 1 / math.sqrt(6)
+    return (abs(y) <= 1.5 * width) & (abs(x) >= 0.5 * width) & (abs(x) <= 1.5 * width)
+
+
+_OUTLINES: dict[str, Callable[[Float, Float], Bool]] = {
+    "disk": _disk,
+    "ring": _ring,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+    "star": _star,
+    "corner": _corner,
+    "bars": _bars,
+}
+CLASSES: tuple[str, ...] = tuple(_OUTLINES)
+
+
+def make_shapes(
+    *, train: int = 4000, test: int = 1000, size: int = 32, seed: int = 0
+) -> tuple[ShapesSplit, ShapesSplit]:
+    """Draw the training and test split of the image set ``shapes``.
+
+    Image i of a split depends on (`seed`, split, i, `size`) alone: a larger split starts with the
+    smaller one. Its label is i modulo 8, so classes are balanced to within one image.
+
+    Args:
+        train: number of training images, at least 0.
+        test: number of test images, at least 0.
+        size: height and width in pixels, at least 16.
+        seed: any integer from 0.
+
+    Returns:
+        (training split, test split).
+
+    Raises:
+        ValueError: a number is below its least value.
+        TypeError: a number is not an integer.
+
+    Example:
+        >>> train, test = make_shapes(train=16, test=8)
+        >>> train.images.shape, [CLASSES[label] for label in test.labels[:3]]
+        ((16, 32, 32, 3), ['disk', 'ring', 'square'])
+    """
+    for name, value, least in (
+        ("train", train, 0),
+        ("test", test, 0),
+        ("size", size, 16),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"make_shapes: {name} must be an integer, got {value!r}")
+        if value < least:
+            raise ValueError(f"make_shapes: {name} must be at least {least}, got {value}")
+    return _split("train", train, size, seed), _split("test", test, size, seed)
+
+
+def _split(split: str, count: int, size: int, seed: int) -> ShapesSplit:
+    images = np.empty((count, size, size, 3), np.uint8)
+    masks = np.empty((count, size, size), np.bool_)
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        scene, mask = _block(split, start, size, seed)
+        images[start:stop] = scene[: stop - start]
+        masks[start:stop] = mask[: stop - start]
+    return ShapesSplit(images, np.arange(count, dtype=np.int64) % len(CLASSES), masks)
+
+
+class _Draws:
+    """Uniform numbers of a block's images, handed out by column: the stream of each image is its
+    own."""
+
+    def __init__(self, split: str, start: int, size: int, seed: int) -> None:
+        streams = [
+            np.random.default_rng([seed, _SPLITS[split], i]) for i in range(start, start + _BLOCK)
+        ]
+        self._streams = streams
+        self.size = size
+
+    def uniform(self, low: float, high: float, *shape: int) -> Float:
+        """Float (block, *shape), uniform in [low, high)."""
+        drawn = np.stack([stream.random(shape, dtype=np.float32) for stream in self._streams])
+        return low + (high - low) * drawn
+
+    def normal(self, *shape: int) -> Float:
+        """Float (block, *shape), of the standard normal distribution."""
+        return np.stack([s.standard_normal(shape, dtype=np.float32) for s in self._streams])
+
+    def direction(self) -> Float:
+        """Float (block, 3), a colour direction of length 1."""
+        drawn = self.normal(3)
+        unit: Float = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        return unit
+
+
+def _block(
+    split: str, start: int, size: int, seed: int, *, with_object: bool = True
+) -> tuple[NDArray[np.uint8], Bool]:
+    """Images uint8 (block, H, W, 3) and the object's masks, from image `start` on; without the
+    object, the same scene as it lies behind it."""
+    draws = _Draws(split, start, size, seed)
+    labels = np.arange(start, start + _BLOCK) % len(CLASSES)
+
+    # Objects and distractors are brighter than what they lie on, by a random step of random hue.
+    # Were the sign random too, networks would spend their few epochs on finding out.
+    middle = 128 + draws.uniform(-_BRIGHTNESS, _BRIGHTNESS, 1) + draws.uniform(-_TINT, _TINT, 3)
+    near = middle - _brighter(draws)
+    far = middle + _brighter(draws)
+    odd = middle + _brighter(draws)
+
+    area = draws.uniform(*_AREA) * size**2
+    # Room for the widest class, whatever the class: the place then tells nothing. An arcsine
+    # distribution prefers the borders, so that a disk at the centre misses most objects.
+    room = size / 2 - 0.5 - _REACH * np.sqrt(area)[:, None]
+    place = room * np.cos(draws.uniform(0, math.pi, 2))
+    turn = draws.uniform(0, 2 * math.pi)
+    mask = _inside(labels, place, turn, area, size)
+
+    scene = _textured(draws, near)
+    for index in range(_DISTRACTORS):
+        patch = _fragment(draws, area) if index % 2 == 0 else _segment(draws)
+        colour = np.where(draws.uniform(0, 1, 1) < 0.5, far, odd)
+        scene = np.where(patch[..., None], _textured(draws, colour), scene)
+    if with_object:
+        scene = np.where(mask[..., None], _textured(draws, far), scene)
+    else:
+        _textured(draws, far)
+    scene = scene + _GRAIN * draws.normal(size, size, 3)
+    return np.clip(np.rint(scene), 0, 255).astype(np.uint8), mask
+
+
+def _brighter(draws: _Draws) -> Float:
+    """Half a step (block, 3) towards brighter colours."""
+    way = 1 / math.sqrt(3) + _HUE * draws.direction()
+    half: Float = (
+        draws.uniform(*_CONTRAST, 1) / 2 * way / np.linalg.norm(way, axis=1, keepdims=True)
+    )
+    return half
+
+
+def _grid(size: int) -> tuple[Float, Float]:
+    """Pixel centres (1, H, 1) and (1, 1, W) as (x, y), in pixels from the image's centre."""
+    axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
+    return axis[None, None, :], axis[None, :, None]
+
+
+def _inside(kinds: NDArray[np.int64], place: Float, turn: Float, area: Float, size: int) -> Bool:
+    """Bool (block, H, W): pixels whose centre lies in the outline `kinds` of each image."""
+    x, y = _grid(size)
+    x = x - place[:, 0, None, None]
+    y = y - place[:, 1, None, None]
+    side = np.sqrt(area)[:, None, None]
+    cos, sin = np.cos(turn)[:, None, None] / side, np.sin(turn)[:, None, None] / side
+    u, v = cos * x + sin * y, cos * y - sin * x
+    inside = np.empty(u.shape, np.bool_)
+    for kind, outline in enumerate(_OUTLINES.values()):
+        chosen = kinds == kind
+        inside[chosen] = outline(u[chosen], v[chosen])
+    return inside
+
+
+def _fragment(draws: _Draws, area: Float) -> Bool:
+    """A smaller shape of any class, cut in two through its centroid."""
+    kinds = draws.uniform(0, len(CLASSES)).astype(np.int64)
+    size = draws.size
+    place = draws.uniform(-size / 2, size / 2, 2)
+    part = 2 * draws.uniform(*_FRAGMENT_AREA) * area
+    whole = _inside(kinds, place, draws.uniform(0, 2 * math.pi), part, size)
+    x, y = _grid(size)
+    turn = draws.uniform(0, 2 * math.pi)[:, None, None]
+    cut = np.cos(turn) * (x - place[:, 0, None, None]) + np.sin(turn) * (
+        y - place[:, 1, None, None]
+    )
+    return whole & (cut >= 0)
+
+
+def _segment(draws: _Draws) -> Bool:
+    """A straight line, from a stub to a third of the image long."""
+    size = draws.size
+    x, y = _grid(size)
+    place = draws.uniform(-size / 2, size / 2, 2)[:, :, None, None]
+    turn = draws.uniform(0, math.pi)[:, None, None]
+    half_length = draws.uniform(size / 20, size / 6)[:, None, None]
+    half_width = draws.uniform(size / 50, size / 22)[:, None, None]
+    x, y = x - place[:, 0], y - place[:, 1]
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    return (abs(along) <= half_length) & (abs(across) <= half_width)
+
+
+def _textured(draws: _Draws, colour: Float) -> Float:
+    """A colour (block, 3) as float (block, H, W, 3): with band-limited noise and a grating."""
+    size = draws.size
+    x, y = _grid(size)
+    turn = draws.uniform(0, math.pi)[:, None, None]
+    waves = draws.uniform(2, 8)[:, None, None] * 2 * math.pi / size
+    phase = draws.uniform(0, 2 * math.pi)[:, None, None]
+    grating = np.sin(waves * (np.cos(turn) * x + np.sin(turn) * y) + phase)
+    grating_colour = draws.uniform(*_GRATING, 1) * draws.direction()
+    # Linear interpolation of a coarse grid keeps the noise below the grid's frequency.
+    at = np.linspace(0, _NOISE_GRID - 1, size, dtype=np.float32)[:, None]
+    spread = np.maximum(0, 1 - abs(at - np.arange(_NOISE_GRID, dtype=np.float32)))
+    noise = spread @ draws.normal(_NOISE_GRID, _NOISE_GRID) @ spread.T
+    noise_colour = draws.uniform(*_NOISE, 1) * draws.direction()
+    textured: Float = (
+        colour[:, None, None]
+        + grating[..., None] * grating_colour[:, None, None]
+        + noise[..., None] * noise_colour[:, None, None]
+    )
+    return textured
