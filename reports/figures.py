@@ -1,0 +1,289 @@
+"""Figures as SVG data URIs: drawn on `Figure` objects, so that no screen or state is needed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.scores import t_interval
+from reports.reading import Method
+from reports.tables import Estimate
+
+__all__ = ["CONTROL_STYLES", "curves", "forest", "scatter", "svg_uri"]
+
+MODE_TITLES = {"roar": "ROAR: most salient pixels removed", "kar": "KAR: most salient pixels kept"}
+
+# Controls are black or grey and never share a dash pattern; methods are coloured, solid lines.
+CONTROL_STYLES: tuple[tuple[str, str, Any], ...] = (
+    ("#000000", "o", (0, (5, 2))),
+    ("#000000", "s", (0, (1, 1.2))),
+    ("#7a7a7a", "^", (0, (5, 1.5, 1, 1.5))),
+    ("#7a7a7a", "D", (0, (3, 1, 1, 1, 1, 1))),
+    ("#a8a8a8", "v", (0, (8, 3))),
+)
+_MARKERS = "osD^vP*Xphd"
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "fastsal",
+}
+# Of a figure of curves, in inches: the same for every group, so that panels line up.
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEFT, _LEGEND, _TOP, _BOTTOM = 3.6, 3.3, 0.65, 3.2, 0.35, 0.55
+
+
+def svg_uri(figure: Figure) -> str:
+    """A figure as ``data:image/svg+xml;base64,...``, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def curves(
+    records: pd.DataFrame,
+    methods: Sequence[Method],
+    controls: Sequence[Method],
+    modes: Sequence[str],
+    unmasked: Estimate | None,
+    chance: float | None,
+) -> Figure:
+    """Accuracy over the fraction, a panel a mode, as the paper's Figure 5.
+
+    Args:
+        records: accuracy records, one a number.
+        methods: coloured lines.
+        controls: grey lines, the same in every figure.
+        modes: the panels.
+        unmasked: horizontal line, or None.
+        chance: horizontal line, or None.
+
+    Returns:
+        The figure; bands are Student's 95 % intervals over seeds, absent for one seed.
+    """
+    rows = records[records["method"].isin([m.name for m in (*methods, *controls)])].copy()
+    rows["percent"] = rows["fraction"].astype(float) * 100
+    rows["value"] = rows["value"].astype(float) * 100
+    ticks = sorted(rows["percent"].dropna().unique().tolist())
+    with _style():
+        width = _LEFT + len(modes) * _PANEL_WIDTH + _LEGEND
+        height = _TOP + _PANEL_HEIGHT + _BOTTOM
+        figure = Figure(figsize=(width, height))
+        panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+        figure.subplots_adjust(
+            left=_LEFT / width,
+            right=1 - _LEGEND / width,
+            bottom=_BOTTOM / height,
+            top=1 - _TOP / height,
+            wspace=0.06,
+        )
+        for axes, mode in zip(panels, modes, strict=True):
+            of_mode = rows[rows["mode"] == mode]
+            for index, method in enumerate(controls):
+                colour, marker, dashes = CONTROL_STYLES[index % len(CONTROL_STYLES)]
+                _line(axes, of_mode, method, colour, marker, dashes)
+            palette = sns.color_palette("colorblind", max(len(methods), 1))
+            for index, method in enumerate(methods):
+                _line(axes, of_mode, method, palette[index], _MARKERS[index % len(_MARKERS)], "-")
+            _reference_lines(axes, unmasked, chance)
+            kept = "removed" if mode == "roar" else "kept"
+            axes.set(title=MODE_TITLES[mode], xlabel=f"pixels {kept} (%)", xticks=ticks)
+            axes.set(xlim=(0, 100), ylabel="")
+        panels[0].set_ylabel("test accuracy after retraining (%)")
+        handles: dict[str, Any] = {}
+        for axes in panels:
+            artists, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, artists, strict=True))
+        if handles:
+            figure.legend(
+                list(handles.values()),
+                list(handles),
+                loc="upper left",
+                bbox_to_anchor=(1 - (_LEGEND - 0.05) / width, 1 - _TOP / height),
+                frameon=False,
+            )
+    return figure
+
+
+def forest(
+    differences: Mapping[str, Mapping[str, Estimate]], methods: Mapping[str, Method]
+) -> Figure:
+    """Paired differences of SUM, a panel a reference: point and 95 % interval.
+
+    Args:
+        differences: for each reference, estimates by method.
+        methods: for the titles.
+
+    Returns:
+        The figure; methods sorted by the first reference. A hollow point is one seed.
+    """
+    first = next(iter(differences.values()))
+    names = sorted(
+        {name for of_reference in differences.values() for name in of_reference},
+        key=lambda name: first[name].mean if name in first else 0.0,
+    )
+    with _style():
+        figure = Figure(
+            figsize=(3.6 * len(differences) + 2.2, 0.24 * len(names) + 0.9), layout="constrained"
+        )
+        panels = figure.subplots(1, len(differences), sharey=True, squeeze=False)[0]
+        for axes, (reference, estimates) in zip(panels, differences.items(), strict=True):
+            axes.axvline(0, color="black", linewidth=1)
+            for place, name in enumerate(names):
+                if name not in estimates:
+                    continue
+                found = estimates[name]
+                colour = "#0173b2" if found.mean >= 0 else "#d55e00"
+                if found.interval is not None:
+                    axes.plot(found.interval, (place, place), color=colour, linewidth=1.6)
+                axes.plot(
+                    found.mean,
+                    place,
+                    "o",
+                    color=colour,
+                    markerfacecolor="white" if found.interval is None else colour,
+                )
+            axes.set(title=f"against {methods[reference].title}", xlabel="difference of SUM")
+            axes.set_yticks(range(len(names)), [methods[name].title for name in names])
+            axes.set_ylim(-0.7, len(names) - 0.3)
+    return figure
+
+
+def scatter(
+    points: Mapping[str, tuple[float, float]],
+    methods: Mapping[str, Method],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_line: tuple[str, float] | None = None,
+    log_x: bool = False,
+) -> Figure:
+    """Labelled points, one a method; controls are black.
+
+    Args:
+        points: ``(x, y)`` by method.
+        methods: for titles and groups.
+        title: of the panel.
+        x_label: with its unit.
+        y_label: with its unit.
+        x_line: a vertical line's name and place, such as chance.
+        log_x: logarithmic x axis.
+
+    Returns:
+        The figure.
+    """
+    groups = list(dict.fromkeys(methods[name].group for name in points))
+    palette = sns.color_palette("colorblind")
+    with _style():
+        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+        axes = figure.subplots()
+        if x_line is not None:
+            name, place = x_line
+            axes.axvline(place, color="#7a7a7a", linestyle=":", linewidth=1.2)
+            axes.annotate(
+                name,
+                (place, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 4),
+                textcoords="offset points",
+                color="#7a7a7a",
+                fontsize=8,
+            )
+        for name, (x, y) in points.items():
+            group = methods[name].group
+            colour = "black" if group == "control" else palette[groups.index(group)]
+            axes.plot(x, y, _MARKERS[groups.index(group)], color=colour, markersize=6)
+        if log_x:
+            axes.set_xscale("log")
+        axes.margins(x=0.14, y=0.08)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        _label_points(axes, {methods[name].title: point for name, point in points.items()})
+    return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context({**sns.axes_style("whitegrid"), **_STYLE})
+
+
+def _line(
+    axes: Axes, rows: pd.DataFrame, method: Method, colour: Any, marker: str, dashes: Any
+) -> None:
+    own = rows[rows["method"] == method.name]
+    if own.empty:
+        return
+    sns.lineplot(
+        data=own,
+        x="percent",
+        y="value",
+        errorbar=_interval,
+        ax=axes,
+        color=colour,
+        marker=marker,
+        markersize=5,
+        markeredgewidth=0,
+        linestyle=dashes,
+        linewidth=1.6,
+        err_kws={"alpha": 0.15, "linewidth": 0},
+        label=method.title,
+        legend=False,
+    )
+
+
+def _interval(values: Iterable[float]) -> tuple[float, float]:
+    return t_interval(values) or (math.nan, math.nan)
+
+
+def _reference_lines(axes: Axes, unmasked: Estimate | None, chance: float | None) -> None:
+    if unmasked is not None:
+        axes.axhline(100 * unmasked.mean, color="#444444", linewidth=1.2, label="unmasked")
+        if unmasked.interval is not None:
+            axes.axhspan(*(100 * end for end in unmasked.interval), color="#444444", alpha=0.12)
+    if chance is not None:
+        axes.axhline(100 * chance, color="#444444", linewidth=1, linestyle=":", label="chance")
+
+
+def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each title beside its point, moved up or down until no two overlap."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    height, width, gap = 11.0, 5.2, 6.0  # of a line, of a letter and beside the marker, in points
+    scale = 72 / axes.figure.dpi
+    middle = sum(axes.get_window_extent().intervalx) / 2 * scale
+    placed: list[tuple[float, float, float]] = []
+    for title, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        x, y = (float(place) * scale for place in axes.transData.transform(point))
+        length = width * len(title)
+        right = x < middle
+        left = x + gap if right else x - gap - length
+        steps = (sign * step * height / 2 for step in range(40) for sign in (-1, 1))
+        shift = next(
+            step
+            for step in steps
+            if not any(
+                abs(y + step - other) < height and left < end and start < left + length
+                for start, end, other in placed
+            )
+        )
+        placed.append((left, left + length, y + shift))
+        axes.annotate(
+            title,
+            point,
+            xytext=(gap if right else -gap, shift),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5}
+            if abs(shift) > height
+            else None,
+        )

@@ -1,0 +1,136 @@
+"""Numbers as the page prints them, and the ids by which they are traced."""
+
+from __future__ import annotations
+
+import re
+
+from reports.tables import Estimate
+
+__all__ = [
+    "duration",
+    "origin",
+    "percent",
+    "quantity",
+    "score",
+    "shade",
+    "share",
+    "slug",
+    "spread",
+    "trace",
+]
+
+
+def percent(value: float) -> str:
+    """A share in percent with one decimal.
+
+    >>> percent(0.6353)
+    '63.5'
+    """
+    return f"{100 * value:.1f}"
+
+
+def share(fraction: float) -> str:
+    """A fraction of the pixels as a heading.
+
+    >>> share(0.1)
+    '10 %'
+    """
+    return f"{100 * fraction:g} %"
+
+
+def spread(estimate: Estimate, scale: float, digits: int) -> str:
+    """Half the interval's width behind a plus-minus sign; empty for one seed.
+
+    >>> spread(Estimate(0.5, (0.488, 0.512), (0, 1), ()), 100, 1)
+    ' ± 1.2'
+    """
+    half = estimate.half_width
+    return "" if half is None else f" ± {scale * half:.{digits}f}"
+
+
+def score(value: float) -> str:
+    """A sum of accuracies with three decimals and a true minus sign.
+
+    >>> score(-2.3061)
+    '\N{MINUS SIGN}2.306'
+    """
+    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shade(level: float) -> str:
+    """A level as the strength of a cell's colour, in [0, 1].
+
+    >>> shade(1.04)
+    '1.00'
+    """
+    return f"{min(max(level, 0.0), 1.0):.2f}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A cost to three digits, with a prefix where the number is long.
+
+    >>> quantity(9_249_093, "FLOP"), quantity(117_000, "B"), quantity(0.3942, "ms")
+    ('9.25 MFLOP', '114 KiB', '0.394 ms')
+    """
+    base, prefixes = (
+        (1024.0, ("", "Ki", "Mi", "Gi")) if unit == "B" else (1000.0, ("", "k", "M", "G"))
+    )
+    step = 0
+    if unit in ("B", "FLOP"):
+        while abs(value) >= base and step < len(prefixes) - 1:
+            value /= base
+            step += 1
+    # 999.6 and 1012 must not turn into an exponent.
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {prefixes[step]}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(42), duration(5400)
+    ('42 s', '1.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def origin(estimate: Estimate) -> str:
+    """Where a number comes from: seeds, cells and what it was derived from.
+
+    >>> origin(Estimate(0.5, None, (0,), ("c0ffee",)))
+    'seed 0, one seed, no interval; cell c0ffee'
+    """
+    seeds = [str(seed) for seed in estimate.seeds if seed is not None]
+    parts = []
+    if seeds:
+        parts.append(
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+            f"{', one seed, no interval' if estimate.interval is None else ''}"
+        )
+    cells = estimate.cells
+    shown = ", ".join(cells[:6]) + (f" and {len(cells) - 6} more" if len(cells) > 6 else "")
+    parts.append(f"cell{'s' if len(cells) > 1 else ''} {shown}")
+    if estimate.derived_from:
+        parts.append(f"derived from {estimate.derived_from}")
+    return "; ".join(parts)
+
+
+def slug(name: str) -> str:
+    """A name as part of an id; different names stay different.
+
+    >>> slug("smoe linear"), slug("smoe-linear")
+    ('smoe_20linear', 'smoe-linear')
+    """
+    return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}", name)
+
+
+def trace(metric: str, method: str, mode: str = "unmasked", fraction: float | None = None) -> str:
+    """The id of the records behind a number.
+
+    >>> trace("accuracy", "random", "roar", 0.5)
+    'record-accuracy-random-roar-50'
+    """
+    place = "" if fraction is None else f"-{slug(f'{100 * fraction:g}')}"
+    return f"record-{slug(metric)}-{slug(method)}-{slug(mode)}{place}"

@@ -1,0 +1,256 @@
+"""Pictures for the page: maps side by side, images masked at each fraction, LOVI."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation.masking import MODES, Masking
+from fastsal.lovi import heatmap, lovi
+from reports.reading import Method, Run
+
+__all__ = [
+    "Gallery",
+    "MaskedColumn",
+    "MaskedPart",
+    "PictureRow",
+    "lovi_key",
+    "picture_uri",
+    "read_gallery",
+]
+
+Pixels = NDArray[np.uint8]
+
+# Above this many pixels a side a picture is shrunk, so that a page of hundreds stays small.
+_LARGEST_SIDE = 128
+_MOST_IMAGES = 8
+# Bounds of a shown map: a few extreme pixels would leave the rest of a gradient map black.
+_PERCENTILES = (1.0, 99.0)
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A row of pictures, one an image: a method's maps, say; None where not measured."""
+
+    title: str
+    pictures: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class MaskedColumn:
+    """A mode and a fraction, and exactly how much of an image that is.
+
+    Args:
+        mode: ``"roar"`` or ``"kar"``.
+        fraction: share asked for.
+        fewest: pixels removed (ROAR) or kept (KAR), counted in the masks: over methods, the least.
+        most: likewise, the most; equal to `fewest` in a sound run.
+        of: pixels of the image.
+    """
+
+    mode: str
+    fraction: float
+    fewest: int
+    most: int
+    of: int
+
+
+@dataclass(frozen=True)
+class MaskedPart:
+    """One image masked by every method, at each fraction of both modes."""
+
+    caption: str
+    columns: Sequence[MaskedColumn]
+    rows: Sequence[PictureRow]
+
+
+@dataclass(frozen=True)
+class _Maps:
+    index: NDArray[np.int64]
+    saliency: NDArray[np.float32]
+    levels: Pixels
+    cuts: tuple[float, ...]
+    scales: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The maps of a few test images by every method that is there.
+
+    Args:
+        methods: in the page's order.
+        index: ``(K,)``, which test images.
+        images: ``(K, H, W, 3)``, or None where the images are not staged.
+        captions: the class of each image.
+        mean: the training set's channel mean in [0, 1].
+        object_masks: ``(K, H, W)``, or None where the truth is not known.
+        maps: by method.
+    """
+
+    methods: Sequence[Method]
+    index: Sequence[int]
+    images: Pixels | None
+    captions: Sequence[str]
+    mean: tuple[float, ...]
+    object_masks: NDArray[np.bool_] | None
+    maps: Mapping[str, _Maps]
+
+    def side_by_side(self) -> list[PictureRow]:
+        """The images, the true object where it is known, and each method's maps."""
+        rows = []
+        if self.images is not None:
+            rows.append(PictureRow("Image", [picture_uri(image) for image in self.images]))
+        if self.object_masks is not None:
+            shown = self.object_masks.astype(np.uint8)[..., None].repeat(3, -1) * 255
+            rows.append(PictureRow("True object", [picture_uri(mask) for mask in shown]))
+        for method in self.methods:
+            maps = self.maps.get(method.name)
+            if maps is not None:
+                coloured = _bytes(heatmap(torch.from_numpy(_stretched(maps.saliency))))
+                rows.append(PictureRow(method.title, self._in_order(maps, coloured)))
+        return rows
+
+    def lovi_rows(self) -> list[PictureRow]:
+        """LOVI pictures; methods that weight the same maps differently share a row."""
+        shared: dict[bytes, tuple[list[str], _Maps]] = {}
+        for method in self.methods:
+            maps = self.maps.get(method.name)
+            if maps is not None and maps.scales is not None:
+                shared.setdefault(maps.scales.tobytes(), ([], maps))[0].append(method.title)
+        rows = []
+        for titles, maps in shared.values():
+            coloured = _bytes(lovi(torch.from_numpy(maps.scales)))
+            rows.append(PictureRow(", ".join(titles), self._in_order(maps, coloured)))
+        if rows and self.images is not None:
+            rows.insert(0, PictureRow("Image", [picture_uri(image) for image in self.images]))
+        return rows
+
+    @property
+    def scales(self) -> int:
+        """Number of maps a LOVI picture is made of; 0 where there is none."""
+        found = [maps.scales.shape[1] for maps in self.maps.values() if maps.scales is not None]
+        return max(found, default=0)
+
+    def masked(self, image: int) -> MaskedPart:
+        """Image number `image` of the gallery, masked by each method at each cut, both modes."""
+        counts: dict[tuple[str, float], list[int]] = {}
+        rows = []
+        for method in self.methods:
+            maps = self.maps.get(method.name)
+            place = None if maps is None else _place(maps, self.index[image])
+            if self.images is None or not self.mean or maps is None or place is None:
+                continue
+            fill = np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
+            pictures = []
+            for mode in MODES:
+                for cut in maps.cuts:
+                    kept = Masking(mode, cut, maps.cuts).kept(maps.levels[place])
+                    counted = kept if mode == "kar" else ~kept
+                    counts.setdefault((mode, cut), []).append(int(counted.sum()))
+                    masked = np.where(kept[..., None], self.images[image], fill)
+                    pictures.append(picture_uri(masked))
+            rows.append(PictureRow(method.title, pictures))
+        pixels = 0 if self.images is None else self.images[image, ..., 0].size
+        columns = [
+            MaskedColumn(mode, cut, min(found), max(found), pixels)
+            for (mode, cut), found in counts.items()
+        ]
+        return MaskedPart(self.captions[image], columns, rows)
+
+    def _in_order(self, maps: _Maps, coloured: Pixels) -> list[str | None]:
+        places = [_place(maps, index) for index in self.index]
+        return [None if place is None else picture_uri(coloured[place]) for place in places]
+
+
+def read_gallery(run: Run) -> Gallery | None:
+    """The gallery of a run, or None before the first maps are there."""
+    maps: dict[str, _Maps] = {}
+    for cell in run.cells("maps"):
+        path = run.store.gallery(cell.id)
+        name = cell.records[0].method if cell.records else cell.spec.get("method")
+        if path.exists() and isinstance(name, str):
+            with np.load(path, allow_pickle=False) as arrays:
+                maps[name] = _Maps(
+                    index=arrays["index"],
+                    saliency=arrays["saliency"],
+                    levels=arrays["levels"],
+                    cuts=tuple(float(cut) for cut in arrays["cuts"]),
+                    scales=arrays.get("scales"),
+                )
+    if not maps:
+        return None
+    index = [int(i) for i in next(iter(maps.values())).index[:_MOST_IMAGES]]
+    labels = _of_test_split(run, "test_labels", index)
+    classes = run.data.get("classes", [])
+    return Gallery(
+        methods=list(run.methods.values()),
+        index=index,
+        images=_of_test_split(run, "test_images", index),
+        captions=[str(classes[int(label)]) for label in labels]
+        if labels is not None and classes
+        else [f"test image {i}" for i in index],
+        mean=tuple(run.data.get("mean", ())),
+        object_masks=_of_test_split(run, "test_object_masks", index),
+        maps=maps,
+    )
+
+
+def lovi_key(scales: int) -> list[str]:
+    """The colour of each scale in a LOVI picture where it alone is salient, as CSS colours."""
+    if scales < 1:
+        return []
+    alone = lovi(torch.eye(scales)[None, :, :, None])[0, :, :, 0].T
+    return ["#" + "".join(f"{round(255 * c):02x}" for c in rgb) for rgb in alone.tolist()]
+
+
+def picture_uri(rgb: Pixels) -> str:
+    """An RGB picture ``(H, W, 3)`` as a data URI; large ones are shrunk first."""
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    buffer = io.BytesIO()
+    if max(image.size) <= _LARGEST_SIDE:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.BOX)
+        image.save(buffer, "WEBP", quality=85)
+        kind = "webp"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _of_test_split(run: Run, name: str, index: Sequence[int]) -> Any:
+    path = run.data_path and run.data_path / f"{name}.npy"
+    if path is None or not path.exists():
+        return None
+    return np.load(path, mmap_mode="r", allow_pickle=False)[list(index)]
+
+
+def _place(maps: _Maps, index: int) -> int | None:
+    places = np.flatnonzero(maps.index == index)
+    return int(places[0]) if places.size else None
+
+
+def _stretched(saliency: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each map from its 1st percentile (0) to its 99th (1); a constant one is 0.5 everywhere."""
+    low, high = np.percentile(saliency, _PERCENTILES, axis=(1, 2), keepdims=True)
+    low, high = (
+        np.where(high > low, low, saliency.min((1, 2), keepdims=True)),
+        np.where(high > low, high, saliency.max((1, 2), keepdims=True)),
+    )
+    flat = high <= low
+    stretched = (saliency - low) / np.where(flat, 1.0, high - low)
+    clipped: NDArray[np.float32] = np.where(flat, 0.5, stretched).clip(0, 1).astype(np.float32)
+    return clipped
+
+
+def _bytes(rgb: torch.Tensor) -> Pixels:
+    """RGB ``(N, 3, H, W)`` in [0, 1] to ``(N, H, W, 3)`` uint8."""
+    pixels: Pixels = rgb.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels

@@ -1,0 +1,164 @@
+"""What the page says first: who scores best, and who clears the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluation.records import METRICS, Metric
+from reports.formatting import percent, trace
+from reports.reading import Method, Run
+from reports.tables import Estimate, Place, Sums, sums
+
+__all__ = [
+    "REFERENCES",
+    "HeadlineRow",
+    "SumsRow",
+    "best_places",
+    "headline",
+    "ranked_by",
+    "ranked_sums",
+    "summary",
+    "time_metric",
+]
+
+# Controls that every method is held against, where the run has them.
+REFERENCES = ("random", "centre")
+_HEADLINE_METHODS = 5
+
+Costs = Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclass(frozen=True)
+class SumsRow:
+    """A method's line in the table of sums."""
+
+    method: Method
+    sums: Sums
+
+    @property
+    def score(self) -> Estimate | None:
+        """What the method is ranked by: SUM, or the one score that its modes give."""
+        return self.sums.total or self.sums.kar or self.sums.roar
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds the sums have, and what that means for an interval."""
+        found = (self.sums.kar, self.sums.roar, self.sums.total)
+        counts = sorted({len(estimate.seeds) for estimate in found if estimate is not None})
+        if counts == [1]:
+            return "one seed, no interval"
+        return " / ".join(str(count) for count in counts) or "–"
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A method's line in the table at the top."""
+
+    row: SumsRow
+    mask_only: Estimate | None
+    mask_only_key: str
+    time: Estimate | None
+
+
+def ranked_sums(run: Run) -> list[SumsRow]:
+    """Every method of the run with its sums, best first, those without a SUM last."""
+    found = sums(run.records, run.fractions)
+    rows = [
+        SumsRow(method, found.get(name, Sums(None, None, None)))
+        for name, method in run.methods.items()
+    ]
+
+    def rank(row: SumsRow) -> tuple[bool, float]:
+        score = row.score
+        return row.sums.total is not None, float("-inf") if score is None else score.mean
+
+    return sorted(rows, key=rank, reverse=True)
+
+
+def ranked_by(rows: Iterable[SumsRow]) -> str:
+    """Name of the score that `ranked_sums` could rank by."""
+    found = [row.sums for row in rows]
+    if any(sums.total for sums in found):
+        return "SUM"
+    return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
+
+
+def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> list[str]:
+    """What the run found, in a few sentences made of its records."""
+    if run.dataset is None:
+        return ["Nothing has been measured yet."]
+    data = run.data
+    images = ""
+    if data:
+        size = "×".join(str(side) for side in data.get("size", ()))
+        images = (
+            f" ({len(data.get('classes', ()))} classes, {data.get('train')} training and "
+            f"{data.get('test')} test images of {size} pixels)"
+        )
+    said = [f"{len(run.methods)} methods on {run.dataset}{images} with the network {run.model}."]
+    if unmasked is not None:
+        chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
+        said.append(f"Unmasked test accuracy is {percent(unmasked.mean)} %{chance}.")
+    totals = {row.method.name: row.sums.total.mean for row in rows if row.sums.total is not None}
+    own = [row for row in rows if row.method.name in totals and row.method.group != "control"]
+    if own:
+        best = own[0].method
+        said.append(f"The highest SUM is that of {best.title}, {totals[best.name]:.2f}.")
+    for name in REFERENCES:
+        if name in totals and own:
+            above = sum(totals[row.method.name] > totals[name] for row in own)
+            count = {0: "None", len(own): "All"}.get(above, str(above))
+            said.append(
+                f"{count} of the {len(own)} methods score above the control "
+                f"“{run.methods[name].title}” ({totals[name]:.2f})."
+            )
+    return said
+
+
+def time_metric(costs: Costs) -> Metric:
+    """The time of a map: measured alone if any was, else as it took in the run."""
+    return METRICS["map_ms" if costs["map_ms"] else "attribution_ms"]
+
+
+def headline(
+    rows: Iterable[SumsRow],
+    mask_only: Mapping[Place, Estimate],
+    mask_only_at: tuple[str, float] | None,
+    costs: Costs,
+) -> list[HeadlineRow]:
+    """The best methods and all controls, in the order of `rows`."""
+    scored = [row for row in rows if row.score is not None]
+    best = [row.method.name for row in scored if row.method.group != "control"]
+    shown = set(best[:_HEADLINE_METHODS])
+    times = costs[time_metric(costs).name]
+    lines = []
+    for row in scored:
+        name = row.method.name
+        if name in shown or row.method.group == "control":
+            place = None if mask_only_at is None else (name, *mask_only_at)
+            lines.append(
+                HeadlineRow(
+                    row,
+                    None if place is None else mask_only.get(place),
+                    "" if place is None else trace("mask_only_accuracy", *place),
+                    times.get(name),
+                )
+            )
+    return lines
+
+
+def best_places(run: Run, found: Mapping[Place, Estimate]) -> set[Place]:
+    """In each column of the accuracies, the place of the best method that is no control."""
+    best = set()
+    for mode in run.modes:
+        for fraction in run.fractions:
+            column = {
+                place: estimate.mean
+                for place, estimate in found.items()
+                if place[1:] == (mode, fraction) and run.methods[place[0]].group != "control"
+            }
+            if column:
+                choose = max if mode == "kar" else min
+                best.add(choose(column, key=lambda place: column[place]))
+    return best

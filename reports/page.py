@@ -1,0 +1,139 @@
+"""A run's directory to one HTML page that needs nothing else, and its records as tables."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from evaluation.records import METRICS
+from evaluation.store import write_atomically
+from reports import formatting
+from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
+from reports.gallery import Gallery, lovi_key, read_gallery
+from reports.overview import (
+    best_places,
+    headline,
+    ranked_by,
+    ranked_sums,
+    summary,
+    time_metric,
+)
+from reports.provenance import set_up, traced
+from reports.reading import GROUPS, Method, Run, read_run
+from reports.tables import accuracies, levels, per_method, unmasked
+
+__all__ = ["build", "render"]
+
+_MASKED_IMAGES = 2
+_REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
+
+
+def build(run: Path, out: Path | None = None) -> Path:
+    """Write ``report.html``, ``records.csv`` and ``records.parquet`` of a run.
+
+    Whatever has not been measured yet reads "not measured". Each file is replaced in one step.
+
+    Args:
+        run: the run's directory, finished or not.
+        out: where the files go; None for the run's directory.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: `run` holds neither a plan nor a finished cell.
+    """
+    content = read_run(run)
+    for warning in content.warnings:
+        warnings.warn(f"{run}: {warning}", stacklevel=2)
+    place = run if out is None else out
+    html = render(content)
+    frame = content.all_records
+    write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
+    write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
+    write_atomically(place / "report.html", lambda file: file.write(html.encode()))
+    return place / "report.html"
+
+
+def render(run: Run) -> str:
+    """The page of a run as HTML text.
+
+    Args:
+        run: as `read_run` reads it.
+
+    Returns:
+        A whole document; figures and pictures are data URIs in it.
+    """
+    templates = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update({name: getattr(formatting, name) for name in formatting.__all__})
+    return templates.get_template("page.html.j2").render(_context(run))
+
+
+def _context(run: Run) -> dict[str, Any]:
+    records = run.records
+    found = accuracies(records)
+    mask_only = accuracies(records, "mask_only_accuracy")
+    mask_only_columns = sorted({place[1:] for place in mask_only}, reverse=True)
+    mask_only_at = mask_only_columns[0] if mask_only_columns else None
+    whole = unmasked(records)
+    rows = ranked_sums(run)
+    costs = {m.name: per_method(records, m.name) for m in METRICS.values() if m.unit != "1"}
+    subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
+    return {
+        "run": run,
+        "title": f"ROAR and KAR: {', '.join(subject)}",
+        "summary": summary(run, rows, whole),
+        "headline": headline(rows, mask_only, mask_only_at, costs),
+        "ranked_by": ranked_by(rows),
+        "mask_only_at": mask_only_at,
+        "time_metric": time_metric(costs),
+        "curves": list(curve_charts(run, whole)),
+        "sums": rows,
+        "forest": forest_chart(run),
+        "accuracies": found,
+        "levels": levels(records, run.chance),
+        "best": best_places(run, found),
+        "unmasked": whole,
+        "measured": sum(place[2] in run.fractions for place in found),
+        "planned": len(run.methods) * len(run.modes) * len(run.fractions),
+        "mask_only": mask_only,
+        "mask_only_columns": mask_only_columns,
+        "mask_only_charts": list(mask_only_charts(run, found, mask_only)),
+        **_pictures(read_gallery(run)),
+        "costs": costs,
+        "cost_metrics": [
+            METRICS[name] for name, by in costs.items() if by or name != "train_images_per_s"
+        ],
+        "cost_methods": [
+            *([_REFERENCE] if any("none" in by for by in costs.values()) else []),
+            *run.methods.values(),
+        ],
+        "cost_chart": cost_chart(run, rows, costs),
+        "pointing": per_method(records, "pointing_game"),
+        "groups": GROUPS,
+        **set_up(run),
+        "record_count": len(run.all_records),
+        "traced": traced(run.all_records),
+    }
+
+
+def _pictures(gallery: Gallery | None) -> dict[str, Any]:
+    if gallery is None:
+        return {"captions": [], "maps_rows": [], "masked": [], "lovi_rows": [], "lovi_key": []}
+    first = range(min(_MASKED_IMAGES, len(gallery.captions)))
+    return {
+        "captions": gallery.captions,
+        "maps_rows": gallery.side_by_side(),
+        "masked": [part for image in first if (part := gallery.masked(image)).rows],
+        "lovi_rows": gallery.lovi_rows(),
+        "lovi_key": lovi_key(gallery.scales),
+    }

@@ -1,0 +1,82 @@
+"""Where the numbers come from: images, plan, machine, and the list of all records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from reports.formatting import slug, trace
+from reports.reading import Run
+
+__all__ = ["set_up", "traced"]
+
+
+def set_up(run: Run) -> dict[str, Any]:
+    """What the section on the set-up shows: facts on images, plan, machine and finished cells."""
+    data = run.data
+    facts = {
+        "name": data.get("name"),
+        "classes": ", ".join(str(name) for name in data.get("classes", ())),
+        "size": " × ".join(str(side) for side in data.get("size", ())),
+        "training images": data.get("train"),
+        "test images": data.get("test"),
+        "channel mean": ", ".join(f"{value:.4f}" for value in data.get("mean", ())),
+        "channel standard deviation": ", ".join(f"{value:.4f}" for value in data.get("std", ())),
+        "true objects known": "yes" if data.get("has_object_masks") else "no",
+        "skipped": len(data.get("skipped", ())),
+    }
+    kinds = dict.fromkeys(result.kind for result in run.results)
+    return {
+        "image_facts": list(facts.items()) if data else [],
+        "skipped": list(data.get("skipped", ())),
+        "options": [(name, _readable(value)) for name, value in run.options.items()],
+        "environment": _environment(run),
+        "finished": [
+            (kind, len(run.cells(kind)), sum(cell.seconds for cell in run.cells(kind)))
+            for kind in kinds
+        ],
+    }
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    """Each fact about versions and machine; several values where the cells differ."""
+    facts: dict[str, dict[str, None]] = {}
+    for result in run.results:
+        for name, value in result.environment.items():
+            facts.setdefault(name, {})[_readable(value)] = None
+    versions = run.all_records["version"].dropna().unique().tolist()
+    own = [("fastsal", "; ".join(versions))] if versions and "fastsal" not in facts else []
+    return own + [(name, "; ".join(values)) for name, values in facts.items()]
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_readable(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_readable(part) for part in value)
+    return "–" if value is None else str(value)
+
+
+def traced(records: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Records in groups, each under the id that the numbers made of it link to."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    order = ["metric", "method", "mode", "fraction", "seed"]
+    for row in records.sort_values(order).to_dict("records"):
+        shown = {str(key): "" if pd.isna(value) else value for key, value in row.items()}
+        by_place = shown["metric"] in ("accuracy", "mask_only_accuracy")
+        key = (
+            trace(
+                shown["metric"],
+                shown["method"],
+                shown["mode"],
+                None if shown["fraction"] == "" else float(shown["fraction"]),
+            )
+            if by_place
+            else trace(shown["metric"], shown["method"])
+        )
+        if shown["layer"]:
+            key += f"-{slug(shown['layer'])}"
+        groups.setdefault(key, []).append(shown)
+    return list(groups.items())

@@ -1,0 +1,259 @@
+"""A run's directory, read for the page; whatever is not there yet is simply absent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evaluation.records import CellResult
+from evaluation.store import Store
+from reports.tables import conflicts, drop_superseded, records_frame
+
+__all__ = ["GROUPS", "Method", "Run", "read_run"]
+
+# Order and titles of the groups in every table and figure.
+GROUPS: dict[str, str] = {
+    "control": "Controls",
+    "smoe": "SMOE Scale and other statistics",
+    "cam": "Class activation maps",
+    "gradient": "Gradient methods",
+    "other": "Other methods",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the page says about a method.
+
+    Args:
+        name: key used in records.
+        title: how tables and figures call it.
+        citation: where it was published.
+        parameters: its parameters.
+        group: a key of `GROUPS`.
+    """
+
+    name: str
+    title: str
+    citation: str
+    parameters: Mapping[str, Any]
+    group: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the page sees it: one image set and one network.
+
+    Args:
+        store: the run's directory.
+        options: the plan's options, by name; empty where there is no plan.
+        command: the command that started the run, or an empty string.
+        methods: by name, in the plan's order within the order of `GROUPS`.
+        results: every finished cell, older ones first.
+        all_records: one row a record, of every finished cell.
+        dataset: name of the image set of the page, or None before anything was measured.
+        model: name of the network of the page, likewise.
+    """
+
+    store: Store
+    options: Mapping[str, Any]
+    command: str
+    methods: Mapping[str, Method]
+    results: Sequence[CellResult]
+    all_records: pd.DataFrame
+    dataset: str | None
+    model: str | None
+
+    @cached_property
+    def _own_records(self) -> pd.DataFrame:
+        frame = self.all_records
+        own: pd.DataFrame = frame[
+            (frame["dataset"] == self.dataset) & (frame["model"] == self.model)
+        ]
+        return own
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """The records of the page's image set and network, one a number."""
+        return drop_superseded(self._own_records)
+
+    @cached_property
+    def fractions(self) -> tuple[float, ...]:
+        """The plan's fractions, sorted; without a plan, those measured."""
+        planned = self.options.get("fractions")
+        measured = self.records[self.records["metric"] == "accuracy"]["fraction"].dropna()
+        return tuple(sorted(planned or set(measured.tolist())))
+
+    @cached_property
+    def modes(self) -> tuple[str, ...]:
+        """Planned and measured modes: ``"roar"`` before ``"kar"``."""
+        present = set(self.options.get("modes", ())) | set(self.records["mode"])
+        return tuple(mode for mode in ("roar", "kar") if mode in present)
+
+    def cells(self, kind: str) -> list[CellResult]:
+        """The finished cells of a kind, older ones first."""
+        return [result for result in self.results if result.kind == kind]
+
+    @cached_property
+    def _staged(self) -> tuple[Path | None, Mapping[str, Any]]:
+        """Where the page's images are staged, and what ``meta.json`` there says."""
+        found: tuple[Path | None, Mapping[str, Any]] = (None, {})
+        for cell in self.cells("data"):
+            path = self.store.data(cell.id)
+            if (path / "meta.json").exists():
+                meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
+                if self.dataset in (None, meta.get("name")):
+                    found = path, meta
+        return found
+
+    @property
+    def data_path(self) -> Path | None:
+        """Where the page's images are staged; None before they are."""
+        return self._staged[0]
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What is known about the page's images; empty before they are staged."""
+        return self._staged[1]
+
+    @cached_property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, 1 / number of classes."""
+        classes = self.data.get("classes")
+        return 1 / len(classes) if classes else None
+
+    def in_group(self, group: str) -> list[Method]:
+        """The methods of a group."""
+        return [method for method in self.methods.values() if method.group == group]
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a reader has to know before believing a number."""
+        return [
+            *_unequal_trainings(self.cells("retrain"), set(self.records["cell"])),
+            *conflicts(self._own_records),
+            *self._left_out(),
+        ]
+
+    def _left_out(self) -> list[str]:
+        others = self.all_records[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+        return [
+            f"This directory also holds records of {model} on {dataset}; they are in records.csv, "
+            "not on this page."
+            for dataset, model in others
+            if (dataset, model) != (self.dataset, self.model)
+        ]
+
+    @cached_property
+    def same_start(self) -> list[dict[str, Any]]:
+        """For each seed: how many trainings, and the hash that all of them share, or None."""
+        used = set(self.records["cell"])
+        trainings = [cell for cell in self.cells("retrain") if cell.id in used]
+        seeds = sorted({_seed(cell) for cell in trainings}, key=str)
+        rows = []
+        for seed in seeds:
+            own = [cell for cell in trainings if _seed(cell) == seed]
+            row: dict[str, Any] = {"seed": seed, "trainings": len(own)}
+            for key in ("init", "order"):
+                hashes = {cell.hashes.get(key) for cell in own}
+                row[key] = hashes.pop() if len(hashes) == 1 else None
+            rows.append(row)
+        return rows
+
+
+def read_run(path: Path) -> Run:
+    """Read a finished or partly finished run.
+
+    Args:
+        path: the run's directory.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: `path` holds neither a plan nor a finished cell.
+        ValueError: ``plan.json`` is no plan.
+    """
+    plan_path = path / "plan.json"
+    if not plan_path.exists() and not any((path / "cells").glob("*.json")):
+        raise FileNotFoundError(
+            f"{path} is no run: expected plan.json or cells/*.json in it; "
+            "give the directory that --out named"
+        )
+    plan: dict[str, Any] = json.loads(plan_path.read_text()) if plan_path.exists() else {}
+    if not isinstance(plan, dict):
+        raise ValueError(f"{plan_path} holds a {type(plan).__name__}; expected an object")
+    store = Store(path)
+    results = sorted(store.results(), key=lambda result: store.cell(result.id).stat().st_mtime_ns)
+    records = records_frame(results)
+    dataset, model = _subject(records)
+    return Run(
+        store=store,
+        options=plan.get("plan", {}),
+        command=plan.get("command", ""),
+        methods=_methods(plan, records),
+        results=results,
+        all_records=records,
+        dataset=dataset,
+        model=model,
+    )
+
+
+def _subject(records: pd.DataFrame) -> tuple[str | None, str | None]:
+    """The image set and network that most records are about."""
+    pairs = Counter(zip(records["dataset"], records["model"], strict=True))
+    return pairs.most_common(1)[0][0] if pairs else (None, None)
+
+
+def _methods(plan: Mapping[str, Any], records: pd.DataFrame) -> dict[str, Method]:
+    described: Mapping[str, Mapping[str, Any]] = plan.get("methods", {})
+    listed = plan.get("plan", {}).get("methods", ())
+    names = dict.fromkeys([*(name for name in listed if name in described), *described])
+    names |= dict.fromkeys(name for name in records["method"].tolist() if name != "none")
+    found = []
+    for name in names:
+        about = described.get(name, {})
+        group = about.get("group", "other")
+        found.append(
+            Method(
+                name=name,
+                title=about.get("title", name),
+                citation=about.get("citation", ""),
+                parameters=about.get("parameters", {}),
+                group=group if group in GROUPS else "other",
+            )
+        )
+    order = list(GROUPS)
+    return {m.name: m for m in sorted(found, key=lambda method: order.index(method.group))}
+
+
+def _seed(cell: CellResult) -> int | None:
+    return cell.records[0].seed if cell.records else cell.spec.get("seed")
+
+
+def _unequal_trainings(trainings: Sequence[CellResult], used: set[str]) -> list[str]:
+    """Trainings of one seed that did not start from the same weights or see the same batches."""
+    found = []
+    for key, what in (("init", "initial weights"), ("order", "order of batches, crops and flips")):
+        by_seed: dict[int | None, dict[str, list[str]]] = {}
+        for cell in trainings:
+            if cell.id in used:
+                value = cell.hashes.get(key, "no hash")
+                by_seed.setdefault(_seed(cell), {}).setdefault(value, []).append(cell.id)
+        for seed, hashes in by_seed.items():
+            if len(hashes) > 1:
+                odd = [name for cells in sorted(hashes.values(), key=len)[:-1] for name in cells]
+                found.append(
+                    f"The trainings of seed {seed} do not share their {what} "
+                    f"({len(hashes)} different hashes): their accuracies must not be compared. "
+                    f"Cells that differ from the most common hash: {', '.join(odd[:12])}"
+                    f"{' and more' if len(odd) > 12 else ''}."
+                )
+    return found
