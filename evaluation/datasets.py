@@ -15,7 +15,7 @@ from evaluation.images import Dataset, DatasetError, Split
 from evaluation.shapes import CLASSES as SHAPES_CLASSES
 from evaluation.shapes import make_shapes
 
-__all__ = ["SOURCES", "Request", "Source", "load_dataset", "source"]
+__all__ = ["SOURCES", "Request", "Source", "has_object_masks", "load_dataset", "source"]
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,33 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {}
+_WITH_OBJECT_MASKS: set[str] = set()
 
 
-def source(name: str) -> Callable[[Source], Source]:
-    """Register a source of images under the name that ``--data`` takes."""
+def source(name: str, *, object_masks: bool = False) -> Callable[[Source], Source]:
+    """Register a source of images under the name that ``--data`` takes.
+
+    Args:
+        name: the name.
+        object_masks: whether its images come with the true object's pixels.
+    """
 
     def register(function: Source) -> Source:
         SOURCES[name] = function
+        if object_masks:
+            _WITH_OBJECT_MASKS.add(name)
         return function
 
     return register
+
+
+def has_object_masks(data: str) -> bool:
+    """Whether the images that ``--data`` names come with the true object's pixels.
+
+    >>> has_object_masks("shapes"), has_object_masks("folder:pictures")
+    (True, False)
+    """
+    return data.partition(":")[0] in _WITH_OBJECT_MASKS
 
 
 def load_dataset(data: str, request: Request) -> Dataset:
@@ -88,7 +105,7 @@ def load_dataset(data: str, request: Request) -> Dataset:
     return replace(dataset, mean=_three(mean), std=_three(std))
 
 
-@source("shapes")
+@source("shapes", object_masks=True)
 def _shapes(request: Request) -> Dataset:
     train, test = make_shapes(
         train=request.train_images or 4000,

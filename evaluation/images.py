@@ -76,6 +76,14 @@ class Dataset:
         """Accuracy of a guess: one over the number of classes."""
         return 1.0 / len(self.classes)
 
+    def split(self, name: str) -> Split:
+        """The split called ``"train"`` or ``"test"``."""
+        return {"train": self.train, "test": self.test}[name]
+
+    def first_index(self, name: str) -> int:
+        """A number no image of another split has: what is fixed an image is seeded with it."""
+        return 0 if name == "train" else len(self.train.labels)
+
     def content_hash(self) -> str:
         """Hash of all images and labels."""
         return content_hash(

@@ -48,18 +48,18 @@ class ResNet9(nn.Module):
         super().__init__()
         self.stem = _ConvNormAct(3, width)
         self.stage1 = nn.Sequential(
-            nn.MaxPool2d(2), _ConvNormAct(width, 2 * width), _pair(2 * width)
+            _ConvNormAct(width, 2 * width), nn.MaxPool2d(2), _pair(2 * width)
         )
-        self.stage2 = nn.Sequential(nn.MaxPool2d(2), _ConvNormAct(2 * width, 4 * width))
+        self.stage2 = nn.Sequential(_ConvNormAct(2 * width, 4 * width), nn.MaxPool2d(2))
         self.stage3 = nn.Sequential(
-            nn.MaxPool2d(2), _ConvNormAct(4 * width, 8 * width), _pair(8 * width)
+            _ConvNormAct(4 * width, 8 * width), nn.MaxPool2d(2), _pair(8 * width)
         )
         self.head = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` to logits ``(N, classes)``."""
         x = self.stage3(self.stage2(self.stage1(self.stem(x))))
-        logits: Tensor = self.head(x.amax((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 
 

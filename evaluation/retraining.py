@@ -56,15 +56,15 @@ class Recipe:
     """
 
     epochs: int = 6
-    batch_size: int = 128
-    learning_rate: float = 0.2
+    batch_size: int = 64
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     warmup: float = 0.25
     precision: str = "float32"
     channels_last: bool = True
-    crop_padding: int = 4
+    crop_padding: int = 2
     flip: bool = True
 
     def __post_init__(self) -> None:
@@ -75,6 +75,14 @@ class Recipe:
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r}: expected 'float32' or 'bfloat16'")
+
+
+def default_precision(device: str) -> str:
+    """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ _AREA = (0.07, 0.18)
 _FRAGMENT_AREA = (0.15, 0.45)
 # Farthest point of any of the shapes from its centroid, at unit area (the triangle's corner).
 _REACH = 0.878
-# In 8-bit levels: how far an image's brightness and each of its channels stray, the step from the background's colour to an object's or a distractor's, the
-# amplitudes of the textures and the grain of single pixels.
-_BRIGHTNESS = 25.0
+# In 8-bit levels: how far an image's brightness and each of its channels stray, the step from the
+# background's colour to an object's or a distractor's, the amplitudes of the textures and the
+# grain of single pixels.
+_BRIGHTNESS = 10.0
 _TINT = 25.0
-_CONTRAST = (30.0, 200.0)
+_CONTRAST = (20.0, 200.0)
 _GRATING = (0.0, 14.0)
 _NOISE = (5.0, 17.0)
 _GRAIN = 8.0
@@ -213,9 +214,10 @@ def _block(
     # Objects and distractors are brighter than what they lie on, by a random step of random hue.
     # Were the sign random too, networks would spend their few epochs on finding out.
     middle = 128 + draws.uniform(-_BRIGHTNESS, _BRIGHTNESS, 1) + draws.uniform(-_TINT, _TINT, 3)
-    near = middle - _brighter(draws)
-    far = middle + _brighter(draws)
-    odd = middle + _brighter(draws)
+    step = draws.uniform(*_CONTRAST, 1)
+    near = middle - step / 2 * _lighter(draws)
+    far = middle + step / 2 * _lighter(draws)
+    odd = middle + step / 2 * _lighter(draws)
 
     area = draws.uniform(*_AREA) * size**2
     # Room for the widest class, whatever the class: the place then tells nothing. An arcsine
@@ -238,13 +240,11 @@ def _block(
     return np.clip(np.rint(scene), 0, 255).astype(np.uint8), mask
 
 
-def _brighter(draws: _Draws) -> Float:
-    """Half a step (block, 3) towards brighter colours."""
+def _lighter(draws: _Draws) -> Float:
+    """A direction (block, 3) of length 1, around the one towards white."""
     way = 1 / math.sqrt(3) + _HUE * draws.direction()
-    half: Float = (
-        draws.uniform(*_CONTRAST, 1) / 2 * way / np.linalg.norm(way, axis=1, keepdims=True)
-    )
-    return half
+    unit: Float = way / np.linalg.norm(way, axis=1, keepdims=True)
+    return unit
 
 
 def _grid(size: int) -> tuple[Float, Float]:

@@ -74,7 +74,7 @@ class Store:
     """The directory of one run; the directory itself is the truth about what is done.
 
     ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
-    ``maps/<id>.zarr`` levels; ``gallery/<id>.npz`` maps of a few images for the report;
+    ``maps/<id>/`` levels; ``gallery/<id>.npz`` maps of a few images for the report;
     ``cells/<id>.json`` one finished cell each.
 
     Args:
@@ -93,9 +93,13 @@ class Store:
         """Where the weights of a base cell are."""
         return self.root / "models" / f"{cell}.pt"
 
+    def predictions(self, cell: str) -> Path:
+        """Where the predicted classes of a base cell are, by split."""
+        return self.root / "models" / f"{cell}.predictions.npz"
+
     def maps(self, cell: str) -> Path:
-        """Where the levels of a maps cell are."""
-        return self.root / "maps" / f"{cell}.zarr"
+        """Where the levels of a maps cell are: ``train.zarr`` and ``test.zarr``."""
+        return self.root / "maps" / cell
 
     def gallery(self, cell: str) -> Path:
         """Where the full-precision maps of a few test images are."""

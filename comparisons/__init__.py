@@ -1,0 +1,1 @@
+"""The harness: fastsal beside Captum's methods under identical ROAR and KAR."""

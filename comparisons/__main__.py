@@ -1,0 +1,198 @@
+"""The command: ``python -m comparisons run`` and ``python -m comparisons methods``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from comparisons.methods import METHODS, resolve
+from comparisons.plan import PRESETS, Plan
+from comparisons.runner import RunError, run_plan
+from evaluation.datasets import has_object_masks
+from evaluation.images import DatasetError
+from evaluation.retraining import Recipe, default_precision
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Compare saliency methods under identical ROAR and KAR.",
+)
+_console = Console(highlight=False)
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List every method with its citation and parameters."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "method", "group", "citation", "parameters"):
+        table.add_column(heading, overflow="fold")
+    for entry in METHODS.values():
+        parameters = ", ".join(f"{key}={value}" for key, value in entry.parameters.items())
+        table.add_row(entry.name, entry.title, entry.group, entry.citation, parameters)
+    _console.print(table)
+
+
+@app.command()
+def run(
+    data: Annotated[
+        str | None,
+        typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="resnet9, resnet20, a torchvision classifier, or package.module:function."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Names, comma-separated; see the methods command.")
+    ] = None,
+    modes: Annotated[str | None, typer.Option(help="roar,kar or one of them.")] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Percent of the pixels, comma-separated: 10,30,50,70,90.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, comma-separated; the first trains the network to explain."),
+    ] = None,
+    first_seed_only: Annotated[
+        str | None, typer.Option(help="Methods to retrain with the first seed alone.")
+    ] = None,
+    mask_only: Annotated[
+        str | None,
+        typer.Option(help="What to train on the masks alone: roar:50,kar:10; or none."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a training step.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it."),
+    ] = None,
+    train_images: Annotated[
+        int | None, typer.Option(help="Training images at most, the same number a class.")
+    ] = None,
+    test_images: Annotated[int | None, typer.Option(help="Test images likewise.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize and crop images to this height and width.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help=f"Defaults of the options above: {', '.join(PRESETS)}.")
+    ] = "quick",
+    out: Annotated[
+        Path, typer.Option(help="Directory of the run; one that exists is continued.")
+    ] = Path("runs/comparison"),
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; by default one a processor.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
+) -> None:
+    """Run a comparison, or continue it, and write its report."""
+    recipe = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "precision": precision or default_precision(device),
+    }
+    try:
+        options = _preset(preset)
+        stated: dict[str, Any] = {
+            "data": data,
+            "model": model,
+            "methods": methods,
+            "modes": _words(modes),
+            "fractions": _fractions(fractions),
+            "seeds": _whole_numbers("--seeds", seeds),
+            "first_seed_only": _words(first_seed_only),
+            "mask_only": _mask_only(mask_only),
+            "train_images": train_images,
+            "test_images": test_images,
+            "image_size": image_size,
+        }
+        options |= {name: value for name, value in stated.items() if value is not None}
+        given = {name: value for name, value in recipe.items() if value is not None}
+        options["recipe"] = Recipe(**(options["recipe"] | given))
+        options["methods"] = resolve(
+            options.get("methods"), has_object_masks=has_object_masks(options["data"])
+        )
+        plan = Plan(**options)
+        report = run_plan(
+            plan,
+            out,
+            workers=workers,
+            threads=threads,
+            device=device,
+            command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
+            console=_console,
+        )
+    except (DatasetError, RunError, ValueError) as error:
+        _console.print(f"[bold red]Error:[/] {error}", soft_wrap=True, markup=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        _console.print(
+            f"\nStopped. What is finished is kept in {out}; the same command continues.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    _console.print(f"Report: {report}", soft_wrap=True)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _fractions(text: str | None) -> tuple[float, ...] | None:
+    words = _words(text)
+    return None if words is None else tuple(_percent(word) for word in words)
+
+
+def _percent(word: str) -> float:
+    try:
+        return round(float(word) / 100.0, 10)
+    except ValueError:
+        raise ValueError(
+            f"fraction {word!r}: expected a number of percent, such as 10 in 10,30,50"
+        ) from None
+
+
+def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    words = _words(text)
+    if words is None:
+        return None
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
+
+
+def _mask_only(text: str | None) -> tuple[tuple[str, float], ...] | None:
+    if text is None:
+        return None
+    if text == "none":
+        return ()
+    pairs = []
+    for word in _words(text) or ():
+        mode, colon, percent = word.partition(":")
+        if not colon:
+            raise ValueError(f"--mask-only {word!r}: expected MODE:PERCENT, such as roar:50")
+        pairs.append((mode, _percent(percent)))
+    return tuple(pairs)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m comparisons")

@@ -1,0 +1,202 @@
+"""Maps of one method over a whole image set, written shard by shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from comparisons.methods import METHODS, Batch, Explain
+from evaluation.images import SPLITS, Dataset, Split
+from evaluation.maps import CHUNK_IMAGES, Levels
+from evaluation.masking import saliency_levels
+from evaluation.retraining import InputView
+from evaluation.scores import pointing_game
+from evaluation.store import content_hash, write_atomically
+
+__all__ = ["GALLERY_IMAGES", "MapCost", "example_batch", "write_gallery", "write_maps"]
+
+GALLERY_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class MapCost:
+    """What writing the maps of a method took and gave.
+
+    Args:
+        hash: content hash of the levels of both splits.
+        stored_bytes: bytes on disk an image.
+        attribution_ms: milliseconds an image, as it ran; None if all maps were there already.
+        pointing_game: share of test images whose most salient pixel is in the object; None
+            where the object is unknown.
+    """
+
+    hash: str
+    stored_bytes: float
+    attribution_ms: float | None
+    pointing_game: float | None
+
+    def metrics(self) -> dict[str, float]:
+        """The measured numbers by the name of their metric."""
+        named = {
+            "stored_bytes": self.stored_bytes,
+            "attribution_ms": self.attribution_ms,
+            "pointing_game": self.pointing_game,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def write_maps(
+    explain: Explain,
+    dataset: Dataset,
+    targets: Mapping[str, NDArray[np.int64]],
+    folder: Path,
+    *,
+    cuts: tuple[float, ...],
+    seed: int,
+    device: str = "cpu",
+) -> MapCost:
+    """Write the levels of every training and test image.
+
+    Shards that are there already are kept: an interrupted call continues.
+
+    Args:
+        explain: a prepared method.
+        dataset: the images.
+        targets: the class to explain for each image, by split.
+        folder: gets ``train.zarr`` and ``test.zarr``, and the peaks of each shard.
+        cuts: fractions at which levels change.
+        seed: seed of the order of tied pixels.
+        device: where the network is.
+
+    Raises:
+        ValueError: a map of the wrong shape, or one with NaN or infinity.
+    """
+    seconds, explained, stored = 0.0, 0, 0
+    shards: list[NDArray[np.uint8]] = []
+    peaks: list[NDArray[np.int64]] = []
+    for name in SPLITS:
+        split = dataset.split(name)
+        levels = Levels.create(folder / f"{name}.zarr", split.images.shape[:3], cuts)
+        for shard in levels.shards():
+            peaks_file = folder / f"{name}-peaks-{shard.start}.npy"
+            if not levels.has(shard):
+                made = []
+                started = time.perf_counter()
+                for batch in _batches(dataset, name, targets[name], shard, device):
+                    made.append(_checked(explain(batch).detach().cpu().numpy(), split, batch))
+                seconds += time.perf_counter() - started
+                explained += len(shard)
+                saliency = np.concatenate(made)
+                indices = dataset.first_index(name) + np.arange(shard.start, shard.stop)
+                shard_levels = saliency_levels(saliency, cuts, indices, seed=seed)
+                # Peaks before levels: a shard that exists has both.
+                _save(peaks_file, saliency.reshape(len(saliency), -1).argmax(1))
+                levels.write(shard, shard_levels)
+            shards.append(levels.read(shard.start, shard.stop))
+            if name == "test":
+                peaks.append(np.load(peaks_file, allow_pickle=False))
+        stored += levels.stored_bytes()
+    masks = dataset.test.object_masks
+    return MapCost(
+        hash=content_hash(*shards),
+        stored_bytes=stored / (len(dataset.train.labels) + len(dataset.test.labels)),
+        attribution_ms=1000.0 * seconds / explained if explained else None,
+        pointing_game=None if masks is None else pointing_game(np.concatenate(peaks), masks),
+    )
+
+
+def write_gallery(
+    method: str,
+    model: nn.Module,
+    explain: Explain,
+    dataset: Dataset,
+    targets: NDArray[np.int64],
+    file: Path,
+    *,
+    cuts: tuple[float, ...],
+    seed: int,
+    device: str = "cpu",
+) -> None:
+    """Keep full-precision maps of a few test images, one of each class in turn, for reports."""
+    labels = np.asarray(dataset.test.labels)
+    per_class = [np.flatnonzero(labels == label)[0] for label in np.unique(labels)]
+    chosen = np.asarray(per_class[:GALLERY_IMAGES], dtype=np.int64)
+    batch = example_batch(dataset, "test", targets, chosen, device)
+    saliency = explain(batch).detach().cpu().numpy()
+    arrays: dict[str, NDArray[Any]] = {
+        "index": chosen,
+        "saliency": saliency.astype(np.float32),
+        "levels": saliency_levels(saliency, cuts, batch.index.numpy(), seed=seed),
+        "cuts": np.asarray(cuts),
+    }
+    scales = METHODS[method].scales
+    if scales is not None:
+        arrays["scales"] = scales(model)(batch).detach().cpu().numpy().astype(np.float32)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda opened: np.savez_compressed(opened, allow_pickle=False, **arrays))
+
+
+def example_batch(
+    dataset: Dataset,
+    split_name: str,
+    targets: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    device: str = "cpu",
+) -> Batch:
+    """Some images of a split as methods get them.
+
+    Args:
+        dataset: the images.
+        split_name: ``"train"`` or ``"test"``.
+        targets: the class to explain for each image of the split.
+        indices: which images.
+        device: where the network is.
+    """
+    split = dataset.split(split_name)
+    inputs = InputView(split.images, dataset.mean, dataset.std)(indices).contiguous()
+    masks = None
+    if split.object_masks is not None:
+        masks = torch.from_numpy(np.asarray(split.object_masks[indices]))
+    return Batch(
+        inputs=inputs.to(device),
+        target=torch.from_numpy(targets[indices]).to(device),
+        index=torch.from_numpy(dataset.first_index(split_name) + indices),
+        input_range=1.0 / float(np.mean(dataset.std)),
+        black=_black(dataset),
+        object_mask=masks,
+    )
+
+
+def _batches(
+    dataset: Dataset, name: str, targets: NDArray[np.int64], shard: range, device: str
+) -> Iterator[Batch]:
+    for start in range(shard.start, shard.stop, CHUNK_IMAGES):
+        indices = np.arange(start, min(start + CHUNK_IMAGES, shard.stop))
+        yield example_batch(dataset, name, targets, indices, device)
+
+
+def _black(dataset: Dataset) -> tuple[float, float, float]:
+    red, green, blue = (-mean / std for mean, std in zip(dataset.mean, dataset.std, strict=True))
+    return red, green, blue
+
+
+def _checked(saliency: NDArray[np.floating], split: Split, batch: Batch) -> NDArray[np.floating]:
+    expected = (len(batch.index), *split.images.shape[1:3])
+    if saliency.shape != expected:
+        raise ValueError(
+            f"the method gave maps of shape {saliency.shape}: expected {expected}, one number "
+            "a pixel of each image"
+        )
+    return saliency
+
+
+def _save(path: Path, array: NDArray[np.int64]) -> None:
+    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -1,0 +1,276 @@
+"""The pieces of work of a comparison, each a pure function of its specification and the store.
+
+A cell does not know where it runs. What it reads, it finds in the store by the ids in
+its specification; what it makes, it puts there; its result is written last, so that a
+cell whose result exists is complete.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comparisons.attribution import write_gallery, write_maps
+from comparisons.methods import METHODS
+from evaluation.datasets import Request, load_dataset
+from evaluation.images import Dataset, open_staged, stage_dataset
+from evaluation.maps import Levels, stage
+from evaluation.masking import Masking
+from evaluation.networks import build_network
+from evaluation.records import METRICS, CellResult, Record, pack_bits
+from evaluation.retraining import InputView, Recipe, correctness, predictions, train
+from evaluation.store import Store, content_hash, spec_id
+from fastsal import __version__
+
+__all__ = ["CODE_VERSION", "Cell", "run_cell"]
+
+# Part of every cell's id. Raised when a change alters what a cell computes, so that
+# results from before are not taken for results from after.
+CODE_VERSION = 1
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work.
+
+    Args:
+        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only`` or ``profile``.
+        spec: everything the result depends on, the hashes of what it reads included.
+
+    >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
+    False
+    """
+
+    kind: str
+    spec: Mapping[str, Any]
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the full specification and the version of the code."""
+        return spec_id({"kind": self.kind, "code": CODE_VERSION, "spec": self.spec})
+
+
+def run_cell(cell: Cell, store: Store, *, device: str = "cpu") -> CellResult:
+    """Do the work of a cell, unless it is done, and record it.
+
+    Args:
+        cell: what to do.
+        store: where its inputs are and its result goes.
+        device: where its network runs.
+
+    Returns:
+        The result, as it was written.
+    """
+    finished = store.result(cell.id)
+    if finished is not None:
+        return finished
+    started = time.perf_counter()
+    outcome = _WORK[cell.kind](cell, store, device)
+    result = CellResult(
+        id=cell.id,
+        kind=cell.kind,
+        spec=cell.spec,
+        seconds=time.perf_counter() - started,
+        environment=_environment(device),
+        **outcome,
+    )
+    store.save_result(result)
+    return result
+
+
+def _data(cell: Cell, store: Store, device: str) -> Outcome:
+    del device
+    dataset = load_dataset(cell.spec["source"], Request(**cell.spec["request"]))
+    stage_dataset(dataset, store.data(cell.id))
+    return {"records": (), "hashes": {"data": dataset.content_hash()}}
+
+
+def _base(cell: Cell, store: Store, device: str) -> Outcome:
+    dataset = open_staged(store.data(cell.spec["data"]))
+    outcome, network = _train_and_test(cell, dataset, device, *_views(dataset))
+    store.save_model(cell.id, network.state_dict())
+    predicted = {
+        name: predictions(network, view, device=device)
+        for name, view in zip(("train", "test"), _views(dataset), strict=True)
+    }
+    store.save_arrays(store.predictions(cell.id), predicted)
+    outcome["hashes"]["predictions"] = content_hash(predicted["train"], predicted["test"])
+    return outcome
+
+
+def _maps(cell: Cell, store: Store, device: str) -> Outcome:
+    dataset = open_staged(store.data(cell.spec["data"]))
+    network = _network(cell, dataset)
+    network.load_state_dict(store.load_model(cell.spec["base"]))
+    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
+        targets = {name: predicted[name] for name in ("train", "test")}
+    network.to(device).eval()
+    name = cell.spec["method"]
+    explain = METHODS[name].prepare(network)
+    cuts, seed = tuple(cell.spec["cuts"]), cell.spec["tie_seed"]
+    cost = write_maps(
+        explain, dataset, targets, store.maps(cell.id), cuts=cuts, seed=seed, device=device
+    )
+    write_gallery(
+        name,
+        network,
+        explain,
+        dataset,
+        targets["test"],
+        store.gallery(cell.id),
+        cuts=cuts,
+        seed=seed,
+        device=device,
+    )
+    records = tuple(
+        _record(cell, dataset, metric, value) for metric, value in cost.metrics().items()
+    )
+    return {"records": records, "hashes": {"maps": cost.hash}}
+
+
+def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
+    dataset = open_staged(store.data(cell.spec["data"]))
+    outcome, _ = _train_and_test(cell, dataset, device, *_views(dataset, cell, store))
+    return outcome
+
+
+def _train_and_test(
+    cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
+) -> tuple[Outcome, torch.nn.Module]:
+    seed = cell.spec["seed"]
+    network = _network(cell, dataset)
+    training = train(
+        network,
+        train_view,
+        dataset.train.labels,
+        Recipe(**cell.spec["recipe"]),
+        seed,
+        device=device,
+    )
+    correct = correctness(network, test_view, dataset.test.labels, device=device)
+    metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
+    accuracy = float(correct.mean())
+    records = [_record(cell, dataset, metric, accuracy)]
+    if cell.spec.get("dual"):
+        records.append(_dual_record(cell, dataset, metric, accuracy))
+    outcome = {
+        "records": tuple(records),
+        "correct": pack_bits(correct),
+        "images": len(correct),
+        "history": training.history,
+        "hashes": {
+            "init": training.init_hash,
+            "order": training.order_hash,
+            "model": training.model_hash,
+        },
+    }
+    return outcome, network
+
+
+_WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
+    "data": _data,
+    "base": _base,
+    "maps": _maps,
+    "retrain": _retrain,
+    "mask_only": _retrain,
+}
+
+
+def _network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
+    # Maps come from trained weights, so that their initial ones do not matter.
+    seed = cell.spec.get("seed", 0)
+    return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
+
+
+def _views(
+    dataset: Dataset, cell: Cell | None = None, store: Store | None = None
+) -> tuple[InputView, InputView]:
+    """Training and test images, masked as the cell says if there is one."""
+
+    def view(name: str, images: NDArray[np.uint8]) -> InputView:
+        if cell is None or store is None:
+            return InputView(images, dataset.mean, dataset.std)
+        spec = cell.spec
+        folder = store.maps(spec["maps"])
+        return InputView(
+            images,
+            dataset.mean,
+            dataset.std,
+            stage(Levels(folder / f"{name}.zarr"), folder / f"{name}.npy"),
+            Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"]),
+            mask_only=cell.kind == "mask_only",
+        )
+
+    return view("train", dataset.train.images), view("test", dataset.test.images)
+
+
+def _record(
+    cell: Cell,
+    dataset: Dataset,
+    metric: str,
+    value: float,
+) -> Record:
+    spec = cell.spec
+    return Record(
+        method=spec.get("method", "none"),
+        parameters=spec.get("parameters", {}),
+        dataset=dataset.name,
+        model=spec["model"],
+        mode=spec.get("mode", "unmasked"),
+        fraction=spec.get("fraction"),
+        layer=None,
+        metric=metric,
+        value=value,
+        unit=METRICS[metric].unit,
+        seed=spec.get("seed"),
+        version=__version__,
+        cell=cell.id,
+    )
+
+
+def _dual_record(cell: Cell, dataset: Dataset, metric: str, value: float) -> Record:
+    """Removing a random share leaves a random rest: the same experiment seen from the other end."""
+    fields = asdict(_record(cell, dataset, metric, value))
+    share = fields["fraction"]
+    fields |= {
+        "mode": "kar",
+        "fraction": round(1.0 - share, 10),
+        "derived_from": f"roar at {100 * share:g} %: this method is its own dual",
+    }
+    return Record(**fields)
+
+
+def _environment(device: str) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "captum", "numpy")
+    return {
+        "fastsal": __version__,
+        "python": platform.python_version(),
+        **{name: installed_version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(device),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
+def _processor(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            names = (line.partition(":")[2] for line in file if line.startswith("model name"))
+            return next(names).strip()
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

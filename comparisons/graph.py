@@ -1,0 +1,241 @@
+"""The cells that a plan means, what each needs, and what they will cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from comparisons.cells import Cell
+from comparisons.methods import METHODS
+from comparisons.plan import Plan
+from evaluation.masking import Mode
+from evaluation.networks import build_network
+from evaluation.records import CellResult
+
+__all__ = ["Estimate", "Node", "build_nodes", "estimate"]
+
+Done = Mapping[str, CellResult]
+
+_TIE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A cell before the hashes of what it needs are known.
+
+    Args:
+        name: unique in the plan, for people.
+        stage: the kind of the cell.
+        needs: names of the nodes whose results `make` reads.
+        priority: lower goes first among the nodes that are ready.
+        passes: images through the network, a training step counted as one and the gradient
+            of a method as one; what the time left is reckoned by.
+        make: results of finished nodes by name to the full specification.
+    """
+
+    name: str
+    stage: str
+    needs: tuple[str, ...]
+    priority: tuple[int, int, int]
+    passes: int
+    make: Callable[[Done], Cell]
+
+
+def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node]:
+    """Every cell of a plan.
+
+    Args:
+        plan: the options.
+        train_images: how many training images there are, for the cost.
+        test_images: how many test images there are, for the cost.
+
+    >>> plan = Plan("shapes", "resnet9", ("random",), fractions=(0.5,), mask_only=())
+    >>> [node.name for node in build_nodes(plan, train_images=8, test_images=8)]
+    ['data', 'base, seed 0', 'maps of random', 'random, roar 50 %, seed 0']
+    """
+    training = plan.recipe.epochs * train_images
+    images = train_images + test_images
+    nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: data_cell(plan))]
+    for order, seed in enumerate(plan.seeds):
+        make = _base(plan, seed)
+        nodes.append(Node(_base_name(seed), "base", ("data",), (-1, order, 0), training, make))
+    for order, method in enumerate(plan.methods):
+        maps, passes = _maps_name(method), METHODS[method].passes * images
+        needs = ("data", _base_name(plan.seeds[0]))
+        nodes.append(Node(maps, "maps", needs, (0, order, 0), passes, _maps(plan, method)))
+        for kind, mode, fraction, seed in _trainings(plan, method):
+            words = "mask only, " if kind == "mask_only" else ""
+            nodes.append(
+                Node(
+                    f"{method}, {words}{mode} {100 * fraction:g} %, seed {seed}",
+                    kind,
+                    ("data", maps),
+                    (plan.seeds.index(seed), order, 1),
+                    training,
+                    _retraining(plan, kind, method, mode, fraction, seed),
+                )
+            )
+    return nodes
+
+
+def data_cell(plan: Plan) -> Cell:
+    """The cell that reads or makes the images of a plan."""
+    request = {
+        "train_images": plan.train_images,
+        "test_images": plan.test_images,
+        "image_size": plan.image_size,
+        "seed": plan.data_seed,
+    }
+    return Cell("data", {"source": plan.data, "request": request})
+
+
+def _base_name(seed: int) -> str:
+    return f"unmasked, seed {seed}"
+
+
+def _maps_name(method: str) -> str:
+    return f"maps of {method}"
+
+
+def _trainings(plan: Plan, method: str) -> Iterator[tuple[str, Mode, float, int]]:
+    """Kind, mode, fraction and seed of every training a method needs."""
+    for seed in plan.seeds_of(method):
+        for mode in plan.modes:
+            for fraction in plan.fractions:
+                if not (mode == "kar" and _has_dual(plan, method, fraction)):
+                    yield "retrain", mode, fraction, seed
+    for mode, fraction in plan.mask_only:
+        yield "mask_only", mode, fraction, plan.seeds[0]
+
+
+def _has_dual(plan: Plan, method: str, fraction: float) -> bool:
+    """Whether another training of the plan is the same experiment, in the other mode."""
+    both = set(plan.modes) == {"roar", "kar"}
+    return METHODS[method].self_dual and both and round(1.0 - fraction, 10) in plan.fractions
+
+
+def _base(plan: Plan, seed: int) -> Callable[[Done], Cell]:
+    def make(done: Done) -> Cell:
+        return Cell("base", _common(plan, done) | {"recipe": asdict(plan.recipe), "seed": seed})
+
+    return make
+
+
+def _maps(plan: Plan, method: str) -> Callable[[Done], Cell]:
+    def make(done: Done) -> Cell:
+        base = done[_base_name(plan.seeds[0])]
+        spec = {
+            "base": base.id,
+            "base_hash": base.hashes["model"],
+            "method": method,
+            "parameters": dict(METHODS[method].parameters),
+            "cuts": list(plan.cuts),
+            "tie_seed": _TIE_SEED,
+        }
+        return Cell("maps", _common(plan, done) | spec)
+
+    return make
+
+
+def _retraining(
+    plan: Plan, kind: str, method: str, mode: Mode, fraction: float, seed: int
+) -> Callable[[Done], Cell]:
+    def make(done: Done) -> Cell:
+        maps = done[_maps_name(method)]
+        spec = {
+            "recipe": asdict(plan.recipe),
+            "seed": seed,
+            "method": method,
+            "parameters": dict(METHODS[method].parameters),
+            "maps": maps.id,
+            "maps_hash": maps.hashes["maps"],
+            "cuts": list(plan.cuts),
+            "mode": mode,
+            "fraction": fraction,
+            "fill": plan.fill,
+            "dual": kind == "retrain" and mode == "roar" and _has_dual(plan, method, fraction),
+        }
+        return Cell(kind, _common(plan, done) | spec)
+
+    return make
+
+
+def _common(plan: Plan, done: Done) -> dict[str, Any]:
+    data = done["data"]
+    return {"data": data.id, "data_hash": data.hashes["data"], "model": plan.model}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan will take on this machine.
+
+    Args:
+        trainings: networks to train.
+        training_images: images through them, all epochs counted.
+        attribution_passes: images through the network for all maps, each with its gradient.
+        disk_bytes: images and staged levels; compressed levels take less.
+        seconds: time, from a short trial of the network on this machine.
+    """
+
+    trainings: int
+    training_images: int
+    attribution_passes: int
+    disk_bytes: int
+    seconds: float
+
+
+def estimate(
+    plan: Plan,
+    nodes: list[Node],
+    *,
+    classes: int,
+    size: tuple[int, int],
+    images: int,
+    workers: int,
+) -> Estimate:
+    """Count the work of a plan, and time a few training steps to say how long it takes.
+
+    Args:
+        plan: the options.
+        nodes: its cells, finished ones left out.
+        classes: number of classes.
+        size: height and width of the images.
+        images: training and test images together.
+        workers: processes that share the work.
+    """
+    trained = [node.passes for node in nodes if node.stage in ("base", "retrain", "mask_only")]
+    passes = sum(node.passes for node in nodes if node.stage == "maps")
+    pixels = size[0] * size[1]
+    seconds_per_image = _time_training_step(plan, classes, size)
+    return Estimate(
+        trainings=len(trained),
+        training_images=sum(trained),
+        attribution_passes=passes,
+        disk_bytes=images * pixels * (3 + len(plan.methods)),
+        seconds=(sum(trained) + passes) * seconds_per_image / workers,
+    )
+
+
+def _time_training_step(plan: Plan, classes: int, size: tuple[int, int]) -> float:
+    """Seconds an image of one training step, on one thread."""
+    network = build_network(plan.model, classes, 0, size=size).train()
+    inputs = torch.zeros(plan.recipe.batch_size, 3, *size)
+    target = torch.zeros(plan.recipe.batch_size, dtype=torch.int64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(2):  # the first step also allocates and compiles
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=plan.recipe.precision == "bfloat16"):
+                output = network(inputs)
+            logits = output if isinstance(output, torch.Tensor) else output[0]
+            F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
+            seconds = time.perf_counter() - started
+    finally:
+        torch.set_num_threads(threads)
+    return seconds / plan.recipe.batch_size

@@ -1,0 +1,392 @@
+"""Every method of the comparison behind one signature, in one registry.
+
+To add a method, decorate a function that takes the model and returns a function from a
+`Batch` to the saliency ``(N, H, W)`` of its images, higher for more salient pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from captum.attr import (
+    GuidedBackprop,
+    GuidedGradCam,
+    IntegratedGradients,
+    NoiseTunnel,
+    Saliency,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastsal import FastCAM, SMOEScale, find_scales
+
+__all__ = ["GROUPS", "METHODS", "Batch", "Method", "method", "resolve"]
+
+Group = Literal["control", "smoe", "cam", "gradient"]
+GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
+
+# SmoothGrad of Hooker et al. 2018: 15 copies, noise of 0.15 of the range of the input.
+_NOISY_COPIES = 15
+_NOISE_SHARE = 0.15
+_COPIES_AT_ONCE = 5
+_IG_STEPS = 25
+# Each noisy copy takes as many gradients as steps; the copies average over the path as well.
+_IG_STEPS_SMOOTHED = 3
+_IG_BATCH = 400
+_RANDOM_MAP_SEED = 0x5EED
+_PAPER = "Mundhenk, Chen and Friedland 2020"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method may look at.
+
+    Args:
+        inputs: ``(N, 3, H, W)``, normalised as the network expects.
+        target: ``(N,)``, the class to explain: the frozen model's prediction.
+        index: ``(N,)``, which image of its split each is; seeds what is fixed an image.
+        input_range: how far apart black and white are in `inputs`, the unit of noise.
+        black: what a black pixel is in `inputs`, one value a channel.
+        object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    index: Tensor
+    input_range: float
+    black: tuple[float, float, float]
+    object_mask: Tensor | None = None
+
+
+Explain = Callable[[Batch], Tensor]
+_Arguments = Callable[[Batch], dict[str, Any]]
+
+
+class Prepare(Protocol):
+    """A model to a function that explains batches; what is costly is done here, once."""
+
+    def __call__(self, model: nn.Module) -> Explain:
+        """The function that maps a batch to saliency ``(N, H, W)``, higher for more salient."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A saliency method as the comparison sees it.
+
+    Args:
+        name: key of the registry, as the command takes it.
+        title: how reports call it.
+        group: ``control``, ``smoe``, ``cam`` or ``gradient``.
+        citation: who proposed it.
+        parameters: what it was run with; recorded with every number. ``reduction`` says
+            what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
+        prepare: the method itself.
+        passes: forward passes an image, each with its backward pass if the method needs one.
+        needs_object_mask: works only where the data knows the true object.
+        self_dual: keeping the top t is the same experiment as removing the top 1 - t.
+        scales: for methods that have one map a spatial scale: explains a batch with
+            ``(N, R, H, W)``.
+    """
+
+    name: str
+    title: str
+    group: Group
+    citation: str
+    parameters: Mapping[str, Any]
+    prepare: Prepare = field(repr=False)
+    passes: int = 0
+    needs_object_mask: bool = False
+    self_dual: bool = False
+    scales: Prepare | None = field(default=None, repr=False)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    title: str,
+    group: Group,
+    citation: str,
+    parameters: Mapping[str, Any],
+    *,
+    passes: int = 0,
+    needs_object_mask: bool = False,
+    self_dual: bool = False,
+    scales: Prepare | None = None,
+) -> Callable[[Prepare], Prepare]:
+    """Register a method; the order of registration is the order in reports."""
+
+    def register(prepare: Prepare) -> Prepare:
+        METHODS[name] = Method(
+            name,
+            title,
+            group,
+            citation,
+            dict(parameters),
+            prepare,
+            passes,
+            needs_object_mask,
+            self_dual,
+            scales,
+        )
+        return prepare
+
+    return register
+
+
+def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
+    """The methods a comma-separated list names; None for all that the data allows.
+
+    Raises:
+        ValueError: an unknown method, or one that needs the true object where it is unknown.
+
+    >>> resolve("random,centre", has_object_masks=False)
+    ('random', 'centre')
+    """
+    if names is None:
+        return tuple(
+            entry.name
+            for entry in METHODS.values()
+            if has_object_masks or not entry.needs_object_mask
+        )
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in chosen:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+        if METHODS[name].needs_object_mask and not has_object_masks:
+            raise ValueError(
+                f"method {name!r} needs the true object's pixels, which these images do not "
+                "have: leave it out, or use --data shapes"
+            )
+    if not chosen:
+        raise ValueError("no methods given: expected at least one name, or no --methods for all")
+    return chosen
+
+
+@method("random", "Random", "control", "Hooker et al. 2018", {}, self_dual=True)
+def _random(model: nn.Module) -> Explain:
+    del model
+
+    def explain(batch: Batch) -> Tensor:
+        size = tuple(batch.inputs.shape[2:])
+        seeds = (np.random.SeedSequence([_RANDOM_MAP_SEED, int(index)]) for index in batch.index)
+        draws = [np.random.Generator(np.random.Philox(seed)).random(size) for seed in seeds]
+        return torch.from_numpy(np.stack(draws))
+
+    return explain
+
+
+@method("centre", "Centre disk", "control", "a disk that never looks at the image", {})
+def _centre(model: nn.Module) -> Explain:
+    del model
+
+    def explain(batch: Batch) -> Tensor:
+        n, _, height, width = batch.inputs.shape
+        rows = torch.arange(height) - (height - 1) / 2
+        columns = torch.arange(width) - (width - 1) / 2
+        return -(rows[:, None] ** 2 + columns**2).sqrt().expand(n, height, width)
+
+    return explain
+
+
+@method("sobel", "Sobel edges", "control", "Sobel and Feldman 1968", {"reduction": "sq_sum"})
+def _sobel(model: nn.Module) -> Explain:
+    del model
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    kernels = torch.stack([across, across.T])[:, None]
+
+    def explain(batch: Batch) -> Tensor:
+        n, channels, height, width = batch.inputs.shape
+        padded = F.pad(batch.inputs, (1, 1, 1, 1), mode="replicate")
+        planes = padded.reshape(n * channels, 1, height + 2, width + 2)
+        edges = F.conv2d(planes, kernels.to(planes))
+        return edges.square().reshape(n, channels * 2, height, width).sum(1)
+
+    return explain
+
+
+@method("oracle", "True object", "control", "the generator's own mask", {}, needs_object_mask=True)
+def _oracle(model: nn.Module) -> Explain:
+    del model
+
+    def explain(batch: Batch) -> Tensor:
+        if batch.object_mask is None:
+            raise ValueError("oracle needs the true object's pixels: batch.object_mask is None")
+        return batch.object_mask.float()
+
+    return explain
+
+
+def _register_smoe(weights: str) -> None:
+    def scales(model: nn.Module) -> Explain:
+        attributor = SMOEScale(model, weights=weights)
+        return lambda batch: attributor.maps(batch.inputs).stacked
+
+    @method(
+        f"smoe-{weights}",
+        f"SMOE Scale, {weights} weights",
+        "smoe",
+        _PAPER,
+        {"weights": weights, "statistic": "smoe_scale", "normalize": "gaussian"},
+        passes=1,
+        scales=scales,
+    )
+    def prepare(model: nn.Module) -> Explain:
+        attributor = SMOEScale(model, weights=weights)
+        return lambda batch: attributor.maps(batch.inputs).combined
+
+
+for _weights in ("equal", "linear", "prior"):
+    _register_smoe(_weights)
+
+
+@method("fastcam", "Fast-CAM", "cam", _PAPER, {"weights": "linear", "cam": "gradcam"}, passes=1)
+def _fastcam(model: nn.Module) -> Explain:
+    attributor = FastCAM(model)
+
+    def explain(batch: Batch) -> Tensor:
+        # In the shape of the input, as Captum has it: every channel is the same map.
+        attribution: Tensor = attributor.attribute(batch.inputs, target=batch.target)
+        return attribution[:, 0]
+
+    return explain
+
+
+@method(
+    "guided-gradcam",
+    "Guided Grad-CAM",
+    "cam",
+    "Selvaraju et al. 2017",
+    {"reduction": "abs_sum", "layer": "last scale"},
+    passes=2,
+)
+def _guided_gradcam(model: nn.Module) -> Explain:
+    attributor: GuidedGradCam | None = None
+
+    def explain(batch: Batch) -> Tensor:
+        nonlocal attributor
+        if attributor is None:
+            attributor = GuidedGradCam(model, find_scales(model, batch.inputs[:1])[-1].module)
+        return _abs_sum(attributor.attribute(batch.inputs, target=batch.target))
+
+    return explain
+
+
+class _Captum(Protocol):
+    """One of Captum's gradient methods, ready for a batch."""
+
+    def __call__(self, model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+        """The attribution object, and what its `attribute` takes for a batch."""
+
+
+def _saliency(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+    del smoothed
+    return Saliency(model), lambda _: {"abs": False}
+
+
+def _guided(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+    del smoothed
+    return GuidedBackprop(model), lambda _: {}
+
+
+def _integrated(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+    steps = _IG_STEPS_SMOOTHED if smoothed else _IG_STEPS
+    return IntegratedGradients(model), lambda batch: {
+        "baselines": torch.tensor(batch.black)
+        .to(batch.inputs)[None, :, None, None]
+        .expand_as(batch.inputs[:1]),
+        "n_steps": steps,
+        "internal_batch_size": _IG_BATCH,
+    }
+
+
+def _register_gradient(
+    name: str,
+    title: str,
+    citation: str,
+    build: _Captum,
+    plain: Mapping[str, Any] = MappingProxyType({}),
+    smoothed: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    @method(
+        name,
+        title,
+        "gradient",
+        citation,
+        {"reduction": "abs_sum", **plain},
+        passes=plain.get("steps", 1),
+    )
+    def prepare(model: nn.Module) -> Explain:
+        attributor, arguments = build(model, smoothed=False)
+        return lambda batch: _abs_sum(
+            attributor.attribute(batch.inputs, target=batch.target, **arguments(batch))
+        )
+
+    for suffix, kind, added, source, reduction in (
+        ("sg", "smoothgrad", "SmoothGrad", "Smilkov et al. 2017", "abs_sum"),
+        ("sgsq", "smoothgrad_sq", "SmoothGrad-Squared", "Hooker et al. 2018", "sq_sum"),
+    ):
+        parameters = {
+            "reduction": reduction,
+            "copies": _NOISY_COPIES,
+            "noise_share": _NOISE_SHARE,
+            **smoothed,
+        }
+        named = method(
+            f"{name}-{suffix}",
+            f"{title}, {added}",
+            "gradient",
+            f"{citation}; {source}",
+            parameters,
+            passes=_NOISY_COPIES * smoothed.get("steps", 1),
+        )
+        named(_smoothed(build, kind))
+
+
+def _smoothed(build: _Captum, kind: str) -> Prepare:
+    def prepare(model: nn.Module) -> Explain:
+        attributor, arguments = build(model, smoothed=True)
+        tunnel = NoiseTunnel(attributor)
+
+        def explain(batch: Batch) -> Tensor:
+            # Captum draws noise from the global generator: seeded by the batch's first
+            # image, so that it is the same wherever and whenever the batch is computed.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(batch.index[0]))
+                attribution = tunnel.attribute(
+                    batch.inputs,
+                    nt_type=kind,
+                    nt_samples=_NOISY_COPIES,
+                    nt_samples_batch_size=_COPIES_AT_ONCE,
+                    stdevs=_NOISE_SHARE * batch.input_range,
+                    target=batch.target,
+                    **arguments(batch),
+                )
+            return _abs_sum(attribution)
+
+        return explain
+
+    return prepare
+
+
+def _abs_sum(attribution: Tensor) -> Tensor:
+    # Of squares already averaged (SmoothGrad-Squared) the absolute value changes nothing.
+    return attribution.detach().abs().sum(1)
+
+
+_register_gradient("gradient", "Gradient", "Simonyan et al. 2013", _saliency)
+_register_gradient("guided-backprop", "Guided Backprop", "Springenberg et al. 2014", _guided)
+_register_gradient(
+    "ig",
+    "Integrated Gradients",
+    "Sundararajan et al. 2017",
+    _integrated,
+    plain={"steps": _IG_STEPS, "baseline": "black"},
+    smoothed={"steps": _IG_STEPS_SMOOTHED, "baseline": "black"},
+)

@@ -1,0 +1,141 @@
+"""What a comparison is: every option that a result depends on, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from comparisons.methods import METHODS
+from evaluation.masking import FILLS, MODES, Mode, check_fractions
+from evaluation.retraining import Recipe
+
+__all__ = ["PRESETS", "Plan", "PlanError"]
+
+
+class PlanError(ValueError):
+    """The options cannot be a comparison; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every option that a result depends on.
+
+    Args:
+        data: ``name`` or ``name:argument`` of a source of images.
+        train_images: training images at most; None for all.
+        test_images: test images at most; None for all.
+        image_size: height and width to resize to; None to take images as they are.
+        data_seed: seed of generated images, and of which images are taken.
+        model: as `evaluation.networks.build_network` takes it.
+        methods: keys of the registry, in the order of the report.
+        modes: ``roar``, ``kar``, or both.
+        fractions: shares of the pixels, in (0, 1).
+        seeds: seeds of retraining; the first one trains the network that the maps explain.
+        first_seed_only: methods that are retrained with the first seed alone.
+        mask_only: what to train on the masks alone, at the first seed: mode and fraction.
+        fill: what removed pixels are set to.
+        recipe: how networks are trained.
+    """
+
+    data: str
+    model: str
+    methods: tuple[str, ...]
+    modes: tuple[Mode, ...] = MODES
+    fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    seeds: tuple[int, ...] = (0,)
+    first_seed_only: tuple[str, ...] = ()
+    mask_only: tuple[tuple[Mode, float], ...] = (("roar", 0.5), ("kar", 0.1))
+    fill: str = "mean"
+    train_images: int | None = None
+    test_images: int | None = None
+    image_size: int | None = None
+    data_seed: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, at the edge."""
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise PlanError(f"seeds {list(self.seeds)}: expected at least one, and each once")
+        if min(self.seeds) < 0:
+            raise PlanError(f"seed {min(self.seeds)}: expected 0 or more")
+        if not self.modes:
+            raise PlanError(f"no modes given: expected some of {', '.join(MODES)}")
+        for mode in (*self.modes, *(mode for mode, _ in self.mask_only)):
+            if mode not in MODES:
+                raise PlanError(f"unknown mode {mode!r}: expected some of {', '.join(MODES)}")
+        if self.fill not in FILLS:
+            raise PlanError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
+        for name in (*self.methods, *self.first_seed_only):
+            if name not in METHODS:
+                raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+
+    @property
+    def cuts(self) -> tuple[float, ...]:
+        """The fractions at which levels change: all that any cell asks for."""
+        wanted = {*self.fractions, *(fraction for _, fraction in self.mask_only)}
+        return check_fractions(sorted(wanted))
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds a method is retrained with."""
+        return self.seeds[:1] if method in self.first_seed_only else self.seeds
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Read ``dataclasses.asdict(plan)``, also after JSON made its tuples lists.
+
+        >>> plan = Plan("shapes", "resnet9", ("random",))
+        >>> Plan.from_json(asdict(plan)) == plan
+        True
+        """
+        values = dict(data)
+        values["recipe"] = Recipe(**values["recipe"])
+        values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
+        for name in ("methods", "modes", "fractions", "seeds", "first_seed_only"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    def conflicts(self, other: Plan) -> list[str]:
+        """The options that keep two plans from sharing a directory.
+
+        Methods, modes and seeds may be added later; what every cell depends on may not change.
+        """
+        may_change = {"methods", "modes", "seeds", "first_seed_only", "mask_only", "fractions"}
+        names = [entry.name for entry in fields(self) if entry.name not in may_change]
+        changed = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if self.cuts != other.cuts:
+            changed.append("fractions")
+        if self.seeds[0] != other.seeds[0]:
+            changed.append("seeds (the first one trains the network that the maps explain)")
+        return changed
+
+
+# Options of `run` by preset; what the command line states goes before these.
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "data": "shapes",
+        "model": "resnet9",
+        "methods": "random,smoe-linear,gradient",
+        "fractions": (0.5,),
+        "mask_only": (("roar", 0.5),),
+        "train_images": 320,
+        "test_images": 80,
+        "recipe": {"epochs": 1},
+    },
+    "quick": {
+        "data": "shapes",
+        "model": "resnet9",
+        "methods": "random,centre,oracle,smoe-linear,fastcam,gradient,gradient-sgsq",
+        "fractions": (0.1, 0.5, 0.9),
+        "train_images": 3000,
+        "test_images": 1000,
+        "recipe": {"epochs": 4},
+    },
+    "full": {
+        "data": "shapes",
+        "model": "resnet9",
+        "seeds": (0, 1, 2, 3, 4),
+        "recipe": {"epochs": 12},
+    },
+}
