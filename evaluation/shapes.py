@@ -36,7 +36,7 @@ _REACH = 0.878
 # grain of single pixels.
 _BRIGHTNESS = 10.0
 _TINT = 25.0
-_CONTRAST = (20.0, 200.0)
+_CONTRAST = (20.0, 220.0)
 _GRATING = (0.0, 14.0)
 _NOISE = (5.0, 17.0)
 _GRAIN = 8.0

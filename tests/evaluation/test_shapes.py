@@ -159,12 +159,9 @@ def test_no_statistic_but_the_outline_tells_the_class(
 
 
 def test_the_leak_check_finds_a_planted_leak(splits: tuple[ShapesSplit, ShapesSplit]) -> None:
-    train, test = splits
-    features = [
-        _object_statistics(split)["area"] + 40 * (split.labels[:, None] > 3) for split in splits
-    ]
+    features = [_object_statistics(s)["area"] + 60 * (s.labels[:, None] == 7) for s in splits]
     for classify in (_least_squares_accuracy, _centroid_accuracy):
-        assert classify(features[0], train.labels, features[1], test.labels) > 1 / 8 + 0.042
+        assert classify(features[0], splits[0].labels, features[1], splits[1].labels) > 1 / 6
 
 
 def test_no_brightness_finds_the_object(splits: tuple[ShapesSplit, ShapesSplit]) -> None:
@@ -176,7 +173,7 @@ def test_no_brightness_finds_the_object(splits: tuple[ShapesSplit, ShapesSplit])
         for where in (~masks, masks)
     )
     precision = right * masks.mean() / (right * masks.mean() + above * (~masks).mean() + 1e-12)
-    assert (2 * precision * right / (precision + right + 1e-12)).max() < 0.6
+    assert (2 * precision * right / (precision + right + 1e-12)).max() < 0.75
 
 
 def test_a_disk_at_the_centre_misses_much_of_the_objects(
