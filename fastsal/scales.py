@@ -187,7 +187,9 @@ def _candidates(
     weighted = next(
         (i for i, n in enumerate(nodes) if n.operation.startswith(WEIGHTED)), len(nodes)
     )
-    channels_last, deepest, size = False, 0, (height, width)
+    channels_last, octave, size = False, 0, (height, width)
+    # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
+    first_size = size
     for cut in cuts:
         node = nodes[cut]
         if node.shape is None or len(node.shape) != 4:
@@ -197,14 +199,16 @@ def _candidates(
         # What follows global pooling has no locations left.
         if pooled and node.shape[2:] == (1, 1) and size != (1, 1):
             break
-        layout = image_layout(node.shape, height, width, channels_last)
+        layout = image_layout(node.shape, *first_size, channels_last)
         if layout is None:
             continue
-        channels_last, octave = layout
+        channels_last, octaves = layout
         # A decoder repeats earlier scales.
-        if octave < deepest:
+        if octaves < 0:
             break
-        deepest, size = octave, node.shape[1:3] if channels_last else node.shape[2:]
+        size = (node.shape[1], node.shape[2]) if channels_last else (node.shape[2], node.shape[3])
+        if octaves > 0:
+            octave, first_size = octave + octaves, size
         scale = _scale(trace, cut, names, octave, channels_last)
         if cut < weighted or scale is None:
             continue
