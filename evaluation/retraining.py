@@ -196,7 +196,7 @@ def train(
         pct_start=recipe.warmup,
         cycle_momentum=False,
     )
-    targets = torch.from_numpy(np.asarray(labels)).to(device)
+    targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
     history: list[Mapping[str, float]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,40 @@
+# Two commands do it all: `make compare` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/shapes
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml fastsal/_version.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "fastsal needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[harness,test,dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## make .venv with everything in it
+
+compare: setup ## the main job on the embedded image set; prints where the report is
+	@$(BIN)/python -m comparisons run --preset quick --out $(OUT)
+
+test: setup ## lint, types and every test but the long ones
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-long: setup ## the longer checks too
+	$(BIN)/python -m pytest
+
+speed: setup ## pytest-benchmark runs, side by side with the peers
+	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup compare test test-long speed clean
