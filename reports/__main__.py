@@ -9,7 +9,13 @@ import typer
 
 from reports.page import build
 
+__all__ = ["app"]
 
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     run: Annotated[Path, typer.Argument(help="Directory of a finished or partly finished run.")],
     out: Annotated[
@@ -26,4 +32,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m reports")

@@ -14,8 +14,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from evaluation.scores import t_interval
+from reports.labels import label_points
 from reports.reading import Method
 from reports.tables import Estimate
 
@@ -186,7 +188,7 @@ def scatter(
     groups = list(dict.fromkeys(methods[name].group for name in points))
     palette = sns.color_palette("colorblind")
     with _style():
-        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(8.8, 5.4), layout="constrained")
         axes = figure.subplots()
         if x_line is not None:
             name, place = x_line
@@ -206,9 +208,13 @@ def scatter(
             axes.plot(x, y, _MARKERS[groups.index(group)], color=colour, markersize=6)
         if log_x:
             axes.set_xscale("log")
-        axes.margins(x=0.14, y=0.08)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(
+                LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.6))
+            )
+        axes.margins(x=0.1, y=0.08)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        _label_points(axes, {methods[name].title: point for name, point in points.items()})
+        label_points(axes, {methods[name].title: point for name, point in points.items()})
     return figure
 
 
@@ -251,39 +257,3 @@ def _reference_lines(axes: Axes, unmasked: Estimate | None, chance: float | None
             axes.axhspan(*(100 * end for end in unmasked.interval), color="#444444", alpha=0.12)
     if chance is not None:
         axes.axhline(100 * chance, color="#444444", linewidth=1, linestyle=":", label="chance")
-
-
-def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each title beside its point, moved up or down until no two overlap."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    height, width, gap = 11.0, 5.2, 6.0  # of a line, of a letter and beside the marker, in points
-    scale = 72 / axes.figure.dpi
-    middle = sum(axes.get_window_extent().intervalx) / 2 * scale
-    placed: list[tuple[float, float, float]] = []
-    for title, point in sorted(points.items(), key=lambda item: -item[1][1]):
-        x, y = (float(place) * scale for place in axes.transData.transform(point))
-        length = width * len(title)
-        right = x < middle
-        left = x + gap if right else x - gap - length
-        steps = (sign * step * height / 2 for step in range(40) for sign in (-1, 1))
-        shift = next(
-            step
-            for step in steps
-            if not any(
-                abs(y + step - other) < height and left < end and start < left + length
-                for start, end, other in placed
-            )
-        )
-        placed.append((left, left + length, y + shift))
-        axes.annotate(
-            title,
-            point,
-            xytext=(gap if right else -gap, shift),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5}
-            if abs(shift) > height
-            else None,
-        )

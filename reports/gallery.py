@@ -128,7 +128,7 @@ class Gallery:
         rows = []
         for titles, maps in shared.values():
             coloured = _bytes(lovi(torch.from_numpy(maps.scales)))
-            rows.append(PictureRow(", ".join(titles), self._in_order(maps, coloured)))
+            rows.append(PictureRow("; ".join(titles), self._in_order(maps, coloured)))
         if rows and self.images is not None:
             rows.insert(0, PictureRow("Image", [picture_uri(image) for image in self.images]))
         return rows

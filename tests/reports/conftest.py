@@ -23,7 +23,12 @@ METHODS: dict[str, tuple[str, float, float]] = {
     "smoe-linear": ("smoe", 0.42, 0.33),
     "gradient": ("gradient", 0.22, 0.30),
 }
-TITLES = {"random": "Random", "centre": "Centre disk", "smoe-linear": "SMOE Scale, linear weights"}
+TITLES = {
+    "random": "Random",
+    "centre": "Centre disk",
+    "smoe-linear": "SMOE Scale, linear weights",
+    "gradient": "Gradient",
+}
 UNMASKED = 0.75
 SEED_STEP = 0.01
 
@@ -185,3 +190,35 @@ def make_run(
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def partial_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stopped before SMOE's KAR and before the gradient's last KAR training."""
+
+    def train(method: str, mode: str, fraction: float, seed: int) -> bool:
+        if mode == "kar" and method == "smoe-linear":
+            return False
+        return (method, mode, fraction, seed) != ("gradient", "kar", 0.5, 1)
+
+    return make_run(tmp_path_factory.mktemp("partial"), train=train)
+
+
+@pytest.fixture(scope="session")
+def uneven_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every KAR accuracy is 0.03 lower at seed 1 than at seed 0, every ROAR accuracy the same."""
+
+    def accuracy(method: str, mode: str, fraction: float, seed: int) -> float:
+        return planted(method, mode, fraction, 0) - (0.03 * seed if mode == "kar" else 0.0)
+
+    return make_run(tmp_path_factory.mktemp("uneven"), accuracy=accuracy)
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a run of its own, for tests that change it."""
+
+    def make(**options: Any) -> Path:
+        return make_run(tmp_path / "run", **options)
+
+    return make

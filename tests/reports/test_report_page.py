@@ -1,0 +1,253 @@
+"""The page itself: whole, offline, traceable, and honest about what is missing."""
+
+import errno
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from evaluation.store import Store
+from reports import build
+from reports.__main__ import app
+
+
+class Page(HTMLParser):
+    """Every element of a page in order: its tag, attributes and own text."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str], tuple[str, ...]]] = []
+        self.open: list[int] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        path = tuple(self.elements[i][1].get("id") or "" for i in self.open)
+        self.elements.append((tag, dict(attrs), [], path))
+        if tag not in self.VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.elements[self.open.pop()][0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        for i in self.open:
+            self.elements[i][2].append(data)
+
+    def within(self, section: str, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [
+            (attributes, " ".join("".join(text).split()))
+            for name, attributes, text, path in self.elements
+            if name == tag and section in path
+        ]
+
+
+@pytest.fixture(scope="module")
+def html(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build(finished_run, tmp_path_factory.mktemp("page")).read_text()
+
+
+def cells_of(attributes: dict[str, str | None]) -> list[str]:
+    return (attributes["data-cells"] or "").split()
+
+
+def test_every_accuracy_is_the_mean_of_the_records_in_the_cells_it_names(
+    html: str, finished_run: Path
+) -> None:
+    store = Store(finished_run)
+    page = Page(html)
+    numbers = [link for link in page.within("accuracies", "a") if "data-cells" in link[0]]
+    seen = set()
+    for attributes, text in numbers:
+        target = (attributes["href"] or "").removeprefix("#")
+        found = re.fullmatch(r"record-accuracy-(.+)-(roar|kar)-(\d+)", target)
+        if found is None:  # the unmasked reference, in the text
+            assert target == "record-accuracy-none-unmasked"
+            continue
+        method, mode, percent = found[1], found[2], int(found[3])
+        values = []
+        for cell in cells_of(attributes):
+            result = store.result(cell)
+            assert result is not None
+            values += [
+                record.value
+                for record in result.records
+                if (record.method, record.mode) == (method, mode)
+                and round(100 * (record.fraction or 0)) == percent
+            ]
+        assert len(values) == 2
+        shown = sum(values) / 2
+        if "of_levels" not in attributes and text == f"{100 * shown:.1f}":
+            seen.add((method, mode, percent))
+    assert len(seen) == 4 * 2 * 3
+
+
+def test_every_number_in_the_tables_is_linked_and_every_link_arrives(html: str) -> None:
+    page = Page(html)
+    ids = [attributes["id"] for _, attributes, _, _ in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes, _, _ in page.elements:
+        href = attributes.get("href") or ""
+        if href.startswith("#"):
+            assert href[1:] in ids, href
+    for section in ("sums", "accuracies", "mask-only", "cost", "pointing"):
+        cells = [a for a, _ in page.within(section, "td") if "number" in (a.get("class") or "")]
+        links = [a for a, _ in page.within(section, "a") if a.get("data-cells")]
+        assert cells
+        assert len(links) == len(cells) + (section == "accuracies")
+
+
+def test_the_page_loads_nothing(html: str) -> None:
+    page = Page(html)
+    for tag, attributes, _, _ in page.elements:
+        assert tag not in ("link", "iframe", "object", "embed")
+        for name in ("src", "srcset", "data", "poster"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+        if tag == "a":
+            href = attributes.get("href") or ""
+            assert href.startswith("#") or href in ("records.csv", "records.parquet")
+    style = next("".join(text) for tag, _, text, _ in page.elements if tag == "style")
+    assert "--ink" in style
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_text_from_the_run_is_escaped(html: str) -> None:
+    assert "a &lt;fast&gt; processor" in html
+    assert "cross &lt;x&gt; &amp; y" in html
+    assert "train/disk/&lt;b&gt;.png" in html
+    assert "<fast>" not in html
+
+
+def test_the_summary_says_who_clears_the_controls(html: str) -> None:
+    (lead,) = [
+        " ".join("".join(text).split())
+        for _, attributes, text, _ in Page(html).elements
+        if attributes.get("class") == "lead"
+    ]
+    # SUM: smoe 3 * 0 + 1.5 * 0.42 - 0.45 * 0.58 = 0.369; gradient -0.021; centre 0.4275.
+    assert lead == (
+        "4 methods on shapes (4 classes, 400 training and 20 test images of 8×8 pixels) with the "
+        "network resnet9. Unmasked test accuracy is 75.5 %; chance is 25.0 %. The highest SUM is "
+        "that of SMOE Scale, linear weights, 0.37. 1 of the 2 methods score above the control "
+        "“Random” (0.00). None of the 2 methods score above the control “Centre disk” (0.43)."
+    )
+
+
+def test_masks_state_their_exact_share(html: str) -> None:
+    headings = [text for _, text in Page(html).within("masked", "th")]
+    # 10 % of 64 pixels is 6 of them, 9.38 %.
+    assert "ROAR 10 % 6 of 64 9.38 %" in headings
+    assert "KAR 90 % 58 of 64 90.62 %" in headings
+
+
+def test_missing_numbers_read_not_measured(partial_run: Path, tmp_path: Path) -> None:
+    page = Page(build(partial_run, tmp_path).read_text())
+    rows = {
+        (attributes.get("id") or ""): " ".join("".join(text).split())
+        for tag, attributes, text, _ in page.elements
+        if tag == "tr"
+    }
+    assert rows["row-smoe-linear"].count("not measured") == 3
+    assert rows["row-gradient"].count("not measured") == 0
+    assert rows["row-gradient"].count("±") == 5
+    missing = [text for _, text in page.within("sums", "td") if text == "not measured"]
+    assert len(missing) == 2  # KAR and SUM of SMOE
+    assert any("21 of 24 numbers measured" in text for _, text in page.within("accuracies", "p"))
+
+
+@pytest.mark.parametrize("kept", ["plan", "cells", "no pictures"])
+def test_whatever_is_there_makes_a_page(
+    kept: str, new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    if kept == "plan":
+        for folder in ("cells", "gallery", "data"):
+            for file in (run / folder).rglob("*"):
+                if file.is_file():
+                    file.unlink()
+    if kept == "cells":
+        (run / "plan.json").unlink()
+    if kept == "no pictures":
+        for file in [*(run / "gallery").iterdir(), *(run / "data" / "d0").glob("*.npy")]:
+            file.unlink()
+    text = build(run, tmp_path / "out").read_text()
+    assert text.rstrip().endswith("</html>")
+    assert "not measured" in text.lower()
+    if kept == "cells":
+        assert "smoe-linear" in text
+        assert "no plan.json" in text
+
+
+def test_csv_and_parquet_hold_the_records(finished_run: Path, tmp_path: Path) -> None:
+    build(finished_run, tmp_path)
+    expected = sorted(
+        (
+            {**asdict(record), "parameters": dict(record.parameters)}
+            for result in Store(finished_run).results()
+            for record in result.records
+        ),
+        key=str,
+    )
+    for frame in (
+        pd.read_csv(tmp_path / "records.csv", dtype={"seed": "Int64"}),
+        pd.read_parquet(tmp_path / "records.parquet"),
+    ):
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        for row in rows:
+            row["parameters"] = json.loads(row["parameters"])
+        assert sorted(rows, key=str) == expected
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(finished_run, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(before) == {"report.html", "records.csv", "records.parquet"}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("evaluation.store.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(finished_run, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_the_same_run_gives_the_same_bytes(finished_run: Path, tmp_path: Path) -> None:
+    first, second = (build(finished_run, tmp_path / name) for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_training_that_started_elsewhere_is_named_loudly(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    path = run / "cells" / "centre-kar-0.5-1.json"
+    path.write_text(path.read_text().replace('"init1"', '"another"'))
+    with pytest.warns(UserWarning, match=r"seed 1 do not share their initial weights.*centre-kar"):
+        page = Page(build(run, tmp_path / "out").read_text())
+    alerts = [text for _, attributes, text, _ in page.elements if attributes.get("role") == "alert"]
+    assert len(alerts) == 1
+    assert "centre-kar-0.5-1" in "".join(alerts[0])
+    assert any("differ or absent" in text for _, text in page.within("set-up", "td"))
+
+
+def test_the_command_writes_the_page_and_refuses_what_is_no_run(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, [str(finished_run), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert Path(done.output.replace("\n", "")) == tmp_path / "out" / "report.html"
+    refused = CliRunner().invoke(app, [str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "is no run: expected plan.json" in refused.output.replace("\n", " ")

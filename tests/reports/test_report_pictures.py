@@ -1,0 +1,179 @@
+"""Pictures decoded again and compared with what they should show."""
+
+import base64
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from reports.charts import curve_charts
+from reports.figures import curves, forest, svg_uri
+from reports.gallery import Gallery, lovi_key, picture_uri, read_gallery
+from reports.labels import label_points
+from reports.reading import Run, read_run
+from reports.tables import Estimate, unmasked
+
+
+def decoded(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: Path) -> Run:
+    return read_run(finished_run)
+
+
+@pytest.fixture(scope="module")
+def gallery(run: Run) -> Gallery:
+    found = read_gallery(run)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("image", [0, 2])
+def test_masked_pictures_lose_exactly_the_most_salient_pixels(
+    image: int, gallery: Gallery, finished_run: Path
+) -> None:
+    part = gallery.masked(image)
+    titles = [row.title for row in part.rows]
+    row = part.rows[titles.index("Gradient")]
+    saliency = np.load(finished_run / "gallery" / "maps-gradient.npz")["saliency"][image].ravel()
+    original = np.load(finished_run / "data" / "d0" / "test_images.npy")[2 * image].reshape(64, 3)
+    order = np.argsort(-saliency)
+    for column, picture in zip(part.columns, row.pictures, strict=True):
+        count = {0.1: 6, 0.5: 32, 0.9: 58}[column.fraction]
+        assert (column.fewest, column.most, column.of) == (count, count, 64)
+        gone = order[:count] if column.mode == "roar" else order[count:]
+        expected = original.copy()
+        expected[gone] = (128, 102, 76)  # the training mean 0.5, 0.4, 0.3 of 255
+        assert np.abs(decoded(picture).reshape(64, 3).astype(int) - expected).max() <= 1
+
+
+def test_maps_run_from_the_first_to_the_last_percentile(
+    gallery: Gallery, finished_run: Path
+) -> None:
+    rows = {row.title: row for row in gallery.side_by_side()}
+    assert list(rows)[:2] == ["Image", "True object"]
+    saliency = np.load(finished_run / "gallery" / "maps-centre.npz")["saliency"][1]
+    low, high = np.percentile(saliency, [1, 99])
+    expected = mpl.colormaps["magma"](np.clip((saliency - low) / (high - low), 0, 1))[..., :3]
+    shown = decoded(rows["Centre disk"].pictures[1])
+    # The table of 17 colours is within 0.0081 of matplotlib's, which itself rounds to 256 entries.
+    assert np.abs(shown / 255 - expected).max() < 0.017
+
+
+def test_constant_and_one_pixel_maps_are_shown(gallery: Gallery) -> None:
+    maps = gallery.maps["random"]
+    flat = np.full_like(maps.saliency, 3.0)
+    flat[1, 2, 3] = 4.0
+    changed = Gallery(
+        **{**vars(gallery), "maps": {"random": maps.__class__(**{**vars(maps), "saliency": flat})}}
+    )
+    rows = {row.title: row for row in changed.side_by_side()}
+    constant, one = (decoded(rows["Random"].pictures[i]) for i in (0, 1))
+    assert np.unique(constant.reshape(-1, 3), axis=0).tolist() == [[183, 55, 121]]  # magma(0.5)
+    assert one[2, 3].tolist() == [252, 253, 191]
+    assert one[0, 0].tolist() == [0, 0, 4]
+
+
+def test_an_image_that_a_method_has_no_map_of_stays_empty(gallery: Gallery) -> None:
+    maps = gallery.maps["gradient"]
+    fewer = maps.__class__(**{**vars(maps), "index": maps.index + np.array([0, 1, 0])})
+    changed = Gallery(**{**vars(gallery), "maps": {**gallery.maps, "gradient": fewer}})
+    rows = {row.title: row for row in changed.side_by_side()}
+    assert [picture is None for picture in rows["Gradient"].pictures] == [False, True, False]
+
+
+def test_lovi_pictures_are_shared_by_methods_with_the_same_scales(gallery: Gallery) -> None:
+    (image, smoe) = gallery.lovi_rows()
+    assert (image.title, smoe.title) == ("Image", "SMOE Scale, linear weights")
+    assert decoded(smoe.pictures[0]).shape == (8, 8, 3)
+    # One scale alone: 300, 200, 100 and 0 degrees of hue.
+    assert lovi_key(gallery.scales) == ["#ff00ff", "#00aaff", "#55ff00", "#ff0000"]
+
+
+def test_large_pictures_are_shrunk_and_keep_their_proportions() -> None:
+    shown = decoded(picture_uri(np.full((448, 224, 3), 200, np.uint8)))
+    assert shown.shape == (128, 64, 3)
+    assert np.abs(shown.astype(int) - 200).max() <= 3
+
+
+def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
+    records = run.records[run.records["metric"] == "accuracy"]
+    method, controls = run.methods["gradient"], run.in_group("control")
+    figure = curves(records, [method], controls, run.modes, unmasked(run.records), run.chance)
+    left, right = figure.axes
+    lines = {line.get_label(): line for line in left.lines}
+    assert {"Gradient", "Random", "Centre disk", "unmasked", "chance"} <= set(lines)
+    by_hand = [75 - 22 * fraction + 0.5 for fraction in (0.1, 0.5, 0.9)]
+    assert lines["Gradient"].get_xdata().tolist() == pytest.approx([10, 50, 90])
+    assert lines["Gradient"].get_ydata().tolist() == pytest.approx(by_hand)
+    assert lines["unmasked"].get_ydata()[0] == pytest.approx(75.5)
+    assert lines["chance"].get_ydata()[0] == 25
+    styles = {
+        lines[name].get_linestyle() + str(lines[name]._unscaled_dash_pattern)
+        for name in ("Gradient", "Random", "Centre disk")
+    }
+    assert len(styles) == 3
+    band = left.collections[-1].get_paths()[0].get_extents()
+    # Student's t of one degree of freedom times the deviation of the mean, 0.5 %.
+    assert band.y0 == pytest.approx(by_hand[-1] - 12.7062 * 0.5, abs=1e-3)
+    assert right.get_title().startswith("KAR")
+
+
+def test_every_method_is_in_one_figure_of_curves(run: Run) -> None:
+    charts = list(curve_charts(run, None))
+    assert [chart.title for chart in charts] == [
+        "SMOE Scale and other statistics",
+        "Gradient methods",
+    ]
+    assert all(chart.uri.startswith("data:image/svg+xml;base64,") for chart in charts)
+
+
+def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
+    estimates = {
+        "gradient": Estimate(-0.2, (-0.3, -0.1), (0, 1), ("a", "b")),
+        "smoe-linear": Estimate(0.4, None, (0,), ("c",)),
+    }
+    (axes,) = forest({"random": estimates}, run.methods).axes
+    titles = [label.get_text() for label in axes.get_yticklabels()]
+    assert titles == ["Gradient", "SMOE Scale, linear weights"]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [point.get_xdata()[0] for point in points] == [-0.2, 0.4]
+    assert points[1].get_markerfacecolor() == "white"
+    assert points[0].get_markerfacecolor() != "white"
+
+
+def test_labels_of_crowded_points_do_not_overlap() -> None:
+    rng = np.random.default_rng(3)
+    figure = Figure(figsize=(8.8, 5.4))
+    axes = figure.subplots()
+    points = {
+        f"Method {i}, SmoothGrad": (x, y) for i, (x, y) in enumerate(rng.normal(size=(14, 2)))
+    }
+    for x, y in points.values():
+        axes.plot(x, y, "o", markersize=6)
+    label_points(axes, points)
+    figure.draw_without_rendering()
+    # Of the words alone: an annotation's own extent holds its arrow too.
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == 14
+    overlaps = [
+        (i, j) for i in range(14) for j in range(i) if boxes[i].padded(-1).overlaps(boxes[j])
+    ]
+    assert overlaps == []
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    def drawn() -> str:
+        figure = Figure()
+        figure.subplots().plot([0, 1], [1, 0], "o-")
+        return svg_uri(figure)
+
+    assert drawn() == drawn()
