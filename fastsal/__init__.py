@@ -3,6 +3,7 @@
 from fastsal._version import __version__
 from fastsal.attribution import Maps, SMOEScale
 from fastsal.cam import FastCAM
+from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics import Statistic, register_statistic, smoe_scale
 
@@ -16,6 +17,9 @@ __all__ = [
     "__version__",
     "candidates",
     "find_scales",
+    "heatmap",
+    "lovi",
+    "overlay",
     "register_statistic",
     "smoe_scale",
 ]

@@ -116,7 +116,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
     ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
     ...     torch.nn.Linear(128, 10),
     ... )
-    >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+    >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=2).shape
     torch.Size([2, 3, 8, 8])
     """
 
