@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from evaluation.scores import t_interval
 from reports.labels import label_points
@@ -158,6 +158,7 @@ def forest(
             axes.set(title=f"against {methods[reference].title}", xlabel="difference of SUM")
             axes.set_yticks(range(len(names)), [methods[name].title for name in names])
             axes.set_ylim(-0.7, len(names) - 0.3)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 

@@ -55,7 +55,7 @@ def _readable(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_readable(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_readable(part) for part in value)
+        return ", ".join(_readable(part) for part in value) or "–"
     return "–" if value is None else str(value)
 
 

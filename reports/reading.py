@@ -14,7 +14,7 @@ import pandas as pd
 
 from evaluation.records import CellResult
 from evaluation.store import Store
-from reports.tables import conflicts, drop_superseded, records_frame
+from reports.tables import conflicts, drop_superseded, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
 
@@ -26,6 +26,9 @@ GROUPS: dict[str, str] = {
     "gradient": "Gradient methods",
     "other": "Other methods",
 }
+
+# Kinds of cells that train a network: the unmasked reference, on masked images, on masks alone.
+_TRAINING_KINDS = ("base", "retrain", "mask_only")
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,27 @@ class Run:
     def warnings(self) -> list[str]:
         """What a reader has to know before believing a number."""
         return [
-            *_unequal_trainings(self.cells("retrain"), set(self.records["cell"])),
+            *_unequal_trainings(self._trainings),
+            *self._nothing_learned(),
             *conflicts(self._own_records),
             *self._left_out(),
+        ]
+
+    @cached_property
+    def _trainings(self) -> list[CellResult]:
+        """The cells that trained a network for a number of the page."""
+        used = set(self.records["cell"])
+        cells = [cell for kind in _TRAINING_KINDS for cell in self.cells(kind)]
+        return [cell for cell in cells if cell.id in used]
+
+    def _nothing_learned(self) -> list[str]:
+        whole = unmasked(self.records)
+        if whole is None or self.chance is None or whole.mean > self.chance:
+            return []
+        return [
+            f"The unmasked test accuracy, {100 * whole.mean:.1f} %, is not above chance, "
+            f"{100 * self.chance:.1f} %: the network has learned nothing that masking could take "
+            "away. Train longer, or on more images."
         ]
 
     def _left_out(self) -> list[str]:
@@ -154,12 +175,10 @@ class Run:
     @cached_property
     def same_start(self) -> list[dict[str, Any]]:
         """For each seed: how many trainings, and the hash that all of them share, or None."""
-        used = set(self.records["cell"])
-        trainings = [cell for cell in self.cells("retrain") if cell.id in used]
-        seeds = sorted({_seed(cell) for cell in trainings}, key=str)
+        seeds = sorted({_seed(cell) for cell in self._trainings}, key=str)
         rows = []
         for seed in seeds:
-            own = [cell for cell in trainings if _seed(cell) == seed]
+            own = [cell for cell in self._trainings if _seed(cell) == seed]
             row: dict[str, Any] = {"seed": seed, "trainings": len(own)}
             for key in ("init", "order"):
                 hashes = {cell.hashes.get(key) for cell in own}
@@ -238,15 +257,14 @@ def _seed(cell: CellResult) -> int | None:
     return cell.records[0].seed if cell.records else cell.spec.get("seed")
 
 
-def _unequal_trainings(trainings: Sequence[CellResult], used: set[str]) -> list[str]:
+def _unequal_trainings(trainings: Sequence[CellResult]) -> list[str]:
     """Trainings of one seed that did not start from the same weights or see the same batches."""
     found = []
     for key, what in (("init", "initial weights"), ("order", "order of batches, crops and flips")):
         by_seed: dict[int | None, dict[str, list[str]]] = {}
         for cell in trainings:
-            if cell.id in used:
-                value = cell.hashes.get(key, "no hash")
-                by_seed.setdefault(_seed(cell), {}).setdefault(value, []).append(cell.id)
+            value = cell.hashes.get(key, "no hash")
+            by_seed.setdefault(_seed(cell), {}).setdefault(value, []).append(cell.id)
         for seed, hashes in by_seed.items():
             if len(hashes) > 1:
                 odd = [name for cells in sorted(hashes.values(), key=len)[:-1] for name in cells]

@@ -31,6 +31,8 @@ _COLUMNS = [field.name for field in fields(Record)]
 # What makes two records the same number.
 _KEY = ["dataset", "model", "method", "mode", "fraction", "layer", "metric", "seed"]
 
+_MOST_CONFLICTS = 5
+
 Place = tuple[str, str, float]
 
 
@@ -101,9 +103,9 @@ def drop_superseded(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflicts(records: pd.DataFrame) -> list[str]:
-    """One sentence for each number that several cells measured."""
+    """One sentence for each number that several cells measured, a few of them spelt out."""
     repeated = records[records.duplicated(_KEY, keep=False)]
-    return [
+    found = [
         f"{len(group)} cells measured the {key[6]} of {key[2]}, {key[3]}"
         f"{'' if pd.isna(key[4]) else f' {100 * key[4]:g} %'}"
         f"{'' if pd.isna(key[7]) else f', seed {key[7]}'}: {', '.join(group['cell'])}. The "
@@ -111,6 +113,8 @@ def conflicts(records: pd.DataFrame) -> list[str]:
         for key, group in repeated.groupby(_KEY, dropna=False, sort=False)
         if isinstance(key, tuple)
     ]
+    more = len(found) - _MOST_CONFLICTS
+    return found[:_MOST_CONFLICTS] + ([f"So did they for {more} more numbers."] if more > 0 else [])
 
 
 def estimate(rows: pd.DataFrame) -> Estimate:

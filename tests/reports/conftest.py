@@ -129,7 +129,9 @@ def make_run(
     for seed in seeds:
         cell = f"base{seed}"
         value = UNMASKED + SEED_STEP * seed
-        save(cell, "base", [record("none", cell, "accuracy", value, seed=seed)])
+        shared = {"init": f"init{seed}", "order": f"order{seed}"}
+        found = [record("none", cell, "accuracy", value, seed=seed)]
+        save(cell, "base", found, hashes=shared)
 
     index = np.arange(images) * 2
     for name, (group, _, from_mask) in methods.items():
@@ -159,7 +161,7 @@ def make_run(
             value = record(
                 name, cell, "mask_only_accuracy", from_mask, mode="roar", fraction=0.5, seed=0
             )
-            save(cell, "mask_only", [value])
+            save(cell, "mask_only", [value], hashes={"init": "init0", "order": "order0"})
         for seed in seeds:
             for mode in ("roar", "kar"):
                 for fraction in fractions:

@@ -242,6 +242,19 @@ def test_a_training_that_started_elsewhere_is_named_loudly(
     assert any("differ or absent" in text for _, text in page.within("set-up", "td"))
 
 
+def test_a_network_that_learned_nothing_is_said_to(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    for seed in (0, 1):
+        path = run / "cells" / f"base{seed}.json"
+        path.write_text(re.sub(r'"value": 0.7\d', '"value": 0.2', path.read_text()))
+    with pytest.warns(UserWarning, match=r"20\.0 %, is not above chance, 25\.0 %.*Train longer"):
+        text = build(run, tmp_path / "out").read_text()
+    assert "has learned nothing" in text
+    assert "The same as levels" not in text
+
+
 def test_the_command_writes_the_page_and_refuses_what_is_no_run(
     finished_run: Path, tmp_path: Path
 ) -> None:
