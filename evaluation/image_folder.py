@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Collection
@@ -9,11 +10,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from evaluation.images import SPLITS, DatasetError, Skipped, Split
 
 __all__ = ["choose_balanced", "read_image_folder"]
+
+# What Pillow's decoders raise on a damaged file: several let their own errors through.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def read_image_folder(
@@ -69,7 +81,12 @@ def _classes(root: Path) -> tuple[str, ...]:
                 f"{root}/test/CLASS/*; check the path after folder:"
             )
     train, test = (
-        {entry.name for entry in (root / split).iterdir() if entry.is_dir()} for split in SPLITS
+        {
+            entry.name
+            for entry in (root / split).iterdir()
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
+        for split in SPLITS
     )
     if test - train:
         raise DatasetError(
@@ -137,7 +154,7 @@ def _read_images(
         try:
             images.append(_read_image(path, size))
             read.append(number)
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as why:
+        except _UNREADABLE as why:
             relative = str(path.relative_to(root))
             skipped.append(Skipped(relative, str(why).replace(str(path), path.name)))
             warnings.warn(f"{relative} cannot be read and is skipped: {why}", stacklevel=2)
@@ -163,6 +180,9 @@ def _read_image(path: Path, size: int | None) -> NDArray[np.uint8]:
             # What is transparent shows white, as a page would show it.
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, rgba)
+        if image.mode.startswith("I"):
+            # Pillow would cut 16 bits off at 255 and leave a white image.
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
         image = image.convert("RGB")
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
