@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ def _builder(name: str) -> Callable[[int], object]:
             ) from error
         if not callable(function):
             raise ValueError(f"model {name!r} is not callable: expected a function")
-        return lambda classes: function(classes)
+        return partial(_build_own, name, function)
     from torchvision import models
 
     if name in models.list_models(module=models):
@@ -185,6 +186,16 @@ def _builder(name: str) -> Callable[[int], object]:
         "classifier (torchvision.models.list_models(module=torchvision.models)), or "
         "package.module:function"
     )
+
+
+def _build_own(name: str, function: Callable[[int], object], classes: int) -> object:
+    try:
+        return function(classes)
+    except Exception as error:
+        raise ValueError(
+            f"model {name!r} cannot be built for {classes} classes ({error}): expected a function "
+            "that takes the number of classes and returns a torch.nn.Module"
+        ) from error
 
 
 def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
