@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from fastsal import capture
 from fastsal.combine import Weights, combine, layer_weights, upsample
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
+from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
 from fastsal.normalize import get_normalization
-from fastsal.scales import Layer, NamedLayer, Scale, describe_layer, find_scales, name_layers
+from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, get_statistic
 from fastsal.targets import check_target
 

@@ -16,7 +16,8 @@ from fastsal import capture
 from fastsal.attribution import SMOEScale
 from fastsal.combine import Weights, upsample
 from fastsal.inputs import Inputs, as_attributions, as_tuple
-from fastsal.scales import Layer, Scale, describe_layer, name_layers
+from fastsal.layers import Layer, describe_layer, name_layers
+from fastsal.scales import Scale
 from fastsal.targets import select_scores
 
 CamFunction = Callable[[Tensor, Tensor], Tensor]

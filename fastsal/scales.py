@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from fastsal import capture
 from fastsal.trace import Node, Trace
 
-Layer = str | nn.Module
-
 ACTIVATIONS = frozenset(
     """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
     selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
@@ -56,9 +54,6 @@ class Scale:
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the layer's tensor as a view `(N, C, H, W)`."""
         return tensor.movedim(-1, 1) if self.channels_last else tensor
-
-
-NamedLayer = tuple[str, nn.Module, Scale | None]
 
 
 @dataclass(frozen=True)
@@ -252,12 +247,12 @@ def _scale(
     """Return how a cut can be read: as a module's output, the one before rectified, or an input."""
     node = trace.nodes[cut]
     functional = layer_input = False
-    modules = _outermost_first(trace.makers_of.get(cut, [])[::-1], trace, names)
+    modules = _readable(_makers(trace, cut, names), trace)
     if not modules and node.operation in RELUS and len(node.sources) == 1:
-        modules = _outermost_first(trace.makers_of.get(node.sources[0], [])[::-1], trace, names)
+        modules = _readable(_makers(trace, node.sources[0], names), trace)
         functional = bool(modules)
     if not modules:
-        modules = _outermost_first(trace.readers_of.get(cut, []), trace, names)
+        modules = _readable(trace.readers_of.get(cut, []), trace)
         layer_input = bool(modules)
     if not modules:
         return None
@@ -275,15 +270,23 @@ def _scale(
     )
 
 
-def _outermost_first(
-    modules: list[tuple[nn.Module, int]], trace: Trace, names: dict[nn.Module, str]
-) -> list[tuple[nn.Module, int]]:
-    """Return the modules that run once, the outermost first, before those that run again.
+def _makers(trace: Trace, node: int, names: dict[nn.Module, str]) -> list[tuple[nn.Module, int]]:
+    """Return the modules whose output a node is: the outermost, the name a reader knows, first.
 
-    The outermost is the one a reader knows; the network itself is left out.
+    Modules that come after and hand the tensor on as it is (an Identity, Dropout) are last; the
+    network itself is left out.
     """
-    inner = [(module, call) for module, call in modules if names[module]]
-    return sorted(inner, key=lambda maker: trace.calls[maker[0]] > 1)
+    makers = [(module, call) for module, call in trace.makers_of.get(node, []) if names[module]]
+    if not makers:
+        return []
+    innermost = names[makers[0][0]] + "."
+    around = [maker for maker in makers if innermost.startswith(names[maker[0]] + ".")]
+    return around[::-1] + [maker for maker in makers if maker not in around]
+
+
+def _readable(modules: list[tuple[nn.Module, int]], trace: Trace) -> list[tuple[nn.Module, int]]:
+    """Return the modules that run once before those that run again."""
+    return sorted(modules, key=lambda maker: trace.calls[maker[0]] > 1)
 
 
 def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
@@ -295,73 +298,4 @@ def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
         chosen.update((preferred or eligible)[-1:])
     return tuple(
         replace(candidate, chosen=index in chosen) for index, candidate in enumerate(found)
-    )
-
-
-def name_layers(
-    model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
-) -> tuple[NamedLayer, ...]:
-    """Return (name, module, scale where one was given) of layers given in any mix of forms.
-
-    Args:
-        model: The network, or a function that runs it.
-        layers: One layer or several: names, modules, or scales from `find_scales`.
-
-    Raises:
-        ValueError: If a name is not in the network, or there are no layers.
-        TypeError: If a layer is neither name, module nor scale.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    >>> [name for name, _, _ in name_layers(net, ["0", net[1]])]
-    ['0', '1']
-    """
-    single = isinstance(layers, (str, Scale)) or (
-        isinstance(layers, nn.Module) and not isinstance(layers, nn.ModuleList)
-    )
-    given: list[Any] = [layers] if single else list(layers)  # type: ignore[arg-type]
-    if not given:
-        raise ValueError("no layers given; give at least one, or None to have them found")
-    root = capture.root_module(model)
-    modules = {} if root is None else dict(root.named_modules())
-    names = {module: name for name, module in modules.items()}
-    resolved: list[NamedLayer] = []
-    for layer in given:
-        if isinstance(layer, Scale):
-            resolved.append((layer.name, layer.module, layer))
-        elif isinstance(layer, str):
-            if layer not in modules:
-                raise ValueError(
-                    f"the model has no layer named {layer!r}; its layers are "
-                    f"{', '.join(name for name in modules if name) or 'not known'}"
-                )
-            resolved.append((layer, modules[layer], None))
-        elif isinstance(layer, nn.Module):
-            module = capture.uncompiled(layer)
-            resolved.append((names.get(module, type(module).__name__), module, None))
-        else:
-            raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
-    return tuple(resolved)
-
-
-def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
-    """Return the scale of a layer that was given, from its tensor beside the image's size.
-
-    Raises:
-        ValueError: If the tensor does not lie on the image's grid.
-    """
-    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
-    if layout is None:
-        raise ValueError(
-            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
-            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
-        )
-    channels_last, octave = layout
-    return Scale(
-        name=name,
-        module=module,
-        call=None,
-        shape=tuple(tensor.shape),
-        stride=2 ** max(octave, 0),
-        signed=bool(tensor.amin() < 0),
-        channels_last=channels_last,
     )

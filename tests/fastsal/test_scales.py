@@ -7,7 +7,8 @@ import torchvision
 from torch import nn
 
 from fastsal import Scale, candidates, find_scales
-from fastsal.scales import image_layout, name_layers
+from fastsal.layers import name_layers
+from fastsal.scales import image_layout
 
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 # Network, side of the image, the layers whose outputs end its scales.
@@ -192,6 +193,12 @@ def test_neither_norm_nor_pooling_nor_preprocessing_is_chosen():
         "4": (True, True),
         "5": (False, False),
     }
+
+
+def test_an_identity_after_a_layer_does_not_lend_its_name():
+    stage = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    net = nn.Sequential(stage, nn.Identity(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
+    assert [scale.name for scale in find_scales(net, image(8))] == ["0", "3"]
 
 
 def test_a_non_square_image():

@@ -1,0 +1,84 @@
+"""Layers that a user gives: names, modules and scales in any mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastsal import capture
+from fastsal.scales import Scale, image_layout
+
+Layer = str | nn.Module
+# Name, module, and the scale where one is known.
+NamedLayer = tuple[str, nn.Module, Scale | None]
+
+
+def name_layers(
+    model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
+) -> tuple[NamedLayer, ...]:
+    """Return (name, module, scale where one was given) of layers given in any mix of forms.
+
+    Args:
+        model: The network, or a function that runs it.
+        layers: One layer or several: names, modules, or scales from `find_scales`.
+
+    Raises:
+        ValueError: If a name is not in the network, or there are no layers.
+        TypeError: If a layer is neither name, module nor scale.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> [name for name, _, _ in name_layers(net, ["0", net[1]])]
+    ['0', '1']
+    """
+    single = isinstance(layers, (str, Scale)) or (
+        isinstance(layers, nn.Module) and not isinstance(layers, nn.ModuleList)
+    )
+    given: list[Any] = [layers] if single else list(layers)  # type: ignore[arg-type]
+    if not given:
+        raise ValueError("no layers given; give at least one, or None to have them found")
+    root = capture.root_module(model)
+    modules = {} if root is None else dict(root.named_modules())
+    names = {module: name for name, module in modules.items()}
+    resolved: list[NamedLayer] = []
+    for layer in given:
+        if isinstance(layer, Scale):
+            resolved.append((layer.name, layer.module, layer))
+        elif isinstance(layer, str):
+            if layer not in modules:
+                raise ValueError(
+                    f"the model has no layer named {layer!r}; its layers are "
+                    f"{', '.join(name for name in modules if name) or 'not known'}"
+                )
+            resolved.append((layer, modules[layer], None))
+        elif isinstance(layer, nn.Module):
+            module = capture.uncompiled(layer)
+            resolved.append((names.get(module, type(module).__name__), module, None))
+        else:
+            raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
+    return tuple(resolved)
+
+
+def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
+    """Return the scale of a layer that was given, from its tensor beside the image's size.
+
+    Raises:
+        ValueError: If the tensor does not lie on the image's grid.
+    """
+    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
+    if layout is None:
+        raise ValueError(
+            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
+            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+        )
+    channels_last, octave = layout
+    return Scale(
+        name=name,
+        module=module,
+        call=None,
+        shape=tuple(tensor.shape),
+        stride=2 ** max(octave, 0),
+        signed=bool(tensor.amin() < 0),
+        channels_last=channels_last,
+    )
