@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from comparisons.attribution import write_gallery, write_maps
+from comparisons.attribution import example_batch, write_gallery, write_maps
 from comparisons.methods import METHODS
 from evaluation.datasets import Request, load_dataset
-from evaluation.images import Dataset, open_staged, stage_dataset
+from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
 from evaluation.networks import build_network
+from evaluation.profiling import profile
 from evaluation.records import METRICS, CellResult, Record, pack_bits
 from evaluation.retraining import InputView, Recipe, correctness, predictions, train
 from evaluation.store import Store, content_hash, spec_id
@@ -103,7 +104,7 @@ def _base(cell: Cell, store: Store, device: str) -> Outcome:
     store.save_model(cell.id, network.state_dict())
     predicted = {
         name: predictions(network, view, device=device)
-        for name, view in zip(("train", "test"), _views(dataset), strict=True)
+        for name, view in zip(SPLITS, _views(dataset), strict=True)
     }
     store.save_arrays(store.predictions(cell.id), predicted)
     outcome["hashes"]["predictions"] = content_hash(predicted["train"], predicted["test"])
@@ -112,11 +113,7 @@ def _base(cell: Cell, store: Store, device: str) -> Outcome:
 
 def _maps(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
-    network = _network(cell, dataset)
-    network.load_state_dict(store.load_model(cell.spec["base"]))
-    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
-        targets = {name: predicted[name] for name in ("train", "test")}
-    network.to(device).eval()
+    network, targets = _frozen(cell, dataset, store, device)
     name = cell.spec["method"]
     explain = METHODS[name].prepare(network)
     cuts, seed = tuple(cell.spec["cuts"]), cell.spec["tie_seed"]
@@ -144,6 +141,39 @@ def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
     outcome, _ = _train_and_test(cell, dataset, device, *_views(dataset, cell, store))
     return outcome
+
+
+def _profile(cell: Cell, store: Store, device: str) -> Outcome:
+    dataset = open_staged(store.data(cell.spec["data"]))
+    network, targets = _frozen(cell, dataset, store, device)
+    batch = cell.spec["batch"]
+    example = example_batch(dataset, "test", targets["test"], np.arange(batch), device)
+    explain = METHODS[cell.spec["method"]].prepare(network)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return network(example.inputs)
+
+    cost = profile(forward, lambda: explain(example))
+    values = {
+        "forward_ms": cost.forward_ms / batch,
+        "map_ms": cost.map_ms / batch,
+        "map_flops": cost.map_flops / batch,
+        "peak_bytes": cost.extra_peak_bytes / batch,
+    }
+    records = tuple(_record(cell, dataset, metric, value) for metric, value in values.items())
+    return {"records": records}
+
+
+def _frozen(
+    cell: Cell, dataset: Dataset, store: Store, device: str
+) -> tuple[torch.nn.Module, dict[str, NDArray[np.int64]]]:
+    """The trained network that is explained, and what it predicts for each split."""
+    network = _network(cell, dataset)
+    network.load_state_dict(store.load_model(cell.spec["base"]))
+    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
+        targets = {name: predicted[name] for name in SPLITS}
+    return network.to(device).eval(), targets
 
 
 def _train_and_test(
@@ -185,6 +215,7 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "maps": _maps,
     "retrain": _retrain,
     "mask_only": _retrain,
+    "profile": _profile,
 }
 
 

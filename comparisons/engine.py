@@ -78,6 +78,8 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
         ready.sort(key=lambda node: node.priority)
         # Only as many as can run: what becomes ready later may be more urgent.
         while ready and len(running) < executor.slots:
+            if running and (ready[0].alone or any(node.alone for node in running.values())):
+                break
             node = ready.pop(0)
             missing = [name for name in node.needs if name in failed]
             if missing:

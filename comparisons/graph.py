@@ -22,6 +22,7 @@ __all__ = ["Estimate", "Node", "build_nodes", "estimate"]
 Done = Mapping[str, CellResult]
 
 _TIE_SEED = 0
+_PROFILE_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Node:
         passes: images through the network, a training step counted as one and the gradient
             of a method as one; what the time left is reckoned by.
         make: results of finished nodes by name to the full specification.
+        alone: runs while nothing else does, since it is timed.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Node:
     priority: tuple[int, int, int]
     passes: int
     make: Callable[[Done], Cell]
+    alone: bool = False
 
 
 def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node]:
@@ -56,7 +59,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
     >>> plan = Plan("shapes", "resnet9", ("random",), fractions=(0.5,), mask_only=())
     >>> [node.name for node in build_nodes(plan, train_images=8, test_images=8)]
-    ['data', 'base, seed 0', 'maps of random', 'random, roar 50 %, seed 0']
+    ['data', 'unmasked, seed 0', 'maps of random', 'random, roar 50 %, seed 0', 'cost of random']
     """
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
@@ -80,6 +83,9 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
                     _retraining(plan, kind, method, mode, fraction, seed),
                 )
             )
+        # After everything else, when the machine is quiet.
+        make, last = _profile(plan, method), (len(plan.seeds), order, 2)
+        nodes.append(Node(f"cost of {method}", "profile", needs, last, 0, make, alone=True))
     return nodes
 
 
@@ -138,6 +144,21 @@ def _maps(plan: Plan, method: str) -> Callable[[Done], Cell]:
             "tie_seed": _TIE_SEED,
         }
         return Cell("maps", _common(plan, done) | spec)
+
+    return make
+
+
+def _profile(plan: Plan, method: str) -> Callable[[Done], Cell]:
+    def make(done: Done) -> Cell:
+        base = done[_base_name(plan.seeds[0])]
+        spec = {
+            "base": base.id,
+            "base_hash": base.hashes["model"],
+            "method": method,
+            "parameters": dict(METHODS[method].parameters),
+            "batch": _PROFILE_BATCH,
+        }
+        return Cell("profile", _common(plan, done) | spec)
 
     return make
 
@@ -222,20 +243,24 @@ def estimate(
 
 
 def _time_training_step(plan: Plan, classes: int, size: tuple[int, int]) -> float:
-    """Seconds an image of one training step, on one thread."""
+    """Seconds an image of one training step, on one thread; the fastest of a few."""
     network = build_network(plan.model, classes, 0, size=size).train()
     inputs = torch.zeros(plan.recipe.batch_size, 3, *size)
+    if plan.recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+        inputs = inputs.to(memory_format=torch.channels_last)
     target = torch.zeros(plan.recipe.batch_size, dtype=torch.int64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    seconds = []
     try:
-        for _ in range(2):  # the first step also allocates and compiles
+        for _ in range(4):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=plan.recipe.precision == "bfloat16"):
                 output = network(inputs)
             logits = output if isinstance(output, torch.Tensor) else output[0]
             F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
-            seconds = time.perf_counter() - started
+            seconds.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    return seconds / plan.recipe.batch_size
+    return min(seconds) / plan.recipe.batch_size

@@ -132,6 +132,7 @@ class _Progress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
+            disable=not console.is_terminal,  # a log gets the lines alone
         )
         self._task = self.bar.add_task("starting", total=len(nodes), left="")
         self._passes_left = sum(node.passes for node in nodes)

@@ -188,12 +188,14 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     n = len(labels)
-    steps = -(-n // recipe.batch_size) * recipe.epochs
+    steps = max(-(-n // recipe.batch_size) * recipe.epochs, 2)
+    # A rise of exactly one step is one that OneCycleLR divides by zero for.
+    one_step = recipe.warmup * steps == 1.0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         recipe.learning_rate,
-        total_steps=max(steps, 2),
-        pct_start=recipe.warmup,
+        total_steps=steps,
+        pct_start=recipe.warmup * (1 - 1e-9) if one_step else recipe.warmup,
         cycle_momentum=False,
     )
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
