@@ -152,8 +152,8 @@ class _Progress:
             self._passes_left -= node.passes
             self._passes_run += node.passes if event.kind == "finished" else 0
             if event.kind != "found":
-                line = f"{self._count}/{self._total}  {node.name}{_outcome(event)}"
-                self.bar.console.print(line, soft_wrap=True, markup=False)
+                line = f"{self._count}/{self._total}  {node.name}{_outcome(event)}  {self._left()}"
+                self.bar.console.print(line.rstrip(), soft_wrap=True, markup=False)
         self.bar.update(
             self._task,
             completed=self._count,
