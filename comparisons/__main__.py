@@ -31,7 +31,7 @@ def list_methods() -> None:
     """List every method with its citation and parameters."""
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "method", "group", "citation", "parameters"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for entry in METHODS.values():
         parameters = ", ".join(f"{key}={value}" for key, value in entry.parameters.items())
         table.add_row(entry.name, entry.title, entry.group, entry.citation, parameters)
@@ -83,7 +83,11 @@ def run(
         int | None, typer.Option(help="Resize and crop images to this height and width.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help=f"Defaults of the options above: {', '.join(PRESETS)}.")
+        str,
+        typer.Option(
+            help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, quick "
+            "minutes, full hours."
+        ),
     ] = "quick",
     out: Annotated[
         Path, typer.Option(help="Directory of the run; one that exists is continued.")

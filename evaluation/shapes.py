@@ -27,10 +27,12 @@ _DISTRACTORS = 3
 _NOISE_GRID = 9
 
 # The object's area as a fraction of the image's, and a fragment's as a fraction of the object's.
-_AREA = (0.07, 0.18)
+_AREA = (0.05, 0.11)
 _FRAGMENT_AREA = (0.15, 0.45)
 # Farthest point of any of the shapes from its centroid, at unit area (the triangle's corner).
 _REACH = 0.878
+# How far from the image's middle row and column an object lies, of the way to the border.
+_OFF_CENTRE = (0.6, 1.0)
 # In 8-bit levels: how far an image's brightness and each of its channels stray, the step from the
 # background's colour to an object's or a distractor's, the amplitudes of the textures and the
 # grain of single pixels.
@@ -220,10 +222,11 @@ def _block(
     odd = middle + step / 2 * _lighter(draws)
 
     area = draws.uniform(*_AREA) * size**2
-    # Room for the widest class, whatever the class: the place then tells nothing. An arcsine
-    # distribution prefers the borders, so that a disk at the centre misses most objects.
+    # Room for the widest class, whatever the class: the place then tells nothing. Objects lie
+    # towards the four corners, so that a disk at the centre is a poor guess.
     room = size / 2 - 0.5 - _REACH * np.sqrt(area)[:, None]
-    place = room * np.cos(draws.uniform(0, math.pi, 2))
+    corner = np.where(draws.uniform(-1, 1, 2) < 0, -1, 1)
+    place = room * corner * draws.uniform(*_OFF_CENTRE, 2)
     turn = draws.uniform(0, 2 * math.pi)
     mask = _inside(labels, place, turn, area, size)
 
