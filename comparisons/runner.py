@@ -70,16 +70,18 @@ def run_plan(
         evaluation.images.DatasetError: the images cannot be used.
         ValueError: the network cannot be used.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _processors()
     store = Store(out)
     with _alone(out), _terminated_as_interrupted():
-        _claim(plan, out, command)
+        _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}")
         data = run_cell(data_cell(plan), store)
         dataset = open_staged(store.data(data.id))
         for skipped in dataset.skipped:
             console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
+        # Only now: a mistyped option must not keep the directory from the corrected one.
+        _keep_plan(plan, out, command)
         nodes = build_nodes(
             plan,
             train_images=len(dataset.train.labels),
@@ -205,17 +207,20 @@ def _announce(cost: Estimate, workers: int, console: Console) -> None:
         )
 
 
-def _claim(plan: Plan, out: Path, command: str) -> None:
-    """Write the plan into its directory, unless a different one lives there."""
+def _refuse_another_plan(plan: Plan, out: Path) -> None:
     path = out / "plan.json"
-    if path.exists():
-        before = Plan.from_json(json.loads(path.read_text())["plan"])
-        changed = before.conflicts(plan)
-        if changed:
-            raise RunError(
-                f"{out} holds a run with another {', '.join(changed)}: give another --out, or "
-                "the same options to continue it"
-            )
+    if not path.exists():
+        return
+    before = Plan.from_json(json.loads(path.read_text())["plan"])
+    changed = before.conflicts(plan)
+    if changed:
+        raise RunError(
+            f"{out} holds a run with another {', '.join(changed)}: give another --out, or "
+            "the same options to continue it"
+        )
+
+
+def _keep_plan(plan: Plan, out: Path, command: str) -> None:
     methods = {
         name: {
             "title": METHODS[name].title,
@@ -227,7 +232,14 @@ def _claim(plan: Plan, out: Path, command: str) -> None:
     }
     content: dict[str, Any] = {"plan": asdict(plan), "command": command, "methods": methods}
     text = json.dumps(content, indent=1).encode()
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(out / "plan.json", lambda file: file.write(text))
+
+
+def _processors() -> int:
+    """Processors this process may use; not every system can say which."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def _shapes(request: Request) -> Dataset:
 def _cifar10(request: Request) -> Dataset:
     from torchvision.datasets import CIFAR10
 
-    root = Path(request.argument or "runs/cifar10")
+    root = Path(request.argument or "runs/data/cifar10")
     try:
         sets = [CIFAR10(str(root), train=train, download=True) for train in (True, False)]
     except Exception as error:
