@@ -234,10 +234,10 @@ def test_errors(resnet, images):
         FastCAM(resnet, cam="x")
     with pytest.raises(ValueError, match="one layer for the CAM, got 2"):
         FastCAM(resnet, ["layer3", "layer4"])
-    for target in (10, -11, [0, 1], torch.tensor([0, 1, 10]), [0, 1, -1], 1.5, (1, 2), "cat"):
-        for method in (FastCAM, SMOEScale):
+    for attributor in (FastCAM(resnet), SMOEScale(resnet)):
+        for target in (10, -11, [0, 1], torch.tensor([0, 1, 10]), [0, 1, -1], 1.5, (1, 2), "cat"):
             with pytest.raises(ValueError, match=r"does not fit the model's output .*\(3, 10\)"):
-                method(resnet).attribute(images, target)
+                attributor.attribute(images[:, :, :32, :32], target)
     with pytest.raises(NotImplementedError):
         FastCAM(resnet).attribute_future()
 
