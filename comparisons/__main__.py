@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from comparisons.methods import METHODS, resolve
@@ -123,9 +124,14 @@ def run(
         options |= {name: value for name, value in stated.items() if value is not None}
         given = {name: value for name, value in recipe.items() if value is not None}
         options["recipe"] = Recipe(**(options["recipe"] | given))
-        options["methods"] = resolve(
-            options.get("methods"), has_object_masks=has_object_masks(options["data"])
-        )
+        known = has_object_masks(options["data"])
+        if methods is None and not known and "methods" in options:
+            # The preset's own list is for any images: what they do not allow is left out.
+            allowed = resolve(None, has_object_masks=False)
+            options["methods"] = ",".join(
+                name for name in options["methods"].split(",") if name in allowed
+            )
+        options["methods"] = resolve(options.get("methods"), has_object_masks=known)
         plan = Plan(**options)
         report = run_plan(
             plan,
@@ -136,16 +142,18 @@ def run(
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )
-    except (DatasetError, RunError, ValueError) as error:
-        _console.print(f"[bold red]Error:[/] {error}", soft_wrap=True, markup=True)
+    except (DatasetError, RunError, ValueError, OSError) as error:
+        # Escaped: a path may hold brackets, which mean styles.
+        _console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         _console.print(
             f"\nStopped. What is finished is kept in {out}; the same command continues.",
             soft_wrap=True,
+            markup=False,
         )
         raise typer.Exit(130) from None
-    _console.print(f"Report: {report}", soft_wrap=True)
+    _console.print(f"Report: {report}", soft_wrap=True, markup=False)
 
 
 def _preset(name: str) -> dict[str, Any]:

@@ -65,6 +65,19 @@ class Plan:
         for mode in (*self.modes, *(mode for mode, _ in self.mask_only)):
             if mode not in MODES:
                 raise PlanError(f"unknown mode {mode!r}: expected some of {', '.join(MODES)}")
+        for mode in self.modes:
+            if self.modes.count(mode) > 1:
+                raise PlanError(f"mode {mode} is given twice: give each once")
+        for mode, fraction in self.mask_only:
+            check_fractions([fraction])
+            if self.mask_only.count((mode, fraction)) > 1:
+                raise PlanError(
+                    f"mask only {mode} {100 * fraction:g} % is given twice: give it once"
+                )
+        for name in ("train_images", "test_images", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PlanError(f"{name}={value}: expected at least 1")
         if self.fill not in FILLS:
             raise PlanError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
         for name in (*self.methods, *self.first_seed_only):

@@ -74,11 +74,11 @@ def run_plan(
     store = Store(out)
     with _alone(out), _terminated_as_interrupted():
         _refuse_another_plan(plan, out)
-        console.print(f"Images: {plan.data}")
+        console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
         data = run_cell(data_cell(plan), store)
         dataset = open_staged(store.data(data.id))
         for skipped in dataset.skipped:
-            console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True)
+            console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, out, command)
