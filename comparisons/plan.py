@@ -139,11 +139,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "data": "shapes",
         "model": "resnet9",
-        "methods": "random,centre,oracle,smoe-linear,fastcam,gradient,gradient-sgsq",
+        "methods": "random,centre,oracle,smoe-linear,fastcam,gradient-sgsq",
         "fractions": (0.1, 0.5, 0.9),
-        "train_images": 3000,
-        "test_images": 1000,
-        "recipe": {"epochs": 4},
+        "mask_only": (("roar", 0.5),),
+        "train_images": 2000,
+        "test_images": 800,
+        # Small batches and a low rate: few steps must do.
+        "recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 0.02},
     },
     "full": {
         "data": "shapes",
