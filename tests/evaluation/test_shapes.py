@@ -132,17 +132,12 @@ def test_outlines_have_unit_area_and_their_centroid_at_the_origin(position: int,
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_mirrored_outline_is_the_outline_turned(name: str) -> None:
+def test_a_flip_keeps_the_outline_and_so_the_class(name: str) -> None:
     axis = (np.arange(600, dtype=np.float32) + 0.5) / 300 - 1
     x, y = np.meshgrid(axis, axis)
     outline = shapes._OUTLINES[name]
-    mirrored = outline(-x, y)
-    overlaps = []
-    for degrees in range(0, 360, 6):
-        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        turned = outline(cos * x + sin * y, cos * y - sin * x)
-        overlaps.append((turned & mirrored).sum() / (turned | mirrored).sum())
-    assert max(overlaps) > 0.99
+    # Rounding may decide otherwise on a pixel of the edge.
+    assert (outline(x, y) != outline(-x, y)).mean() < 1e-4
 
 
 def test_no_statistic_but_the_outline_tells_the_class(
@@ -176,13 +171,15 @@ def test_no_brightness_finds_the_object(splits: tuple[ShapesSplit, ShapesSplit])
     assert (2 * precision * right / (precision + right + 1e-12)).max() < 0.75
 
 
-def test_a_disk_at_the_centre_misses_much_of_the_objects(
+def test_a_disk_at_the_centre_misses_most_of_the_objects(
     splits: tuple[ShapesSplit, ShapesSplit],
 ) -> None:
     masks = splits[0].object_masks
     rows, columns = np.mgrid[:32, :32] - 15.5
-    nearest = np.argsort((rows**2 + columns**2).ravel(), kind="stable")[:102]
-    assert masks.reshape(len(masks), -1)[:, nearest].sum() / masks.sum() < 0.45
+    nearest = np.argsort((rows**2 + columns**2).ravel(), kind="stable")
+    by_nearness = masks.reshape(len(masks), -1)[:, nearest]
+    assert by_nearness[:, :102].sum() / masks.sum() < 0.25
+    assert by_nearness[:, :307].sum() / masks.sum() < 0.65
 
 
 @pytest.mark.parametrize(
