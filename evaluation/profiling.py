@@ -12,7 +12,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 __all__ = ["Profile", "count_flops", "peak_bytes", "profile"]
 
@@ -72,9 +72,10 @@ def count_flops(work: Work) -> int:
     >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 5))
     60
     """
-    with FlopCounterMode(display=False) as counter:
+    with _FlopMeter() as meter:
         work()
-    return int(counter.get_total_flops())
+    total: int = meter.total
+    return total
 
 
 def peak_bytes(work: Work) -> int:
@@ -91,6 +92,34 @@ def peak_bytes(work: Work) -> int:
     del result
     peak: int = meter.peak
     return peak
+
+
+class _FlopMeter(TorchDispatchMode):
+    """Adds up PyTorch's own formulas of operations.
+
+    Its `FlopCounterMode` also follows modules, with gradient hooks that `autograd.grad`
+    refuses where the gradient is that of an input.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        del types
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += int(formula(*args, **kwargs, out_val=result))
+        return result
 
 
 class _StorageMeter(TorchDispatchMode):
