@@ -1,11 +1,20 @@
-"""What the tests of the comparison share."""
+"""What the tests of the comparison share: a tiny plan, and cells that run in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 import torch
+
+from comparisons.cells import Cell, run_cell
+from comparisons.engine import Event, execute
+from comparisons.graph import build_nodes
+from comparisons.plan import Plan
+from evaluation.records import CellResult
+from evaluation.retraining import Recipe
+from evaluation.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +24,65 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class InlineExecutor:
+    """Runs a cell where it is submitted, and remembers the order."""
+
+    def __init__(self, store: Store, slots: int = 1) -> None:
+        self.slots = slots
+        self.store = store
+        self.submitted: list[Cell] = []
+
+    def submit(self, cell: Cell) -> Future[CellResult]:
+        self.submitted.append(cell)
+        future: Future[CellResult] = Future()
+        try:
+            future.set_result(run_cell(cell, self.store))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class TinyRun:
+    """A finished run of the tiny plan."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan = plan
+        self.store = store
+        self.executor = InlineExecutor(store)
+        self.nodes = build_nodes(plan, train_images=64, test_images=32)
+        self.events: list[Event] = list(execute(self.nodes, store, self.executor))
+        self.results = {e.node.name: e.result for e in self.events if e.result is not None}
+        self.cells = {cell.id: cell for cell in self.executor.submitted}
+
+
+def tiny_plan(*methods: str) -> Plan:
+    return Plan(
+        "shapes",
+        "resnet9",
+        methods,
+        fractions=(0.5,),
+        mask_only=(("roar", 0.5),),
+        train_images=64,
+        test_images=32,
+        image_size=16,
+        recipe=Recipe(epochs=1, batch_size=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> TinyRun:
+    """Random, the oracle and the gradient at one fraction, on 64 images of 16x16."""
+    store = Store(tmp_path_factory.mktemp("tiny"))
+    return TinyRun(tiny_plan("random", "oracle", "gradient"), store)
+
+
+@pytest.fixture(scope="session")
+def make_tiny_plan():
+    return tiny_plan
+
+
+@pytest.fixture(scope="session")
+def inline_executor():
+    return InlineExecutor
