@@ -17,7 +17,7 @@ from comparisons.plan import PRESETS, Plan
 from comparisons.runner import RunError, run_plan
 from evaluation.datasets import has_object_masks
 from evaluation.images import DatasetError
-from evaluation.retraining import Recipe, default_precision
+from evaluation.retraining import Recipe, check_device, default_precision
 
 app = typer.Typer(
     add_completion=False,
@@ -100,13 +100,14 @@ def run(
     device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
 ) -> None:
     """Run a comparison, or continue it, and write its report."""
-    recipe = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "precision": precision or default_precision(device),
-    }
     try:
+        check_device(device)
+        recipe = {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "precision": precision or default_precision(device),
+        }
         options = _preset(preset)
         stated: dict[str, Any] = {
             "data": data,

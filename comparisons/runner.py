@@ -70,6 +70,9 @@ def run_plan(
         evaluation.images.DatasetError: the images cannot be used.
         ValueError: the network cannot be used.
     """
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise RunError(f"{name}={value}: expected at least 1")
     workers = workers or _processors()
     store = Store(out)
     with _alone(out), _terminated_as_interrupted():

@@ -25,8 +25,10 @@ __all__ = [
     "InputView",
     "Recipe",
     "Training",
+    "check_device",
     "correctness",
     "crop_and_flip",
+    "default_precision",
     "predictions",
     "train",
 ]
@@ -73,8 +75,28 @@ class Recipe:
             raise ValueError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}: expected at least 1 of each"
             )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate:g}: expected more than 0")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r}: expected 'float32' or 'bfloat16'")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: names the device, and says what PyTorch said of it.
+
+    >>> check_device("cpu")
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {device!r} cannot be used here ({why}): expected cpu, or cuda where there "
+            "is one"
+        ) from error
 
 
 def default_precision(device: str) -> str:

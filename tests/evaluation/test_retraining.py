@@ -454,6 +454,8 @@ def test_auxiliary_heads_are_left_out(dataset):
     [
         ({"epochs": 0}, "epochs=0, batch_size=64: expected at least 1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"learning_rate": 0.0}, "learning_rate=0: expected more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: expected more than 0"),
         ({"precision": "float16"}, "precision 'float16': expected 'float32' or 'bfloat16'"),
     ],
 )
