@@ -144,11 +144,14 @@ class _Progress:
         self._passes_run = 0
         self._started = time.monotonic()
         self._running: list[str] = []
-        self._count, self._total = 0, len(nodes)
+        self._count, self._total, self._found = 0, len(nodes), 0
 
     def show(self, event: Event) -> None:
         node = event.node
         if event.kind == "started":
+            if self._found and not self._running:
+                self.bar.console.print(f"{self._found} of {self._total} cells were done before")
+                self._found = 0
             self._running.append(node.name)
         else:
             if node.name in self._running:
@@ -156,7 +159,9 @@ class _Progress:
             self._count += 1
             self._passes_left -= node.passes
             self._passes_run += node.passes if event.kind == "finished" else 0
-            if event.kind != "found":
+            if event.kind == "found":
+                self._found += 1
+            else:
                 line = f"{self._count}/{self._total}  {node.name}{_outcome(event)}  {self._left()}"
                 self.bar.console.print(line.rstrip(), soft_wrap=True, markup=False)
         self.bar.update(
