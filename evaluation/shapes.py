@@ -5,21 +5,44 @@ outline alone. Everything else (place, area, turn, colours, textures, distractor
 one distribution for all classes, so only pixels that show the outline can tell them apart. A class
 is unchanged by a horizontal flip: each outline has a vertical axis of symmetry, and turns to the
 left are as likely as turns to the right.
+
+Accuracy in % as pixels are removed (ROAR) or kept (KAR) and the network is trained anew:
+
+    ========================  ====  ====  ====  ====  ====
+    share of the pixels       10 %  30 %  50 %  70 %  90 %
+    ========================  ====  ====  ====  ====  ====
+    ROAR random               87.2  74.5  56.3  38.7  22.5
+    ROAR disk at the centre   68.4  38.4  15.9  13.1  12.6
+    ROAR object's true mask   12.2  12.0  12.0  10.8  10.1
+    KAR  random               22.5  38.7  56.3  74.5  87.2
+    KAR  disk at the centre   23.0  65.3  85.9  91.4  92.2
+    KAR  object's true mask    100  99.5  99.1  97.1  94.6
+    ========================  ====  ====  ====  ====  ====
+
+Unmasked 92.4, chance 12.5. KAR random at t is ROAR random at 100 - t, the same training. Measured
+with `evaluation.retraining`: the built-in ``resnet9``, 3,000 training and 1,000 test images of seed
+0, one training of 4 epochs each (seed 0; batch 64, peak rate 0.1, label smoothing 0.1, bfloat16,
+fill by the channel mean); a test accuracy p has a standard error of sqrt(p (1 - p) / 1000), at most
+1.6 points, and training seeds add theirs.
+
+The true mask has the class's outline, so its hole is a cue as well: networks trained on the masks
+alone (ROAR 50 %) reach 95.3. Those of the table have not learnt to see the hole; a longer training
+may. Read the ``oracle`` rows beside their mask-only accuracy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bool = NDArray[np.bool_]
-Float = NDArray[np.floating[Any]]
+from evaluation.outlines import OUTLINES, REACH, Bool, Float
 
+__all__ = ["CLASSES", "ShapesSplit", "make_shapes"]
+
+CLASSES: tuple[str, ...] = tuple(OUTLINES)
 _SPLITS = {"train": 0, "test": 1}
 # Images are always drawn in whole, aligned blocks: vectorised arithmetic may round differently at
 # another position of an array, and an image may not depend on how many were asked for.
@@ -30,8 +53,6 @@ _NOISE_GRID = 9
 # The object's area as a fraction of the image's, and a fragment's as a fraction of the object's.
 _AREA = (0.07, 0.14)
 _FRAGMENT_AREA = (0.15, 0.45)
-# Farthest point of any of the shapes from its centroid, at unit area (the triangle's corner).
-_REACH = 0.878
 # Radians to either side: few enough that some hundred steps of training learn the classes.
 _TURN = math.pi / 6
 # How far from the image's middle row and column an object lies, of the way to the border.
@@ -62,75 +83,6 @@ class ShapesSplit:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     object_masks: Bool
-
-
-# Each outline has area 1 and its centroid at the origin: the same scale then gives every class the
-# same area, and the same place gives it the same centroid.
-def _disk(x: Float, y: Float) -> Bool:
-    return x * x + y * y <= 1 / math.pi
-
-
-def _ring(x: Float, y: Float) -> Bool:
-    hole = 0.5
-    radius2 = 1 / (math.pi * (1 - hole**2))
-    r2 = x * x + y * y
-    return (r2 <= radius2) & (r2 >= hole**2 * radius2)
-
-
-def _square(x: Float, y: Float) -> Bool:
-    return np.maximum(abs(x), abs(y)) <= 0.5
-
-
-def _triangle(x: Float, y: Float) -> Bool:
-    inradius = 1 / math.sqrt(3 * math.sqrt(3))
-    half = math.sqrt(3) / 2
-    inside: Bool = np.maximum(-y, half * abs(x) + 0.5 * y) <= inradius
-    return inside
-
-
-def _cross(x: Float, y: Float) -> Bool:
-    arm = 1 / math.sqrt(5)
-    return (np.maximum(abs(x), abs(y)) <= 1.5 * arm) & (np.minimum(abs(x), abs(y)) <= 0.5 * arm)
-
-
-def _star(x: Float, y: Float) -> Bool:
-    waist, tenth = 0.45, math.pi / 5
-    tip = 1 / math.sqrt(5 * waist * math.sin(tenth))
-    # Ten congruent triangles: fold the plane into one, then test the side from tip to waist.
-    turn = np.arctan2(x, -y) % (2 * tenth)
-    angle = np.minimum(turn, 2 * tenth - turn)
-    r = np.hypot(x, y)
-    u, v = r * np.cos(angle), r * np.sin(angle)
-    du, dv = tip * (waist * math.cos(tenth) - 1), tip * waist * math.sin(tenth)
-    inside: Bool = du * v - dv * (u - tip) >= 0
-    return inside
-
-
-def _chevron(x: Float, y: Float) -> Bool:
-    # Three squares in an L, turned by 45 degrees: its own mirror image.
-    side = 1 / math.sqrt(3)
-    u = (x - y) / (math.sqrt(2) * side) + 5 / 6
-    v = -(x + y) / (math.sqrt(2) * side) + 5 / 6
-    inside: Bool = (np.minimum(u, v) >= 0) & (np.maximum(u, v) <= 2) & (np.minimum(u, v) <= 1)
-    return inside
-
-
-def _bars(x: Float, y: Float) -> Bool:
-    width = 1 / math.sqrt(6)
-    return (abs(y) <= 1.5 * width) & (abs(x) >= 0.5 * width) & (abs(x) <= 1.5 * width)
-
-
-_OUTLINES: dict[str, Callable[[Float, Float], Bool]] = {
-    "disk": _disk,
-    "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-    "star": _star,
-    "chevron": _chevron,
-    "bars": _bars,
-}
-CLASSES: tuple[str, ...] = tuple(_OUTLINES)
 
 
 def make_shapes(
@@ -229,7 +181,7 @@ def _block(
     area = draws.uniform(*_AREA) * size**2
     # Room for the widest class, whatever the class: the place then tells nothing. Objects lie
     # towards the four corners, so that a disk at the centre is a poor guess.
-    room = size / 2 - 0.5 - _REACH * np.sqrt(area)[:, None]
+    room = size / 2 - 0.5 - REACH * np.sqrt(area)[:, None]
     corner = np.where(draws.uniform(-1, 1, 2) < 0, -1, 1)
     place = room * corner * draws.uniform(*_OFF_CENTRE, 2)
     turn = draws.uniform(-_TURN, _TURN)
@@ -270,7 +222,7 @@ def _inside(kinds: NDArray[np.int64], place: Float, turn: Float, area: Float, si
     cos, sin = np.cos(turn)[:, None, None] / side, np.sin(turn)[:, None, None] / side
     u, v = cos * x + sin * y, cos * y - sin * x
     inside = np.empty(u.shape, np.bool_)
-    for kind, outline in enumerate(_OUTLINES.values()):
+    for kind, outline in enumerate(OUTLINES.values()):
         chosen = kinds == kind
         inside[chosen] = outline(u[chosen], v[chosen])
     return inside

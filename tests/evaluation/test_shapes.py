@@ -10,6 +10,7 @@ import pytest
 from scipy import ndimage
 
 from evaluation import shapes
+from evaluation.outlines import OUTLINES, REACH
 from evaluation.shapes import CLASSES, ShapesSplit, make_shapes
 
 
@@ -123,19 +124,19 @@ def test_no_image_repeats_over_seeds_and_splits() -> None:
 def test_outlines_have_unit_area_and_their_centroid_at_the_origin(position: int, name: str) -> None:
     axis = (np.arange(2000, dtype=np.float32) + 0.5) / 1000 - 1
     x, y = np.meshgrid(axis, axis)
-    inside = shapes._OUTLINES[name](x, y)
+    inside = OUTLINES[name](x, y)
     assert CLASSES[position] == name
     assert inside.sum() / 1e6 == pytest.approx(1, abs=2e-3)
     assert x[inside].mean() == pytest.approx(0, abs=1e-3)
     assert y[inside].mean() == pytest.approx(0, abs=1e-3)
-    assert np.hypot(x, y)[inside].max() <= shapes._REACH
+    assert np.hypot(x, y)[inside].max() <= REACH
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_flip_keeps_the_outline_and_so_the_class(name: str) -> None:
     axis = (np.arange(600, dtype=np.float32) + 0.5) / 300 - 1
     x, y = np.meshgrid(axis, axis)
-    outline = shapes._OUTLINES[name]
+    outline = OUTLINES[name]
     # Rounding may decide otherwise on a pixel of the edge.
     assert (outline(x, y) != outline(-x, y)).mean() < 1e-4
 
