@@ -98,6 +98,7 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """Read ``dataclasses.asdict(plan)``, also after JSON made its tuples lists.
 
+        >>> from dataclasses import asdict
         >>> plan = Plan("shapes", "resnet9", ("random",))
         >>> Plan.from_json(asdict(plan)) == plan
         True
