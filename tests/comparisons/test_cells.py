@@ -22,6 +22,8 @@ from evaluation.records import METRICS, unpack_bits
 from evaluation.retraining import InputView, Recipe, train
 from evaluation.store import Store, content_hash
 
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+
 
 def _dataset(run):
     return open_staged(run.store.data(run.results["data"].id))
@@ -101,7 +103,7 @@ def test_maps_explain_the_prediction_never_the_label(tiny):
 
         def gradient(target, inputs=inputs) -> np.ndarray:
             x = inputs.clone().requires_grad_()
-            network(x)[torch.arange(32), torch.from_numpy(target[:32])].sum().backward()
+            network(x)[torch.arange(32), torch.tensor(target[:32])].sum().backward()
             return x.grad.abs().sum(1).numpy()
 
         kept = Levels(folder / f"{name}.zarr").read(0, 32)
