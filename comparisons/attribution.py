@@ -19,7 +19,7 @@ from evaluation.maps import CHUNK_IMAGES, Levels
 from evaluation.masking import saliency_levels
 from evaluation.retraining import InputView
 from evaluation.scores import pointing_game
-from evaluation.store import content_hash, write_atomically
+from evaluation.store import Store, content_hash, write_atomically
 
 __all__ = ["GALLERY_IMAGES", "MapCost", "example_batch", "write_gallery", "write_maps"]
 
@@ -119,29 +119,33 @@ def write_gallery(
     explain: Explain,
     dataset: Dataset,
     targets: NDArray[np.int64],
-    file: Path,
+    store: Store,
+    cell: str,
     *,
     cuts: tuple[float, ...],
-    seed: int,
     device: str = "cpu",
 ) -> None:
-    """Keep full-precision maps of a few test images, one of each class in turn, for reports."""
+    """Keep full-precision maps of a few test images, one of each class in turn, for reports.
+
+    Their levels are those that networks are trained with: a method that draws noise would draw
+    another for this batch.
+    """
     labels = np.asarray(dataset.test.labels)
     per_class = [np.flatnonzero(labels == label)[0] for label in np.unique(labels)]
     chosen = np.asarray(per_class[:GALLERY_IMAGES], dtype=np.int64)
     batch = example_batch(dataset, "test", targets, chosen, device)
     saliency = explain(batch).detach().cpu().numpy()
+    levels = Levels(store.maps(cell) / "test.zarr")
     arrays: dict[str, NDArray[Any]] = {
         "index": chosen,
         "saliency": saliency.astype(np.float32),
-        "levels": saliency_levels(saliency, cuts, batch.index.numpy(), seed=seed),
+        "levels": np.concatenate([levels.read(index, index + 1) for index in chosen.tolist()]),
         "cuts": np.asarray(cuts),
     }
     scales = METHODS[method].scales
     if scales is not None:
         arrays["scales"] = scales(model)(batch).detach().cpu().numpy().astype(np.float32)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda opened: np.savez_compressed(opened, allow_pickle=False, **arrays))
+    store.save_arrays(store.gallery(cell), arrays)
 
 
 def example_batch(

@@ -126,9 +126,9 @@ def _maps(cell: Cell, store: Store, device: str) -> Outcome:
         explain,
         dataset,
         targets["test"],
-        store.gallery(cell.id),
+        store,
+        cell.id,
         cuts=cuts,
-        seed=seed,
         device=device,
     )
     records = tuple(

@@ -137,4 +137,7 @@ class Store:
 
     def save_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep named arrays as one ``.npz`` file."""
-        write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        write_atomically(
+            path,
+            lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
+        )
