@@ -139,5 +139,5 @@ class Store:
         """Keep named arrays as one ``.npz`` file."""
         write_atomically(
             path,
-            lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
+            lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),
         )
