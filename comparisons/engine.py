@@ -78,26 +78,22 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
         ready += [by_name[name] for name in sorter.get_ready()]
         ready.sort(key=lambda node: node.priority)
         # Only as many as can run: what becomes ready later may be more urgent.
-        while ready and len(running) < executor.slots:
-            if running and (ready[0].alone or any(node.alone for node in running.values())):
-                break
+        if ready and len(running) < executor.slots and _may_start(ready[0], running.values()):
             node = ready.pop(0)
             missing = [name for name in node.needs if name in failed]
-            if missing:
+            cell = None if missing else node.make(done)
+            found = None if cell is None else store.result(cell.id)
+            if cell is None:
                 failed.add(node.name)
                 yield Event(node, "failed", error=f"needs {missing[0]!r}, which failed")
                 sorter.done(node.name)
-                continue
-            cell = node.make(done)
-            found = store.result(cell.id)
-            if found is not None:
+            elif found is not None:
                 done[node.name] = found
                 yield Event(node, "found", found)
                 sorter.done(node.name)
-                continue
-            running[executor.submit(cell)] = node
-            yield Event(node, "started")
-        if not running:
+            else:
+                running[executor.submit(cell)] = node
+                yield Event(node, "started")
             continue
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             node = running.pop(future)
@@ -111,6 +107,12 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
             else:
                 yield Event(node, "finished", done[node.name])
             sorter.done(node.name)
+
+
+def _may_start(node: Node, running: Iterable[Node]) -> bool:
+    """Whether a node may run beside those that run: one that is timed runs alone."""
+    others = list(running)
+    return not others or not (node.alone or any(other.alone for other in others))
 
 
 class LocalExecutor:
