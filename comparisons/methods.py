@@ -7,9 +7,8 @@ To add a method, decorate a function that takes the model and returns a function
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +22,11 @@ from captum.attr import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from comparisons.registry import GROUPS, METHODS, Batch, Explain, Method, Prepare, method, resolve
 from fastsal import FastCAM, SMOEScale, find_scales
 
-__all__ = ["GROUPS", "METHODS", "Batch", "Method", "method", "resolve"]
-
-Group = Literal["control", "smoe", "cam", "gradient"]
-GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
+# Whoever wants the registry filled takes it from here.
+__all__ = ["GROUPS", "METHODS", "Batch", "Explain", "Method", "method", "resolve"]
 
 # SmoothGrad of Hooker et al. 2018: 15 copies, noise of 0.15 of the range of the input.
 _NOISY_COPIES = 15
@@ -42,131 +40,7 @@ _RANDOM_MAP_SEED = 0x5EED
 _PAPER = "Mundhenk, Chen and Friedland 2020"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a method may look at.
-
-    Args:
-        inputs: ``(N, 3, H, W)``, normalised as the network expects.
-        target: ``(N,)``, the class to explain: the frozen model's prediction.
-        index: ``(N,)``, which image of its split each is; seeds what is fixed an image.
-        input_range: how far apart black and white are in `inputs`, the unit of noise.
-        black: what a black pixel is in `inputs`, one value a channel.
-        object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
-    """
-
-    inputs: Tensor
-    target: Tensor
-    index: Tensor
-    input_range: float
-    black: tuple[float, float, float]
-    object_mask: Tensor | None = None
-
-
-Explain = Callable[[Batch], Tensor]
 _Arguments = Callable[[Batch], dict[str, Any]]
-
-
-class Prepare(Protocol):
-    """A model to a function that explains batches; what is costly is done here, once."""
-
-    def __call__(self, model: nn.Module) -> Explain:
-        """The function that maps a batch to saliency ``(N, H, W)``, higher for more salient."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A saliency method as the comparison sees it.
-
-    Args:
-        name: key of the registry, as the command takes it.
-        title: how reports call it.
-        group: ``control``, ``smoe``, ``cam`` or ``gradient``.
-        citation: who proposed it.
-        parameters: what it was run with; recorded with every number. ``reduction`` says
-            what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
-        prepare: the method itself.
-        passes: forward passes an image, each with its backward pass if the method needs one.
-        needs_object_mask: works only where the data knows the true object.
-        self_dual: keeping the top t is the same experiment as removing the top 1 - t.
-        scales: for methods that have one map a spatial scale: explains a batch with
-            ``(N, R, H, W)``.
-    """
-
-    name: str
-    title: str
-    group: Group
-    citation: str
-    parameters: Mapping[str, Any]
-    prepare: Prepare = field(repr=False)
-    passes: int = 0
-    needs_object_mask: bool = False
-    self_dual: bool = False
-    scales: Prepare | None = field(default=None, repr=False)
-
-
-METHODS: dict[str, Method] = {}
-
-
-def method(
-    name: str,
-    title: str,
-    group: Group,
-    citation: str,
-    parameters: Mapping[str, Any],
-    *,
-    passes: int = 0,
-    needs_object_mask: bool = False,
-    self_dual: bool = False,
-    scales: Prepare | None = None,
-) -> Callable[[Prepare], Prepare]:
-    """Register a method; the order of registration is the order in reports."""
-
-    def register(prepare: Prepare) -> Prepare:
-        METHODS[name] = Method(
-            name,
-            title,
-            group,
-            citation,
-            dict(parameters),
-            prepare,
-            passes,
-            needs_object_mask,
-            self_dual,
-            scales,
-        )
-        return prepare
-
-    return register
-
-
-def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
-    """The methods a comma-separated list names; None for all that the data allows.
-
-    Raises:
-        ValueError: an unknown method, or one that needs the true object where it is unknown.
-
-    >>> resolve("random,centre", has_object_masks=False)
-    ('random', 'centre')
-    """
-    if names is None:
-        return tuple(
-            entry.name
-            for entry in METHODS.values()
-            if has_object_masks or not entry.needs_object_mask
-        )
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in chosen:
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
-        if METHODS[name].needs_object_mask and not has_object_masks:
-            raise ValueError(
-                f"method {name!r} needs the true object's pixels, which these images do not "
-                "have: leave it out, or use --data shapes"
-            )
-    if not chosen:
-        raise ValueError("no methods given: expected at least one name, or no --methods for all")
-    return chosen
 
 
 @method("random", "Random", "control", "Hooker et al. 2018", {}, self_dual=True)

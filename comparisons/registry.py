@@ -1,0 +1,141 @@
+"""What a method of the comparison is, and the registry that holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+__all__ = ["GROUPS", "METHODS", "Batch", "Explain", "Method", "Prepare", "method", "resolve"]
+
+Group = Literal["control", "smoe", "cam", "gradient"]
+GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method may look at.
+
+    Args:
+        inputs: ``(N, 3, H, W)``, normalised as the network expects.
+        target: ``(N,)``, the class to explain: the frozen model's prediction.
+        index: ``(N,)``, which image of its split each is; seeds what is fixed an image.
+        input_range: how far apart black and white are in `inputs`, the unit of noise.
+        black: what a black pixel is in `inputs`, one value a channel.
+        object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    index: Tensor
+    input_range: float
+    black: tuple[float, float, float]
+    object_mask: Tensor | None = None
+
+
+Explain = Callable[[Batch], Tensor]
+
+
+class Prepare(Protocol):
+    """A model to a function that explains batches; what is costly is done here, once."""
+
+    def __call__(self, model: nn.Module) -> Explain:
+        """The function that maps a batch to saliency ``(N, H, W)``, higher for more salient."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A saliency method as the comparison sees it.
+
+    Args:
+        name: key of the registry, as the command takes it.
+        title: how reports call it.
+        group: ``control``, ``smoe``, ``cam`` or ``gradient``.
+        citation: who proposed it.
+        parameters: what it was run with; recorded with every number. ``reduction`` says
+            what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
+        prepare: the method itself.
+        passes: forward passes an image, each with its backward pass if the method needs one.
+        needs_object_mask: works only where the data knows the true object.
+        self_dual: keeping the top t is the same experiment as removing the top 1 - t.
+        scales: for methods that have one map a spatial scale: explains a batch with
+            ``(N, R, H, W)``.
+    """
+
+    name: str
+    title: str
+    group: Group
+    citation: str
+    parameters: Mapping[str, Any]
+    prepare: Prepare = field(repr=False)
+    passes: int = 0
+    needs_object_mask: bool = False
+    self_dual: bool = False
+    scales: Prepare | None = field(default=None, repr=False)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    title: str,
+    group: Group,
+    citation: str,
+    parameters: Mapping[str, Any],
+    *,
+    passes: int = 0,
+    needs_object_mask: bool = False,
+    self_dual: bool = False,
+    scales: Prepare | None = None,
+) -> Callable[[Prepare], Prepare]:
+    """Register a method; the order of registration is the order in reports."""
+
+    def register(prepare: Prepare) -> Prepare:
+        METHODS[name] = Method(
+            name,
+            title,
+            group,
+            citation,
+            dict(parameters),
+            prepare,
+            passes,
+            needs_object_mask,
+            self_dual,
+            scales,
+        )
+        return prepare
+
+    return register
+
+
+def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
+    """The methods a comma-separated list names; None for all that the data allows.
+
+    Raises:
+        ValueError: an unknown method, or one that needs the true object where it is unknown.
+
+    >>> import comparisons.methods
+    >>> resolve("random,centre", has_object_masks=False)
+    ('random', 'centre')
+    """
+    if names is None:
+        return tuple(
+            entry.name
+            for entry in METHODS.values()
+            if has_object_masks or not entry.needs_object_mask
+        )
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in chosen:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+        if METHODS[name].needs_object_mask and not has_object_masks:
+            raise ValueError(
+                f"method {name!r} needs the true object's pixels, which these images do not "
+                "have: leave it out, or use --data shapes"
+            )
+    if not chosen:
+        raise ValueError("no methods given: expected at least one name, or no --methods for all")
+    return chosen
