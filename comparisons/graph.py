@@ -134,31 +134,15 @@ def _base(plan: Plan, seed: int) -> Callable[[Done], Cell]:
 
 def _maps(plan: Plan, method: str) -> Callable[[Done], Cell]:
     def make(done: Done) -> Cell:
-        base = done[_base_name(plan.seeds[0])]
-        spec = {
-            "base": base.id,
-            "base_hash": base.hashes["model"],
-            "method": method,
-            "parameters": dict(METHODS[method].parameters),
-            "cuts": list(plan.cuts),
-            "tie_seed": _TIE_SEED,
-        }
-        return Cell("maps", _common(plan, done) | spec)
+        spec = {"cuts": list(plan.cuts), "tie_seed": _TIE_SEED}
+        return Cell("maps", _explained(plan, done, method) | spec)
 
     return make
 
 
 def _profile(plan: Plan, method: str) -> Callable[[Done], Cell]:
     def make(done: Done) -> Cell:
-        base = done[_base_name(plan.seeds[0])]
-        spec = {
-            "base": base.id,
-            "base_hash": base.hashes["model"],
-            "method": method,
-            "parameters": dict(METHODS[method].parameters),
-            "batch": _PROFILE_BATCH,
-        }
-        return Cell("profile", _common(plan, done) | spec)
+        return Cell("profile", _explained(plan, done, method) | {"batch": _PROFILE_BATCH})
 
     return make
 
@@ -184,6 +168,17 @@ def _retraining(
         return Cell(kind, _common(plan, done) | spec)
 
     return make
+
+
+def _explained(plan: Plan, done: Done, method: str) -> dict[str, Any]:
+    """What every cell depends on that applies a method to the frozen network."""
+    base = done[_base_name(plan.seeds[0])]
+    return _common(plan, done) | {
+        "base": base.id,
+        "base_hash": base.hashes["model"],
+        "method": method,
+        "parameters": dict(METHODS[method].parameters),
+    }
 
 
 def _common(plan: Plan, done: Done) -> dict[str, Any]:
