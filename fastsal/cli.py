@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from fastsal._version import __version__
 from fastsal.attribution import SMOEScale
 from fastsal.lovi import heatmap, lovi, overlay
+from fastsal.model_names import FORMS, build_network, needed
 from fastsal.scales import Candidate, candidates
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Their own initial weights take long to draw, of which torchvision warns.
-SLOW_INITIALISATION = ("googlenet", "inception_v3")
 
 
 class CommandError(Exception):
@@ -54,11 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a torchvision classifier's name, or package.module:function that returns a network",
-    )
+    model.add_argument("model", metavar="MODEL", help=FORMS)
     model.add_argument("--size", type=_size, default=224, help="shorter side in pixels (224)")
     weights = model.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
@@ -112,7 +106,7 @@ def _size(text: str) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
-    network = _network(options.model, options.weights, pretrained=False)
+    network = _network(options, pretrained=False)
     image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     try:
         found = candidates(network, image)
@@ -143,7 +137,7 @@ def _row(candidate: Candidate) -> tuple[str, str, str, str, str]:
 
 
 def _maps(options: argparse.Namespace) -> int:
-    network = _network(options.model, options.weights, pretrained=not options.random_weights)
+    network = _network(options, pretrained=not options.random_weights)
     try:
         network = network.to(options.device).eval()
         attributor = SMOEScale(network, options.layers, weights=options.scale_weights)
@@ -181,46 +175,18 @@ def _maps(options: argparse.Namespace) -> int:
     return 0
 
 
-def _network(name: str, weights: Path | None, *, pretrained: bool) -> nn.Module:
-    if ":" in name:
-        network = _own_network(name)
-    else:
-        models: Any = _needed("torchvision", "a network by its name").models
-        if name not in models.list_models(models):
-            raise CommandError(
-                f"torchvision has no classifier {name!r}; give one of its names, such as resnet50, "
-                "or package.module:function"
-            )
-        choice = "DEFAULT" if pretrained and weights is None else None
-        extra = {"init_weights": False} if choice is None and name in SLOW_INITIALISATION else {}
-        network = models.get_model(name, weights=choice, **extra)
-    if weights is not None:
-        try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CommandError(f"cannot load {weights} into {name}: {reason}") from error
-    return network
-
-
-def _own_network(name: str) -> nn.Module:
-    module_name, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def _network(options: argparse.Namespace, *, pretrained: bool) -> nn.Module:
     try:
-        network = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CommandError(f"cannot make a network from {name!r}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise CommandError(f"{name!r} returned a {type(network).__name__}, not a torch.nn.Module")
-    return network
+        return build_network(options.model, options.weights, pretrained=pretrained)
+    except (ValueError, ImportError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _needed(package: str, purpose: str) -> ModuleType:
     try:
-        return importlib.import_module(package)
+        return needed(package, purpose)
     except ImportError as error:
-        raise CommandError(f"{purpose} needs {package}: pip install {package}") from error
+        raise CommandError(str(error)) from error
 
 
 def _read_image(path: Path, size: int) -> Tensor:

@@ -141,9 +141,9 @@ def test_weights_from_a_file(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["layers", "resnet9000"], "torchvision has no classifier 'resnet9000'"),
-        (["layers", "absent_module:build"], "cannot make a network from 'absent_module:build'"),
-        (["layers", "planted_network:absent"], "cannot make a network"),
+        (["layers", "resnet9000"], "torchvision has no model 'resnet9000'"),
+        (["layers", "absent_module:build"], "'absent_module:build' cannot be imported"),
+        (["layers", "planted_network:absent"], "has no attribute 'absent'"),
         (["layers", "planted_network:nothing"], "returned a int, not a torch.nn.Module"),
         (["layers", "planted_network:grey", "--size", "8"], "does not run on a 8x8 image"),
         (["maps", "planted_network:build", "corrupt.png", "--out", "m"], "none of the 1 image(s)"),
