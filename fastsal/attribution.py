@@ -13,7 +13,7 @@ from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from fastsal import capture
+from fastsal import capture, untouched
 from fastsal.combine import Weights, combine, layer_weights, upsample
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
@@ -95,7 +95,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         normalize: str = "gaussian",
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
-        if layers is None and capture.root_module(model) is None:
+        if layers is None and untouched.root_module(model) is None:
             raise ValueError(
                 f"cannot find scales inside {model!r}, which is no torch.nn.Module; give the "
                 "layers yourself, layers=[module, ...]"

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastsal import capture
 from fastsal.attribution import SMOEScale
 from fastsal.combine import Weights, upsample
+from fastsal.gradients import GradientSource, gradients_after_source, outside_inference
 from fastsal.inputs import Inputs, as_attributions, as_tuple
 from fastsal.layers import Layer, describe_layer, name_layers
 from fastsal.scales import Scale
@@ -238,13 +239,13 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
     ) -> tuple[Tensor, Tensor]:
         """Return the SMOE Scale map and the class activation map, from one pass."""
-        with capture.gradients_after_source(self.forward_func):
-            tensors: tuple[Tensor, ...] = capture.outside_inference(as_tuple(inputs))
-            additional = capture.outside_inference(additional_forward_args)
+        with gradients_after_source(self.forward_func):
+            tensors: tuple[Tensor, ...] = outside_inference(as_tuple(inputs))
+            additional = outside_inference(additional_forward_args)
             reader = self.smoe.reader(tensors, additional)
             name, module, scale = self._cam_layer or reader.layers[-1]
             rectified = scale is not None and scale.functional_relu and not layer_input
-            source = capture.GradientSource(rectified)
+            source = GradientSource(rectified)
             tap = capture.Tap(
                 name=name,
                 module=module,

@@ -1,20 +1,16 @@
-"""Reading layers during one forward pass, and leaving the model as it was.
-
-This module alone touches hooks, training mode and the compiler's stance.
-"""
+"""Reading layers during one forward pass."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ForwardFunction = Callable[..., Any]
+from fastsal.untouched import ForwardFunction, eager, evaluating, hooked, root_module, uncompiled
 
 
 class LayerError(ValueError):
@@ -40,75 +36,6 @@ class Tap:
     call: int | None = None
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
-
-
-def root_module(forward_func: ForwardFunction) -> nn.Module | None:
-    """Return the module under a forward function, or None where there is none to be seen.
-
-    A compiled module gives the module it was made from, a `DataParallel` the one it copies, a
-    bound method of a module that module.
-
-    >>> root_module(nn.ReLU().forward)
-    ReLU()
-    """
-    owner = getattr(forward_func, "__self__", forward_func)
-    if not isinstance(owner, nn.Module):
-        return None
-    owner = uncompiled(owner)
-    if isinstance(owner, nn.DataParallel):
-        owner = uncompiled(owner.module)
-    return owner
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` was given, or the module itself."""
-    original = getattr(module, "_orig_mod", module)
-    return original if isinstance(original, nn.Module) else module
-
-
-@contextmanager
-def evaluating(module: nn.Module | None) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and each back as it was on the way out.
-
-    The flags are set one by one: `train()` would override submodules that were kept in evaluation
-    mode, or that define it otherwise. In evaluation mode no BatchNorm updates its buffers.
-    """
-    training = [] if module is None else [part for part in module.modules() if part.training]
-    try:
-        for part in training:
-            part.training = False
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-@contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
-    """Hold forward hooks on modules, given as (module, hook, on the input)."""
-    with ExitStack() as stack:
-        for module, hook, on_input in hooks:
-            if on_input:
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(hook)
-            stack.callback(handle.remove)
-        yield
-
-
-@contextmanager
-def eager(module: nn.Module | None) -> Iterator[None]:
-    """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards."""
-    compiled = module is not None and any(
-        uncompiled(part) is not part or getattr(part, "_compiled_call_impl", None) is not None
-        for part in module.modules()
-    )
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if compiled and set_stance is not None:
-        with set_stance("force_eager"):
-            yield
-    else:
-        yield
 
 
 def forward(
@@ -194,67 +121,6 @@ class _Reading:
                 f"{self.tap.call} (from 0) to read"
             )
         return joined(self.values, device_ids)
-
-
-class GradientSource:
-    """A tap's `replace`: the gradient starts at its layer, and what comes before needs none."""
-
-    def __init__(self, rectify: bool = False) -> None:
-        self.rectify = rectify
-        self.leaves: dict[torch.device, Tensor] = {}
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that goes on through the network, with gradients from here on."""
-        torch.set_grad_enabled(True)
-        leaf = (tensor.relu() if self.rectify else tensor).detach().requires_grad_()
-        self.leaves[tensor.device] = leaf
-        if self.rectify:
-            # The network's own ReLU comes next; at exactly 0 it would let no gradient through.
-            return leaf + torch.finfo(leaf.dtype).tiny
-        # The network may write to it in place, which a leaf forbids.
-        return leaf.clone()
-
-    def gradients(
-        self, score: Tensor, device_ids: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the layer's tensor and the gradient of a score by it.
-
-        Raises:
-            LayerError: If the score does not depend on the layer, or the model stopped gradients.
-        """
-        leaves = list(self.leaves.values())
-        try:
-            gradients = torch.autograd.grad(score, leaves)
-        except RuntimeError as error:
-            raise LayerError(
-                "the score has no gradient by the CAM's layer: it must depend on it, and the "
-                "model's forward must not run under no_grad, inference_mode or detach after that "
-                f"layer ({error})"
-            ) from error
-        by_device = dict(zip(self.leaves, gradients, strict=True))
-        return joined(self.leaves, device_ids).detach(), joined(by_device, device_ids)
-
-
-@contextmanager
-def gradients_after_source(forward_func: ForwardFunction) -> Iterator[None]:
-    """Switch gradients off, inference mode too, until a `GradientSource` switches them on.
-
-    Gradient mode is back as it was on the way out. `DataParallel` joins its outputs in this thread,
-    where the copies' switch has no effect: there gradients are on from the start.
-    """
-    parallel = isinstance(forward_func, nn.DataParallel)
-    with torch.inference_mode(False), torch.set_grad_enabled(parallel):
-        yield
-
-
-def outside_inference(value: Any) -> Any:
-    """Return tensors made under inference mode as copies that autograd can save; call outside it.
-
-    Looks into a tuple, and leaves all else as it is.
-    """
-    if isinstance(value, tuple):
-        return tuple(outside_inference(item) for item in value)
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def joined(

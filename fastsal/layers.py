@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal import capture
+from fastsal import untouched
 from fastsal.scales import Scale, image_layout
 
 Layer = str | nn.Module
@@ -38,7 +38,7 @@ def name_layers(
     given: list[Any] = [layers] if single else list(layers)  # type: ignore[arg-type]
     if not given:
         raise ValueError("no layers given; give at least one, or None to have them found")
-    root = capture.root_module(model)
+    root = untouched.root_module(model)
     modules = {} if root is None else dict(root.named_modules())
     names = {module: name for name, module in modules.items()}
     resolved: list[NamedLayer] = []
@@ -53,7 +53,7 @@ def name_layers(
                 )
             resolved.append((layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
-            module = capture.uncompiled(layer)
+            module = untouched.uncompiled(layer)
             resolved.append((names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")

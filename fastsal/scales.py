@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal import capture
+from fastsal import capture, untouched
 from fastsal.trace import Node, Trace
 
 ACTIVATIONS = frozenset(
@@ -147,7 +147,7 @@ def candidates(
     >>> [(c.scale.name, c.chosen) for c in candidates(net, torch.rand(1, 3, 8, 8))]
     [('0', False), ('1', False), ('2', True)]
     """
-    root = capture.root_module(model)
+    root = untouched.root_module(model)
     if root is None:
         raise ValueError(
             f"cannot look for scales inside {model!r}, which is no torch.nn.Module; give the "
@@ -163,9 +163,9 @@ def candidates(
     hooks = [hook for module in names for hook in trace.hooks(module)]
     with (
         torch.no_grad(),
-        capture.evaluating(root),
-        capture.eager(root),
-        capture.hooked(hooks),
+        untouched.evaluating(root),
+        untouched.eager(root),
+        untouched.hooked(hooks),
         trace,
     ):
         output = root(*inputs, *capture.as_arguments(additional_forward_args))
