@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.untouched import ForwardFunction, eager, evaluating, hooked, root_module, uncompiled
-
-
-class LayerError(ValueError):
-    """A layer that cannot be read; the message names it and says why."""
+from fastsal.untouched import (
+    ForwardFunction,
+    LayerError,
+    eager,
+    evaluating,
+    hooked,
+    root_module,
+    uncompiled,
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ class _Reading:
         if not self.values:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
-                f"layer {self.tap.name!r} did not run; if the model is compiled, give the module "
-                "itself and not a function around it"
+                f"layer {self.tap.name!r} did not run in this thread; if the model is compiled, "
+                "give the module itself and not a function around it"
                 if calls == 0
                 else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
                 f"{self.tap.call} (from 0) to read"

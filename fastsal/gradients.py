@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.capture import LayerError, joined
-from fastsal.untouched import ForwardFunction
+from fastsal.capture import joined
+from fastsal.untouched import ForwardFunction, LayerError
 
 
 class GradientSource:
@@ -58,10 +58,21 @@ def gradients_after_source(forward_func: ForwardFunction) -> Iterator[None]:
 
     Gradient mode is back as it was on the way out. `DataParallel` joins its outputs in this thread,
     where the copies' switch has no effect: there gradients are on from the start.
+
+    Raises:
+        LayerError: If the model itself was made under inference mode.
     """
     parallel = isinstance(forward_func, nn.DataParallel)
     with torch.inference_mode(False), torch.set_grad_enabled(parallel):
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise LayerError(
+                "the model's parameters, or tensors it keeps, were made under inference_mode and "
+                "have no gradients; make or load the model outside it"
+            ) from error
 
 
 def outside_inference(value: Any) -> Any:

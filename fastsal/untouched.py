@@ -5,6 +5,7 @@ This module alone touches hooks, training mode and the compiler's stance.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ import torch
 from torch import nn
 
 ForwardFunction = Callable[..., Any]
+
+
+class LayerError(ValueError):
+    """A layer that cannot be read; the message names it and says why."""
 
 
 def root_module(forward_func: ForwardFunction) -> nn.Module | None:
@@ -39,46 +44,112 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else module
 
 
+# What threads share: the modules put into evaluation mode, with how many passes hold each so, and
+# the compiler's stance, with how many hold it.
+_lock = threading.Lock()
+_evaluated: dict[nn.Module, int] = {}
+_stance = ExitStack()
+_stance_holders = 0
+# The hooks that count in this thread.
+_active = threading.local()
+
+
 @contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
     """Put every submodule into evaluation mode, and each back as it was on the way out.
 
     The flags are set one by one: `train()` would override submodules that were kept in evaluation
-    mode, or that define it otherwise. In evaluation mode no BatchNorm updates its buffers.
+    mode, or that define it otherwise. In evaluation mode no BatchNorm updates its buffers. Where
+    several threads are at one model, the last to leave puts the flags back.
     """
-    training = [] if module is None else [part for part in module.modules() if part.training]
+    held: list[nn.Module] = []
     try:
-        for part in training:
-            part.training = False
+        with _lock:
+            for part in () if module is None else module.modules():
+                if part.training or part in _evaluated:
+                    _evaluated[part] = _evaluated.get(part, 0) + 1
+                    held.append(part)
+                    part.training = False
         yield
     finally:
-        for part in training:
-            part.training = True
+        with _lock:
+            for part in held:
+                _evaluated[part] -= 1
+                if not _evaluated[part]:
+                    del _evaluated[part]
+                    part.training = True
 
 
 @contextmanager
 def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
-    """Hold forward hooks on modules, given as (module, hook, on the input)."""
+    """Hold forward hooks on modules, given as (module, hook, on the input).
+
+    They are called for what this thread runs, and for the copies that `DataParallel` runs in
+    others; another thread's pass through the same modules goes by unseen, as does one that is
+    hooked inside this one.
+
+    Raises:
+        LayerError: If a module is scripted or traced, and so calls no hooks.
+    """
+    before = getattr(_active, "hooks", None)
     with ExitStack() as stack:
         for module, hook, on_input in hooks:
-            if on_input:
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(hook)
+            if isinstance(module, torch.jit.ScriptModule):
+                raise LayerError(
+                    f"{module.original_name} is a scripted or traced module, which calls no hooks; "
+                    "give the Python module that it was made from"
+                )
+            own = _OwnCalls(module, hook, hooks)
+            # Two threads could be given one number for two hooks.
+            with _lock:
+                if on_input:
+                    handle = module.register_forward_pre_hook(own, with_kwargs=True)
+                else:
+                    handle = module.register_forward_hook(own)
             stack.callback(handle.remove)
+        _active.hooks = hooks
+        stack.callback(setattr, _active, "hooks", before)
         yield
+
+
+class _OwnCalls:
+    """A hook that leaves out the calls of other passes through its module."""
+
+    def __init__(self, module: nn.Module, hook: Callable[..., Any], hooks: object) -> None:
+        self.module = module
+        self.hook = hook
+        self.hooks = hooks
+
+    def __call__(self, module: nn.Module, *arguments: Any) -> Any:
+        # `DataParallel` runs copies, which are other modules. Of another pass this may even come
+        # without the keyword arguments, where the hook is taken off in this moment.
+        if module is self.module and getattr(_active, "hooks", None) is not self.hooks:
+            return None
+        return self.hook(module, *arguments)
 
 
 @contextmanager
 def eager(module: nn.Module | None) -> Iterator[None]:
-    """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards."""
+    """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards.
+
+    The compiler has one stance for all threads: the last to leave puts it back.
+    """
+    global _stance_holders
     compiled = module is not None and any(
         uncompiled(part) is not part or getattr(part, "_compiled_call_impl", None) is not None
         for part in module.modules()
     )
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if compiled and set_stance is not None:
-        with set_stance("force_eager"):
-            yield
-    else:
+    if not compiled:
         yield
+        return
+    with _lock:
+        if not _stance_holders:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _stance_holders += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _stance_holders -= 1
+            if not _stance_holders:
+                _stance.close()

@@ -1,0 +1,98 @@
+"""What the tests of the attribution classes share: the classes, small networks, a close look."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from captum.attr._utils.attribution import Attribution
+from torch import nn
+from torch.nn.modules import module as nn_module
+
+import fastsal
+
+METHODS = [
+    value
+    for name in fastsal.__all__
+    if isinstance(value := getattr(fastsal, name), type) and issubclass(value, Attribution)
+]
+
+
+@pytest.fixture(params=METHODS, ids=lambda method: method.__name__)
+def method(request):
+    """Every public attribution class in turn."""
+    return request.param
+
+
+def _small_network(inplace=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace),
+            nn.Dropout(0.5),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(inplace),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64, 5),
+        )
+        # Every class rises with some location, so that no class activation map is 0.
+        nn.init.normal_(net[9].weight, 0.1, 0.05)
+        return net.eval()
+
+
+@pytest.fixture
+def small_network():
+    """A maker of one small network with seeded weights, in evaluation mode."""
+    return _small_network
+
+
+@pytest.fixture
+def small_images():
+    """Three images for it, wider than high."""
+    return torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def _picture(model, tensors):
+    """All that a call might change, with tensors held by themselves and by their values."""
+    modules = dict(model.named_modules())
+    held = {f"input {index}": tensor for index, tensor in enumerate(tensors)}
+    held |= dict(model.named_parameters()) | dict(model.named_buffers())
+    held |= {f"{name}.grad": p.grad for name, p in held.items() if p.grad is not None}
+    return {
+        "modules": list(modules.items()),
+        "attributes": [sorted(vars(module)) for module in modules.values()],
+        "hooks": [
+            (name, key, list(value.items()))
+            for name, module in [*modules.items(), ("all modules", nn_module)]
+            for key, value in vars(module).items()
+            if "hooks" in key and isinstance(value, dict)
+        ],
+        "modes": [module.training for module in modules.values()],
+        "tensors": [(name, id(tensor)) for name, tensor in held.items()],
+        "requires_grad": [tensor.requires_grad for tensor in held.values()],
+        # Every write to a tensor counts its version up; one made under inference mode has none.
+        "versions": [None if t.is_inference() else t._version for t in held.values()],
+        "values": [tensor.detach().numpy().tobytes() for tensor in held.values()],
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
+        "random state": torch.get_rng_state().tolist(),
+        "stance": torch._dynamo.eval_frame._stance,
+    }
+
+
+@contextmanager
+def _untouched(model, *tensors):
+    before = _picture(model, tensors)
+    yield
+    after = _picture(model, tensors)
+    for key, value in before.items():
+        assert after[key] == value, f"{key} changed"
+
+
+@pytest.fixture
+def untouched():
+    """A context in which a model and tensors stay bit for bit as they were."""
+    return _untouched
