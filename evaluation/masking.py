@@ -19,9 +19,11 @@ __all__ = [
     "FILLS",
     "MODES",
     "Masking",
+    "by_saliency",
     "check_fractions",
     "pixels_at",
     "saliency_levels",
+    "tie_orders",
 ]
 
 Mode = Literal["roar", "kar"]
@@ -104,13 +106,45 @@ def saliency_levels(
     counts = np.array([pixels_at(cut, pixels) for cut in cuts])
     level_of_rank = np.searchsorted(counts, np.arange(pixels), side="right").astype(np.uint8)
     levels = np.empty((n, pixels), dtype=np.uint8)
+    ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
+    np.put_along_axis(levels, ranked, np.broadcast_to(level_of_rank, levels.shape), axis=1)
+    return levels.reshape(n, height, width)
+
+
+def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
+    """A random order of the pixels for each image, the same for every map of it.
+
+    Args:
+        pixels: how many pixels a map has.
+        indices: ``(N,)``, which image of its split each order is for.
+        seed: seed of the orders.
+
+    Returns:
+        ``(N, pixels)``, each row a permutation.
+    """
+    orders = np.empty((len(indices), pixels), dtype=np.int64)
     for row, index in enumerate(indices):
         key = np.random.SeedSequence([seed, int(index)])
-        order = np.random.Generator(np.random.Philox(key)).permutation(pixels)
-        flat = saliency[row].reshape(-1)[order]
-        order = order[np.argsort(-flat, kind="stable")]
-        levels[row, order] = level_of_rank
-    return levels.reshape(n, height, width)
+        orders[row] = np.random.Generator(np.random.Philox(key)).permutation(pixels)
+    return orders
+
+
+def by_saliency(saliency: NDArray[np.floating], orders: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pixels of each map, the most salient first, tied ones in the order given.
+
+    Args:
+        saliency: ``(N, pixels)``, finite.
+        orders: as `tie_orders`.
+
+    Returns:
+        ``(N, pixels)`` indices of pixels.
+
+    >>> by_saliency(np.array([[0.5, 0.9, 0.5]]), np.array([[2, 1, 0]])).tolist()
+    [[1, 2, 0]]
+    """
+    drawn = np.take_along_axis(saliency, orders, axis=1)
+    ranked = np.argsort(-drawn, axis=1, kind="stable")
+    return np.take_along_axis(orders, ranked, axis=1)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "InputView",
     "Recipe",
     "Training",
+    "View",
     "check_device",
     "correctness",
     "crop_and_flip",
@@ -107,6 +109,16 @@ def default_precision(device: str) -> str:
     return "bfloat16" if fast else "float32"
 
 
+class View(Protocol):
+    """What a network is trained on: the images of one split, in any order."""
+
+    def __len__(self) -> int:
+        """How many images."""
+
+    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
+        """``(B,)`` indices to what the network takes for them."""
+
+
 @dataclass(frozen=True)
 class InputView:
     """The images of one split as a network sees them: normalised, masked, in any order.
@@ -140,6 +152,9 @@ class InputView:
             raise ValueError("levels and masking belong together: give both, or neither")
         if self.mask_only and self.masking is None:
             raise ValueError("mask_only shows a mask: give levels and masking")
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def __call__(self, indices: NDArray[np.integer]) -> Tensor:
         """``(B,)`` indices to ``(B, 3, H, W)`` float32 in channels-last order."""
@@ -175,7 +190,7 @@ class Training:
 
 def train(
     network: nn.Module,
-    view: InputView,
+    view: View,
     labels: NDArray[np.int64],
     recipe: Recipe,
     seed: int,
@@ -231,13 +246,16 @@ def train(
             loss_sum, right = 0.0, 0
             for start in range(0, n, recipe.batch_size):
                 indices = draw.order[start : start + recipe.batch_size]
-                inputs = crop_and_flip(
-                    view(indices),
-                    draw.top[indices],
-                    draw.left[indices],
-                    draw.flip[indices],
-                    recipe.crop_padding,
-                ).to(device=device, memory_format=memory_format)
+                inputs = view(indices)
+                if recipe.crop_padding or recipe.flip:
+                    inputs = crop_and_flip(
+                        inputs,
+                        draw.top[indices],
+                        draw.left[indices],
+                        draw.flip[indices],
+                        recipe.crop_padding,
+                    )
+                inputs = inputs.to(device=device, memory_format=memory_format)
                 target = targets[torch.from_numpy(indices).to(device)]
                 with torch.autocast(
                     torch.device(device).type,
@@ -273,10 +291,10 @@ def train(
     return Training(init_hash, order_digest.hexdigest()[:16], state_hash(network), tuple(history))
 
 
-def predictions(network: nn.Module, view: InputView, *, device: str = "cpu") -> NDArray[np.int64]:
+def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArray[np.int64]:
     """The predicted class of every image of a view, in eval mode and float32: ``(N,)``."""
     network.to(device).eval()
-    classes = np.empty(len(view.images), dtype=np.int64)
+    classes = np.empty(len(view), dtype=np.int64)
     with torch.inference_mode():
         for start in range(0, len(classes), _EVALUATION_BATCH):
             indices = np.arange(start, min(start + _EVALUATION_BATCH, len(classes)))
@@ -285,7 +303,7 @@ def predictions(network: nn.Module, view: InputView, *, device: str = "cpu") -> 
 
 
 def correctness(
-    network: nn.Module, view: InputView, labels: NDArray[np.int64], *, device: str = "cpu"
+    network: nn.Module, view: View, labels: NDArray[np.int64], *, device: str = "cpu"
 ) -> NDArray[np.bool_]:
     """Which images of a view a network classifies rightly: ``(N,)``."""
     right: NDArray[np.bool_] = predictions(network, view, device=device) == labels

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evaluation.records import CellResult
 
-__all__ = ["Store", "content_hash", "spec_id", "write_atomically"]
+__all__ = ["ArrayFile", "Store", "content_hash", "spec_id", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -47,6 +47,43 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+class ArrayFile:
+    """An ``.npy`` file written in parts from the first entry on, there whole or not at all.
+
+    Args:
+        path: the final place.
+        shape: of the whole array.
+        dtype: of its numbers.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+        os.close(handle)
+        self._path, self._partial = path, Path(name)
+        self._array = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
+        self._written = 0
+
+    def append(self, part: NDArray[Any]) -> None:
+        """Write the next entries."""
+        self._array[self._written : self._written + len(part)] = part
+        self._written += len(part)
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Put the file in its place, if every entry was written."""
+        complete = failure is None and self._written == len(self._array)
+        self._array.flush()
+        del self._array
+        if complete:
+            self._partial.chmod(0o644)
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink()
+
+
 def content_hash(*arrays: NDArray[Any]) -> str:
     """SHA-256 over shapes, types and bytes of arrays, as 16 hex digits.
 
@@ -74,8 +111,9 @@ class Store:
     """The directory of one run; the directory itself is the truth about what is done.
 
     ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
-    ``maps/<id>/`` levels; ``gallery/<id>.npz`` maps of a few images for the report;
-    ``cells/<id>.json`` one finished cell each.
+    ``maps/<id>/`` levels; ``activations/<id>/`` activations inside a network;
+    ``gallery/<id>.npz`` maps of a few images for the report; ``cells/<id>.json`` one finished
+    cell each.
 
     Args:
         root: the run's directory; made if it is not there.
@@ -100,6 +138,10 @@ class Store:
     def maps(self, cell: str) -> Path:
         """Where the levels of a maps cell are: ``train.zarr`` and ``test.zarr``."""
         return self.root / "maps" / cell
+
+    def activations(self, cell: str) -> Path:
+        """Where the activations of a network's scales are, and which locations are salient."""
+        return self.root / "activations" / cell
 
     def gallery(self, cell: str) -> Path:
         """Where the full-precision maps of a few test images are."""
