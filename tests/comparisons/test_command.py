@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from comparisons import __main__ as command
-from comparisons import runner
+from comparisons import session
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan
 from evaluation import store
@@ -180,7 +180,7 @@ def test_a_corrupt_image_is_said_and_the_run_goes_on(
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(runner, "LocalExecutor", InProcess)
+    monkeypatch.setattr(session, "LocalExecutor", InProcess)
     (folder / "train" / "cat" / "[bold].png").write_bytes(b"broken")
     out = tmp_path / "r"
     options = ("--preset", "smoke", "--methods", "centre", "--precision", "float32")

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from comparisons import runner
+from comparisons import runner, session
 from comparisons.cells import Cell
 from comparisons.engine import Event, execute
 from comparisons.graph import Node, build_nodes
@@ -203,7 +203,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(runner, "LocalExecutor", InProcess)
+    monkeypatch.setattr(session, "LocalExecutor", InProcess)
 
 
 def _broken(model: nn.Module):

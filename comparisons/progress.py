@@ -1,0 +1,94 @@
+"""What a run says while it works: a line a cell, over a bar with the time left."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from comparisons.engine import Event
+from comparisons.graph import Node
+
+__all__ = ["RunProgress", "duration"]
+
+
+class RunProgress:
+    """Says what happens, a line a cell, over a bar with the time left."""
+
+    def __init__(self, nodes: list[Node], console: Console) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,  # a log gets the lines alone
+        )
+        self._task = self.bar.add_task("starting", total=len(nodes), left="")
+        self._passes_left = sum(node.passes for node in nodes)
+        self._passes_run = 0
+        self._started = time.monotonic()
+        self._running: list[str] = []
+        self._count, self._total, self._found = 0, len(nodes), 0
+
+    def show(self, event: Event) -> None:
+        """Take note of what happened to a node, and say it."""
+        node = event.node
+        if event.kind == "started":
+            if self._found and not self._running:
+                self.bar.console.print(f"{self._found} of {self._total} cells were done before")
+                self._found = 0
+            self._running.append(node.name)
+        else:
+            if node.name in self._running:
+                self._running.remove(node.name)
+            self._count += 1
+            self._passes_left -= node.passes
+            self._passes_run += node.passes if event.kind == "finished" else 0
+            if event.kind == "found":
+                self._found += 1
+            else:
+                line = f"{self._count}/{self._total}  {node.name}{_outcome(event)}  {self._left()}"
+                self.bar.console.print(line.rstrip(), soft_wrap=True, markup=False)
+        self.bar.update(
+            self._task,
+            completed=self._count,
+            description=f"running: {'; '.join(self._running) or 'nothing'}",
+            left=self._left(),
+        )
+
+    def _left(self) -> str:
+        if not self._passes_run:
+            return ""
+        rate = self._passes_run / (time.monotonic() - self._started)
+        return f"about {duration(self._passes_left / rate)} left"
+
+
+def _outcome(event: Event) -> str:
+    if event.result is None:
+        return f"  FAILED: {event.error}"
+    shown = [
+        f"  {record.metric.replace('_', ' ')} {100 * record.value:.1f} %"
+        for record in event.result.records
+        if record.unit == "1" and record.derived_from is None
+    ]
+    return "".join(shown) + f"  ({duration(event.result.seconds)})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(90), duration(7200)
+    ('1.5 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,115 @@
+"""What every run needs: a directory for itself, workers that end with it, one message if not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from comparisons.engine import Event, LocalExecutor, execute
+from comparisons.graph import Node
+from comparisons.progress import RunProgress
+from evaluation.store import Store
+
+__all__ = ["RunError", "run_nodes", "worker_count", "working_in"]
+
+
+class RunError(RuntimeError):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+def worker_count(workers: int | None, threads: int) -> int:
+    """How many processes: those asked for, or one a processor.
+
+    Raises:
+        RunError: fewer than one process or thread.
+    """
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise RunError(f"{name}={value}: expected at least 1")
+    return workers or _processors()
+
+
+@contextmanager
+def working_in(out: Path) -> Iterator[None]:
+    """Hold a run's directory; a polite kill ends the run as Ctrl-C does.
+
+    Raises:
+        RunError: another run holds it.
+    """
+    with _alone(out), _terminated_as_interrupted():
+        yield
+
+
+def run_nodes(
+    nodes: list[Node], store: Store, workers: int, threads: int, device: str, console: Console
+) -> list[Event]:
+    """Run what is not done yet, and say so.
+
+    Returns:
+        The events of the cells that failed; everything else is done.
+
+    Raises:
+        RunError: a worker died.
+    """
+    failures = []
+    progress = RunProgress(nodes, console)
+    try:
+        with (
+            progress.bar,
+            LocalExecutor.running(
+                store, workers=workers, threads=threads, device=device
+            ) as executor,
+        ):
+            for event in execute(nodes, store, executor):
+                progress.show(event)
+                if event.kind == "failed":
+                    failures.append(event)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process died (killed, or out of memory?); what is finished is kept: start "
+            "the same command again to go on, with fewer --workers if memory was short"
+        ) from error
+    return failures
+
+
+def _processors() -> int:
+    """Processors this process may use; not every system can say which."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"another run is working in {out}: wait for it, stop it, or give another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let a polite kill end the run as Ctrl-C does: workers stopped, the lock released."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
