@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from comparisons.methods import METHODS, resolve
+from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from comparisons.plan import PRESETS, Plan
 from comparisons.runner import RunError, run_plan
 from evaluation.datasets import has_object_masks
@@ -113,11 +114,11 @@ def run(
             "data": data,
             "model": model,
             "methods": methods,
-            "modes": _words(modes),
-            "fractions": _fractions(fractions),
-            "seeds": _whole_numbers("--seeds", seeds),
-            "first_seed_only": _words(first_seed_only),
-            "mask_only": _mask_only(mask_only),
+            "modes": as_words(modes),
+            "fractions": as_fractions(fractions),
+            "seeds": as_whole_numbers("--seeds", seeds),
+            "first_seed_only": as_words(first_seed_only),
+            "mask_only": as_mode_shares("--mask-only", mask_only),
             "train_images": train_images,
             "test_images": test_images,
             "image_size": image_size,
@@ -161,50 +162,6 @@ def _preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
     return dict(PRESETS[name])
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _fractions(text: str | None) -> tuple[float, ...] | None:
-    words = _words(text)
-    return None if words is None else tuple(_percent(word) for word in words)
-
-
-def _percent(word: str) -> float:
-    try:
-        return round(float(word) / 100.0, 10)
-    except ValueError:
-        raise ValueError(
-            f"fraction {word!r}: expected a number of percent, such as 10 in 10,30,50"
-        ) from None
-
-
-def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    words = _words(text)
-    if words is None:
-        return None
-    try:
-        return tuple(int(word) for word in words)
-    except ValueError:
-        raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
-
-
-def _mask_only(text: str | None) -> tuple[tuple[str, float], ...] | None:
-    if text is None:
-        return None
-    if text == "none":
-        return ()
-    pairs = []
-    for word in _words(text) or ():
-        mode, colon, percent = word.partition(":")
-        if not colon:
-            raise ValueError(f"--mask-only {word!r}: expected MODE:PERCENT, such as roar:50")
-        pairs.append((mode, _percent(percent)))
-    return tuple(pairs)
 
 
 if __name__ == "__main__":
