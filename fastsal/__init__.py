@@ -2,17 +2,29 @@
 
 from fastsal._version import __version__
 from fastsal.attribution import Maps, SMOEScale
-from fastsal.cam import FastCAM
+from fastsal.cam import Cam, register_cam
+from fastsal.fastcam import FastCAM
+from fastsal.layer_cam import (
+    ClassActivationMap,
+    GradCAM,
+    GradCAMPlusPlus,
+    SmoothGradCAMPlusPlus,
+)
 from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics import Statistic, register_statistic, smoe_scale
 
 __all__ = [
+    "Cam",
     "Candidate",
+    "ClassActivationMap",
     "FastCAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
     "Maps",
     "SMOEScale",
     "Scale",
+    "SmoothGradCAMPlusPlus",
     "Statistic",
     "__version__",
     "candidates",
@@ -20,6 +32,7 @@ __all__ = [
     "heatmap",
     "lovi",
     "overlay",
+    "register_cam",
     "register_statistic",
     "smoe_scale",
 ]

@@ -1,50 +1,107 @@
-"""Fast-CAM: SMOE Scale times a class activation map, as a Captum attribution class."""
+"""Class activation maps: how much each channel of a layer counts for a class.
+
+A map is the sum of a layer's channels, each by its weight. One is added by writing the function
+that gives the weights and decorating it with [`register_cam`][fastsal.cam.register_cam].
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
-from captum.log import log_usage
 from torch import Tensor
-
-from fastsal import capture
-from fastsal.attribution import SMOEScale
-from fastsal.combine import Weights, upsample
-from fastsal.gradients import GradientSource, gradients_after_source, outside_inference
-from fastsal.inputs import Inputs, as_attributions, as_tuple
-from fastsal.layers import Layer, describe_layer, name_layers
-from fastsal.scales import Scale
-from fastsal.targets import select_scores
 
 CamFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Cam:
-    """A registered class activation map.
+    r"""A class activation map: $\sum_k w_k A_k$ with the weights `w` of its function.
+
+    `dataclasses.replace(cam, samples=50)` gives it with other settings.
 
     Attributes:
         name: The key in the registry.
         citation: Where it is defined.
-        function: Activations and the score's gradients by them, both `(N, C, h, w)`, to the
-            non-negative map `(N, h, w)`.
+        function: Activations `(N, C, P)` and derivatives `(orders, N, C, P)` to weights,
+            `(N, C, 1)` or `(N, C, P)`, P the locations of the layer. `derivatives[p - 1]` is the
+            gradient of the class's score to the power of p, averaged over the noisy copies.
+        orders: How many powers of the gradient the function reads, 1 or more.
+        samples: Noisy copies over which the powers are averaged; one of them is one forward pass,
+            besides the one of the image itself.
+        noise: Standard deviation of the noise as a share of each image's own range, its largest
+            value less its smallest; at 0 the gradient is the image's own.
+        seed: Of the noise, which is the same for every image of a batch but for the range.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     name: str
     citation: str
     function: CamFunction
+    orders: int = 1
+    samples: int = 1
+    noise: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.orders < 1 or self.samples < 1:
+            raise ValueError(
+                f"orders and samples of {self.name} must be 1 or more, got {self.orders} and "
+                f"{self.samples}"
+            )
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(
+                f"the noise of {self.name} is a share of the image's range, 0 or more, got "
+                f"{self.noise!r}"
+            )
+
+    def contributions(self, activations: Tensor, derivatives: Tensor) -> Tensor:
+        """Return what every channel adds to the map at every location.
+
+        Args:
+            activations: `(N, C, ...)`.
+            derivatives: `(orders, N, C, ...)`.
+
+        Returns:
+            `(N, C, ...)`; its sum over the channels is the map, before the ReLU.
+
+        Raises:
+            ValueError: If the function gives weights of another shape.
+        """
+        located = activations.reshape(*activations.shape[:2], -1)
+        weights = self.function(located, derivatives.reshape(-1, *located.shape))
+        expected = (*located.shape[:2], 1)
+        if weights.shape not in (expected, located.shape):
+            raise ValueError(
+                f"{self.name} gives weights of shape {tuple(weights.shape)} for activations "
+                f"{tuple(located.shape)}, expected {expected} or one for each location"
+            )
+        return (weights * located).reshape(activations.shape)
 
 
 CAMS: dict[str, Cam] = {}
 
 
-def register_cam(name: str, *, citation: str) -> Callable[[CamFunction], CamFunction]:
+def register_cam(
+    name: str,
+    *,
+    citation: str,
+    orders: int = 1,
+    samples: int = 1,
+    noise: float = 0.0,
+) -> Callable[[CamFunction], CamFunction]:
     """Register the decorated function under a name; the function itself stays as it is.
+
+    Args:
+        name: The name by which `FastCAM(cam=name)` finds it.
+        citation: Where it is defined.
+        orders: As for `Cam`.
+        samples: As for `Cam`.
+        noise: As for `Cam`.
 
     Raises:
         ValueError: If the name is taken.
@@ -53,223 +110,104 @@ def register_cam(name: str, *, citation: str) -> Callable[[CamFunction], CamFunc
     def decorate(function: CamFunction) -> CamFunction:
         if name in CAMS:
             raise ValueError(f"a class activation map named {name!r} is registered already")
-        CAMS[name] = Cam(name, citation, function)
+        CAMS[name] = Cam(name, citation, function, orders, samples, noise)
         return function
 
     return decorate
 
 
+def get_cam(cam: str | Cam) -> Cam:
+    """Return the class activation map of a name, or the one given.
+
+    Raises:
+        ValueError: If there is none of that name; the message lists those there are.
+
+    >>> get_cam("gradcam++").orders
+    3
+    """
+    if isinstance(cam, Cam):
+        return cam
+    if cam not in CAMS:
+        raise ValueError(f"unknown class activation map {cam!r}; choose from {sorted(CAMS)}")
+    return CAMS[cam]
+
+
 @register_cam("gradcam", citation="Selvaraju et al. 2017, Eq 1 and 2")
-def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    r"""Return the Grad-CAM map.
+def gradcam_weights(activations: Tensor, derivatives: Tensor) -> Tensor:  # noqa: ARG001
+    r"""Return Grad-CAM's weight of every channel, the mean of the gradient over the locations.
 
-    $$\mathrm{ReLU}\Big(\sum_k \alpha_k A_k\Big), \qquad
-      \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial y}{\partial A_{kij}}$$
+    $$w_k = \frac{1}{P} \sum_{ij} g_{kij}, \qquad g_{kij} = \frac{\partial S}{\partial A_{kij}}$$
 
-    Deviations from the paper: none.
+    with `S` the class's score before the softmax and `A` the activations. Deviations from the
+    paper: none.
 
     Args:
-        activations: `(N, C, h, w)`.
-        gradients: Of the class's score by the activations, `(N, C, h, w)`.
+        activations: `(N, C, P)`, not read.
+        derivatives: `(1 or more, N, C, P)`: the gradient, and further powers that are not read.
 
     Returns:
-        `(N, h, w)`, not negative.
+        `(N, C, 1)`.
 
     Reference:
         Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-        Localization", Eq 1 and 2.
+        Localization", Eq 1; the map is Eq 2.
 
-    >>> activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 1.0]]]])
-    >>> gradients = torch.tensor([[[[1.0, 3.0]], [[-1.0, -1.0]]]])
-    >>> gradcam(activations, gradients).tolist()
-    [[[0.0, 3.0]]]
+    >>> gradients = torch.tensor([[[1.0, 3.0], [-1.0, -1.0]]])
+    >>> gradcam_weights(gradients, gradients[None]).flatten().tolist()
+    [2.0, -1.0]
     """
-    weights = gradients.mean((2, 3), keepdim=True)
-    return (weights * activations).sum(1).relu()
+    return derivatives[0].mean(-1, keepdim=True)
 
 
-class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
-    r"""Fast-CAM: the combined SMOE Scale map times the class activation map of one layer.
+@register_cam("gradcam++", citation="Chattopadhay et al. 2018, Eq 7 and 19", orders=3)
+@register_cam("smoothgradcam++", citation="Omeiza et al. 2019", orders=3, samples=15, noise=0.15)
+def gradcam_plus_plus_weights(activations: Tensor, derivatives: Tensor) -> Tensor:
+    r"""Return the weight of every channel in Grad-CAM++, and in Smooth Grad-CAM++.
 
-    $$F = S \cdot U\big(L / \max L\big)$$
+    $$w_k = \sum_{ij} \alpha_{kij}\, \mathrm{ReLU}(D^1_{kij}), \qquad
+      \alpha_{kij} = \frac{D^2_{kij}}{2 D^2_{kij} + \big(\sum_{ab} A_{kab}\big) D^3_{kij}}, \qquad
+      D^p_{kij} = \frac{1}{n} \sum_{m=1}^{n} \Big(\frac{\partial S_m}{\partial A_{kij}}\Big)^p$$
 
-    with `S` the SMOE Scale map, `L` the class activation map, `U` the upsampling to the input's
-    size. It stands where Guided Grad-CAM has guided backpropagation in place of `S`. The
-    gradient is taken for the part of the network after the CAM's layer alone. Deviations from the
-    paper: `L` is divided by its own largest value, image by image, so that maps lie in [0, 1].
+    with `A` the image's activations and `S_m` the class's score, before the softmax, of its m-th
+    noisy copy. Grad-CAM++ has one term, the image itself. Smooth Grad-CAM++ is the same formula
+    with n noisy copies; with one copy and no noise it is Grad-CAM++.
+
+    Grad-CAM++ explains $Y = e^S$, whose p-th derivative is $e^S (\partial S/\partial A)^p$ where
+    the network is piecewise linear after the layer; elsewhere the formula is used all the same.
+    Deviations from it: the factor $e^S$ is left out. It cancels in alpha and multiplies the whole
+    map of an image by one number, which overflows for large scores. Where both terms of alpha are
+    0, at a gradient too small to square, alpha is 1/2, its limit; where a negative sum of
+    activations cancels the denominator alone, alpha is 0.
+
+    Deviations from Smooth Grad-CAM++: the factors $e^{S_m}$, which differ from copy to copy, are
+    left out, so that every copy counts the same and not the most certain alone. The paper prints
+    $D^1$ as alpha's numerator; $D^2$ stands there in Grad-CAM++, which the printed form would not
+    give back for one copy. The noise is a share of each image's own range, as SmoothGrad has it, so
+    that images of any scale can be compared. 15 copies and a noise of 0.15 are this library's
+    choice: as many as Hooker et al. 2018 average, and the noise of SmoothGrad's figures.
 
     Args:
-        model: The network, or any callable that runs it; then give `layer` and `scales`.
-        layer: The CAM's layer: a name, a module or a `Scale`. None takes the last scale.
-        device_ids: The order of devices, where `model` splits batches over several.
-        scales: The layers that SMOE Scale reads, as its `layers`; None finds them.
-        cam: The name of a registered class activation map: "gradcam".
-        weights: As for `SMOEScale`.
+        activations: `(N, C, P)`.
+        derivatives: `(3, N, C, P)`, $D^1$ to $D^3$.
 
-    Raises:
-        ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
+    Returns:
+        `(N, C, 1)`.
 
     Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2.
+        Chattopadhay et al., "Grad-CAM++: Improved Visual Explanations for Deep Convolutional
+        Networks", Eq 7 and 19; Omeiza et al., "Smooth Grad-CAM++: An Enhanced Inference Level
+        Visualization Technique for Deep Convolutional Neural Network Models", the three averages.
 
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
-    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
-    ...     torch.nn.Linear(128, 10),
-    ... )
-    >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=2).shape
-    torch.Size([2, 3, 8, 8])
+    >>> activations = torch.tensor([[[1.0, 1.0]]])
+    >>> gradients = torch.tensor([[[1.0, 2.0]]])
+    >>> derivatives = torch.stack([gradients, gradients**2, gradients**3])
+    >>> round(gradcam_plus_plus_weights(activations, derivatives).item(), 4)  # 1/4 + 2/6
+    0.5833
     """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-        *,
-        scales: Layer | Scale | Sequence[Layer | Scale] | None = None,
-        cam: str = "gradcam",
-        weights: Weights = "linear",
-    ) -> None:
-        InternalAttribution.__init__(self, model, layer, device_ids)
-        GradientAttribution.__init__(self, model)
-        if cam not in CAMS:
-            raise ValueError(f"unknown class activation map {cam!r}; choose from {sorted(CAMS)}")
-        self.cam = CAMS[cam]
-        self.smoe = SMOEScale(model, scales, device_ids, weights=weights)
-        self._cam_layer = None
-        if layer is not None:
-            named = name_layers(model, layer)
-            if len(named) != 1:
-                raise ValueError(f"expected one layer for the CAM, got {len(named)}")
-            self._cam_layer = named[0]
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> FastCAM.get_name()
-        'Fast-CAM'
-        """
-        return "Fast-CAM"
-
-    def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("attribute_future is not available for Fast-CAM")
-
-    @log_usage()  # type: ignore[untyped-decorator]
-    def attribute(
-        self,
-        inputs: Inputs,
-        target: Any = None,
-        additional_forward_args: object = None,
-        interpolate_mode: str = "bilinear",
-        attribute_to_layer_input: bool = False,
-        *,
-        expand_channels: bool = True,
-    ) -> Inputs:
-        """Return the Fast-CAM map of every image.
-
-        The arguments stand as in Captum's `GuidedGradCam.attribute`.
-
-        Args:
-            inputs: `(N, C, H, W)`, or a tuple of the model's inputs; the first 4-D one is the
-                image.
-            target: The class, in any of Captum's forms; a callable of the model's output that
-                returns one score for each image; or None for the predicted class (of an output
-                `(N,)`, the output itself).
-            additional_forward_args: Further arguments of the model: one, or a tuple.
-            interpolate_mode: How the class activation map is upsampled: "bilinear", "nearest",
-                "bicubic" or "area".
-            attribute_to_layer_input: Takes the CAM at its layer's input in place of its output.
-            expand_channels: Repeats the map over the input's channels; False gives `(N, 1, H, W)`.
-
-        Returns:
-            A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
-            input's type where that is finer; a tuple for a tuple. An image whose class activation
-            map is 0 everywhere gives 0, with a warning.
-
-        Raises:
-            ValueError: If the target does not fit the output, or a layer cannot be used.
-        """
-        arguments = (target, additional_forward_args, attribute_to_layer_input)
-        combined, activation_map = self._combined_and_cam(inputs, *arguments)
-        peak = activation_map.amax((1, 2), keepdim=True)
-        zero = (peak <= 0).flatten()
-        if zero.any():
-            warnings.warn(
-                f"{self.cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of "
-                "the batch: no location raises the target's score; their Fast-CAM map is 0",
-                stacklevel=3,
-            )
-        activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
-        upsampled = upsample(activation_map, combined.shape[1:], interpolate_mode)[:, 0]
-        return as_attributions(inputs, upsampled.to(combined.device) * combined, expand_channels)
-
-    def class_activation_map(
-        self,
-        inputs: Inputs,
-        target: Any = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-    ) -> Tensor:
-        """Return the class activation map alone, at its layer's size and unscaled.
-
-        Args:
-            inputs: As for `attribute`.
-            target: As for `attribute`.
-            additional_forward_args: As for `attribute`.
-            attribute_to_layer_input: As for `attribute`.
-
-        Returns:
-            `(N, h, w)`, not negative.
-
-        Raises:
-            ValueError: As for `attribute`.
-        """
-        arguments = (target, additional_forward_args, attribute_to_layer_input)
-        return self._combined_and_cam(inputs, *arguments)[1]
-
-    def _combined_and_cam(
-        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the SMOE Scale map and the class activation map, from one pass."""
-        with gradients_after_source(self.forward_func):
-            tensors: tuple[Tensor, ...] = outside_inference(as_tuple(inputs))
-            additional = outside_inference(additional_forward_args)
-            reader = self.smoe.reader(tensors, additional)
-            name, module, scale = self._cam_layer or reader.layers[-1]
-            rectified = scale is not None and scale.functional_relu and not layer_input
-            source = GradientSource(rectified)
-            tap = capture.Tap(
-                name=name,
-                module=module,
-                read=torch.Tensor.detach,
-                call=None if scale is None else scale.call,
-                layer_input=layer_input or (scale is not None and scale.layer_input),
-                replace=source,
-            )
-            output, readings = capture.forward(
-                self.forward_func, tensors, additional, [*reader.taps, tap], self.device_ids
-            )
-            scores = select_scores(output, target, tensors[0].shape[0])
-            activations, gradients = source.gradients(scores.sum(), self.device_ids)
-            del output, scores
-        with torch.no_grad():
-            combined = reader.maps(readings[:-1], None).combined
-            if scale is None or layer_input:
-                scale = describe_layer(name, module, activations, reader.size)
-            activations = scale.channels_first(activations).float()
-            gradients = scale.channels_first(gradients).float()
-            activation_map = self.cam.function(activations, gradients)
-        if not torch.isfinite(activation_map).all():
-            raise ValueError(
-                f"layer {name!r} gives activations or gradients that are not finite; check the "
-                "input for NaN, and half precision for overflow"
-            )
-        return combined, activation_map
+    first, second, third = derivatives
+    denominator = 2 * second + activations.sum(-1, keepdim=True) * third
+    undefined = denominator == 0
+    alpha = second / denominator.masked_fill(undefined, 1)
+    alpha = torch.where(undefined, 0.5 * (second == 0), alpha)
+    weights: Tensor = (alpha * first.relu()).sum(-1, keepdim=True)
+    return weights

@@ -31,6 +31,10 @@ class GradientSource:
         # The network may write to it in place, which a leaf forbids.
         return leaf.clone()
 
+    def activations(self, device_ids: Sequence[int] | None = None) -> Tensor:
+        """Return the layer's tensor."""
+        return joined(self.leaves, device_ids).detach()
+
     def gradients(
         self, score: Tensor, device_ids: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -49,7 +53,7 @@ class GradientSource:
                 f"layer ({error})"
             ) from error
         by_device = dict(zip(self.leaves, gradients, strict=True))
-        return joined(self.leaves, device_ids).detach(), joined(by_device, device_ids)
+        return self.activations(device_ids), joined(by_device, device_ids)
 
 
 @contextmanager

@@ -60,6 +60,22 @@ def name_layers(
     return tuple(resolved)
 
 
+def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
+    """Return the name, the module and, where given, the scale of a class activation map's layer.
+
+    Raises:
+        ValueError: If there is not one layer.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> name_layer(net, net[1])[0]
+    '1'
+    """
+    named = name_layers(model, layer)
+    if len(named) != 1:
+        raise ValueError(f"expected one layer for the CAM, got {len(named)}")
+    return named[0]
+
+
 def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
     """Return the scale of a layer that was given, from its tensor beside the image's size.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from captum._utils.common import _select_targets, _validate_target
@@ -58,31 +59,40 @@ def select_scores(output: Any, target: Any, samples: int) -> Tensor:
     Args:
         output: The model's output.
         target: In any of Captum's forms, a callable of the output, or None for the predicted
-            class.
+            class; of an output of one number for each image None takes that number.
         samples: How many images there are.
 
     Returns:
-        `(N,)`.
+        N scores.
 
     Raises:
         TargetError: If the target does not fit the output, or does not give one score an image.
 
     >>> import torch
-    >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
+    >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).flatten().tolist()
     [2.0, 4.0]
     """
     if callable(target):
         scores = target(output)
     elif not isinstance(output, Tensor):
         raise TargetError(
-            f"the model's output is a {type(output).__name__}, from which target {target!r} "
-            "selects no score; give a callable of the output, such as "
-            "target=lambda output: output['logits'][:, 0]"
+            f"the model's output is {_described(output)}, from which target {target!r} selects no "
+            "score; give a callable of the output that returns one score an image, such as "
+            f"target=lambda output: {_example(output)}[:, 0]"
         )
-    elif target is None:
-        scores = output.amax(1) if output.dim() == 2 else output
-    else:
+    elif target is not None:
         scores = select_target(output, target, samples)
+    elif _has_classes(output, samples):
+        scores = output.gather(1, output.argmax(1, keepdim=True))
+    elif output.numel() == samples:
+        scores = output
+    else:
+        raise TargetError(
+            f"the model's output has shape {tuple(output.shape)}, and so no one predicted class "
+            f"for each of the {samples} image(s); give a tuple of indices, a list of tuples with "
+            "one for each image, or a callable of the output that returns one score an image, such "
+            "as target=lambda output: output[:, 0].flatten(1).sum(1)"
+        )
     if not isinstance(scores, Tensor) or scores.numel() != samples:
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TargetError(
@@ -90,3 +100,49 @@ def select_scores(output: Any, target: Any, samples: int) -> Tensor:
             "image(s); give a class, or a callable of the output that returns one score an image"
         )
     return scores
+
+
+def fixed_target(output: Any, target: Any, samples: int) -> Any:
+    """Return the predicted classes where there is no target and the output has classes.
+
+    >>> import torch
+    >>> fixed_target(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2)
+    [1, 0]
+    """
+    if target is None and isinstance(output, Tensor) and _has_classes(output, samples):
+        return output.argmax(1).tolist()
+    return target
+
+
+def _has_classes(output: Tensor, samples: int) -> bool:
+    return output.dim() == 2 and output.shape[0] == samples
+
+
+def _described(output: Any) -> str:
+    """Return what an output is, with the names or the count of its parts."""
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"a {kind} with the keys {', '.join(map(repr, output))}"
+    fields = _fields(output)
+    if fields:
+        return f"a {kind} with the fields {', '.join(fields)}"
+    if isinstance(output, (tuple, list)):
+        parts = [
+            str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__
+            for part in output
+        ]
+        return f"a {kind} of {', '.join(parts) or 'nothing'}"
+    return f"a {kind}"
+
+
+def _example(output: Any) -> str:
+    """Return how a lambda takes a part of an output."""
+    fields = _fields(output)
+    if isinstance(output, Mapping) and output:
+        return f"output[{next(iter(output))!r}]"
+    return f"output.{fields[0]}" if fields else "output[0]"
+
+
+def _fields(output: Any) -> tuple[str, ...]:
+    """Return the names of a named tuple's or a dataclass's parts."""
+    return tuple(getattr(output, "_fields", getattr(output, "__dataclass_fields__", ())))

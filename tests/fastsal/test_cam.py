@@ -1,250 +1,404 @@
-"""FastCAM against Captum's LayerGradCam times an independently made SMOE Scale map."""
+"""Class activation maps against loops over activations, with autograd of exp(S) in float64."""
 
+import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-import torchvision
-from captum.attr import GuidedGradCam, LayerGradCam
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, find_scales
-from fastsal.cam import gradcam
-from fastsal.targets import TargetError
+from fastsal import Cam, ClassActivationMap, FastCAM, register_cam
+from fastsal.cam import CAMS, get_cam, gradcam_plus_plus_weights, gradcam_weights
+
+# Fewer noisy copies than the registry has, for time.
+EVERY = [cam if cam.samples == 1 else replace(cam, samples=3) for cam in CAMS.values()]
+SMOOTH = replace(CAMS["smoothgradcam++"], samples=3)
 
 
-@pytest.fixture(scope="module")
-def resnet():
+def by_name(cam):
+    return cam.name
+
+
+@pytest.fixture
+def net():
+    """Piecewise linear, with positive and negative gradients at every layer."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = torchvision.models.resnet18(weights=None, num_classes=10).eval()
-        # Otherwise every class of an untrained network can have a map of 0.
-        nn.init.normal_(model.fc.weight, 0.1, 0.05)
-        return model
+        torch.manual_seed(4)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(4, 5, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(20, 6),
+        ).double()
 
 
 @pytest.fixture
 def images():
-    return torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    """Two images, of very different range."""
+    images = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(1)).double()
+    return images * torch.tensor([1.0, 9.0]).double().reshape(2, 1, 1, 1) - 0.3
 
 
-def peak_scaled(cam):
-    return cam / cam.amax((1, 2, 3), keepdim=True)
+def slow_copies(image, cam, others):
+    """The noisy copies of one image, from the definition; it stands alone, without the batch."""
+    if cam.noise == 0:
+        return [image]
+    generator = torch.Generator().manual_seed(cam.seed)
+    deviation = cam.noise * (max(image.flatten().tolist()) - min(image.flatten().tolist()))
+    return [
+        image + deviation * torch.randn(image.shape, generator=generator).double()
+        for _ in range(others)
+    ]
 
 
-TARGETS = [1, [1, 0, 7], torch.tensor([1, 0, 7]), torch.tensor(3), (4,), [(1,), (2,), (3,)]]
+def slow_map(cam, head, tail, image, target):
+    """(map before the ReLU, score), by loops and real derivatives of exp(S)."""
+    activations = head(image[None])[0].detach()
+    channels, height, width = activations.shape
+    places = [(k, i, j) for k in range(channels) for i in range(height) for j in range(width)]
+    copies = slow_copies(image, cam, cam.samples)
+    means = {order: dict.fromkeys(places, 0.0) for order in (0, 1, 2, 3)}
+    for copy in copies:
+        at = head(copy[None]).detach().requires_grad_()
+        score = tail(at)[0, target]
+        plain = torch.autograd.grad(score, at, retain_graph=True)[0]
+        first = torch.autograd.grad(score.exp(), at, create_graph=True)[0]
+        # Noisy copies count the same: each without its own factor exp(S).
+        factor = score.exp().item() if cam.noise else 1.0
+        for place in places:
+            index = (0, *place)
+            second = torch.autograd.grad(first[index], at, create_graph=True)[0]
+            third = torch.autograd.grad(second[index], at, retain_graph=True)[0]
+            means[0][place] += plain[index].item() / len(copies)
+            means[1][place] += first[index].item() / factor / len(copies)
+            means[2][place] += second[index].item() / factor / len(copies)
+            means[3][place] += third[index].item() / factor / len(copies)
+    result = torch.zeros(height, width).double()
+    for k in range(channels):
+        own = [place for place in places if place[0] == k]
+        weight = 0.0
+        for place in own:
+            if cam.name == "gradcam":
+                weight += means[0][place] / len(own)
+                continue
+            total = sum(activations[other].item() for other in own)
+            denominator = 2 * means[2][place] + total * means[3][place]
+            if denominator != 0:
+                weight += means[2][place] / denominator * max(means[1][place], 0.0)
+        for _, i, j in own:
+            result[i, j] += weight * activations[k, i, j]
+    return result, tail(head(image[None]))[0, target].item()
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=repr)
-@pytest.mark.parametrize("name", ["layer4", "layer2", "layer3.1.conv1"])
-def test_equals_captums_grad_cam_times_smoe(resnet, images, target, name):
-    layer = resnet.get_submodule(name)
-    cam = LayerGradCam(resnet, layer).attribute(images, target, relu_attributions=True).detach()
-    fast = FastCAM(resnet, layer)
-    torch.testing.assert_close(
-        fast.class_activation_map(images, target), cam[:, 0], rtol=1e-5, atol=1e-8
-    )
-    upsampled = F.interpolate(peak_scaled(cam), (64, 96), mode="bilinear")
-    expected = upsampled * SMOEScale(resnet).attribute(images)
-    torch.testing.assert_close(fast.attribute(images, target), expected, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+@pytest.mark.parametrize("layer", [0, 1], ids=["signed", "after the ReLU"])
+def test_equals_a_slow_rewrite(net, images, cam, layer):
+    attributor = ClassActivationMap(net, net[layer], cam=cam)
+    for target in (1, 4):
+        result = attributor.attribute(images, target, relu_attributions=False)
+        for index, image in enumerate(images):
+            expected, score = slow_map(cam, net[: layer + 1], net[layer + 1 :], image, target)
+            # The whole map of an image carries the factor exp(S), which is left out.
+            factor = math.exp(score) if cam.name == "gradcam++" else 1.0
+            torch.testing.assert_close(result[index, 0] * factor, expected, rtol=1e-9, atol=1e-12)
+            assert expected.abs().max() > 1e-3
+    assert result.dtype == torch.float64
 
 
-def test_no_layer_is_the_last_scale_and_no_target_the_predicted_class(resnet, images):
-    predicted = resnet(images).argmax(1)
-    expected = FastCAM(resnet, resnet.layer4).attribute(images, predicted)
-    assert torch.equal(FastCAM(resnet).attribute(images), expected)
-    assert torch.equal(FastCAM(resnet, "layer4").attribute(images), expected)
-    assert torch.equal(FastCAM(resnet, find_scales(resnet, images)[-1]).attribute(images), expected)
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+def test_the_map_is_the_positive_part_of_the_sum(net, images, cam):
+    attributor = ClassActivationMap(net, net[0], cam=cam)
+    added = attributor.attribute(images, 1, relu_attributions=False, attr_dim_summation=False)
+    assert added.shape == (2, 4, 3, 3)
+    signed = attributor.attribute(images, 1, relu_attributions=False)
+    torch.testing.assert_close(signed, added.sum(1, keepdim=True))
+    assert (signed < 0).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert torch.equal(attributor.attribute(images, 1), signed.clamp_min(0))
+    positive = attributor.attribute(images, 1, attr_dim_summation=False)
+    assert torch.equal(positive, added.clamp_min(0))
 
 
-def test_a_callable_target(resnet, images):
-    class Answer(nn.Module):
-        def forward(self, x):
-            return {"scores": resnet(x)}
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+def test_a_batch_equals_the_loop(net, images, cam):
+    attributor = ClassActivationMap(net, net[1], cam=cam)
+    for target in (None, 2, [1, 4]):
+        together = attributor.attribute(images, target)
+        targets = target if isinstance(target, list) else [target] * 2
+        alone = [
+            attributor.attribute(image[None], one)
+            for image, one in zip(images, targets, strict=True)
+        ]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-14)
+        swapped = attributor.attribute(
+            images.flip(0), target if targets[0] is None else targets[::-1]
+        )
+        torch.testing.assert_close(together, swapped.flip(0), rtol=1e-10, atol=1e-14)
 
-    model = Answer()
-    model.net = resnet
-    result = FastCAM(model).attribute(images, lambda output: output["scores"][:, 3])
-    assert torch.equal(result, FastCAM(resnet).attribute(images, 3))
-    with pytest.raises(TargetError, match=r"output is a dict.*give a callable"):
-        FastCAM(model).attribute(images, 3)
-    with pytest.raises(TargetError, match=r"gives \(3, 10\), expected one score"):
-        FastCAM(resnet).attribute(images, lambda output: output)
 
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_grad_modes(resnet, images, mode):
-    expected = FastCAM(resnet).attribute(images, 1)
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_modes_and_frozen_networks(net, images, cam, mode):
+    expected = ClassActivationMap(net, net[1], cam=cam).attribute(images, 1)
+    values = images.tolist()
+    net.requires_grad_(False)
     with mode():
-        inside = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-        result = FastCAM(resnet).attribute(inside, 1)
-        smoe = SMOEScale(resnet).attribute(inside)
-        assert not torch.is_grad_enabled()
+        inside = torch.tensor(values).double()
+        result = ClassActivationMap(net, net[1], cam=cam).attribute(inside, 1)
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
-    assert torch.equal(result, expected)
-    assert torch.equal(smoe, SMOEScale(resnet).attribute(images))
-    assert torch.is_grad_enabled()
+    # Made from float32 numbers printed in full.
+    torch.testing.assert_close(result.clone(), expected, rtol=1e-5, atol=1e-7)
     assert not result.requires_grad
 
 
-def test_a_frozen_network(resnet, images):
-    expected = FastCAM(resnet).attribute(images, 1)
-    frozen = torchvision.models.resnet18(weights=None, num_classes=10).eval()
-    frozen.load_state_dict(resnet.state_dict())
-    frozen.requires_grad_(False)
-    assert torch.equal(FastCAM(frozen).attribute(images, 1), expected)
-
-
-def test_only_what_follows_the_layer_needs_gradients(resnet, images):
-    seen = {}
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+def test_only_what_follows_the_layer_needs_gradients(net, images, cam):
+    seen = {name: [] for name in ("0", "2", "5")}
     handles = [
-        module.register_forward_hook(
-            lambda _, __, output, name=name: seen.__setitem__(name, output.requires_grad)
+        net.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: seen[name].append(output.requires_grad)
         )
-        for name, module in resnet.named_modules()
-        if name in ("conv1", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
+        for name in seen
     ]
-    try:
-        FastCAM(resnet, resnet.layer3).attribute(images, 1)
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert [seen[name] for name in ("conv1", "layer1", "layer2")] == [False] * 3
-    assert [seen[name] for name in ("layer4", "avgpool", "fc")] == [True] * 3
-    assert all(parameter.grad is None for parameter in resnet.parameters())
+    ClassActivationMap(net, net[1], cam=cam).attribute(images, 1)
+    for handle in handles:
+        handle.remove()
+    passes = cam.samples + 1 if cam.noise else 1
+    assert seen == {"0": [False] * passes, "2": [True] * passes, "5": [True] * passes}
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_functional_in_place_relu_has_the_gradient_after_it(images):
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+def test_channels_that_come_last(images, cam):
     with torch.random.fork_rng():
-        torch.manual_seed(3)
-        conv1, conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
-        conv3 = nn.Conv2d(6, 6, 3, padding=1)
-        fc = nn.Linear(6, 5)
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU()).double()
+        tail = nn.Sequential(
+            nn.Conv2d(16, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(20, 6)
+        ).double()
 
-    class Functional(nn.Module):
+    class Last(nn.Module):
+        """Hands its channels on last, as Swin does."""
+
         def __init__(self):
             super().__init__()
-            self.conv1, self.conv2, self.conv3, self.fc = conv1, conv2, conv3, fc
+            self.body, self.tail, self.last = body, tail, nn.Identity()
 
         def forward(self, x):
-            x = F.max_pool2d(F.relu(self.conv1(x), inplace=True), 2)
-            x = F.relu(self.conv2(x), inplace=True)
-            # Overlapping sums make the gradient differ from place to place.
-            x = F.avg_pool2d(x, 3, stride=2)
-            return self.fc(torch.tanh(x).square().mean((2, 3)))
+            x = self.last(self.body(x).permute(0, 2, 3, 1).contiguous())
+            return self.tail(x.permute(0, 3, 1, 2))
 
-    modular = nn.Sequential(conv1, nn.ReLU(), nn.MaxPool2d(2), conv2, nn.ReLU(), nn.AvgPool2d(3, 2))
-
-    def after(x):
-        return fc(torch.tanh(modular(x)).square().mean((2, 3)))
-
-    model = Functional()
-    scale = find_scales(model, images)[-1]
-    assert (scale.name, scale.functional_relu) == ("conv2", True)
-    cam = LayerGradCam(after, modular[4]).attribute(images, 2, relu_attributions=True)[:, 0]
-    result = FastCAM(model).class_activation_map(images, 2)
-    torch.testing.assert_close(result, cam.detach(), rtol=1e-5, atol=1e-9)
-    assert cam.max() > 0
+    model = Last()
+    first = ClassActivationMap(nn.Sequential(body, tail), body, cam=cam)
+    last = ClassActivationMap(model, model.last, cam=cam)
+    for channels, shape in ((False, (2, 16, 3, 3)), (True, (2, 1, 3, 3))):
+        expected = first.attribute(images, 1, attr_dim_summation=channels)
+        result = last.attribute(images, 1, attr_dim_summation=channels)
+        assert result.shape == shape
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-14)
+        assert result.is_contiguous()
 
 
-def test_a_layers_input(resnet, images):
-    cam = LayerGradCam(resnet, resnet.layer4).attribute(
-        images, 1, attribute_to_layer_input=True, relu_attributions=True
+@pytest.mark.parametrize("cam", EVERY, ids=by_name)
+def test_fast_cam_takes_each(net, images, cam):
+    scales = [net[1], net[3]]
+    fast = FastCAM(net, net[1], scales=scales, cam=cam)
+    own = ClassActivationMap(net, net[1], cam=cam).attribute(images, 1)[:, 0]
+    assert torch.equal(fast.class_activation_map(images, 1), own)
+    if cam.name in CAMS and cam == CAMS[cam.name]:
+        by_its_name = FastCAM(net, net[1], scales=scales, cam=cam.name)
+        assert torch.equal(by_its_name.attribute(images, 1), fast.attribute(images, 1))
+    smoe = fast.smoe.attribute(images)
+    upsampled = nn.functional.interpolate(
+        (own / own.amax((1, 2), keepdim=True))[:, None], (7, 7), mode="bilinear"
     )
-    result = FastCAM(resnet, resnet.layer4).class_activation_map(
-        images, 1, attribute_to_layer_input=True
-    )
-    torch.testing.assert_close(result, cam[:, 0].detach(), rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
-def test_swaps_for_guided_grad_cam(resnet, images, mode):
-    arguments = {"target": 1, "interpolate_mode": mode, "attribute_to_layer_input": False}
-    attributions = {}
-    for method in (GuidedGradCam, FastCAM):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            attributions[method] = method(resnet, resnet.layer4).attribute(images, **arguments)
-    assert attributions[FastCAM].shape == attributions[GuidedGradCam].shape
-    cam = LayerGradCam(resnet, resnet.layer4).attribute(images, 1, relu_attributions=True)
-    upsampled = F.interpolate(peak_scaled(cam.detach()), (64, 96), mode=mode)
-    expected = upsampled * SMOEScale(resnet).attribute(images)
-    torch.testing.assert_close(attributions[FastCAM], expected, rtol=0, atol=1e-5)
-
-
-def test_a_map_of_zero_is_named(images):
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 2),
-    )
-    with torch.no_grad():
-        net[7].weight.copy_(torch.tensor([[1.0] * 4, [-1.0] * 4]))
-    with pytest.warns(UserWarning, match=r"gradcam is 0 everywhere for image\(s\) \[1\]"):
-        result = FastCAM(net).attribute(images, [0, 1, 0])
-    assert torch.equal(result[1], torch.zeros(3, 64, 96))
-    assert (result[0] > 0).any()
-
-
-def test_a_batch_equals_the_loop(resnet, images):
-    fast = FastCAM(resnet)
-    loop = torch.cat([fast.attribute(image[None], 1) for image in images])
-    torch.testing.assert_close(fast.attribute(images, 1), loop, rtol=0, atol=1e-5)
-
-
-def test_given_scales_and_weights(resnet, images):
-    fast = FastCAM(resnet, resnet.layer4, scales=["layer2", "layer3"], weights=[3, 1])
-    cam = LayerGradCam(resnet, resnet.layer4).attribute(images, 1, relu_attributions=True).detach()
-    smoe = SMOEScale(resnet, ["layer2", "layer3"], weights=[3, 1]).attribute(images)
-    expected = F.interpolate(peak_scaled(cam), (64, 96), mode="bilinear") * smoe
-    torch.testing.assert_close(fast.attribute(images, 1), expected, rtol=0, atol=1e-5)
-
-
-def test_half_precision(resnet, images):
-    expected = FastCAM(resnet).attribute(images, 1)
-    model = torchvision.models.resnet18(weights=None, num_classes=10).eval()
-    model.load_state_dict(resnet.state_dict())
-    result = FastCAM(model.bfloat16()).attribute(images.bfloat16(), 1)
-    assert result.dtype == torch.float32
-    assert (result - expected).abs().mean() < 2e-2
-
-
-def test_a_model_that_stops_gradients_is_named(images):
-    class Stopped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, stride=2)
-            self.act1, self.act2 = nn.ReLU(), nn.ReLU()
-
-        def forward(self, x):
-            return self.act2(self.conv2(self.act1(self.conv1(x)))).detach().mean((2, 3))
-
-    with pytest.raises(ValueError, match="no gradient by the CAM's layer"):
-        FastCAM(Stopped()).attribute(images, 1)
-
-
-def test_errors(resnet, images):
-    with pytest.raises(ValueError, match=r"unknown class activation map 'x'; .*gradcam"):
-        FastCAM(resnet, cam="x")
-    with pytest.raises(ValueError, match="one layer for the CAM, got 2"):
-        FastCAM(resnet, ["layer3", "layer4"])
-    for attributor in (FastCAM(resnet), SMOEScale(resnet)):
-        for target in (10, -11, [0, 1], torch.tensor([0, 1, 10]), [0, 1, -1], 1.5, (1, 2), "cat"):
-            with pytest.raises(ValueError, match=r"does not fit the model's output .*\(3, 10\)"):
-                attributor.attribute(images[:, :, :32, :32], target)
-    with pytest.raises(NotImplementedError):
-        FastCAM(resnet).attribute_future()
+    torch.testing.assert_close(fast.attribute(images, 1), (upsampled * smoe).double())
 
 
 def test_gradcam_by_hand():
-    activations = torch.tensor([[[[1.0, 0.0], [2.0, 4.0]], [[3.0, 1.0], [0.0, 1.0]]]])
-    gradients = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]], [[-1.0, 0.0], [0.0, 0.0]]]])
-    # The channels' weights are 2/4 and -1/4.
-    expected = torch.tensor([[[0.0, 0.0], [1.0, 1.75]]])
-    assert torch.equal(gradcam(activations, gradients), expected)
+    gradients = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]])
+    activations = torch.tensor([[[1.0, 0.0, 2.0, 4.0], [3.0, 1.0, 0.0, 1.0]]])
+    assert gradcam_weights(activations, gradients[None]).flatten().tolist() == [0.5, -0.25]
+    summed = CAMS["gradcam"].contributions(activations, gradients[None]).sum(1)
+    assert summed.tolist() == [[-0.25, -0.25, 1.0, 1.75]]
+
+
+def powers(gradients):
+    return torch.stack([gradients, gradients**2, gradients**3])
+
+
+def test_gradcam_plus_plus_by_hand():
+    activations = torch.tensor([[[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]]])
+    gradients = torch.tensor([[[1.0, -2.0, 2.0], [3.0, 1.0, 0.0]]])
+    # Sums of activations 4 and 0: 1 / (2 + 4) + 2 / (2 + 8), and 3 / 2 + 1 / 2.
+    weights = gradcam_plus_plus_weights(activations, powers(gradients))
+    torch.testing.assert_close(weights, torch.tensor([[[1 / 6 + 1 / 5], [2.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("activation", "gradient", "weight"),
+    [
+        (5.0, 0.0, 0.0),
+        # Its square is below float32's smallest number, and alpha near 1/2.
+        (5.0, 1e-30, 0.5e-30),
+        # The denominator alone is 0: 2 + 2 * -1.
+        (-1.0, 2.0, 0.0),
+        # Below it alpha is negative, as the formula has it: 4 / (8 - 16).
+        (-2.0, 2.0, -1.0),
+    ],
+)
+def test_where_alpha_divides_by_zero(activation, gradient, weight):
+    weights = gradcam_plus_plus_weights(
+        torch.full((1, 1, 1), activation), powers(torch.full((1, 1, 1), gradient))
+    )
+    assert weights.item() == pytest.approx(weight)
+
+
+def test_smooth_without_noise_is_gradcam_plus_plus(net, images):
+    expected = ClassActivationMap(net, net[1], cam="gradcam++").attribute(images)
+    calls = []
+    handle = net.register_forward_hook(lambda *_: calls.append(1))
+    for samples in (1, 7):
+        cam = replace(SMOOTH, samples=samples, noise=0.0)
+        assert torch.equal(ClassActivationMap(net, net[1], cam=cam).attribute(images), expected)
+    handle.remove()
+    assert len(calls) == 2
+
+
+def test_any_map_can_be_averaged(net, images):
+    """The mean of the gradient over noisy copies, for Grad-CAM."""
+    cam = replace(CAMS["gradcam"], samples=4, noise=0.2, seed=3)
+    result = ClassActivationMap(net, net[1], cam=cam).attribute(images, 1, relu_attributions=False)
+    for index, image in enumerate(images):
+        expected, _ = slow_map(cam, net[:2], net[2:], image, 1)
+        torch.testing.assert_close(result[index, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_noise(net):
+    images = torch.rand(2, 3, 7, 7).double()
+    images[1] = images[1] * 50 + 200
+    images[:, :, 0, 0], images[:, :, 1, 1] = images.amin((1, 2, 3))[:, None], 0
+    images[:, :, 1, 1] = images.amax((1, 2, 3))[:, None]
+    seen = []
+    handle = net.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    ClassActivationMap(net, net[1], cam=replace(SMOOTH, samples=60)).attribute(images, 1)
+    handle.remove()
+    assert torch.equal(seen[0], images)
+    noise = torch.stack(seen[1:]) - images
+    deviation = 0.15 * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))
+    assert len(noise) == 60
+    # 8,820 draws: within three standard errors.
+    for index in range(2):
+        own = noise[:, index] / deviation[index]
+        assert abs(own.mean()) < 3 / len(own.flatten()) ** 0.5
+        assert abs(own.std() - 1) < 3 / (2 * len(own.flatten())) ** 0.5
+
+
+def test_the_noise_is_reproducible_and_leaves_the_random_state(net, images):
+    state = torch.get_rng_state()
+    first = ClassActivationMap(net, net[1], cam=SMOOTH).attribute(images, 1)
+    torch.rand(5)
+    assert torch.equal(ClassActivationMap(net, net[1], cam=SMOOTH).attribute(images, 1), first)
+    torch.set_rng_state(state)
+    ClassActivationMap(net, net[1], cam=SMOOTH).attribute(images, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = ClassActivationMap(net, net[1], cam=replace(SMOOTH, seed=1)).attribute(images, 1)
+    assert not torch.allclose(other, first)
+
+
+def test_the_copies_keep_the_class_of_the_image(net, images):
+    cam = replace(SMOOTH, samples=8, noise=1.0)
+    classes = []
+    handle = net.register_forward_hook(lambda *args: classes.append(args[2].argmax(1).tolist()))
+    result = ClassActivationMap(net, net[1], cam=cam).attribute(images)
+    handle.remove()
+    assert any(copy != classes[0] for copy in classes[1:])
+    expected = ClassActivationMap(net, net[1], cam=cam).attribute(images, classes[0])
+    assert torch.equal(result, expected)
+
+
+def test_the_noise_is_for_images_alone(net, images):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+            self.seen = []
+
+        def forward(self, x, weights, indices):
+            self.seen.append((weights.clone(), indices.clone()))
+            return self.net(x) * weights[:, :1]
+
+    model = Scaled()
+    weights, indices = torch.tensor([[1.0, 5.0], [1.0, 9.0]]).double(), torch.zeros(2, 3, 4).long()
+    result = ClassActivationMap(model, net[1], cam=SMOOTH).attribute((images, weights, indices), 1)
+    assert torch.equal(result, ClassActivationMap(net, net[1], cam=SMOOTH).attribute(images, 1))
+    assert len(model.seen) == 4
+    for seen in model.seen:
+        assert torch.equal(seen[0], weights)
+        assert torch.equal(seen[1], indices)
+    whole = nn.Sequential(nn.Flatten(), nn.Linear(147, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with pytest.raises(ValueError, match=r"smoothgradcam\+\+ adds noise to floating-point images"):
+        ClassActivationMap(whole, whole[2], cam=SMOOTH).attribute(images.flatten(1), 1)
+
+
+def test_values_that_are_not_finite(net, images):
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="layer '1' gives activations or gradients that are not"):
+        ClassActivationMap(net, net[1], cam="gradcam++").attribute(images, 1)
+
+
+def test_one_more_map_is_one_function(net, images):
+    @register_cam("test-largest", citation="none")
+    def largest(activations, derivatives):
+        return derivatives[0].amax(-1, keepdim=True)
+
+    try:
+        with pytest.raises(ValueError, match="named 'test-largest' is registered already"):
+            register_cam("test-largest", citation="none")(largest)
+        result = ClassActivationMap(net, net[1], cam="test-largest").attribute(images, 1)
+        activations = net[:2](images).detach().requires_grad_()
+        gradients = torch.autograd.grad(net[2:](activations)[:, 1].sum(), activations)[0]
+        expected = (gradients.amax((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
+        torch.testing.assert_close(result, expected.detach())
+        assert FastCAM(net, net[1], scales=[net[1]], cam="test-largest").cam is get_cam(
+            "test-largest"
+        )
+    finally:
+        del CAMS["test-largest"]
+
+
+def test_errors(net, images):
+    with pytest.raises(
+        ValueError, match=r"unknown class activation map 'x'; .*'smoothgradcam\+\+'"
+    ):
+        get_cam("x")
+    for settings in ({"samples": 0}, {"orders": 0}):
+        with pytest.raises(ValueError, match="must be 1 or more, got"):
+            replace(SMOOTH, **settings)
+    for noise in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="share of the image's range, 0 or more, got"):
+            replace(SMOOTH, noise=noise)
+    wrong = Cam("wrong", "none", lambda _, derivatives: derivatives[0].mean(-1))
+    with pytest.raises(ValueError, match=r"wrong gives weights of shape \(2, 4\) for activations"):
+        ClassActivationMap(net, net[1], cam=wrong).attribute(images, 1)
+
+
+def test_zero_maps_are_named(net, images):
+    with torch.no_grad():
+        net[5].weight[3] = 0
+    with pytest.warns(
+        UserWarning, match=r"gradcam\+\+ is 0 everywhere for image\(s\) \[1\]"
+    ) as got:
+        result = ClassActivationMap(net, net[1], cam="gradcam++").attribute(images, [1, 3])
+    assert got[0].filename == __file__
+    assert (result[0] > 0).any()
+    assert torch.equal(result[1], torch.zeros(1, 3, 3).double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClassActivationMap(net, net[1]).attribute(images, 3, relu_attributions=False)

@@ -16,12 +16,22 @@ THREADS = 4
 
 
 class Meeting(nn.Module):
-    """Where all threads wait for each other inside the forward pass, once a barrier is set."""
+    """Where all threads wait for each other inside the forward pass, once a barrier is set.
+
+    Where their calls run the network more or less often, they meet in the first pass alone.
+    """
 
     barrier = None
+    first_pass_only = False
+
+    def __init__(self):
+        super().__init__()
+        self.met = set()
 
     def forward(self, x):
-        if self.barrier is not None:
+        thread = threading.get_ident()
+        if self.barrier is not None and not (self.first_pass_only and thread in self.met):
+            self.met.add(thread)
             self.barrier.wait(timeout=30)
         return x
 
@@ -34,10 +44,12 @@ def meeting_network(small_network):
     return nn.Sequential(*layers)
 
 
-def meet(model, parties):
+def meet(model, parties, first_pass_only=False):
     for module in model:
         if isinstance(module, Meeting):
             module.barrier = threading.Barrier(parties)
+            module.first_pass_only = first_pass_only
+            module.met.clear()
 
 
 def batches(images):
@@ -82,7 +94,7 @@ def test_beside_the_models_other_users(small_network, small_images, untouched, m
         gradient,
     ]
     expected = [call() for call in calls]
-    meet(model, len(calls))
+    meet(model, len(calls), first_pass_only=True)
     with untouched(model, small_images):
         results = together(*calls)
     for result, wanted in zip(results, expected, strict=True):
@@ -93,7 +105,7 @@ def test_an_error_in_one_thread_stays_there(small_network, small_images, untouch
     model = meeting_network(small_network).train()
     attributor = method(model)
     expected = attributor.attribute(small_images, 1)
-    meet(model, 2)
+    meet(model, 2, first_pass_only=True)
     with untouched(model, small_images), ThreadPoolExecutor(2) as pool:
         wrong = pool.submit(attributor.attribute, small_images.flip(3), 99)
         right = pool.submit(attributor.attribute, small_images, 1)
