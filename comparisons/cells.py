@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
 from evaluation.networks import build_network
-from evaluation.profiling import profile
+from evaluation.profiling import count, time_in_turns
 from evaluation.records import METRICS, CellResult, Record, pack_bits
 from evaluation.retraining import InputView, Recipe, correctness, predictions, train
 from evaluation.store import Store, content_hash, spec_id
@@ -153,15 +154,16 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
     explain = METHODS[cell.spec["method"]].prepare(network)
 
     def forward() -> object:
-        with torch.no_grad():
+        with torch.inference_mode():
             return network(example.inputs)
 
-    cost = profile(forward, lambda: explain(example))
+    timing = time_in_turns(forward, lambda: explain(example), device=device)
+    counts = count(forward, lambda: explain(example))
     values = {
-        "forward_ms": cost.forward_ms / batch,
-        "map_ms": cost.map_ms / batch,
-        "map_flops": cost.map_flops / batch,
-        "peak_bytes": cost.extra_peak_bytes / batch,
+        "forward_ms": median(timing.forward_ms) / batch,
+        "map_ms": median(timing.map_ms) / batch,
+        "map_flops": counts.map.flops / batch,
+        "peak_bytes": counts.extra_peak_bytes / batch,
     }
     records = tuple(_record(cell, dataset, metric, value) for metric, value in values.items())
     return {"records": records}

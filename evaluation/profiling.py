@@ -1,162 +1,192 @@
-"""What a map costs: time, operations and memory beside the plain forward pass."""
+"""What a map costs beside the plain forward pass: time in turns, operations and memory counted."""
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
+import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Profile", "count_flops", "peak_bytes", "profile"]
+from evaluation.memory import Memory, count_memory
+from evaluation.operations import Operations, count_operations
+
+__all__ = ["Counts", "Quartiles", "Timing", "count", "time_in_turns"]
 
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Cost of one call, all images of its batch together.
+class Quartiles:
+    """Where the middle half of some samples is.
 
-    Args:
-        forward_ms: median milliseconds of the plain forward pass.
-        map_ms: median milliseconds of the map, its own forward passes included.
-        map_flops: floating-point operations of the map's convolutions and matrix products,
-            an addition and a multiplication counted as two; other operations are not counted.
-        extra_peak_bytes: how much higher the peak of live tensor storages is for the map than
-            for the plain forward pass; never below 0.
+    >>> Quartiles.of([4.0, 1.0, 2.0, 3.0, 5.0])
+    Quartiles(median=3.0, low=2.0, high=4.0)
     """
 
-    forward_ms: float
-    map_ms: float
-    map_flops: int
-    extra_peak_bytes: int
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Quartiles:
+        """The median and the two quartiles of samples."""
+        low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+        return cls(median, low, high)
 
 
-def profile(forward: Work, explain: Work, *, rounds: int = 9) -> Profile:
-    """Measure a map beside the plain forward pass, in turns, so that a drift hits both.
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a call beside the plain forward pass, all images of its batch together.
+
+    Args:
+        forward_ms: of the plain forward pass, one sample a round.
+        map_ms: of the map in the same round, its own forward passes included.
+        first_ms: of the very first call of the map, whatever it compiles or looks up included.
+        threads: that PyTorch ran on.
+
+    >>> timing = Timing((100.0, 200.0, 100.0), (101.0, 204.0, 103.0), 900.0, 1)
+    >>> timing.overhead_percent.median, timing.added_ms.median
+    (2.0, 3.0)
+    """
+
+    forward_ms: tuple[float, ...]
+    map_ms: tuple[float, ...]
+    first_ms: float
+    threads: int
+
+    @property
+    def added_ms(self) -> Quartiles:
+        """Of the rounds' differences: map less forward pass."""
+        pairs = zip(self.forward_ms, self.map_ms, strict=True)
+        return Quartiles.of([explained - forward for forward, explained in pairs])
+
+    @property
+    def overhead_percent(self) -> Quartiles:
+        """Of the rounds' differences in percent of the round's forward pass."""
+        pairs = zip(self.forward_ms, self.map_ms, strict=True)
+        return Quartiles.of([100 * (explained - forward) / forward for forward, explained in pairs])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted of a map and of the plain forward pass; the same in every run.
+
+    Args:
+        forward: operations of the forward pass.
+        map: operations of the map, its own forward passes included.
+        forward_memory: bytes of the forward pass.
+        map_memory: bytes of the map.
+    """
+
+    forward: Operations
+    map: Operations
+    forward_memory: Memory
+    map_memory: Memory
+
+    @property
+    def extra_peak_bytes(self) -> int:
+        """How much higher the peak of live storages is than the forward pass's; at least 0."""
+        return max(0, self.map_memory.peak_bytes - self.forward_memory.peak_bytes)
+
+    @property
+    def extra_scratch_bytes(self) -> int:
+        """The same, what the map and the forward pass return left out."""
+        return max(0, self.map_memory.scratch_bytes - self.forward_memory.scratch_bytes)
+
+
+def time_in_turns(
+    forward: Work, explain: Work, *, rounds: int = 9, warm_up: int = 1, device: str = "cpu"
+) -> Timing:
+    """Time a map and the plain forward pass in turns, so that a drift hits both.
+
+    Each round runs both, the order changing from round to round. Python's garbage is collected
+    before and not during the rounds. On CUDA each sample ends when the device has finished.
 
     Args:
         forward: runs the network on a batch, without gradients.
         explain: makes the maps of the same batch.
-        rounds: timed rounds; the median of each is kept.
+        rounds: pairs of samples.
+        warm_up: rounds before that are not kept, after the first call of each.
+        device: where the network is.
+
+    Raises:
+        ValueError: fewer than one round.
 
     >>> square = torch.ones(8, 8)
-    >>> profile(lambda: square @ square, lambda: square @ square @ square, rounds=1).map_flops
-    2048
+    >>> len(time_in_turns(lambda: square @ square, lambda: square.sum(), rounds=3).map_ms)
+    3
     """
-    forward(), explain()  # the first call of each also traces and allocates
-    seconds: dict[Work, list[float]] = {forward: [], explain: []}
-    for _ in range(rounds):
-        for work, taken in seconds.items():
-            started = time.perf_counter()
-            work()
-            _finish_device_work()
-            taken.append(time.perf_counter() - started)
-    return Profile(
-        forward_ms=1000.0 * median(seconds[forward]),
-        map_ms=1000.0 * median(seconds[explain]),
-        map_flops=count_flops(explain),
-        extra_peak_bytes=max(0, peak_bytes(explain) - peak_bytes(forward)),
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: expected at least 1")
+    finish = _finisher(device)
+    forward()
+    first_ms = _milliseconds(explain, finish)
+    samples: dict[Work, list[float]] = {forward: [], explain: []}
+    with _garbage_kept():
+        for turn in range(warm_up + rounds):
+            for work in (forward, explain) if turn % 2 else (explain, forward):
+                taken = _milliseconds(work, finish)
+                if turn >= warm_up:
+                    samples[work].append(taken)
+    return Timing(
+        forward_ms=tuple(samples[forward]),
+        map_ms=tuple(samples[explain]),
+        first_ms=first_ms,
+        threads=torch.get_num_threads(),
     )
 
 
-def count_flops(work: Work) -> int:
-    """Operations of all convolutions and matrix products of a call, backward passes included.
+def count(forward: Work, explain: Work) -> Counts:
+    """Count operations and memory of a map beside the plain forward pass.
 
-    >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 5))
-    60
+    Args:
+        forward: runs the network on a batch, without gradients.
+        explain: makes the maps of the same batch; called once before, so that what it looks up
+            at its first call does not count.
+
+    >>> square = torch.ones(8, 8)
+    >>> counts = count(lambda: square @ square, lambda: square @ square @ square)
+    >>> (counts.map - counts.forward).flops, counts.extra_peak_bytes
+    (1024, 256)
     """
-    with _FlopMeter() as meter:
-        work()
-    total: int = meter.total
-    return total
+    forward(), explain()
+    return Counts(
+        forward=count_operations(forward),
+        map=count_operations(explain),
+        forward_memory=count_memory(forward),
+        map_memory=count_memory(explain),
+    )
 
 
-def peak_bytes(work: Work) -> int:
-    """Most bytes of tensor storages that a call allocates and that are alive together.
-
-    Counted from every operation's outputs, so that it is the same in every run; what was
-    there before the call, and scratch memory inside an operation, do not count.
-
-    >>> peak_bytes(lambda: torch.ones(1000) + torch.ones(1000))
-    12000
-    """
-    with _StorageMeter() as meter:
-        result = work()
-    del result
-    peak: int = meter.peak
-    return peak
+def _milliseconds(work: Work, finish: Callable[[], None]) -> float:
+    finish()
+    started = time.perf_counter()
+    result = work()
+    finish()
+    taken = 1000.0 * (time.perf_counter() - started)
+    del result  # freed after the clock has stopped, whatever its size
+    return taken
 
 
-class _FlopMeter(TorchDispatchMode):
-    """Adds up PyTorch's own formulas of operations.
-
-    Its `FlopCounterMode` also follows modules, with gradient hooks that `autograd.grad`
-    refuses where the gradient is that of an input.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        del types
-        kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None:
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-        result = func(*args, **kwargs)
-        if formula is not None:
-            self.total += int(formula(*args, **kwargs, out_val=result))
-        return result
+def _finisher(device: str) -> Callable[[], None]:
+    """What waits until a device has finished its work."""
+    if torch.device(device).type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
 
 
-class _StorageMeter(TorchDispatchMode):
-    """Follows every storage that an operation returns, until nothing refers to it."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        del types
-        before = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, torch.Tensor)
-        }
-        result = func(*args, **(kwargs or {}))
-        for key in [key for key, (reference, _) in self._live.items() if _gone(reference)]:
-            del self._live[key]
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                # A view or an in-place result brings no memory of its own.
-                if storage._cdata not in before and storage._cdata not in self._live:
-                    reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                    self._live[storage._cdata] = (reference, storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
-        return result
-
-
-def _gone(reference: StorageWeakRef) -> bool:
-    return bool(reference.expired())  # type: ignore[no-untyped-call]
-
-
-def _finish_device_work() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect garbage now and not until the end."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

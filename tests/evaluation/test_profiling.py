@@ -1,86 +1,107 @@
-"""What is counted of a map's cost, by hand and by PyTorch's own counter."""
+"""Time in turns with a clock of the test's own, and counts beside those of the parts."""
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.networks import build_network
-from evaluation.profiling import count_flops, peak_bytes, profile
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    return build_network("resnet9", 8, 0, size=(16, 16)).eval()
+from evaluation import profiling
+from evaluation.memory import count_memory
+from evaluation.operations import count_operations
+from evaluation.profiling import Quartiles, Timing, count, time_in_turns
 
 
-def _forward(network: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return network(torch.zeros(2, 3, 16, 16))
+class Clock:
+    """Stands still but for what the works take; all they did is in `calls`."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        self.calls: list[str] = []
+        monkeypatch.setattr(profiling.time, "perf_counter", lambda: self.now)
+
+    def work(self, name, seconds):
+        taken = iter(seconds)
+
+        def run():
+            self.calls.append(name)
+            self.now += next(taken)
+
+        return run
 
 
-def _gradient(network: nn.Module) -> torch.Tensor:
-    inputs = torch.ones(2, 3, 16, 16, requires_grad=True)
-    return torch.autograd.grad(network(inputs).sum(), inputs)[0]
+def test_samples_are_paired_after_the_warm_up(monkeypatch):
+    clock = Clock(monkeypatch)
+    # The first call of each, one warm-up round, three rounds; the machine slows down twofold.
+    forward = clock.work("forward", [9, 7, 0.1, 0.2, 0.4])
+    explain = clock.work("map", [5, 7, 0.11, 0.23, 0.42])
+    timing = time_in_turns(forward, explain, rounds=3)
+    assert timing.forward_ms == pytest.approx((100, 200, 400))
+    assert timing.map_ms == pytest.approx((110, 230, 420))
+    assert timing.first_ms == pytest.approx(5000)
+    assert timing.threads == torch.get_num_threads()
+    # 10 %, 15 %, 5 %: the pairs' median, where the medians' quotient would be 15 %.
+    assert timing.overhead_percent == Quartiles(*(pytest.approx(v) for v in (10, 7.5, 12.5)))
+    assert timing.added_ms == Quartiles(*(pytest.approx(v) for v in (20, 15, 25)))
 
 
-def test_operations_of_the_forward_pass_are_pytorch_s(network):
-    with FlopCounterMode(display=False) as counter:
-        _forward(network)
-    assert count_flops(lambda: _forward(network)) == counter.get_total_flops() > 0
+def test_turns_change_their_order(monkeypatch):
+    clock = Clock(monkeypatch)
+    time_in_turns(clock.work("f", [1] * 9), clock.work("m", [1] * 9), rounds=3, warm_up=0)
+    assert "".join(clock.calls) == "fm" + "mf" + "fm" + "mf"
 
 
-def test_inference_mode_is_counted_alike(network):
+def test_garbage_is_not_collected_while_the_clock_runs():
+    seen = []
+    time_in_turns(lambda: None, lambda: seen.append(gc.isenabled()), rounds=2)
+    assert seen == [True, False, False, False]
+    assert gc.isenabled()
+
+
+def test_garbage_is_collected_again_after_an_error():
+    calls = iter((1, 2))
+    with pytest.raises(StopIteration):
+        time_in_turns(lambda: None, lambda: next(calls), rounds=5)
+    assert gc.isenabled()
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(ValueError, match="rounds=0: expected at least 1"):
+        time_in_turns(lambda: None, lambda: None, rounds=0)
+
+
+def test_quartiles_are_those_of_the_raw_samples():
+    timing = Timing((1.0, 1.0, 1.0, 1.0, 1.0), (2.0, 3.0, 4.0, 5.0, 6.0), 0.0, 1)
+    assert timing.added_ms == Quartiles(3.0, 2.0, 4.0)
+    assert timing.overhead_percent == Quartiles(300.0, 200.0, 400.0)
+
+
+def test_counts_are_those_of_the_two_parts():
+    x = torch.rand(8, 8)
+
     def forward() -> torch.Tensor:
-        with torch.inference_mode():
-            return network(torch.zeros(2, 3, 16, 16))
-
-    assert count_flops(forward) == count_flops(lambda: _forward(network))
-
-
-def test_a_gradient_of_the_input_takes_as_much_again(network):
-    # Each convolution's gradient by its input takes as many operations as itself.
-    assert count_flops(lambda: _gradient(network)) == 2 * count_flops(lambda: _forward(network))
-
-
-def test_captum_s_gradient_can_be_counted(network):
-    captum = pytest.importorskip("captum.attr")
-    inputs, target = torch.ones(2, 3, 16, 16), torch.tensor([1, 2])
+        return x @ x
 
     def explain() -> torch.Tensor:
-        return captum.Saliency(network).attribute(inputs.requires_grad_(), target=target)
+        return (x @ x).log2() @ x
 
-    assert count_flops(explain) == 2 * count_flops(lambda: _forward(network))
-
-
-def test_peak_is_what_is_alive_together():
-    def chain() -> torch.Tensor:
-        x = torch.ones(1000)  # 4,000 bytes
-        for _ in range(5):
-            x = x + 1  # the old one is dropped after the new one is there
-        return x
-
-    def heap() -> list[torch.Tensor]:
-        return [torch.ones(1000) for _ in range(5)]
-
-    assert peak_bytes(chain) == 8000
-    assert peak_bytes(heap) == 20000
+    counts = count(forward, explain)
+    assert counts.forward == count_operations(forward)
+    assert counts.map == count_operations(explain)
+    assert counts.map_memory == count_memory(explain)
+    assert counts.extra_peak_bytes == 256
+    assert counts.extra_scratch_bytes == 512
 
 
-def test_views_and_work_in_place_take_no_memory():
-    def views() -> torch.Tensor:
-        x = torch.ones(100, 10)
-        return x.T.reshape(10, 100)[2:].add_(1)
+def test_a_first_call_s_cost_is_not_counted():
+    kept: list[torch.Tensor] = []
 
-    x = torch.ones(100, 10)
-    assert peak_bytes(lambda: x.view(1000)[3:].mul_(2)) == 0
-    assert peak_bytes(views) == 4000
+    def explain() -> torch.Tensor:
+        if not kept:
+            kept.append(torch.ones(1000).log2())
+        return kept[0] + 1
 
-
-def test_a_map_is_profiled_beside_the_forward_pass(network):
-    cost = profile(lambda: _forward(network), lambda: _gradient(network), rounds=1)
-    assert cost.map_flops == 2 * count_flops(lambda: _forward(network))
-    assert cost.extra_peak_bytes > 2 * 16 * 16 * 16 * 4  # keeps the activations
-    assert min(cost.forward_ms, cost.map_ms) > 0
+    counts = count(lambda: None, explain)
+    assert counts.map.transcendental == 0
+    assert counts.extra_peak_bytes == 4000

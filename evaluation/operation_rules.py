@@ -1,0 +1,133 @@
+"""What one call of each PyTorch operation counts as, beside convolutions and matrix products.
+
+One for each addition, multiplication, comparison or selection of a number; a logarithm,
+exponential, root, power or error function is one transcendental operation. Moving, filling,
+converting, sorting and drawing numbers is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["ELEMENTWISE", "FREE", "RULES", "Costs", "costs_of"]
+
+# Operations of one kind, from an operation's arguments and the tensors it returns.
+Cost = Callable[[Sequence[Any], Sequence[Tensor]], int]
+Costs = Mapping[str, Cost]
+
+_SMALL_POWERS = (2, 3, 4)
+
+
+def _results(times: int = 1) -> Cost:
+    """So many operations for each number of the first result."""
+    return lambda _, results: times * results[0].numel()
+
+
+def _inputs(times: int = 1) -> Cost:
+    """So many operations for each number of the first argument."""
+    return lambda arguments, _: times * int(arguments[0].numel())
+
+
+def _scaled(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
+    """An addition or subtraction, with a multiplication where the second term has a factor."""
+    factor = arguments[2] if len(arguments) > 2 else 1
+    return results[0].numel() * (1 if factor == 1 else 2)
+
+
+def _window(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
+    """Pooling: every number of each window."""
+    sides = tuple(int(side) for side in arguments[1])
+    return results[0].numel() * (prod(sides) if len(sides) > 1 else sides[0] ** 2)
+
+
+def _for(names: str, **costs: Cost) -> dict[str, Costs]:
+    return dict.fromkeys(names.split(), costs)
+
+
+ELEMENTWISE: Costs = {"elementwise": _results()}
+
+# By the operation's name without a trailing underscore.
+RULES: dict[str, Costs] = {
+    **_for(
+        "acos asin atan cos cosh digamma erf erfc erfinv exp exp2 expm1 lgamma log log10 log1p "
+        "log2 polygamma pow rsqrt sigmoid sin sinh special_log_ndtr special_ndtr sqrt tan tanh",
+        transcendental=_results(),
+    ),
+    **_for(
+        "gelu mish silu softplus special_xlogy xlogy",
+        elementwise=_results(),
+        transcendental=_results(),
+    ),
+    **_for(
+        "_log_softmax _softmax",
+        elementwise=_results(),
+        transcendental=_results(),
+        reduction=_inputs(),
+    ),
+    **_for("all amax amin any argmax argmin cumsum max min sum", reduction=_inputs()),
+    **_for("mean _adaptive_avg_pool2d", reduction=_inputs(), elementwise=_results()),
+    # A sum, then differences, their squares and a sum; two divisions by the count, and the root.
+    **_for("var var_mean", reduction=_inputs(4), elementwise=_results(2)),
+    **_for(
+        "std std_mean", reduction=_inputs(4), elementwise=_results(2), transcendental=_results()
+    ),
+    **_for("linalg_vector_norm", reduction=_inputs(2), transcendental=_results()),
+    **_for("add rsub sub", elementwise=_scaled),
+    **_for("addcdiv addcmul lerp", elementwise=_results(3)),
+    **_for("masked_fill", elementwise=_results()),
+    # Three linear interpolations, each two products and a sum.
+    **_for("upsample_bilinear2d", elementwise=_results(9)),
+    **_for("upsample_bilinear2d_backward", elementwise=_inputs(9)),
+    # With running statistics: a scale and an offset for each number; backwards the scale alone.
+    **_for(
+        "_native_batch_norm_legit_no_training cudnn_batch_norm native_batch_norm",
+        elementwise=_inputs(2),
+    ),
+    **_for("native_batch_norm_backward", elementwise=_inputs()),
+    **_for("avg_pool2d max_pool2d_with_indices", elementwise=_window),
+    **_for("max_pool2d_with_indices_backward", elementwise=_inputs()),
+    **_for("avg_pool2d_backward _adaptive_avg_pool2d_backward", elementwise=_results()),
+    # A shift, two comparisons, a division, and of hardswish a product.
+    **_for("hardswish hardswish_backward", elementwise=_results(5)),
+    **_for("hardsigmoid hardsigmoid_backward", elementwise=_results(4)),
+    **_for("scatter_add", elementwise=lambda arguments, _: int(arguments[3].numel())),
+}
+
+FREE = frozenset(
+    [
+        *("_local_scalar_dense", "_to_copy", "_unsafe_view", "alias", "arange", "as_strided"),
+        *("bernoulli", "cat", "clone", "constant_pad_nd", "copy", "detach", "diagonal", "empty"),
+        *("empty_like", "empty_strided", "equal", "expand", "eye", "fill", "flip", "full"),
+        *("full_like", "gather", "index", "index_put", "index_select", "is_pinned", "lift_fresh"),
+        *("lift_fresh_copy", "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones"),
+        *("new_zeros", "nonzero", "normal", "normal_functional", "ones", "ones_like", "permute"),
+        *("promote_types", "rand", "rand_like", "randn", "randn_like", "reflection_pad2d"),
+        *("repeat", "replication_pad2d", "reshape", "resize", "roll", "scalar_tensor", "select"),
+        *("set", "slice", "slice_backward", "sort", "split", "split_with_sizes", "squeeze"),
+        *("stack", "t", "topk", "transpose", "tril", "triu", "unbind", "unfold", "uniform"),
+        *("unsqueeze", "upsample_nearest2d", "upsample_nearest2d_backward", "view", "zero"),
+        *("zeros", "zeros_like"),
+    ]
+)
+
+
+def costs_of(name: str, arguments: Sequence[Any]) -> Costs | None:
+    """What an operation counts as; None where no rule says.
+
+    Args:
+        name: its name without a trailing underscore.
+        arguments: those it is called with.
+
+    >>> costs_of("log2", []) is RULES["log2"], costs_of("view", [])
+    (True, {})
+    """
+    if name in FREE:
+        return {}
+    if name == "pow" and isinstance(arguments[1], (int, float)) and arguments[1] in _SMALL_POWERS:
+        # Multiplications.
+        return {"elementwise": _results(int(arguments[1]) - 1)}
+    return RULES.get(name)
