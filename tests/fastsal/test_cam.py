@@ -197,9 +197,10 @@ def test_channels_that_come_last(images, cam):
     model = Last()
     first = ClassActivationMap(nn.Sequential(body, tail), body, cam=cam)
     last = ClassActivationMap(model, model.last, cam=cam)
-    for channels, shape in ((False, (2, 16, 3, 3)), (True, (2, 1, 3, 3))):
-        expected = first.attribute(images, 1, attr_dim_summation=channels)
-        result = last.attribute(images, 1, attr_dim_summation=channels)
+    for channels, shape in ((True, (2, 16, 3, 3)), (False, (2, 1, 3, 3))):
+        arguments = {"relu_attributions": False, "attr_dim_summation": not channels}
+        expected = first.attribute(images, 1, **arguments)
+        result = last.attribute(images, 1, **arguments)
         assert result.shape == shape
         torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-14)
         assert result.is_contiguous()
