@@ -6,23 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fastsal._version import __version__
-from fastsal.attribution import SMOEScale
-from fastsal.lovi import heatmap, lovi, overlay
-from fastsal.model_names import FORMS, build_network, needed
+from fastsal.cam import CAMS
+from fastsal.map_command import Settings, write_maps
+from fastsal.model_names import FORMS, build_network
+from fastsal.normalize import NORMALIZATIONS
+from fastsal.preprocessing import preprocessing_of
 from fastsal.scales import Candidate, candidates
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from fastsal.statistics import STATISTICS
 
 
 class CommandError(Exception):
@@ -30,7 +25,8 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 1 with one line on what went wrong.
+    """Run the command and return its exit code: 0, 1 with one line on what went wrong, or 130 where
+    it was interrupted.
 
     Args:
         arguments: Those of the command line; None takes the process's own.
@@ -41,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"fastsal: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("fastsal: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return code
 
 
@@ -54,11 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("model", metavar="MODEL", help=FORMS)
     model.add_argument("--size", type=_size, default=224, help="shorter side in pixels (224)")
-    weights = model.add_mutually_exclusive_group()
-    weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
-    weights.add_argument(
-        "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
-    )
+    _add_weights(model)
 
     layers = commands.add_parser(
         "layers",
@@ -72,30 +67,65 @@ def _parser() -> argparse.ArgumentParser:
 
     maps = commands.add_parser(
         "maps",
-        parents=[model],
-        help="write the maps of images",
-        description="Write for each image its combined SMOE Scale map, its LOVI picture and an "
-        "overlay, as PNG. A torchvision network has its pretrained weights unless --weights or "
-        "--random-weights is given.",
+        help="write the maps of photographs",
+        description="Write for each photograph its map and an overlay as PNG, and a line of "
+        "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
+        "read is recorded there and the rest goes on; what is done is not done again. A network of "
+        "torchvision or timm has its pretrained weights unless --weights or --random-weights is "
+        "given. Pictures have the size the network saw.",
     )
-    maps.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    maps.add_argument("--out", required=True, type=Path, metavar="DIR", help="where PNGs go")
+    maps.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="files, or whole folders"
+    )
+    maps.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=FORMS)
+    _add_weights(maps)
+    maps.add_argument("--out", required=True, type=Path, metavar="DIR", help="where files go")
+    maps.add_argument("--method", default="smoe", choices=["smoe", "fastcam"], help="(smoe)")
+    maps.add_argument("--lovi", action="store_true", help="a picture of which scale spoke as well")
+    maps.add_argument(
+        "--size",
+        type=_size_or_original,
+        default=224,
+        help="shorter side in pixels (224), or 'original'",
+    )
     maps.add_argument("--layers", nargs="+", metavar="NAME", help="layers to read (found)")
     maps.add_argument(
         "--scale-weights", default="linear", choices=["linear", "equal", "prior"], help="(linear)"
     )
+    maps.add_argument(
+        "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
+    )
+    maps.add_argument(
+        "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
+    )
+    maps.add_argument("--cam", default="gradcam", choices=sorted(CAMS), help="fastcam's (gradcam)")
+    maps.add_argument(
+        "--target", type=int, metavar="CLASS", help="the class fastcam explains (the predicted)"
+    )
     maps.add_argument("--device", default="cpu", help="a torch device (cpu)")
-    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+    for name in ("mean", "std"):
         maps.add_argument(
             f"--{name}",
             nargs=3,
             type=float,
-            default=values,
             metavar=("R", "G", "B"),
-            help=f"the network's input {name} (ImageNet's)",
+            help=f"the network's input {name} (as published with its weights, else ImageNet's)",
         )
+    maps.add_argument("--quiet", action="store_true", help="no progress bar")
     maps.set_defaults(run=_maps)
     return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
+    weights.add_argument(
+        "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
+    )
+
+
+def _size_or_original(text: str) -> int | None:
+    return None if text == "original" else _size(text)
 
 
 def _size(text: str) -> int:
@@ -137,41 +167,44 @@ def _row(candidate: Candidate) -> tuple[str, str, str, str, str]:
 
 
 def _maps(options: argparse.Namespace) -> int:
+    if options.target is not None and options.method != "fastcam":
+        raise CommandError(
+            f"--target {options.target} is for --method fastcam; SMOE Scale does not look at "
+            "a class"
+        )
     network = _network(options, pretrained=not options.random_weights)
     try:
-        network = network.to(options.device).eval()
-        attributor = SMOEScale(network, options.layers, weights=options.scale_weights)
-        options.out.mkdir(parents=True, exist_ok=True)
+        known = preprocessing_of(options.model, network)
+        settings = Settings(
+            method=options.method,
+            cam=options.cam,
+            target=options.target,
+            layers=None if options.layers is None else tuple(options.layers),
+            statistic=options.statistic,
+            normalize=options.normalize,
+            scale_weights=options.scale_weights,
+            size=options.size,
+            lovi=options.lovi,
+            mean=tuple(options.mean or known.mean),
+            std=tuple(options.std or known.std),
+        )
+        tally = write_maps(
+            network,
+            options.model,
+            options.images,
+            options.out,
+            settings,
+            known,
+            device=options.device,
+            quiet=options.quiet,
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise CommandError(str(error)) from error
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (options.mean, options.std))
-    taken: dict[str, int] = {}
-    written = 0
-    for path in options.images:
-        try:
-            image = _read_image(path, options.size)
-        except (OSError, ValueError, SyntaxError) as error:
-            print(f"fastsal: skipped {path}: {error}", file=sys.stderr)
-            continue
-        try:
-            maps = attributor.maps(((image - mean) / std).to(options.device))
-        except (ValueError, RuntimeError) as error:
-            raise CommandError(f"{path}: {error}") from error
-        combined, stacked = maps.combined.cpu(), maps.stacked.cpu()
-        # Images of one name from several folders must not overwrite each other.
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        stem = path.stem if taken[path.stem] == 1 else f"{path.stem}-{taken[path.stem]}"
-        pictures = {
-            "map": heatmap(combined),
-            "lovi": lovi(stacked),
-            "overlay": overlay(image, combined),
-        }
-        for kind, picture in pictures.items():
-            _write_png(picture[0], options.out / f"{stem}_{kind}.png")
-        written += 1
-        print(f"{path}: {', '.join(f'{stem}_{kind}.png' for kind in pictures)}")
-    if not written:
-        raise CommandError(f"none of the {len(options.images)} image(s) could be read")
+    manifest = options.out / "manifest.jsonl"
+    counts = f"{tally.written} written, {tally.done_before} done before, {tally.failed} failed"
+    print(f"{counts}: {manifest}")
+    if not tally.written and not tally.done_before:
+        raise CommandError(f"none of the {tally.failed} image(s) could be read; see {manifest}")
     return 0
 
 
@@ -180,33 +213,6 @@ def _network(options: argparse.Namespace, *, pretrained: bool) -> nn.Module:
         return build_network(options.model, options.weights, pretrained=pretrained)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
-
-
-def _needed(package: str, purpose: str) -> ModuleType:
-    try:
-        return needed(package, purpose)
-    except ImportError as error:
-        raise CommandError(str(error)) from error
-
-
-def _read_image(path: Path, size: int) -> Tensor:
-    """Return an image `(1, 3, H, W)` in [0, 1], its shorter side of a size."""
-    pillow_image = _needed("PIL.Image", "reading images")
-    orientation = _needed("PIL.ImageOps", "reading images")
-    with pillow_image.open(path) as file:
-        rgb = orientation.exif_transpose(file).convert("RGB")
-    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    image = pixels.reshape(1, rgb.height, rgb.width, 3).movedim(-1, 1).float() / 255
-    factor = size / min(rgb.height, rgb.width)
-    shape = [max(size, round(side * factor)) for side in (rgb.height, rgb.width)]
-    return F.interpolate(image, shape, mode="bilinear", antialias=True).clamp(0, 1)
-
-
-def _write_png(picture: Tensor, path: Path) -> None:
-    pillow_image = _needed("PIL.Image", "writing images")
-    pixels = picture.mul(255).round().to(torch.uint8).movedim(0, -1).contiguous()
-    size = (picture.shape[2], picture.shape[1])
-    pillow_image.frombytes("RGB", size, pixels.numpy().tobytes()).save(path)
 
 
 if __name__ == "__main__":
