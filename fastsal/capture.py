@@ -106,7 +106,9 @@ class _Reading:
             self.calls[tensor.device] = call + 1
         if tap.call is not None and call != tap.call:
             return None
-        value = tap.read(tensor)
+        with torch.no_grad():
+            # What lies after a gradient's source has one, which no reading needs.
+            value = tap.read(tensor)
         with self.lock:
             self.values[tensor.device] = value
         if tap.replace is None:

@@ -9,7 +9,7 @@ import torchvision
 from captum.attr import GuidedGradCam, LayerGradCam
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, find_scales
+from fastsal import FastCAM, SMOEScale, Statistic, find_scales
 from fastsal.targets import TargetError
 
 
@@ -112,6 +112,19 @@ def test_only_what_follows_the_layer_needs_gradients(resnet, images):
     assert [seen[name] for name in ("conv1", "layer1", "layer2")] == [False] * 3
     assert [seen[name] for name in ("layer4", "avgpool", "fc")] == [True] * 3
     assert all(parameter.grad is None for parameter in resnet.parameters())
+
+
+def test_a_scale_after_the_cams_layer_is_read_without_a_gradient(resnet, images):
+    values = []
+
+    def spy(activations):
+        values.append(activations.mean(1))
+        return values[-1]
+
+    statistic = Statistic("spy", "none", "post_relu", spy)
+    fast = FastCAM(resnet, resnet.layer1, scales=["layer1", "layer4"], statistic=statistic)
+    fast.attribute(images, 1)
+    assert [value.requires_grad for value in values] == [False, False]
 
 
 def test_a_functional_in_place_relu_has_the_gradient_after_it(images):
