@@ -4,7 +4,6 @@ from fastsal._version import __version__
 from fastsal.attribution import Maps, SMOEScale
 from fastsal.cam import Cam, register_cam
 from fastsal.fastcam import FastCAM
-from fastsal.gamma import gamma_scale
 from fastsal.layer_cam import (
     ClassActivationMap,
     GradCAM,
@@ -30,7 +29,6 @@ __all__ = [
     "__version__",
     "candidates",
     "find_scales",
-    "gamma_scale",
     "heatmap",
     "lovi",
     "overlay",

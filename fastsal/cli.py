@@ -16,7 +16,7 @@ from fastsal.map_command import Settings, write_maps
 from fastsal.model_names import FORMS, build_network
 from fastsal.normalize import NORMALIZATIONS
 from fastsal.preprocessing import preprocessing_of
-from fastsal.scales import Candidate, candidates
+from fastsal.scales import Candidate, ScalesError, candidates, too_few
 from fastsal.statistics import STATISTICS
 
 
@@ -59,9 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "layers",
         parents=[model],
         help="list the layers that can be read, and those that are",
-        description="List every layer whose tensor all paths through the network cross, and mark "
-        "those that end a spatial scale. The network keeps its initial weights unless --weights "
-        "is given.",
+        description="List every layer whose tensor all paths down the network's trunk cross, and "
+        "mark those that end a spatial scale. The network runs on one image with its initial "
+        "weights unless --weights is given.",
     )
     layers.set_defaults(run=_layers)
 
@@ -140,26 +140,27 @@ def _layers(options: argparse.Namespace) -> int:
     image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     try:
         found = candidates(network, image)
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except ScalesError as error:
+        raise CommandError(f"{options.model}: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
         raise CommandError(
-            f"{options.model} does not run on a {options.size}x{options.size} image: {error}"
+            f"{options.model} does not run on a {options.size}x{options.size} image: {reason}"
         ) from error
     rows = [("layer", "shape", "stride", "sign", "chosen"), *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
-    chosen = sum(candidate.chosen for candidate in found)
-    if chosen < 2:
-        print(
-            f"{chosen} spatial scale(s) found, two or more are needed: "
-            "give layers yourself, SMOEScale(model, layers=[...])"
-        )
+    if sum(candidate.chosen for candidate in found) < 2:
+        print(too_few(found))
     return 0
 
 
 def _row(candidate: Candidate) -> tuple[str, str, str, str, str]:
     scale = candidate.scale
-    name = f"{scale.name} (its input)" if scale.layer_input else scale.name
+    # Calls tell apart what one module does at several places.
+    name = f"{scale.name} (its call {scale.call}, from 0)" if scale.call else scale.name
+    name = f"{name} (its input)" if scale.layer_input else name
     name = f"{name} (then a ReLU function)" if scale.functional_relu else name
     shape = "x".join(map(str, scale.shape[1:])) + (" (HWC)" if scale.channels_last else "")
     sign = "signed" if scale.signed else "non-negative"

@@ -13,8 +13,8 @@ from fastsal import capture
 from fastsal.cam import Cam
 from fastsal.gradients import GradientSource, gradients_after_source, outside_inference
 from fastsal.layers import NamedLayer
-from fastsal.scales import image_layout
 from fastsal.targets import fixed_target, select_scores
+from fastsal.trunk import image_layout
 from fastsal.untouched import ForwardFunction
 
 

@@ -21,7 +21,10 @@ def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         kinds = [type(tensor).__name__ for tensor in tensors]
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+        raise TypeError(
+            f"inputs must be a tensor or a tuple of tensors, got {kinds}; several images go in as "
+            "one batch (N, C, H, W)"
+        )
     return tensors
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastsal import untouched
-from fastsal.scales import Scale, image_layout
+from fastsal.scales import Scale
+from fastsal.trunk import image_layout
 
 Layer = str | nn.Module
 # Name, module, and the scale where one is known.

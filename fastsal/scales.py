@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from fastsal import capture, untouched
-from fastsal.trace import Node, Trace
+from fastsal.inputs import as_tuple
+from fastsal.naming import place_of
+from fastsal.trace import WEIGHTED, Trace, trace_forward
+from fastsal.trunk import find_trunk, grid_size, image_layout, is_pooling, located
 
 ACTIVATIONS = frozenset(
     """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
     selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
     softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
 )
-RELUS = frozenset(("relu", "relu_"))
-REARRANGEMENTS = frozenset(
-    "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
-)
-WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,10 @@ class Candidate:
     chosen: bool = False
 
 
+class ScalesError(ValueError):
+    """A network, or an input, in which no scales can be found; the message says why."""
+
+
 def find_scales(
     model: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...],
@@ -83,22 +84,27 @@ def find_scales(
 ) -> tuple[Scale, ...]:
     """Return the layers that end the network's spatial scales, the shallowest first.
 
-    One forward pass in evaluation mode is traced. Of the tensors that every path from input to
-    output crosses, each octave of resolution gives its last that an activation function made (or
-    that is non-negative), else its last that comes from neither a norm nor pooling. For ResNet-50
-    these are the five of the paper: relu, layer1, layer2, layer3, layer4.
+    One forward pass in evaluation mode is traced. Of the tensors that every path down the trunk
+    crosses, each octave of resolution gives its last that an activation function made (or that is
+    non-negative), else its last that comes from neither a norm nor pooling. For ResNet-50 these
+    are the five of the paper: relu, layer1, layer2, layer3, layer4. The trunk leads to the output,
+    of several outputs to the first; in a U-Net or a feature pyramid, whose branches leave it on the
+    way, it leads to the coarsest scale.
 
     Args:
         model: The network; a compiled one is traced uncompiled.
-        inputs: `(N, C, H, W)`, or a tuple of the model's inputs; 4-D ones count as images.
+        inputs: `(N, C, H, W)`, or a tuple of the model's inputs; 4-D ones count as images. A
+            detection model of torchvision takes a batch as it takes a list of images.
         additional_forward_args: Further arguments of the model, as in Captum.
 
     Returns:
         One `Scale` for each octave.
 
     Raises:
-        ValueError: If fewer than two scales are found, as in a plain vision transformer; the
-            message lists the candidates.
+        ScalesError: A ValueError. If fewer than two scales are found, as in a plain vision
+            transformer; the message lists the candidates. If the network cannot be looked into, or
+            no input is an image batch.
+        TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 2: the
@@ -114,14 +120,8 @@ def find_scales(
     found = candidates(model, inputs, additional_forward_args)
     chosen = tuple(candidate.scale for candidate in found if candidate.chosen)
     if len(chosen) < 2:
-        listing = "; ".join(
-            f"{candidate.scale.name} {candidate.scale.shape}" for candidate in found
-        )
-        raise ValueError(
-            f"found {len(chosen)} spatial scale(s), expected two or more; a plain vision "
-            "transformer has only one. Give the layers yourself, layers=[name or module, ...]. "
-            f"Candidates: {listing or 'none'}"
-        )
+        listing = "; ".join(f"{c.scale.name} {c.scale.shape}" for c in found)
+        raise ScalesError(f"{too_few(found)}. Candidates: {listing}")
     return chosen
 
 
@@ -138,10 +138,13 @@ def candidates(
         additional_forward_args: As for `find_scales`.
 
     Returns:
-        The candidates; those chosen are marked.
+        The candidates, one or more; those chosen are marked.
 
     Raises:
-        ValueError: If the model is no `torch.nn.Module`, or no input is an image batch.
+        ScalesError: A ValueError. If the model is no `torch.nn.Module` or a `torch.jit` one, no
+            input is an image batch, the output does not depend on it, or no tensor on the way has
+            locations and belongs to a module.
+        TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     >>> [(c.scale.name, c.chosen) for c in candidates(net, torch.rand(1, 3, 8, 8))]
@@ -149,50 +152,52 @@ def candidates(
     """
     root = untouched.root_module(model)
     if root is None:
-        raise ValueError(
+        raise ScalesError(
             f"cannot look for scales inside {model!r}, which is no torch.nn.Module; give the "
             "layers yourself, layers=[module, ...]"
         )
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    images = [tensor for tensor in inputs if tensor.dim() == 4]
-    if not images:
+    if isinstance(root, torch.jit.ScriptModule):
+        raise ScalesError(
+            f"cannot look for scales inside a torch.jit module ({type(root).__name__}), whose "
+            "layers run where neither hooks nor the trace see them; give the module that it was "
+            "scripted or traced from"
+        )
+    inputs = as_tuple(inputs)
+    if all(tensor.dim() != 4 for tensor in inputs):
         shapes = [tuple(tensor.shape) for tensor in inputs]
-        raise ValueError(f"expected an image batch (N, C, H, W) among the inputs, got {shapes}")
-    trace = Trace(images)
+        raise ScalesError(
+            f"expected an image batch (N, C, H, W) among the inputs, got {shapes}: only what lies "
+            "on an image's grid has spatial scales"
+        )
     names = {module: name for name, module in root.named_modules()}
-    hooks = [hook for module in names for hook in trace.hooks(module)]
-    with (
-        torch.no_grad(),
-        untouched.evaluating(root),
-        untouched.eager(root),
-        untouched.hooked(hooks),
-        trace,
-    ):
-        output = root(*inputs, *capture.as_arguments(additional_forward_args))
-    cuts = trace.cuts(output)
-    height, width = images[0].shape[2:]
-    return _choose(_candidates(trace, cuts, names, height, width))
+    trace, output = trace_forward(root, inputs, capture.as_arguments(additional_forward_args))
+    size = grid_size(trace)
+    trunk = find_trunk(trace, output, size)
+    found = _choose(_candidates(trace, trunk, names, size))
+    if not found:
+        raise ScalesError(_nothing_found(trace, trunk, names))
+    return found
 
 
 def _candidates(
-    trace: Trace, cuts: list[int], names: dict[nn.Module, str], height: int, width: int
+    trace: Trace, trunk: list[int], names: dict[nn.Module, str], size: tuple[int, int]
 ) -> list[Candidate]:
     found: list[Candidate] = []
-    nodes = trace.nodes
+    nodes, with_locations = trace.nodes, located(trace.nodes)
     weighted = next(
         (i for i, n in enumerate(nodes) if n.operation.startswith(WEIGHTED)), len(nodes)
     )
-    channels_last, octave, size = False, 0, (height, width)
+    channels_last, octave = False, 0
     # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
     first_size = size
-    for cut in cuts:
-        node = nodes[cut]
+    for index in trunk:
+        node = nodes[index]
+        # Before the first weights the images are only prepared.
+        if index < weighted or node.operation == "pad":
+            continue
         if node.shape is None or len(node.shape) != 4:
             continue
-        maker = _maker(nodes, cut)
-        pooled = "pool" in maker.operation or maker.operation == "mean"
-        # What follows global pooling has no locations left.
-        if pooled and node.shape[2:] == (1, 1) and size != (1, 1):
+        if not with_locations[index]:
             break
         layout = image_layout(node.shape, *first_size, channels_last)
         if layout is None:
@@ -201,92 +206,29 @@ def _candidates(
         # A decoder repeats earlier scales.
         if octaves < 0:
             break
-        size = (node.shape[1], node.shape[2]) if channels_last else (node.shape[2], node.shape[3])
         if octaves > 0:
-            octave, first_size = octave + octaves, size
-        scale = _scale(trace, cut, names, octave, channels_last)
-        if cut < weighted or scale is None:
+            octave += octaves
+            rows = 1 if channels_last else 2
+            first_size = node.shape[rows], node.shape[rows + 1]
+        place = place_of(trace, index, names)
+        if place is None:
             continue
-        eligible = not pooled and "norm" not in maker.operation
+        maker = trace.maker(index)
+        scale = Scale(
+            name=names[place.module],
+            module=place.module,
+            call=place.call,
+            shape=node.shape,
+            stride=2 ** max(octave, 0),
+            signed=not node.non_negative,
+            channels_last=channels_last,
+            functional_relu=place.functional_relu,
+            layer_input=place.layer_input,
+        )
+        eligible = not is_pooling(maker) and "norm" not in maker.operation
         preferred = eligible and (maker.operation in ACTIVATIONS or node.non_negative)
         found.append(Candidate(scale, maker.operation, preferred, eligible))
     return found
-
-
-def _maker(nodes: list[Node], index: int) -> Node:
-    """Return the node that made a tensor's values, past those that only lay them out anew."""
-    while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
-        index = nodes[index].sources[0]
-    return nodes[index]
-
-
-def image_layout(
-    shape: Sequence[int], height: int, width: int, channels_last: bool = False
-) -> tuple[bool, int] | None:
-    """Return (channels last, octave) of a 4-D shape beside the image's size, None if neither.
-
-    Where both layouts would do, `channels_last` decides.
-
-    >>> image_layout((1, 256, 56, 56), 224, 224), image_layout((1, 7, 7, 768), 224, 224)
-    ((False, 2), (True, 5))
-    """
-    for last in (channels_last, not channels_last):
-        rows, columns = shape[1:3] if last else shape[2:4]
-        if not (0 < rows <= 2 * height and 0 < columns <= 2 * width):
-            continue
-        octaves = math.log2(height / rows), math.log2(width / columns)
-        # One location is all that remains of either side, however long it was.
-        if round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6:
-            return last, round(sum(octaves) / 2)
-    return None
-
-
-def _scale(
-    trace: Trace, cut: int, names: dict[nn.Module, str], octave: int, channels_last: bool
-) -> Scale | None:
-    """Return how a cut can be read: as a module's output, the one before rectified, or an input."""
-    node = trace.nodes[cut]
-    functional = layer_input = False
-    modules = _readable(_makers(trace, cut, names), trace)
-    if not modules and node.operation in RELUS and len(node.sources) == 1:
-        modules = _readable(_makers(trace, node.sources[0], names), trace)
-        functional = bool(modules)
-    if not modules:
-        modules = _readable(trace.readers_of.get(cut, []), trace)
-        layer_input = bool(modules)
-    if not modules:
-        return None
-    module, call = modules[0]
-    return Scale(
-        name=names[module],
-        module=module,
-        call=call,
-        shape=node.shape or (),
-        stride=2 ** max(octave, 0),
-        signed=not node.non_negative,
-        channels_last=channels_last,
-        functional_relu=functional,
-        layer_input=layer_input,
-    )
-
-
-def _makers(trace: Trace, node: int, names: dict[nn.Module, str]) -> list[tuple[nn.Module, int]]:
-    """Return the modules whose output a node is: the outermost, the name a reader knows, first.
-
-    Modules that come after and hand the tensor on as it is (an Identity, Dropout) are last; the
-    network itself is left out.
-    """
-    makers = [(module, call) for module, call in trace.makers_of.get(node, []) if names[module]]
-    if not makers:
-        return []
-    innermost = names[makers[0][0]] + "."
-    around = [maker for maker in makers if innermost.startswith(names[maker[0]] + ".")]
-    return around[::-1] + [maker for maker in makers if maker not in around]
-
-
-def _readable(modules: list[tuple[nn.Module, int]], trace: Trace) -> list[tuple[nn.Module, int]]:
-    """Return the modules that run once before those that run again."""
-    return sorted(modules, key=lambda maker: trace.calls[maker[0]] > 1)
 
 
 def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
@@ -298,4 +240,55 @@ def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
         chosen.update((preferred or eligible)[-1:])
     return tuple(
         replace(candidate, chosen=index in chosen) for index, candidate in enumerate(found)
+    )
+
+
+def too_few(found: Sequence[Candidate]) -> str:
+    """Return why candidates give fewer than two scales, and what to do.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> too_few(candidates(net, torch.rand(1, 3, 8, 8)))[:63]
+    'found 1 spatial scale(s), expected two or more: the network kee'
+    """
+    strides = {candidate.scale.stride for candidate in found}
+    reason = (
+        f"the network keeps one resolution, stride {min(strides)}, as a plain vision transformer "
+        "does"
+        if len(strides) == 1
+        else "at the other resolutions there is only what pooling or a norm made"
+    )
+    return (
+        f"found {sum(candidate.chosen for candidate in found)} spatial scale(s), expected two or "
+        f"more: {reason}. Give the layers yourself, layers=[name or module, ...]"
+    )
+
+
+def _nothing_found(trace: Trace, trunk: list[int], names: dict[nn.Module, str]) -> str:
+    """Return why there is no candidate, with the tensors on the way in their place."""
+    scripted = [name for part, name in names.items() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        why = (
+            f"what goes on inside the torch.jit module {scripted[0]!r} is not seen; put the module "
+            "that it was scripted or traced from in its place"
+        )
+    elif not trunk:
+        why = "the output does not depend on the images, or by operations that a trace does not see"
+    elif any(len(trace.nodes[node].shape or ()) == 4 for node in trunk):
+        why = (
+            "none of the tensors with locations (N, C, H, W) is a module's output or input, as in "
+            "a program of torch.export; give the module that it was made from"
+        )
+    else:
+        why = (
+            "no tensor on the way has locations (N, C, H, W), as where the pixels are flattened "
+            "for fully connected layers"
+        )
+    passed = []
+    for node in trunk:
+        place = place_of(trace, node, names)
+        name = trace.nodes[node].operation if place is None else names[place.module]
+        passed.append(f"{name} {trace.nodes[node].shape}")
+    return (
+        f"found no candidate for a spatial scale: {why}. Tensors that every path crosses: "
+        f"{'; '.join(passed[:12]) or 'none'}"
     )

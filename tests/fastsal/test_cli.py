@@ -88,7 +88,10 @@ def test_layers_of_a_torchvision_network(capsys):
 @pytest.mark.usefixtures("folder")
 def test_layers_of_a_network_with_one_scale(capsys):
     assert main(["layers", "planted_network:flat", "--size", "16"]) == 0
-    assert "1 spatial scale(s) found, two or more are needed" in capsys.readouterr().out
+    assert (
+        "found 1 spatial scale(s), expected two or more: the network keeps one"
+        in capsys.readouterr().out
+    )
 
 
 MODEL = ["--model", "planted_network:build", "--size", "20"]
