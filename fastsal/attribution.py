@@ -215,10 +215,11 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
 
         At the first call the scales are found, where no layers were given.
         """
+        image = image_of(inputs)
         if self._layers is None:
             found = find_scales(self.forward_func, inputs, additional_forward_args)
             self._layers = tuple((scale.name, scale.module, scale) for scale in found)
-        return ScaleReader(self, self._layers, image_of(inputs), layer_input)
+        return ScaleReader(self, self._layers, image, layer_input)
 
     def warn_signed(self, names: Sequence[str]) -> None:
         """Warn of negative activations, once for this attributor."""

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from captum.attr._utils.attribution import Attribution
+from captum.attr._utils.attribution import Attribution, GradientAttribution
 from torch import nn
 from torch.nn.modules import module as nn_module
 
@@ -20,6 +20,15 @@ METHODS = [
 @pytest.fixture(params=METHODS, ids=lambda method: method.__name__)
 def method(request):
     """Every public attribution class in turn."""
+    return request.param
+
+
+@pytest.fixture(
+    params=[method for method in METHODS if issubclass(method, GradientAttribution)],
+    ids=lambda method: method.__name__,
+)
+def cam_method(request):
+    """Every public attribution class that takes a gradient."""
     return request.param
 
 
