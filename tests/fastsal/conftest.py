@@ -4,31 +4,42 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from captum.attr._utils.attribution import Attribution, GradientAttribution
+from captum.attr._utils.attribution import Attribution, GradientAttribution, LayerAttribution
 from torch import nn
 from torch.nn.modules import module as nn_module
 
 import fastsal
 
-METHODS = [
+PUBLIC = [
     value
     for name in fastsal.__all__
     if isinstance(value := getattr(fastsal, name), type) and issubclass(value, Attribution)
 ]
+# A base is seen through the classes made from it.
+METHODS = [method for method in PUBLIC if not set(method.__subclasses__()) & set(PUBLIC)]
+IMAGE_METHODS = [method for method in METHODS if not issubclass(method, LayerAttribution)]
+CAM_METHODS = [method for method in METHODS if issubclass(method, GradientAttribution)]
 
 
-@pytest.fixture(params=METHODS, ids=lambda method: method.__name__)
+def _name(method):
+    return method.__name__
+
+
+@pytest.fixture(params=METHODS, ids=_name)
 def method(request):
     """Every public attribution class in turn."""
     return request.param
 
 
-@pytest.fixture(
-    params=[method for method in METHODS if issubclass(method, GradientAttribution)],
-    ids=lambda method: method.__name__,
-)
+@pytest.fixture(params=IMAGE_METHODS, ids=_name)
+def image_method(request):
+    """Those whose maps have the image's size, and not a layer's."""
+    return request.param
+
+
+@pytest.fixture(params=CAM_METHODS, ids=_name)
 def cam_method(request):
-    """Every public attribution class that takes a gradient."""
+    """Those that take a gradient."""
     return request.param
 
 

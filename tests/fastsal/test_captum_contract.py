@@ -1,158 +1,145 @@
-"""What Captum's own tools ask of an attribution class, and the model as it was afterwards."""
+"""What Captum's own tools, and code written for its classes, ask of an attribution class."""
 
 import inspect
-import warnings
-import weakref
 
 import matplotlib as mpl
 import pytest
 import torch
-import torchvision
 from captum.attr import GuidedGradCam, LayerGradCam, NoiseTunnel, visualization
-from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
+from captum.attr._utils.attribution import (
+    GradientAttribution,
+    InternalAttribution,
+    LayerAttribution,
+)
 from captum.metrics import infidelity, sensitivity_max
-from captum.testing.attr.helpers.gen_test_utils import get_target_layer
-from captum.testing.helpers.basic_models import BasicModel_ConvNet
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale
+from fastsal import (
+    FastCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    SMOEScale,
+    SmoothGradCAMPlusPlus,
+)
+from fastsal.combine import upsample
 
-METHODS = [SMOEScale, FastCAM]
-
-
-@pytest.fixture
-def model():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = torchvision.models.resnet18(weights=None, num_classes=10)
-        nn.init.normal_(net.fc.weight, 0.1, 0.05)
-    # A mixture of modes, and of frozen and free parameters, with gradients on some.
-    net.train()
-    net.layer1.eval()
-    net.layer2[0].bn1.eval()
-    net.layer3.requires_grad_(False)
-    net.conv1.weight.grad = torch.ones_like(net.conv1.weight)
-    return net
+LAYER_METHODS = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
 
 
 @pytest.fixture
-def images():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def model(small_network):
+    return small_network()
 
 
-def state(model):
-    hooks = (
-        "_forward_hooks",
-        "_forward_pre_hooks",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_pre_hooks_with_kwargs",
-        "_state_dict_hooks",
-    )
-    return {
-        "hooks": [len(getattr(m, name)) for m in model.modules() for name in hooks],
-        "training": [m.training for m in model.modules()],
-        "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-    }
+@pytest.fixture
+def images(small_images):
+    return small_images
 
 
-def assert_untouched(model, before):
-    after = state(model)
-    for key in ("hooks", "training", "requires_grad"):
-        assert after[key] == before[key], key
-    for name, tensor in before["tensors"].items():
-        assert torch.equal(after["tensors"][name], tensor), name
-    for old, new in zip(before["grad"], after["grad"], strict=True):
-        assert (old is None and new is None) or torch.equal(old, new)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_model_is_as_it_was(model, images, method):
-    before = state(model)
-    # A user's own hook stays.
-    handle = model.layer4.register_forward_hook(lambda *_: None)
+def test_class_contract(model, method):
     attributor = method(model)
-    first = attributor.attribute(images, 1)
-    assert torch.equal(attributor.attribute(images, 1), first)
-    assert len(model.layer4._forward_hooks) == 1
-    handle.remove()
-    assert_untouched(model, before)
-    assert torch.is_grad_enabled()
-    assert not images.requires_grad
-    assert images.grad is None
-    assert torch.equal(method(model.eval()).attribute(images, 1), first)
+    assert isinstance(attributor, InternalAttribution)
+    assert isinstance(attributor, GradientAttribution) == (method is not SMOEScale)
+    assert attributor.has_convergence_delta() is False
+    assert attributor.multiplies_by_inputs is False
+    assert isinstance(attributor, LayerAttribution) == (method in LAYER_METHODS)
+    assert method.get_name() == {
+        SMOEScale: "SMOE Scale",
+        FastCAM: "Fast-CAM",
+        GradCAM: "Grad-CAM",
+        GradCAMPlusPlus: "Grad-CAM++",
+        SmoothGradCAMPlusPlus: "Smooth Grad-CAM++",
+    }.get(method)
+    assert attributor.forward_func is model
+    # What NoiseTunnel calls.
+    assert method.attribute.__wrapped__
+    with pytest.raises(NotImplementedError):
+        attributor.attribute_future()
 
 
-class Failing(nn.Module):
-    def forward(self, x):
-        raise RuntimeError("planted")
+def at_image_size(attribution, images):
+    """The attribution, of a layer's class interpolated as with Captum's own."""
+    if attribution.shape != images.shape:
+        attribution = LayerAttribution.interpolate(attribution, images.shape[2:], "bilinear")
+    return attribution.expand_as(images).contiguous()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("when", ["tracing", "reading", "target"])
-def test_the_model_is_as_it_was_after_an_error(model, images, method, when):
-    attributor = method(model)
-    if when != "tracing":
-        attributor.attribute(images, 1)
-    if when != "target":
-        model.layer3[1] = Failing().train()
-    before = state(model)
-    error = ValueError if when == "target" else RuntimeError
-    with pytest.raises(error, match="does not fit" if when == "target" else "planted"):
-        attributor.attribute(images, 9999)
-    assert_untouched(model, before)
-    assert torch.is_grad_enabled()
+def positional(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_activations_are_not_kept(model, images, method):
-    references = []
-    handle = model.layer2.register_forward_hook(
-        lambda _, __, output: references.append(weakref.ref(output))
-    )
-    attributor = method(model)
-    attributor.attribute(images, 1)
-    handle.remove()
-    assert len(references) == 2
-    assert all(reference() is None for reference in references)
+@pytest.mark.parametrize(
+    ("ours", "captums"),
+    [(SMOEScale, LayerGradCam), (FastCAM, GuidedGradCam)]
+    + [(method, LayerGradCam) for method in LAYER_METHODS],
+)
+def test_arguments_stand_where_captums_stand(ours, captums):
+    assert positional(ours.__init__)[2:] in (["layer", "device_ids"], ["layers", "device_ids"])
+    shared = [name for name in positional(captums.attribute) if name in positional(ours.attribute)]
+    assert positional(ours.attribute) == shared
+    assert shared == positional(captums.attribute)[: len(shared)]
 
 
-def test_a_scales_activations_are_gone_before_the_next_ones(model, images):
-    alive = []
-    first = []
-    handles = [
-        model.layer1.register_forward_hook(lambda _, __, out: first.append(weakref.ref(out))),
-        model.layer4.register_forward_hook(lambda *_: alive.append(first[-1]() is not None)),
-    ]
-    SMOEScale(model, ["layer1", "layer4"]).attribute(images)
-    for handle in handles:
-        handle.remove()
-    assert alive == [False]
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_attribution_has_the_images_form(model, images, image_method, memory_format):
+    attribution = image_method(model).attribute(images.contiguous(memory_format=memory_format), 1)
+    assert attribution.shape == images.shape
+    assert attribution.is_contiguous()
+    assert attribution.dtype == images.dtype
+    assert not attribution.requires_grad
+    assert torch.equal(attribution[:, :1].expand_as(attribution), attribution)
+    narrow = image_method(model).attribute(images, 1, expand_channels=False)
+    torch.testing.assert_close(narrow, attribution[:, :1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "target",
+    [2, torch.tensor(2), torch.tensor([2]), (2,), [2, 2, 2], torch.tensor([2, 2, 2]), [(2,)] * 3],
+    ids=repr,
+)
+def test_a_target_in_any_form(model, images, method, target):
+    expected = method(model).attribute(images, lambda output: output[:, 2])
+    assert torch.equal(method(model).attribute(images, target), expected)
+
+
+def by_hand(kind, samples):
+    """NoiseTunnel's three kinds, over attributions of shape (images, samples, ...)."""
+    mean, mean_square = samples.mean(1), samples.square().mean(1)
+    variance = mean_square - mean.square()
+    return {"smoothgrad": mean, "smoothgrad_sq": mean_square, "vargrad": variance}[kind]
+
+
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
-def test_noise_tunnel(model, images, method, kind):
-    before = state(model)
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_noise_tunnel(model, images, untouched, method, kind, at_once):
     attributor = method(model)
-    tunnel = NoiseTunnel(attributor)
-    result = tunnel.attribute(
-        images, nt_type=kind, nt_samples=3, nt_samples_batch_size=1, stdevs=0.0, target=[1, 2]
-    )
-    clean = attributor.attribute(images, [1, 2])
-    expected = {"smoothgrad": clean, "smoothgrad_sq": clean**2, "vargrad": torch.zeros_like(clean)}
-    torch.testing.assert_close(result, expected[kind], rtol=0, atol=1e-5)
-    assert_untouched(model, before)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        noisy = [
+            torch.normal(images.repeat_interleave(at_once, 0), 0.2) for _ in range(4 // at_once)
+        ]
+    targets = torch.tensor([0, 1, 2]).repeat_interleave(at_once)
+    parts = [
+        attributor.attribute(batch, targets).unflatten(0, (3, at_once)).double() for batch in noisy
+    ]
+    expected = by_hand(kind, torch.cat(parts, 1)).float()
+    with untouched(model), torch.random.fork_rng():
+        torch.manual_seed(5)
+        result = NoiseTunnel(attributor).attribute(
+            images,
+            nt_type=kind,
+            nt_samples=4,
+            nt_samples_batch_size=at_once,
+            stdevs=0.2,
+            target=[0, 1, 2],
+        )
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(result, by_hand(kind, attributor.attribute(images, 1)[:, None]))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_infidelity_and_sensitivity(model, images, method):
-    attributor = method(model)
-    model.eval()
-    attribution = attributor.attribute(images, 1)
+def test_infidelity(model, images, method):
+    attribution = at_image_size(method(model).attribute(images, 1), images)
 
     def perturb(inputs):
         noise = torch.full_like(inputs, 0.01)
@@ -164,139 +151,193 @@ def test_infidelity_and_sensitivity(model, images, method):
     measured = infidelity(model, perturb, images, attribution, target=1, n_perturb_samples=1)
     torch.testing.assert_close(measured, expected, rtol=1e-3, atol=1e-6)
 
-    # Without a perturbation, no sensitivity.
-    still = sensitivity_max(
-        attributor.attribute, images, lambda inputs: inputs, target=1, n_perturb_samples=2
-    )
-    torch.testing.assert_close(still, torch.zeros(2), rtol=0, atol=1e-5)
-    moved = sensitivity_max(attributor.attribute, images, perturb_radius=0.2, target=1)
-    assert (moved > 1e-3).all()
 
-
-def test_visualize_image_attr(model, images):
-    mpl.use("Agg")
-    attribution = SMOEScale(model).attribute(images)[0].permute(1, 2, 0).numpy()
-    figure, _ = visualization.visualize_image_attr(
-        attribution, method="heat_map", sign="positive", use_pyplot=False
-    )
-    assert len(figure.axes[0].images) == 1
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_class_contract(model, images, method):
+def test_sensitivity(model, images, method):
     attributor = method(model)
-    assert isinstance(attributor, InternalAttribution)
-    assert isinstance(attributor, GradientAttribution) == (method is FastCAM)
-    assert attributor.has_convergence_delta() is False
-    assert attributor.multiplies_by_inputs is False
-    assert method.get_name() == {SMOEScale: "SMOE Scale", FastCAM: "Fast-CAM"}[method]
-    assert method.attribute.__wrapped__
-    assert attributor.forward_func is model
-    other = {SMOEScale: LayerGradCam, FastCAM: GuidedGradCam}[method]
-    positional = [
-        name
-        for name, parameter in inspect.signature(other.attribute).parameters.items()
-        if name in inspect.signature(method.attribute).parameters
-    ]
-    ours = list(inspect.signature(method.attribute).parameters)
-    assert ours[: len(positional)] == positional
+    # Captum calls with a tuple first, and expects one.
+    measured = sensitivity_max(
+        attributor.attribute,
+        images,
+        lambda inputs: inputs * 0.5 + 0.1,
+        target=[0, 1, 2],
+        n_perturb_samples=1,
+    )
+    clean = attributor.attribute(images, [0, 1, 2]).flatten(1)
+    moved = attributor.attribute(images * 0.5 + 0.1, [0, 1, 2]).flatten(1)
+    expected = (moved - clean).norm(dim=1) / clean.norm(dim=1)
+    torch.testing.assert_close(measured, expected, rtol=1e-4, atol=1e-6)
+    assert (expected > 1e-3).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_visualize_image_attr(model, images, method):
+    mpl.use("Agg")
+    attribution = at_image_size(method(model).attribute(images[:1], 1), images[:1])
+    attribution = attribution[0].permute(1, 2, 0).numpy()
+    original = images[0].permute(1, 2, 0).numpy()
+    _, axes = visualization.visualize_image_attr(
+        attribution, original, method="heat_map", sign="positive", use_pyplot=False
+    )
+    shown = torch.tensor(axes.images[0].get_array()).double()
+    # Captum sums the channels, divides by a high percentile and clips.
+    summed = torch.tensor(attribution).sum(2).double()
+    between = (shown > 0.01) & (shown < 1)
+    divisor = (summed / shown)[between].mean()
+    assert (shown == 1).sum() < 0.1 * shown.numel()
+    torch.testing.assert_close(shown, (summed / divisor).clamp(max=1), rtol=0, atol=1e-5)
+    _, axes = visualization.visualize_image_attr_multiple(
+        attribution,
+        original,
+        ["original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling"],
+        ["all", "positive", "absolute_value", "positive", "positive"],
+        use_pyplot=False,
+    )
+    assert [len(ax.images) for ax in axes] == [1, 1, 2, 1, 1]
+
+
 def test_device_ids_and_data_parallel(model, images, method):
     expected = method(model).attribute(images, 1)
     assert torch.equal(method(model, None, [0]).attribute(images, 1), expected)
+    assert torch.equal(method(model, device_ids=[0]).attribute(images, 1), expected)
     parallel = nn.DataParallel(model)
     assert torch.equal(method(parallel, device_ids=[0]).attribute(images, 1), expected)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_compiled_models(images, method):
-    model = nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
-        nn.MaxPool2d(2),
-        nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+    assert torch.equal(
+        method(parallel, parallel.module[6], [0]).attribute(images, 1),
+        (method(model, model[6]).attribute(images, 1)),
     )
-    expected = method(model).attribute(images, 1)
-    compiled = torch.compile(model, backend="eager")
-    # Hooks that are set after the first call of a compiled model would never run.
-    compiled(images)
-    assert torch.equal(method(compiled).attribute(images, 1), expected)
-    model[2] = torch.compile(model[2], backend="eager")
-    model(images)
-    assert torch.equal(method(model).attribute(images, 1), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_autocast(model, images, method):
-    expected = method(model).attribute(images, 1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = method(model).attribute(images, 1)
-    assert result.dtype == torch.float32
-    assert (result - expected).abs().mean() < 3e-2
+class Prepared(nn.Module):
+    """A network with further arguments, with and without a row for each image."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images, gain=1.0, name="plain", options=None):
+        images = images * gain
+        if name == "mirrored":
+            images = images.flip(3)
+        return self.net(images) * (options or {}).get("sign", 1)
 
 
-# Captum's own generated tests, for its convolutional model: hook removal and targets.
-def convnet():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return BasicModel_ConvNet()
+GAINS = torch.tensor([1.0, 0.5, 0.25])[:, None, None, None]
 
 
-def captum_attributor(method, model, layers):
-    target_layers = get_target_layer(model, layers)
-    if method is SMOEScale:
-        return SMOEScale(model, target_layers)
-    single = target_layers[-1] if isinstance(layers, list) else target_layers
-    return FastCAM(model, single, scales=target_layers)
-
-
-CONVNET_INPUT = 20 * torch.rand(4, 1, 10, 10, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layers", ["conv1", "relu2", ["conv1", "conv2"], ["relu1", "relu2"]])
-@pytest.mark.parametrize("tunnel", [False, True])
-@pytest.mark.parametrize("mode", ["normal", "wrong target", "failing layer"])
-def test_captums_hook_removal(method, layers, tunnel, mode):
-    model = convnet()
-    if mode == "failing layer":
-
-        class ErrorModule(nn.Module):
-            def forward(self, x):
-                raise AssertionError("planted")
-
-        setattr(model, layers if isinstance(layers, str) else layers[0], ErrorModule())
-    attributor = captum_attributor(method, model, layers)
-    attributor = NoiseTunnel(attributor) if tunnel else attributor
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if mode == "normal":
-            attributor.attribute(CONVNET_INPUT, target=[1, 0, 2, 3])
-        else:
-            target = (9999,) * 20 if mode == "wrong target" else 1
-            with pytest.raises(AssertionError):
-                attributor.attribute(CONVNET_INPUT, target=target)
-    for module in model.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-        assert not module._backward_hooks
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "target", [[0, 1, 1, 0], torch.tensor([0, 1, 1, 0]), [(0,), (1,), (1,), (0,)]], ids=repr
+    ("arguments", "prepare", "sign"),
+    [
+        (GAINS, lambda images: images * GAINS, 1),
+        ((GAINS,), lambda images: images * GAINS, 1),
+        (0.5, lambda images: images * 0.5, 1),
+        ((GAINS, "mirrored"), lambda images: (images * GAINS).flip(3), 1),
+        ((0.5, "plain", {"sign": 3}), lambda images: images * 0.5, 3),
+    ],
+    ids=["a tensor", "a tuple", "a number", "a tensor and a string", "no tensor"],
 )
-def test_captums_targets(method, target):
-    """A list of targets is, image by image, the same as each target alone."""
-    model = convnet()
-    attributor = captum_attributor(method, model, ["conv1", "conv2"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        together = attributor.attribute(CONVNET_INPUT, target=target)
-        for index, single in enumerate(target):
-            single = single.item() if isinstance(single, torch.Tensor) else single
-            alone = attributor.attribute(CONVNET_INPUT[index : index + 1], target=single)
-            torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
+def test_additional_forward_args(model, images, method, arguments, prepare, sign):
+    prepared = Prepared(model)
+    expected = method(model).attribute(prepare(images), lambda output: output[:, 1] * sign)
+    attributor = method(prepared)
+    assert torch.equal(attributor.attribute(images, 1, arguments), expected)
+    tunnel = NoiseTunnel(attributor).attribute(
+        images, nt_samples=2, stdevs=0.0, target=1, additional_forward_args=arguments
+    )
+    torch.testing.assert_close(tunnel, expected, rtol=0, atol=1e-5)
+
+
+class Several(nn.Module):
+    """Two images of different sizes and a row of numbers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, first, second, numbers):
+        half = nn.functional.interpolate(second, first.shape[2:])
+        return self.net(0.7 * first + 0.3 * half) + numbers
+
+
+def test_a_tuple_of_inputs(model, images, image_method):
+    second = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+    inputs = (images, second, torch.arange(15.0).reshape(3, 5))
+    mixed = 0.7 * images + 0.3 * nn.functional.interpolate(second, images.shape[2:])
+    # Else Fast-CAM finds the mixture's scales in the one network alone.
+    options = {"scales": model[6]} if image_method is FastCAM else {}
+    expected = image_method(model, model[6], **options).attribute(mixed, 1)
+    several = Several(model)
+    with pytest.warns(UserWarning, match=r"shape \(3, 5\) is no image batch"):
+        result = image_method(several, model[6], **options).attribute(inputs, 1)
+    torch.testing.assert_close(result[0], expected, rtol=0, atol=1e-6)
+    # As large as the image it is for.
+    at_second = upsample(expected[:, 0], (32, 48))[:, :1].expand(3, 3, -1, -1)
+    torch.testing.assert_close(result[1], at_second, rtol=0, atol=1e-6)
+    with pytest.warns(UserWarning):  # noqa: PT030
+        captums = GuidedGradCam(several, model[6]).attribute(inputs, 1)
+    assert isinstance(result, tuple)
+    assert [part.shape for part in result] == [part.shape for part in captums]
+
+
+@pytest.mark.parametrize("method", LAYER_METHODS, ids=lambda method: method.__name__)
+def test_a_layers_map_of_several_inputs(model, images, method):
+    """One map, as of Captum's LayerGradCam."""
+    several = Several(model)
+    numbers = torch.zeros(3, 5)
+    # The noise of the smooth one is drawn input by input.
+    options = {"noise": 0.0} if method is SmoothGradCAMPlusPlus else {}
+    result = method(several, model[6], **options).attribute((images, images, numbers), 1)
+    expected = method(model, model[6], **options).attribute(images, 1)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-8)
+    captums = LayerGradCam(several, model[6]).attribute((images, images, numbers), 1)
+    assert result.shape == captums.shape
+
+
+def test_tuple_in_tuple_out(model, images, method):
+    (inside,) = method(model).attribute((images,), 1)
+    assert torch.equal(inside, method(model).attribute(images, 1))
+
+
+def test_a_layers_input_is_the_output_before_it(model, images, method):
+    expected = method(model, model[3]).attribute(images, 1)
+    result = method(model, model[4]).attribute(images, 1, attribute_to_layer_input=True)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
+    other = method(model, model[4]).attribute(images, 1)
+    assert other.shape != expected.shape or not torch.allclose(other, expected, atol=1e-3)
+
+
+def test_a_layer_in_any_form(model, images, method):
+    expected = method(model, model[6]).attribute(images, 1)
+    for layer in ("6", [model[6]], ["6"], (model[6],)):
+        assert torch.equal(method(model, layer).attribute(images, 1), expected)
+    assert torch.equal(method(model.forward, model[6]).attribute(images, 1), expected)
+
+
+def test_a_list_of_layers(model, images):
+    together = SMOEScale(model, [model[2], model[6]])
+    alone = [SMOEScale(model, model[index]).attribute(images) for index in (2, 6)]
+    expected = (alone[0] + 2 * alone[1]) / 3
+    torch.testing.assert_close(together.attribute(images, [0, 1, 2]), expected, rtol=0, atol=1e-6)
+    assert together.layer == [model[2], model[6]]
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+class ChannelsFirst(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+def test_layers_with_the_channels_last(model, method):
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+    turned = nn.Sequential(*model[:7], ChannelsLast(), nn.Tanh(), ChannelsFirst(), *model[7:])
+    straight = nn.Sequential(*model[:7], nn.Tanh(), *model[7:])
+
+    def attribute(net, layer):
+        options = {"scales": layer} if method is FastCAM else {}
+        return method(net, layer, **options).attribute(images, 1)
+
+    result = attribute(turned, turned[8])
+    torch.testing.assert_close(result, attribute(straight, straight[7]), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(result, attribute(model, model[6]), rtol=1e-2)
