@@ -4,6 +4,7 @@ from fastsal._version import __version__
 from fastsal.attribution import Maps, SMOEScale
 from fastsal.cam import Cam, register_cam
 from fastsal.fastcam import FastCAM
+from fastsal.gamma import gamma_scale
 from fastsal.layer_cam import (
     ClassActivationMap,
     GradCAM,
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "candidates",
     "find_scales",
+    "gamma_scale",
     "heatmap",
     "lovi",
     "overlay",

@@ -19,7 +19,7 @@ from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
 from fastsal.normalize import get_normalization
 from fastsal.scales import Scale, find_scales
-from fastsal.statistics import Statistic, get_statistic
+from fastsal.statistics import Statistic, StatisticFunction, get_statistic
 from fastsal.targets import check_target
 
 
@@ -65,7 +65,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         weights: "linear" (1, 2, 3, ...), "equal", "prior", or one number for each layer. "prior"
             was measured on ResNet-50's five scales; for fewer scales its last numbers are taken,
             which is this library's extrapolation and not the paper's.
-        statistic: The name of a registered statistic, or a `Statistic`.
+        statistic: The name of a registered statistic, a `Statistic`, or a function from
+            activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`.
         normalize: "gaussian" (normal CDF), "minmax" or "none".
 
     Raises:
@@ -91,7 +92,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         device_ids: list[int] | None = None,
         *,
         weights: Weights = "linear",
-        statistic: str | Statistic = "smoe_scale",
+        statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)

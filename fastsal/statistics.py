@@ -46,8 +46,21 @@ class Statistic:
     function: StatisticFunction
 
     def __call__(self, activations: Tensor) -> Tensor:
-        """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`."""
-        return self.function(activations)
+        """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`.
+
+        Raises:
+            ValueError: If the function returns anything else; the message names the statistic.
+        """
+        values = self.function(activations)
+        expected = (activations.shape[0], *activations.shape[2:])
+        if not isinstance(values, Tensor) or tuple(values.shape) != expected:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"statistic {self.name!r} gave {got} for activations of shape "
+                f"{tuple(activations.shape)}, expected a tensor of shape {expected}: one value a "
+                "location"
+            )
+        return values
 
 
 STATISTICS: dict[str, Statistic] = {}
@@ -76,17 +89,33 @@ def register_statistic(
     return decorate
 
 
-def get_statistic(statistic: str | Statistic) -> Statistic:
-    """Return the statistic of a name, or the one given.
+def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
+    """Return the statistic of a name, the one given, or that of a function.
+
+    Args:
+        statistic: A registered name; a `Statistic`; or a function `(N, C, H, W) -> (N, H, W)`,
+            which counts as defined after the ReLU unless it was registered otherwise.
 
     Raises:
         ValueError: If no statistic has that name; the message lists those there are.
+        TypeError: If it is neither name, `Statistic` nor function.
 
-    >>> get_statistic("smoe_scale").domain
-    'post_relu'
+    >>> get_statistic("smoe_scale").domain, get_statistic(mean).name
+    ('post_relu', 'mean')
     """
     if isinstance(statistic, Statistic):
         return statistic
+    if callable(statistic):
+        for registered in STATISTICS.values():
+            if registered.function is statistic:
+                return registered
+        name = getattr(statistic, "__name__", type(statistic).__name__)
+        return Statistic(name, "given by the caller", "post_relu", statistic)
+    if not isinstance(statistic, str):
+        raise TypeError(
+            "a statistic is a name, a Statistic or a function (N, C, H, W) -> (N, H, W), got "
+            f"{statistic!r}"
+        )
     if statistic not in STATISTICS:
         raise ValueError(f"unknown statistic {statistic!r}; choose from {sorted(STATISTICS)}")
     return STATISTICS[statistic]
@@ -194,8 +223,64 @@ def std(activations: Tensor) -> Tensor:
     >>> std(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item()
     0.25
     """
+    return moments(activations)[1]
+
+
+def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
+    """Return a function of activations `(N, C, H, W)`, a few images or rows at a time.
+
+    Intermediate copies are then no larger than a core's cache. A compiler gets it whole.
+
+    Args:
+        function: `(n, C, h, W)` to `(n, h, W)`, or to `(n, any, h, W)`, location by location.
+        activations: `(N, C, H, W)`.
+
+    Raises:
+        ValueError: If activations are not of four dimensions.
+    """
     _check_activations(activations)
-    return activations.float().std(1, correction=0)
+    elements = activations.numel()
+    if elements <= CHUNK_ELEMENTS or torch.compiler.is_compiling():
+        return function(activations)
+    images, _, height, _ = activations.shape
+    at_once = max(1, images * CHUNK_ELEMENTS // elements)
+    rows = min(height, max(1, height * images * CHUNK_ELEMENTS // elements))
+    return torch.cat(
+        [
+            torch.cat([function(part) for part in torch.split(chunk, rows, 2)], -2)
+            if rows < height
+            else function(chunk)
+            for chunk in torch.split(activations, at_once)
+        ]
+    )
+
+
+def scale_by_peak(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return columns `(N, C, H, W)` over a power of two, and that power `(N, 1, H, W)`.
+
+    The largest magnitude of a column is then from 1 to 2 (0 where it was), so that no sum or
+    square leaves float32's range; dividing by a power of two rounds nothing.
+    """
+    peak = values.abs().amax(1, keepdim=True)
+    # The exponent's bits of a float32 number are a power of two.
+    power = (peak.view(torch.int32) & 0x7F800000).view(torch.float32)
+    power = power.clamp_min(torch.finfo(torch.float32).tiny)
+    return values / power, power
+
+
+def moments(activations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the (population) standard deviation over channels, `(N, H, W)` each.
+
+    In float32; the deviation of a constant column is exactly 0, whatever its size.
+    """
+
+    def stacked(part: Tensor) -> Tensor:
+        scaled, power = scale_by_peak(part.float())
+        deviation, mean = torch.std_mean(scaled, 1, correction=0)
+        return torch.stack((mean, deviation), 1).mul_(power)
+
+    mean, deviation = by_slices(stacked, activations).unbind(1)
+    return mean, deviation
 
 
 def _check_activations(activations: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastsal import Maps, SMOEScale, find_scales, smoe_scale
 from fastsal.combine import combine, layer_weights
-from fastsal.statistics import Statistic
+from fastsal.statistics import STATISTICS, Statistic
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")
 
@@ -263,11 +263,29 @@ def test_another_statistic_and_no_normalisation(images):
     own = Statistic("sum", "a test", "post_relu", lambda activations: activations.sum(1))
     summed = SMOEScale(net, net[5], statistic=own, normalize="none").maps(images)
     torch.testing.assert_close(summed.per_scale[0], raw.per_scale[0] * 16)
+    of_function = SMOEScale(net, net[5], statistic=lambda a: a.sum(1), normalize="none")
+    assert torch.equal(
+        of_function.attribute(images),
+        SMOEScale(net, net[5], statistic=own, normalize="none").attribute(images),
+    )
+    with pytest.raises(ValueError, match=r"statistic 'relu' gave \(3, 16, 32, 48\) for"):
+        SMOEScale(net, net[5], statistic=F.relu).attribute(images)
     minmax = SMOEScale(net, net[5], normalize="minmax").maps(images).per_scale[0]
     with torch.no_grad():
         phi = smoe_scale(net[:6](images))
     low, high = phi.amin((1, 2), keepdim=True), phi.amax((1, 2), keepdim=True)
     torch.testing.assert_close(minmax, (phi - low) / (high - low))
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_every_statistic_makes_maps(resnet, images, name):
+    """Also of a dead layer, an image that is black, and columns that are constant."""
+    images[1] = 0
+    maps = SMOEScale(resnet, statistic=name).maps(images)
+    assert maps.combined.isfinite().all()
+    for scale_map in maps.per_scale[:4]:
+        # A map that says something: not one value everywhere.
+        assert (scale_map[0].std() > 0.1) & (scale_map[2].std() > 0.1)
 
 
 def test_statistics_before_the_relu_see_negative_values(images):

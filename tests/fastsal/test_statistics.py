@@ -1,11 +1,19 @@
 """The statistics against slow rewrites in float64 and the paper's worked values."""
 
+import functools
 import math
 
 import pytest
 import torch
 
-from fastsal.statistics import STATISTICS, get_statistic, register_statistic, smoe_scale
+from fastsal.distributions import truncnormal_mean
+from fastsal.statistics import (
+    STATISTICS,
+    Statistic,
+    get_statistic,
+    register_statistic,
+    smoe_scale,
+)
 
 # Table 3 of the paper: two activations and their SMOE Scale.
 TABLE_3 = [
@@ -113,12 +121,42 @@ def test_mean_and_std_are_numpys():
         torch.testing.assert_close(result.double(), torch.from_numpy(expected), rtol=1e-5, atol=0)
 
 
+def test_a_function_is_a_statistic_after_the_relu_unless_registered_otherwise():
+    def largest(activations):
+        return activations.amax(1)
+
+    statistic = get_statistic(largest)
+    assert (statistic.name, statistic.domain) == ("largest", "post_relu")
+    activations = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(statistic(activations), activations.amax(1))
+    assert get_statistic(truncnormal_mean) is STATISTICS["truncnormal_mean"]
+    assert get_statistic(functools.partial(torch.amax, dim=1)).name == "partial"
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda activations: activations.amax(1, keepdim=True), r"\(2, 1, 4, 5\)"),
+        (lambda activations: activations.amax((1, 2, 3)), r"\(2,\)"),
+        (lambda activations: activations.max(1), "max"),
+    ],
+)
+def test_what_is_no_map_is_an_error(function, got):
+    expected = (
+        rf"statistic 'broken' gave {got} for activations of shape \(2, 3, 4, 5\), .*\(2, 4, 5\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        Statistic("broken", "a test", "post_relu", function)(torch.zeros(2, 3, 4, 5))
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"\(N, C, H, W\), got \(3, 4\)"):
         smoe_scale(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="epsilon must be above 0, got 0"):
         smoe_scale(torch.zeros(1, 1, 1, 1), epsilon=0)
-    with pytest.raises(ValueError, match=r"unknown statistic 'smo'; choose from \['mean'"):
+    with pytest.raises(ValueError, match=r"unknown statistic 'smo'; choose from \[.*'smoe_scale'"):
         get_statistic("smo")
+    with pytest.raises(TypeError, match=r"a statistic is a name, a Statistic or a function.*got 3"):
+        get_statistic(3)
     with pytest.raises(ValueError, match="'mean' is registered already"):
         register_statistic("mean", citation="")(lambda activations: activations.mean(1))
