@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +18,7 @@ from fastsal.combine import Weights, combine, layer_weights, upsample
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
 from fastsal.normalize import get_normalization
+from fastsal.preactivation import PreActivations
 from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, StatisticFunction, get_statistic
 from fastsal.targets import check_target
@@ -66,7 +67,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             was measured on ResNet-50's five scales; for fewer scales its last numbers are taken,
             which is this library's extrapolation and not the paper's.
         statistic: The name of a registered statistic, a `Statistic`, or a function from
-            activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`.
+            activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`. One that is defined before
+            the ReLU reads what the activation function was given that made the layer's tensor.
         normalize: "gaussian" (normal CDF), "minmax" or "none".
 
     Raises:
@@ -232,6 +234,18 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
                 stacklevel=2,
             )
 
+    def warn_rectified(self, names: Iterable[str]) -> None:
+        """Warn, once for this attributor, of layers for which what came before is not known."""
+        listing = ", ".join(dict.fromkeys(names))
+        if listing and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"layer(s) {listing} give no negative activations, and no activation function was "
+                f"seen to make them; {self.statistic.name} is defined before the ReLU, and is "
+                "taken of them as they are. Choose the activation's own layer, or the one before",
+                stacklevel=2,
+            )
+
 
 class ScaleReader:
     """Reads one attributor's scales during one forward pass, and combines them.
@@ -254,6 +268,10 @@ class ScaleReader:
         self.layers = tuple(layers)
         self.size = (image.shape[2], image.shape[3])
         self.scales: dict[int, Scale] = {}
+        self._before: PreActivations | None = None
+        if attributor.statistic.domain == "pre_relu":
+            self._before = PreActivations()
+        self._rectified: list[str] = []
         self.taps = [
             capture.Tap(
                 name=name,
@@ -261,6 +279,7 @@ class ScaleReader:
                 read=partial(self._read, index, name, module, None if layer_input else scale),
                 call=None if scale is None else scale.call,
                 layer_input=layer_input or (scale is not None and scale.layer_input),
+                mode=self._before,
             )
             for index, (name, module, scale) in enumerate(layers)
         ]
@@ -271,6 +290,8 @@ class ScaleReader:
         if scale is None:
             scale = describe_layer(name, module, tensor, self.size)
         self.scales[index] = scale
+        if self._before is not None:
+            tensor = self._before_relu(self._before, scale, tensor)
         activations = scale.channels_first(tensor)
         statistic = self.attributor.statistic
         if statistic.domain == "post_relu" and (scale.signed or scale.functional_relu):
@@ -283,10 +304,23 @@ class ScaleReader:
             )
         return self.attributor.normalization(values)
 
+    def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
+        """Return what the activation function was given that made a layer's tensor.
+
+        A tensor that no activation function made is itself before the next one.
+        """
+        given = before.of(tensor)
+        if given is not None:
+            return given
+        if not (scale.signed or scale.functional_relu):
+            self._rectified.append(scale.name)
+        return tensor
+
     def maps(self, readings: Sequence[Tensor], output: Any) -> Maps:
         """Return the maps from what the taps read."""
         scales = tuple(self.scales[index] for index in range(len(readings)))
         if self.attributor.statistic.domain == "post_relu":
             self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
+        self.attributor.warn_rectified(self._rectified)
         weights = layer_weights(self.attributor.weights, len(scales))
         return Maps(scales, tuple(readings), combine(readings, weights, self.size), output)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastsal.untouched import (
     ForwardFunction,
@@ -16,6 +18,7 @@ from fastsal.untouched import (
     eager,
     evaluating,
     hooked,
+    in_other_threads,
     root_module,
     uncompiled,
 )
@@ -32,6 +35,7 @@ class Tap:
         call: Which call of the module is read, from 0; None reads the last.
         layer_input: Reads the module's input in place of its output.
         replace: Called with the layer's tensor after `read`; what it returns goes on in its place.
+        mode: Sees all that the pass computes, wherever `DataParallel` runs it.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Tap:
     call: int | None = None
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
+    mode: TorchFunctionMode | None = None
 
 
 def forward(
@@ -68,10 +73,18 @@ def forward(
         forward_func = uncompiled(forward_func)
     root = root_module(forward_func)
     readings = [_Reading(tap) for tap in taps]
-    hooks = [
+    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
     ]
-    with evaluating(root), eager(root), hooked(hooks):
+    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
+    if isinstance(forward_func, nn.DataParallel) and root is not None:
+        for mode in modes:
+            before, after = in_other_threads(mode)
+            # Before the first reading, and after the last.
+            hooks = [(root, before, True), *hooks, (root, after, False)]
+    with evaluating(root), eager(root), hooked(hooks), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
         output = forward_func(*inputs, *as_arguments(additional_forward_args))
     if device_ids is None:
         device_ids = getattr(forward_func, "device_ids", None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -126,6 +126,27 @@ class _OwnCalls:
         if module is self.module and getattr(_active, "hooks", None) is not self.hooks:
             return None
         return self.hook(module, *arguments)
+
+
+def in_other_threads(
+    mode: AbstractContextManager[object],
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return hooks, before and after a module, that hold a mode in threads other than this one.
+
+    `DataParallel` runs each copy in a thread of its own, which inherits no mode. Where the copy
+    raises, that thread ends, and the mode with it.
+    """
+    owner = threading.get_ident()
+
+    def before(*_: object) -> None:
+        if threading.get_ident() != owner:
+            mode.__enter__()
+
+    def after(*_: object) -> None:
+        if threading.get_ident() != owner:
+            mode.__exit__(None, None, None)
+
+    return before, after
 
 
 @contextmanager

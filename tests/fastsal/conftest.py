@@ -99,6 +99,7 @@ def _picture(model, tensors):
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
         "random state": torch.get_rng_state().tolist(),
+        "function modes": torch._C._len_torch_function_stack(),
         "stance": torch._dynamo.eval_frame._stance,
     }
 

@@ -1,6 +1,7 @@
 """Several threads at one model and one attributor: every result as if it were alone."""
 
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -192,3 +193,16 @@ def test_the_copies_of_data_parallel_are_read_in_their_threads(
     layer = parallel.module[6]
     with untouched(parallel, small_images):
         assert torch.equal(method(parallel, layer).attribute(small_images, 1), expected)
+
+
+def test_what_came_before_a_relu_is_seen_in_the_copies_threads(
+    small_network, small_images, untouched
+):
+    model = small_network(inplace=True)
+    layers = [model[2], model[6]]
+    options = {"statistic": "truncnormal_mean", "normalize": "none"}
+    expected = SMOEScale(model, layers, **options).attribute(small_images)
+    parallel = Copied(model)
+    with untouched(parallel, small_images), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(SMOEScale(parallel, layers, **options).attribute(small_images), expected)
