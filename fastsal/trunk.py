@@ -16,11 +16,13 @@ def image_layout(
 ) -> tuple[bool, int] | None:
     """Return (channels last, octave) of a 4-D shape beside the image's size, None if neither.
 
-    Where both layouts would do, `channels_last` decides.
+    The layout that keeps the image's shape to the location is right; where both do, or neither does
+    and both are about right, `channels_last` decides.
 
     >>> image_layout((1, 256, 56, 56), 224, 224), image_layout((1, 7, 7, 768), 224, 224)
     ((False, 2), (True, 5))
     """
+    about = None
     for last in (channels_last, not channels_last):
         rows, columns = shape[1:3] if last else shape[2:4]
         if not (0 < rows <= 2 * height and 0 < columns <= 2 * width):
@@ -30,9 +32,12 @@ def image_layout(
         # Five times rounded up, a side of few locations is one more than its share; and one
         # location is all that remains of a side, however long it was.
         near = max(abs(rows - height / 2**octave), abs(columns - width / 2**octave)) < 1
-        if near or round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6:
+        if near:
             return last, octave
-    return None
+        alike = round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6
+        if alike and about is None:
+            about = last, octave
+    return about
 
 
 def grid_size(trace: Trace) -> tuple[int, int]:
