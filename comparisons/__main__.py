@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.methods import METHODS, resolve
 from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from comparisons.plan import PRESETS, Plan
@@ -98,6 +99,10 @@ def run(
         int | None, typer.Option(help="Worker processes; by default one a processor.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    memory_budget: Annotated[
+        int,
+        typer.Option(help="MiB that one pass of a saliency method may hold, in each worker."),
+    ] = MEMORY_BUDGET_MIB,
     device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
 ) -> None:
     """Run a comparison, or continue it, and write its report."""
@@ -141,6 +146,7 @@ def run(
             workers=workers,
             threads=threads,
             device=device,
+            memory_budget_mib=memory_budget,
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )

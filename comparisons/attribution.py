@@ -48,6 +48,7 @@ class MapCost:
         named = {
             "stored_bytes": self.stored_bytes,
             "attribution_ms": self.attribution_ms,
+            "attribution_images_per_s": self.attribution_ms and 1000.0 / self.attribution_ms,
             "pointing_game": self.pointing_game,
         }
         return {name: value for name, value in named.items() if value is not None}

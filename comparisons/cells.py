@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch, write_gallery, write_maps
+from comparisons.budget import memory_budget_bytes
 from comparisons.methods import METHODS
 from evaluation.datasets import Request, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
@@ -296,6 +297,7 @@ def _environment(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(device),
         "threads": torch.get_num_threads(),
+        "memory_budget_mib": memory_budget_bytes() // 2**20,
         "device": device,
     }
 

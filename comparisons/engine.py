@@ -20,6 +20,7 @@ from typing import Protocol
 
 import torch
 
+from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
 from comparisons.cells import Cell, run_cell
 from comparisons.graph import Node
 from evaluation.records import CellResult
@@ -126,9 +127,18 @@ class LocalExecutor:
         workers: how many processes.
         threads: threads of each.
         device: where networks run.
+        memory_budget_mib: what one pass of a saliency method may hold, of each.
     """
 
-    def __init__(self, store: Store, *, workers: int, threads: int, device: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        workers: int,
+        threads: int,
+        device: str,
+        memory_budget_mib: int = MEMORY_BUDGET_MIB,
+    ) -> None:
         self.slots = workers
         self._store = store
         self._device = device
@@ -136,7 +146,7 @@ class LocalExecutor:
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_set_up_worker,
-            initargs=(threads,),
+            initargs=(threads, memory_budget_mib),
         )
 
     def submit(self, cell: Cell) -> Future[CellResult]:
@@ -152,21 +162,34 @@ class LocalExecutor:
     @classmethod
     @contextmanager
     def running(
-        cls, store: Store, *, workers: int, threads: int, device: str
+        cls,
+        store: Store,
+        *,
+        workers: int,
+        threads: int,
+        device: str,
+        memory_budget_mib: int = MEMORY_BUDGET_MIB,
     ) -> Iterator[LocalExecutor]:
         """An executor whose workers are gone afterwards, whatever happens."""
-        executor = cls(store, workers=workers, threads=threads, device=device)
+        executor = cls(
+            store,
+            workers=workers,
+            threads=threads,
+            device=device,
+            memory_budget_mib=memory_budget_mib,
+        )
         try:
             yield executor
         finally:
             executor.stop()
 
 
-def _set_up_worker(threads: int) -> None:
+def _set_up_worker(threads: int, memory_budget_mib: int) -> None:
     # Ctrl-C reaches the whole process group: the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    set_memory_budget(memory_budget_mib)
     _keep_freed_memory()
     # Captum and PyTorch repeat these at every call; what matters is recorded with the result.
     for message in (

@@ -6,7 +6,7 @@ To add a method, decorate a function that takes the model and returns a function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ from captum.attr import (
     GuidedBackprop,
     GuidedGradCam,
     IntegratedGradients,
-    NoiseTunnel,
     Saliency,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from comparisons.budget import within_budget
+from comparisons.gradients import Gradients, smoothed
 from comparisons.registry import GROUPS, METHODS, Batch, Explain, Method, Prepare, method, resolve
 from fastsal import FastCAM, SMOEScale, find_scales
 
@@ -31,16 +32,11 @@ __all__ = ["GROUPS", "METHODS", "Batch", "Explain", "Method", "method", "resolve
 # SmoothGrad of Hooker et al. 2018: 15 copies, noise of 0.15 of the range of the input.
 _NOISY_COPIES = 15
 _NOISE_SHARE = 0.15
-_COPIES_AT_ONCE = 5
 _IG_STEPS = 25
 # Each noisy copy takes as many gradients as steps; the copies average over the path as well.
 _IG_STEPS_SMOOTHED = 3
-_IG_BATCH = 400
 _RANDOM_MAP_SEED = 0x5EED
 _PAPER = "Mundhenk, Chen and Friedland 2020"
-
-
-_Arguments = Callable[[Batch], dict[str, Any]]
 
 
 @method("random", "Random", "control", "Hooker et al. 2018", {}, self_dual=True)
@@ -113,7 +109,8 @@ def _register_smoe(weights: str) -> None:
     )
     def prepare(model: nn.Module) -> Explain:
         attributor = SMOEScale(model, weights=weights)
-        return lambda batch: attributor.maps(batch.inputs).combined
+        explain = within_budget(lambda inputs, _: attributor.maps(inputs).combined)
+        return lambda batch: explain(batch.inputs, batch.target)
 
 
 for _weights in ("equal", "linear", "prior"):
@@ -124,12 +121,13 @@ for _weights in ("equal", "linear", "prior"):
 def _fastcam(model: nn.Module) -> Explain:
     attributor = FastCAM(model)
 
-    def explain(batch: Batch) -> Tensor:
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
         # In the shape of the input, as Captum has it: every channel is the same map.
-        attribution: Tensor = attributor.attribute(batch.inputs, target=batch.target)
+        attribution: Tensor = attributor.attribute(inputs, target=target)
         return attribution[:, 0]
 
-    return explain
+    explain_slices = within_budget(explain)
+    return lambda batch: explain_slices(batch.inputs, batch.target)
 
 
 @method(
@@ -143,41 +141,40 @@ def _fastcam(model: nn.Module) -> Explain:
 def _guided_gradcam(model: nn.Module) -> Explain:
     attributor: GuidedGradCam | None = None
 
-    def explain(batch: Batch) -> Tensor:
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
         nonlocal attributor
         if attributor is None:
-            attributor = GuidedGradCam(model, find_scales(model, batch.inputs[:1])[-1].module)
-        return _abs_sum(attributor.attribute(batch.inputs, target=batch.target))
+            attributor = GuidedGradCam(model, find_scales(model, inputs[:1])[-1].module)
+        return _abs_sum(attributor.attribute(inputs, target=target))
 
-    return explain
+    explain_slices = within_budget(explain)
+    return lambda batch: explain_slices(batch.inputs, batch.target)
 
 
 class _Captum(Protocol):
-    """One of Captum's gradient methods, ready for a batch."""
+    """One of Captum's gradient methods, for a model."""
 
-    def __call__(self, model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
-        """The attribution object, and what its `attribute` takes for a batch."""
+    def __call__(self, model: nn.Module, *, smoothed: bool) -> Gradients:
+        """What explains batches."""
 
 
-def _saliency(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+def _saliency(model: nn.Module, *, smoothed: bool) -> Gradients:
     del smoothed
-    return Saliency(model), lambda _: {"abs": False}
+    return Gradients(Saliency(model), lambda _: {"abs": False})
 
 
-def _guided(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+def _guided(model: nn.Module, *, smoothed: bool) -> Gradients:
     del smoothed
-    return GuidedBackprop(model), lambda _: {}
+    return Gradients(GuidedBackprop(model), lambda _: {})
 
 
-def _integrated(model: nn.Module, *, smoothed: bool) -> tuple[Any, _Arguments]:
+def _integrated(model: nn.Module, *, smoothed: bool) -> Gradients:
+    def arguments(batch: Batch) -> dict[str, Any]:
+        black = torch.tensor(batch.black).to(batch.inputs)[None, :, None, None]
+        return {"baselines": black.expand_as(batch.inputs[:1])}
+
     steps = _IG_STEPS_SMOOTHED if smoothed else _IG_STEPS
-    return IntegratedGradients(model), lambda batch: {
-        "baselines": torch.tensor(batch.black)
-        .to(batch.inputs)[None, :, None, None]
-        .expand_as(batch.inputs[:1]),
-        "n_steps": steps,
-        "internal_batch_size": _IG_BATCH,
-    }
+    return Gradients(IntegratedGradients(model), arguments, steps)
 
 
 def _register_gradient(
@@ -186,7 +183,7 @@ def _register_gradient(
     citation: str,
     build: _Captum,
     plain: Mapping[str, Any] = MappingProxyType({}),
-    smoothed: Mapping[str, Any] = MappingProxyType({}),
+    with_noise: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     @method(
         name,
@@ -197,20 +194,18 @@ def _register_gradient(
         passes=plain.get("steps", 1),
     )
     def prepare(model: nn.Module) -> Explain:
-        attributor, arguments = build(model, smoothed=False)
-        return lambda batch: _abs_sum(
-            attributor.attribute(batch.inputs, target=batch.target, **arguments(batch))
-        )
+        gradients = build(model, smoothed=False)
+        return lambda batch: _abs_sum(gradients(batch))
 
-    for suffix, kind, added, source, reduction in (
-        ("sg", "smoothgrad", "SmoothGrad", "Smilkov et al. 2017", "abs_sum"),
-        ("sgsq", "smoothgrad_sq", "SmoothGrad-Squared", "Hooker et al. 2018", "sq_sum"),
+    for suffix, squared, added, source, reduction in (
+        ("sg", False, "SmoothGrad", "Smilkov et al. 2017", "abs_sum"),
+        ("sgsq", True, "SmoothGrad-Squared", "Hooker et al. 2018", "sq_sum"),
     ):
         parameters = {
             "reduction": reduction,
             "copies": _NOISY_COPIES,
             "noise_share": _NOISE_SHARE,
-            **smoothed,
+            **with_noise,
         }
         named = method(
             f"{name}-{suffix}",
@@ -218,33 +213,23 @@ def _register_gradient(
             "gradient",
             f"{citation}; {source}",
             parameters,
-            passes=_NOISY_COPIES * smoothed.get("steps", 1),
+            passes=_NOISY_COPIES * with_noise.get("steps", 1),
         )
-        named(_smoothed(build, kind))
+        named(_smoothed(build, squared))
 
 
-def _smoothed(build: _Captum, kind: str) -> Prepare:
+def _smoothed(build: _Captum, squared: bool) -> Prepare:
     def prepare(model: nn.Module) -> Explain:
-        attributor, arguments = build(model, smoothed=True)
-        tunnel = NoiseTunnel(attributor)
-
-        def explain(batch: Batch) -> Tensor:
-            # Captum draws noise from the global generator: seeded by the batch's first
-            # image, so that it is the same wherever and whenever the batch is computed.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(batch.index[0]))
-                attribution = tunnel.attribute(
-                    batch.inputs,
-                    nt_type=kind,
-                    nt_samples=_NOISY_COPIES,
-                    nt_samples_batch_size=_COPIES_AT_ONCE,
-                    stdevs=_NOISE_SHARE * batch.input_range,
-                    target=batch.target,
-                    **arguments(batch),
-                )
-            return _abs_sum(attribution)
-
-        return explain
+        gradients = build(model, smoothed=True)
+        return lambda batch: _abs_sum(
+            smoothed(
+                gradients,
+                batch,
+                copies=_NOISY_COPIES,
+                deviation=_NOISE_SHARE * batch.input_range,
+                squared=squared,
+            )
+        )
 
     return prepare
 
@@ -262,5 +247,5 @@ _register_gradient(
     "Sundararajan et al. 2017",
     _integrated,
     plain={"steps": _IG_STEPS, "baseline": "black"},
-    smoothed={"steps": _IG_STEPS_SMOOTHED, "baseline": "black"},
+    with_noise={"steps": _IG_STEPS_SMOOTHED, "baseline": "black"},
 )

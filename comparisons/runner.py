@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 import reports
+from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
 from comparisons.cells import run_cell
 from comparisons.graph import Estimate, Node, build_nodes, data_cell, estimate
 from comparisons.methods import METHODS
@@ -32,6 +33,7 @@ def run_plan(
     device: str,
     command: str,
     console: Console,
+    memory_budget_mib: int = MEMORY_BUDGET_MIB,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -43,6 +45,7 @@ def run_plan(
         device: where networks run.
         command: what was typed, for the record.
         console: where to say what happens.
+        memory_budget_mib: what one pass of a saliency method may hold in each process.
 
     Returns:
         The report's path.
@@ -54,6 +57,7 @@ def run_plan(
         ValueError: the network cannot be used.
     """
     workers = worker_count(workers, threads)
+    set_memory_budget(memory_budget_mib)
     store = Store(out)
     with working_in(out):
         _refuse_another_plan(plan, out)
@@ -71,7 +75,7 @@ def run_plan(
             test_images=len(dataset.test.labels),
         )
         _announce(_estimate(plan, nodes, dataset, workers), workers, console)
-        failures = run_nodes(nodes, store, workers, threads, device, console)
+        failures = run_nodes(nodes, store, workers, threads, device, console, memory_budget_mib)
         report = reports.build(out)
     if failures:
         listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)

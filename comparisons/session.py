@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.engine import Event, LocalExecutor, execute
 from comparisons.graph import Node
 from comparisons.progress import RunProgress
@@ -48,7 +49,13 @@ def working_in(out: Path) -> Iterator[None]:
 
 
 def run_nodes(
-    nodes: list[Node], store: Store, workers: int, threads: int, device: str, console: Console
+    nodes: list[Node],
+    store: Store,
+    workers: int,
+    threads: int,
+    device: str,
+    console: Console,
+    memory_budget_mib: int = MEMORY_BUDGET_MIB,
 ) -> list[Event]:
     """Run what is not done yet, and say so.
 
@@ -64,7 +71,11 @@ def run_nodes(
         with (
             progress.bar,
             LocalExecutor.running(
-                store, workers=workers, threads=threads, device=device
+                store,
+                workers=workers,
+                threads=threads,
+                device=device,
+                memory_budget_mib=memory_budget_mib,
             ) as executor,
         ):
             for event in execute(nodes, store, executor):

@@ -94,7 +94,7 @@ RULES: dict[str, Costs] = {
     # A shift, two comparisons, a division, and of hardswish a product.
     **_for("hardswish hardswish_backward", elementwise=_results(5)),
     **_for("hardsigmoid hardsigmoid_backward", elementwise=_results(4)),
-    **_for("scatter_add", elementwise=lambda arguments, _: int(arguments[3].numel())),
+    **_for("index_add scatter_add", elementwise=lambda arguments, _: int(arguments[3].numel())),
 }
 
 FREE = frozenset(

@@ -51,6 +51,7 @@ METRICS: dict[str, Metric] = {
         Metric("pointing_game", "Pointing game", "1", True),
         Metric("train_images_per_s", "Training throughput", "images/s", True),
         Metric("attribution_ms", "Time an image in the run", "ms", False),
+        Metric("attribution_images_per_s", "Maps a second in the run", "images/s", True),
         Metric("forward_ms", "Forward pass an image", "ms", False),
         Metric("map_ms", "Time an image, measured alone", "ms", False),
         Metric("map_flops", "Counted operations an image", "FLOP", False),

@@ -28,6 +28,8 @@ from reports.tables import accuracies, levels, per_method, unmasked
 __all__ = ["build", "render"]
 
 _MASKED_IMAGES = 2
+# Costs that stand in the table only where some cell has them.
+_MAYBE_UNMEASURED = ("train_images_per_s", "attribution_images_per_s")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
@@ -111,7 +113,7 @@ def _context(run: Run) -> dict[str, Any]:
         **_pictures(read_gallery(run)),
         "costs": costs,
         "cost_metrics": [
-            METRICS[name] for name, by in costs.items() if by or name != "train_images_per_s"
+            METRICS[name] for name, by in costs.items() if by or name not in _MAYBE_UNMEASURED
         ],
         "cost_methods": [
             *([_REFERENCE] if any("none" in by for by in costs.values()) else []),
