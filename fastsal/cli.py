@@ -12,10 +12,11 @@ from torch import nn
 
 from fastsal._version import __version__
 from fastsal.cam import CAMS
-from fastsal.map_command import Settings, write_maps
+from fastsal.map_command import write_maps
+from fastsal.map_pictures import Settings
 from fastsal.model_names import FORMS, build_network
 from fastsal.normalize import NORMALIZATIONS
-from fastsal.preprocessing import preprocessing_of
+from fastsal.preprocessing import class_index, preprocessing_of
 from fastsal.scales import Candidate, ScalesError, candidates, too_few
 from fastsal.statistics import STATISTICS
 
@@ -25,8 +26,9 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 with one line on what went wrong, or 130 where
-    it was interrupted.
+    """Run the command and return its exit code.
+
+    It is 0, or 1 with one line on what went wrong, or 130 where Ctrl-C stopped it.
 
     Args:
         arguments: Those of the command line; None takes the process's own.
@@ -90,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     maps.add_argument("--layers", nargs="+", metavar="NAME", help="layers to read (found)")
     maps.add_argument(
-        "--scale-weights", default="linear", choices=["linear", "equal", "prior"], help="(linear)"
+        "--scale-weights",
+        type=_scale_weights,
+        default="linear",
+        metavar="NAME_OR_NUMBERS",
+        help="linear, equal, prior, or a number a scale: 1,1,2,3,5 (linear)",
     )
     maps.add_argument(
         "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
@@ -98,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
     )
-    maps.add_argument("--cam", default="gradcam", choices=sorted(CAMS), help="fastcam's (gradcam)")
+    maps.add_argument("--cam", choices=sorted(CAMS), help="fastcam's (gradcam)")
     maps.add_argument(
-        "--target", type=int, metavar="CLASS", help="the class fastcam explains (the predicted)"
+        "--target", metavar="CLASS", help="the class fastcam explains, number or name (predicted)"
     )
     maps.add_argument("--device", default="cpu", help="a torch device (cpu)")
     for name in ("mean", "std"):
@@ -133,6 +139,14 @@ def _size(text: str) -> int:
     if size < 1:
         raise argparse.ArgumentTypeError(f"expected a number of pixels above 0, got {text}")
     return size
+
+
+def _scale_weights(text: str) -> str | tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        # A name: the library knows which there are.
+        return text
 
 
 def _layers(options: argparse.Namespace) -> int:
@@ -168,18 +182,19 @@ def _row(candidate: Candidate) -> tuple[str, str, str, str, str]:
 
 
 def _maps(options: argparse.Namespace) -> int:
-    if options.target is not None and options.method != "fastcam":
-        raise CommandError(
-            f"--target {options.target} is for --method fastcam; SMOE Scale does not look at "
-            "a class"
-        )
+    for name in ("cam", "target"):
+        given = getattr(options, name)
+        if given is not None and options.method != "fastcam":
+            raise CommandError(
+                f"--{name} {given} is for --method fastcam; SMOE Scale does not look at a class"
+            )
     network = _network(options, pretrained=not options.random_weights)
     try:
         known = preprocessing_of(options.model, network)
         settings = Settings(
             method=options.method,
-            cam=options.cam,
-            target=options.target,
+            cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
+            target=None if options.target is None else class_index(options.target, known.classes),
             layers=None if options.layers is None else tuple(options.layers),
             statistic=options.statistic,
             normalize=options.normalize,
@@ -195,23 +210,26 @@ def _maps(options: argparse.Namespace) -> int:
             options.images,
             options.out,
             settings,
-            known,
+            classes=known.classes,
             device=options.device,
             quiet=options.quiet,
         )
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CommandError(str(error)) from error
     manifest = options.out / "manifest.jsonl"
     counts = f"{tally.written} written, {tally.done_before} done before, {tally.failed} failed"
     print(f"{counts}: {manifest}")
     if not tally.written and not tally.done_before:
-        raise CommandError(f"none of the {tally.failed} image(s) could be read; see {manifest}")
+        raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
     return 0
 
 
 def _network(options: argparse.Namespace, *, pretrained: bool) -> nn.Module:
     try:
-        return build_network(options.model, options.weights, pretrained=pretrained)
+        # Random weights are the same at every call, so that what is done stays done.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build_network(options.model, options.weights, pretrained=pretrained)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
 

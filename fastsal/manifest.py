@@ -16,10 +16,15 @@ class Manifest:
     """The file `manifest.jsonl` beside the pictures.
 
     A line is added when all pictures of its image are written, so that a process that is killed
-    leaves an image either recorded or undone. Of two lines on one file the later counts.
+    leaves an image either recorded or undone. Of two lines on one file the later counts. One
+    process at a time may write it.
 
     Args:
         folder: Where the pictures go.
+
+    Raises:
+        ValueError: If the file holds other lines than a manifest's. The last may be torn, as a
+            process that is killed while it writes leaves it; it is dropped.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -33,30 +38,37 @@ class Manifest:
         self.folder = folder
         self.path = folder / "manifest.jsonl"
         self.entries: dict[str, Entry] = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self.entries[entry["file"]] = entry
-            # The last line of a process that was killed while it wrote.
-            except (ValueError, KeyError, TypeError):
-                continue
-        if len(lines) != len(self.entries):
+        self._file_of_stem: dict[str, str] = {}
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        *lines, torn = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            self._hold(_entry(line, f"{self.path}, line {number}"))
+        if torn or len(lines) != len(self.entries):
             self.rewrite()
 
     def add(self, entry: Entry) -> None:
         """Add the line of one image and hand it to the disk."""
-        self.entries[entry["file"]] = entry
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
+        self._hold(entry)
+
+    def begin(self, file: str) -> None:
+        """Take back what is recorded of a file, and its pictures, before it is done anew.
+
+        The line goes first: after a kill none vouches for pictures that are in part renewed.
+        """
+        before = self.entries.get(file)
+        if before is not None:
+            self.add({"file": file, "error": "interrupted"})
+            for name in before.get("pictures", {}).values():
+                (self.folder / name).unlink(missing_ok=True)
 
     def rewrite(self) -> None:
         """Write one line an image, in the order first seen; whole or not at all."""
         partial = self.path.with_suffix(".partial")
-        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries.values()]
-        partial.write_text("".join(lines), encoding="utf-8")
+        partial.write_text("".join(map(_line, self.entries.values())), encoding="utf-8")
         partial.replace(self.path)
 
     def is_done(self, file: str, sha256: str, settings: Mapping[str, Any]) -> bool:
@@ -64,20 +76,27 @@ class Manifest:
         entry = self.entries.get(file)
         return (
             entry is not None
+            and "error" not in entry
             and entry.get("sha256") == sha256
             and entry.get("settings") == settings
-            and "error" not in entry
             and all((self.folder / name).is_file() for name in entry["pictures"].values())
         )
 
     def stem(self, file: str, wanted: str) -> str:
-        """Return a name for the pictures of a file that no other file's pictures have."""
-        taken = {entry.get("stem"): name for name, entry in self.entries.items()}
+        """Return the name of a file's pictures: that of before, else one no other file has."""
+        before = self.entries.get(file, {}).get("stem")
+        if before is not None:
+            return str(before)
         stem, number = wanted, 1
-        while taken.get(stem, file) != file:
+        while self._file_of_stem.get(stem, file) != file:
             number += 1
             stem = f"{wanted}-{number}"
         return stem
+
+    def _hold(self, entry: Entry) -> None:
+        self.entries[entry["file"]] = entry
+        if "stem" in entry:
+            self._file_of_stem[entry["stem"]] = entry["file"]
 
 
 def file_hash(path: Path) -> str:
@@ -88,3 +107,20 @@ def file_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _line(entry: Entry) -> str:
+    # Escaped to ASCII: a file's name need not be valid Unicode.
+    return json.dumps(entry) + "\n"
+
+
+def _entry(line: str, place: str) -> Entry:
+    try:
+        entry = json.loads(line)
+        if isinstance(entry["file"], str):
+            return entry  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"{place} is not one of fastsal's: {line[:60]!r}; move the file away or give another folder"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,44 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._version import __version__
-from fastsal.attribution import Maps, SMOEScale
-from fastsal.fastcam import FastCAM
-from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.manifest import Entry, Manifest, file_hash
+from fastsal.map_pictures import USUAL_SIZE, MapPictures, Settings
 from fastsal.model_names import needed
-from fastsal.pictures import find_photographs, read_photograph, write_png
-from fastsal.preprocessing import Preprocessing
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the pictures of a photograph depend on, besides the network and the file.
-
-    Attributes:
-        method: "smoe" or "fastcam".
-        cam: The class activation map of Fast-CAM.
-        target: The class Fast-CAM explains; None for the predicted one.
-        layers: Names of the layers to read; None finds them.
-        statistic: As for `SMOEScale`.
-        normalize: As for `SMOEScale`.
-        scale_weights: As `weights` for `SMOEScale`.
-        size: The shorter side in pixels; None keeps the photograph's own.
-        lovi: Whether a LOVI picture is written.
-        mean: The network's input mean.
-        std: The network's input standard deviation.
-    """
-
-    method: str
-    cam: str
-    target: int | None
-    layers: tuple[str, ...] | None
-    statistic: str
-    normalize: str
-    scale_weights: str
-    size: int | None
-    lovi: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+from fastsal.pictures import Photograph, find_photographs, read_photograph, write_png
 
 
 @dataclass(frozen=True)
@@ -67,8 +35,8 @@ def write_maps(
     paths: Sequence[Path],
     out: Path,
     settings: Settings,
-    preprocessing: Preprocessing,
     *,
+    classes: tuple[str, ...] = (),
     device: str = "cpu",
     quiet: bool = False,
 ) -> Tally:
@@ -83,7 +51,7 @@ def write_maps(
         paths: Image files and folders of them.
         out: Where pictures and manifest go.
         settings: What to write.
-        preprocessing: The network's classes.
+        classes: Their names; empty where they are not known.
         device: A torch device.
         quiet: No progress bar; without a terminal there is none either.
 
@@ -94,11 +62,11 @@ def write_maps(
         ValueError: If nothing was found, or no map can be made at all.
         OSError: If pictures cannot be written.
     """
-    photographs = list(find_photographs(paths))
+    photographs = list(find_photographs(paths, out))
     if not photographs:
         raise ValueError(f"no image files in {', '.join(map(str, paths))}")
     network = network.to(device).eval()
-    mapper = _Mapper(network, settings, preprocessing, device)
+    pictures = MapPictures(network, settings, classes, device)
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(out)
     used: dict[str, Any] = {
@@ -106,119 +74,104 @@ def write_maps(
         **{key: _plain(value) for key, value in asdict(settings).items()},
         "model": name,
         "weights_sha256": _weights_hash(network),
-        "versions": {"fastsal": __version__, "torch": str(torch.__version__)},
+        "fastsal": __version__,
     }
+    run = _Run(manifest, pictures, used, {"torch": str(torch.__version__), "device": device})
     written = done_before = failed = 0
     bar: Any = needed("tqdm", "the progress bar").tqdm(
         photographs, unit="image", disable=True if quiet else None
     )
     with bar:
-        for path, below in bar:
-            bar.set_postfix_str(below.name, refresh=False)
-            file = str(path)
-            try:
-                content = file_hash(path)
-            except OSError as error:
-                manifest.add({"file": file, "error": f"cannot be read: {error.strerror}"})
-                failed += 1
-                continue
-            if manifest.is_done(file, content, used):
-                done_before += 1
-                continue
-            entry: Entry = {"file": file, "sha256": content}
-            try:
-                image, entry["image_size"] = read_photograph(path, settings.size)
-            except ValueError as error:
-                manifest.add({**entry, "error": str(error), "settings": used})
-                failed += 1
-                continue
-            try:
-                pictures, found = mapper(image)
-            except (ValueError, RuntimeError) as error:
-                # What fails on the first photograph fails on all.
-                if not written:
-                    raise ValueError(f"{path}: {error}") from error
-                manifest.add({**entry, "error": str(error), "settings": used})
-                failed += 1
-                continue
-            stem = manifest.stem(file, below.with_suffix("").as_posix())
-            names = {kind: f"{stem}_{kind}.png" for kind in pictures}
-            for kind, picture in pictures.items():
-                write_png(picture, out / names[kind])
-            shown = [image.shape[3], image.shape[2]]
-            manifest.add(
-                {**entry, "shown_size": shown, **found, "stem": stem, "pictures": names}
-                | {"settings": used}
-            )
-            written += 1
+        for path, place in bar:
+            bar.set_postfix_str(place.name, refresh=False)
+            state = run.one(path, place)
+            written += state == "written"
+            done_before += state == "done before"
+            failed += state == "failed"
+            while run.messages:
+                bar.write(f"fastsal: {run.messages.pop(0)}", file=sys.stderr)
     manifest.rewrite()
     return Tally(written, done_before, failed)
 
 
-class _Mapper:
-    """Makes the pictures of one image, and says what was found in it."""
+class _Run:
+    """Does one photograph after the other; `messages` is what to tell the user."""
 
     def __init__(
-        self, network: nn.Module, settings: Settings, preprocessing: Preprocessing, device: str
+        self, manifest: Manifest, pictures: MapPictures, used: Entry, environment: Entry
     ) -> None:
-        self.settings, self.classes, self.device = settings, preprocessing.classes, device
-        self.mean, self.std = (
-            torch.tensor(values, device=device).reshape(1, 3, 1, 1)
-            for values in (settings.mean, settings.std)
+        self.manifest, self.pictures = manifest, pictures
+        self.used, self.environment = used, environment
+        self.messages: list[str] = []
+
+    def one(self, path: Path, place: Path) -> str:
+        """Return "written", "done before" or "failed"."""
+        file = _relative(path, self.manifest.folder)
+        content = None
+        try:
+            content = file_hash(path)
+            if self.manifest.is_done(file, content, self.used):
+                return "done before"
+            photograph = read_photograph(path, self.pictures.settings.size)
+            self._prepare(photograph)
+            made, found = self.pictures(photograph.image)
+        except (ImportError, _Impossible):
+            raise
+        # A decoder and a network raise whatever their authors chose; one photograph's fault must
+        # not end the run.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.messages.append(f"{path}: {reason}")
+            self.manifest.begin(file)
+            self.manifest.add(
+                {"file": file, "sha256": content, "error": reason, "settings": self.used}
+            )
+            return "failed"
+        stem = self.manifest.stem(file, place.with_suffix("").as_posix())
+        self.manifest.begin(file)
+        names = {kind: f"{stem}_{kind}.png" for kind in made}
+        for kind, picture in made.items():
+            write_png(picture, self.manifest.folder / names[kind])
+        self.manifest.add(
+            {
+                "file": file,
+                "sha256": content,
+                "image_size": [photograph.width, photograph.height],
+                "shown_size": list(photograph.image.shape[:1:-1]),
+                **found,
+                "stem": stem,
+                "pictures": names,
+                "settings": self.used,
+                "environment": self.environment,
+            }
         )
-        options: dict[str, Any] = {
-            "weights": settings.scale_weights,
-            "statistic": settings.statistic,
-            "normalize": settings.normalize,
-        }
-        layers = None if settings.layers is None else list(settings.layers)
-        self.smoe = SMOEScale(network, layers, **options)
-        self.fastcam = None
-        if settings.method == "fastcam":
-            self.fastcam = FastCAM(network, scales=layers, cam=settings.cam, **options)
+        self.messages += [f"{path}: {told}" for told in found.get("warnings", ())]
+        return "written"
 
-    def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Entry]:
-        inputs = (image.to(self.device) - self.mean) / self.std
-        maps = self.smoe.maps(inputs)
-        combined = maps.combined
-        if self.fastcam is not None:
-            combined = self.fastcam.attribute(
-                inputs, target=self.settings.target, expand_channels=False
-            )[:, 0]
-        combined = combined.cpu()
-        shown = combined if self.settings.normalize != "none" else _stretched(combined)
-        pictures = {"map": heatmap(shown)[0], "overlay": overlay(image, shown)[0]}
-        if self.settings.lovi:
-            stacked = maps.stacked.cpu()
-            if self.settings.normalize == "none":
-                stacked = stacked / stacked.amax().clamp_min(torch.finfo(stacked.dtype).tiny)
-            pictures["lovi"] = lovi(stacked)[0]
-        return pictures, {**self._prediction(maps), "scales": _scales(maps)}
-
-    def _prediction(self, maps: Maps) -> Entry:
-        logits = maps.logits
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
-            return {"predicted_class": None, "class_name": None, "probability": None}
-        probability, index = logits[0].float().softmax(0).max(0)
-        known = len(self.classes) == logits.shape[1]
-        return {
-            "predicted_class": int(index),
-            "class_name": self.classes[int(index)] if known else None,
-            "probability": round(float(probability), 6),
-        }
+    def _prepare(self, photograph: Photograph) -> None:
+        if self.pictures.ready:
+            return
+        size = self.pictures.settings.size
+        try:
+            self.messages += self.pictures.prepare(size or USUAL_SIZE, size or USUAL_SIZE)
+        except Exception as error:
+            if size is not None:
+                raise _Impossible(f"no map can be made at --size {size}: {error}") from error
+            # The network may take photographs of one size alone.
+            self.messages += self.pictures.prepare(*photograph.image.shape[2:])
 
 
-def _scales(maps: Maps) -> list[Entry]:
-    return [
-        {"name": scale.name, "stride": scale.stride, "size": list(scale_map.shape[:0:-1])}
-        for scale, scale_map in zip(maps.scales, maps.per_scale, strict=True)
-    ]
+class _Impossible(ValueError):
+    """What fails on any photograph."""
 
 
-def _stretched(combined: Tensor) -> Tensor:
-    """Return a map that was not normalised from 0 to 1, for its picture alone."""
-    low, high = combined.amin(), combined.amax()
-    return (combined - low) / (high - low).clamp_min(torch.finfo(combined.dtype).tiny)
+def _relative(path: Path, folder: Path) -> str:
+    """Return a file's path from the manifest's folder, wherever the command was called."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        # On another drive.
+        return path.absolute().as_posix()
 
 
 def _plain(value: Any) -> Any:
@@ -227,8 +180,11 @@ def _plain(value: Any) -> Any:
 
 def _weights_hash(network: nn.Module) -> str:
     digest = hashlib.sha256()
-    for key, tensor in network.state_dict().items():
+    for key, value in network.state_dict().items():
         digest.update(key.encode())
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(content.numpy())
+        if isinstance(value, Tensor):
+            content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()

@@ -96,8 +96,8 @@ def named_function(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def needed(package: str, purpose: str) -> ModuleType:
-    """Return an optional package.
+def needed(package: str, purpose: str, install: str | None = None) -> ModuleType:
+    """Return an optional package, or a module of it; `install` is its name at the registry.
 
     Raises:
         ImportError: If it is not installed; says how to install it.
@@ -105,7 +105,8 @@ def needed(package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"{purpose} needs {package}: pip install {package}") from error
+        name = install or package
+        raise ImportError(f"{purpose} needs {name}: pip install {name}") from error
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:

@@ -24,7 +24,7 @@ def rows() -> list[tuple[str, list[Tensor]]]:
     smoe, fastcam = SMOEScale(network), FastCAM(network)
     found = []
     for path in photographs():
-        image = centre(read_photograph(path, SIDE)[0])
+        image = centre(read_photograph(path, SIDE).image)
         inputs = (image - 0.5) / 0.5
         maps = smoe.maps(inputs)
         probability, index = maps.logits[0].softmax(0).max(0)

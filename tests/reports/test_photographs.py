@@ -17,7 +17,7 @@ def test_the_network_knows_a_cat_and_an_espresso():
     network, names = efficientnet_lite0(), class_names()
     seen = {}
     for path in photographs():
-        image = centre(read_photograph(path, 224)[0])
+        image = centre(read_photograph(path, 224).image)
         with torch.no_grad():
             seen[path.stem] = names[int(network((image - 0.5) / 0.5).argmax())]
     assert seen["chelsea"] in ("Egyptian cat", "tabby")
