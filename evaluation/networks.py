@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from fastsal.model_names import named_function
 
 __all__ = ["BUILT_IN", "build_network", "state_hash"]
 
@@ -123,8 +124,9 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
     """A freshly initialised network whose weights depend on the name, the classes and the seed.
 
     Args:
-        name: a built-in name, a torchvision classifier's name, or ``package.module:function``;
-            the function takes the number of classes and returns a module.
+        name: a built-in name, a torchvision classifier's name, ``package.module:function`` or
+            ``path/to/file.py:function``; the function takes the number of classes and returns a
+            module.
         classes: number of classes.
         seed: seed of the initial weights; the global generator is left as it was.
         size: height and width of the images, for a trial run.
@@ -166,16 +168,7 @@ def _builder(name: str) -> Callable[[int], object]:
     if name in BUILT_IN:
         return BUILT_IN[name]
     if ":" in name:
-        module_name, _, function_name = name.partition(":")
-        try:
-            function = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"model {name!r} cannot be imported ({error}): expected package.module:function, "
-                "importable from the current folder"
-            ) from error
-        if not callable(function):
-            raise ValueError(f"model {name!r} is not callable: expected a function")
+        function = named_function(name)
         return partial(_build_own, name, function)
     from torchvision import models
 
@@ -183,8 +176,8 @@ def _builder(name: str) -> Callable[[int], object]:
         return lambda classes: models.get_model(name, weights=None, num_classes=classes)
     raise ValueError(
         f"unknown model {name!r}: expected {', '.join(BUILT_IN)}, the name of a torchvision "
-        "classifier (torchvision.models.list_models(module=torchvision.models)), or "
-        "package.module:function"
+        "classifier (torchvision.models.list_models(module=torchvision.models)), "
+        "package.module:function or path/to/file.py:function"
     )
 
 

@@ -58,7 +58,7 @@ def build_network(
     else:
         network = _from_torchvision(name, pretrained)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{name!r} returned a {type(network).__name__}, not a torch.nn.Module")
+        raise ValueError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module")
     if weights is not None:
         try:
             network.load_state_dict(_state_dict(weights))
@@ -92,7 +92,7 @@ def named_function(name: str) -> Callable[..., Any]:
             "path/to/file.py:function"
         ) from error
     if not callable(function):
-        raise ValueError(f"{name!r} is a {type(function).__name__}, not a function")
+        raise ValueError(f"{name!r} is of type {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
 
 

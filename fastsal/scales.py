@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fastsal import capture, untouched
 from fastsal.inputs import as_tuple
 from fastsal.naming import place_of
-from fastsal.trace import WEIGHTED, Trace, trace_forward
-from fastsal.trunk import find_trunk, grid_size, image_layout, is_pooling, located
+from fastsal.trace import Trace, trace_forward
+from fastsal.trunk import find_trunk, grid_size, image_layout, is_pooling, located, prepared
 
 ACTIVATIONS = frozenset(
     """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
@@ -183,17 +183,14 @@ def _candidates(
     trace: Trace, trunk: list[int], names: dict[nn.Module, str], size: tuple[int, int]
 ) -> list[Candidate]:
     found: list[Candidate] = []
-    nodes, with_locations = trace.nodes, located(trace.nodes)
-    weighted = next(
-        (i for i, n in enumerate(nodes) if n.operation.startswith(WEIGHTED)), len(nodes)
-    )
+    nodes = trace.nodes
+    with_locations, only_prepared = located(nodes), prepared(nodes)
     channels_last, octave = False, 0
     # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
     first_size = size
     for index in trunk:
         node = nodes[index]
-        # Before the first weights the images are only prepared.
-        if index < weighted or node.operation == "pad":
+        if only_prepared[index] or node.operation == "pad":
             continue
         if node.shape is None or len(node.shape) != 4:
             continue

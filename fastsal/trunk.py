@@ -99,6 +99,15 @@ def located(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
+def prepared(nodes: Sequence[Node]) -> list[bool]:
+    """Return for each node whether no weights have come in yet, as while images are resized."""
+    found = [True]
+    for node in nodes[1:]:
+        weighted = node.operation.startswith(WEIGHTED)
+        found.append(not weighted and all(found[source] for source in node.sources))
+    return found
+
+
 def is_pooling(node: Node) -> bool:
     """Return whether a node's operation summarises locations."""
     return "pool" in node.operation or node.operation in ("mean", "amax")
@@ -126,8 +135,10 @@ def _grid_areas(trace: Trace, ends: Sequence[int], size: tuple[int, int]) -> dic
         if not with_locations[index] or shared[index] or nodes[index].operation == "pad":
             continue
         layout = image_layout(shape, *size)
-        if layout is not None and layout[1] >= 0:
-            areas[index] = math.prod(shape[1:3] if layout[0] else shape[2:4])
+        area = 0 if layout is None else math.prod(shape[1:3] if layout[0] else shape[2:4])
+        # One location is a context for all of them, however it came about.
+        if layout is not None and layout[1] >= 0 and area > 1:
+            areas[index] = area
     return areas
 
 

@@ -150,6 +150,17 @@ class _Pair(nn.Module):
         return x, x
 
 
+def test_a_function_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "planted.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def make(n):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(n))\n"
+    )
+    assert build_network(f"{file}:make", 6, 0, size=(4, 4))[1].out_features == 6
+
+
 def test_a_function_of_one_s_own(own_module):
     network = build_network("zoo:linear", 6, 0, size=(4, 4))
     assert network(torch.zeros(1, 3, 4, 4)).shape == (1, 6)
@@ -160,9 +171,9 @@ def test_a_function_of_one_s_own(own_module):
     [
         ("resnet99", r"unknown model 'resnet99': expected resnet9, resnet20, the name of"),
         ("deeplabv3_resnet50", "unknown model 'deeplabv3_resnet50'"),
-        ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported .*nowhere"),
-        ("zoo:missing", r"'zoo:missing' cannot be imported .*missing"),
-        ("zoo:number", "'zoo:number' is not callable"),
+        ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported: .*nowhere"),
+        ("zoo:missing", r"'zoo:missing' cannot be imported: .*missing"),
+        ("zoo:number", "'zoo:number' is of type int, not a function"),
         ("zoo:no_argument", r"'zoo:no_argument' cannot be built for 6 classes .*argument"),
         ("zoo:weights", "'zoo:weights' gave a dict: expected a function"),
         ("zoo:more", r"'zoo:more' returns \(2, 7\) for two images: expected \(2, 6\)"),

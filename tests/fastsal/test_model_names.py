@@ -140,9 +140,9 @@ def test_weights_cannot_run_code(folder):
         ("absent:build", r"'absent:build' cannot be imported: No module named 'absent'"),
         ("nets/absent.py:build", r"cannot be imported: there is no file .*absent\.py"),
         ("nets/torch.py:absent", r"has no attribute 'absent'"),
-        ("nets/torch.py:three", r"is a int, not a function"),
+        ("nets/torch.py:three", r"is of type int, not a function"),
         ("nets/torch.py:fail", r"cannot make a network from 'nets/torch.py:fail': 'planted'"),
-        ("builtins:dict", r"'builtins:dict' returned a dict, not a torch.nn.Module"),
+        ("builtins:dict", r"'builtins:dict' returned dict, not a torch.nn.Module"),
     ],
 )
 def test_errors_name_what_was_given(name, message):

@@ -296,3 +296,59 @@ def test_a_network_that_resizes_its_images(size, strides):
         (f"stages.{name}", stride) for name, stride in zip(STAGES, strides, strict=True)
     ]
     assert SMOEScale(network).attribute(images(*size)).shape[2:] == size
+
+
+class GlobalContext(nn.Module):
+    """A softmax over locations sums them into one context, which is added to all."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stage = block(3, 4), block(4, 8, 2)
+        self.weights, self.context = nn.Conv2d(8, 1, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.stage(self.stem(x))
+        weights = self.weights(x).flatten(2).softmax(2).transpose(1, 2)
+        x = x + self.context((x.flatten(2) @ weights)[..., None])
+        return x.relu().mean((2, 3))
+
+
+def test_one_context_for_all_locations_is_no_scale():
+    assert names(GlobalContext(), images(16, 24)) == ["stem", "stage"]
+
+
+class EveryStagePooled(nn.Module):
+    """Scores from what is pooled of every stage: no path crosses the deep ones alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList([block(3, 4), block(4, 4, 2), block(4, 4, 2)])
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        pooled = []
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(x.mean((2, 3)))
+        return self.head(torch.cat(pooled, 1))
+
+
+def test_scores_from_every_stage():
+    assert names(EveryStagePooled(), images(16, 24)) == ["stages.0", "stages.1", "stages.2"]
+
+
+class TwoGrids(nn.Module):
+    """The images as they are and at half their size: a smaller image is no scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.whole, self.small = block(3, 4, 4), block(3, 4, 4)
+
+    def forward(self, x):
+        whole = self.whole(x)
+        return whole.mean((2, 3)) + self.small(F.interpolate(x, scale_factor=0.5)).mean((2, 3))
+
+
+def test_a_smaller_image_is_no_scale():
+    with pytest.raises(ValueError, match=r"found 1 spatial scale.*Candidates: small.0"):
+        find_scales(TwoGrids(), images(32, 32))
