@@ -12,6 +12,7 @@ from fastsal.layer_cam import (
     SmoothGradCAMPlusPlus,
 )
 from fastsal.lovi import heatmap, lovi, overlay
+from fastsal.normalize import register_normalization
 from fastsal.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics import Statistic, register_statistic, smoe_scale
 
@@ -35,6 +36,7 @@ __all__ = [
     "lovi",
     "overlay",
     "register_cam",
+    "register_normalization",
     "register_statistic",
     "smoe_scale",
 ]

@@ -17,7 +17,7 @@ from fastsal import capture, untouched
 from fastsal.combine import Weights, combine, layer_weights, upsample
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
-from fastsal.normalize import get_normalization
+from fastsal.normalize import NormalizeOver, get_normalization, over_batch
 from fastsal.preactivation import PreActivations
 from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, StatisticFunction, get_statistic
@@ -53,7 +53,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
     $$S = \sum_k w_k\, U\big(\gamma(\phi(T_k))\big) \Big/ \sum_k w_k$$
 
     with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
-    each map by itself, `U` bilinear upsampling to the input's size, and `w` the weights. The map
+    each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map
     does not depend on a class. Deviations from the paper: none.
 
     Args:
@@ -69,7 +69,10 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         statistic: The name of a registered statistic, a `Statistic`, or a function from
             activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`. One that is defined before
             the ReLU reads what the activation function was given that made the layer's tensor.
-        normalize: "gaussian" (normal CDF), "minmax" or "none".
+        normalize: "gaussian" (normal CDF), "gamma" (Gamma CDF), "minmax" or "none".
+        normalize_over: "image" normalises each map by itself. "batch" takes the maps of a scale in
+            one batch as one, so that its images compare: what is higher in one than in another
+            stays so, and an image's map depends on those beside it.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -96,6 +99,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         weights: Weights = "linear",
         statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
+        normalize_over: NormalizeOver = "image",
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
         if layers is None and untouched.root_module(model) is None:
@@ -107,6 +111,9 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         self.statistic = get_statistic(statistic)
         self.normalize = normalize
         self.normalization = get_normalization(normalize)
+        if normalize_over not in ("image", "batch"):
+            raise ValueError(f"normalize_over is 'image' or 'batch', got {normalize_over!r}")
+        self.normalize_over = normalize_over
         self._layers = None if layers is None else name_layers(model, layers)
         self._warned = False
         # A wrong weight is known now; how many there must be, only where layers were given.
@@ -272,6 +279,10 @@ class ScaleReader:
         if attributor.statistic.domain == "pre_relu":
             self._before = PreActivations()
         self._rectified: list[str] = []
+        # A batch on several devices is one only when they are joined.
+        shared = None
+        if attributor.normalize_over == "batch":
+            shared = partial(over_batch, attributor.normalization)
         self.taps = [
             capture.Tap(
                 name=name,
@@ -280,6 +291,7 @@ class ScaleReader:
                 call=None if scale is None else scale.call,
                 layer_input=layer_input or (scale is not None and scale.layer_input),
                 mode=self._before,
+                finish=shared,
             )
             for index, (name, module, scale) in enumerate(layers)
         ]
@@ -302,6 +314,8 @@ class ScaleReader:
                 f"layer {name!r} gives activations that are not finite; check the input for NaN, "
                 "and half precision for overflow"
             )
+        if self.attributor.normalize_over == "batch":
+            return values
         return self.attributor.normalization(values)
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:

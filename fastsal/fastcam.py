@@ -16,8 +16,9 @@ from fastsal.combine import Weights, upsample
 from fastsal.contributions import layer_contributions, warn_of_zero
 from fastsal.inputs import Inputs, as_attributions, as_tuple
 from fastsal.layers import Layer, describe_layer, name_layer
+from fastsal.normalize import NormalizeOver
 from fastsal.scales import Scale
-from fastsal.statistics import Statistic
+from fastsal.statistics import Statistic, StatisticFunction
 
 
 class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
@@ -40,6 +41,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         weights: As for `SMOEScale`.
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
+        normalize_over: As for `SMOEScale`; class activation maps are scaled one by one all the same.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -66,8 +68,9 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         scales: Layer | Scale | Sequence[Layer | Scale] | None = None,
         cam: str | Cam = "gradcam",
         weights: Weights = "linear",
-        statistic: str | Statistic = "smoe_scale",
+        statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
+        normalize_over: NormalizeOver = "image",
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
@@ -79,6 +82,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
             weights=weights,
             statistic=statistic,
             normalize=normalize,
+            normalize_over=normalize_over,
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastsal import Maps, SMOEScale, find_scales, smoe_scale
 from fastsal.combine import combine, layer_weights
+from fastsal.normalize import NORMALIZATIONS
 from fastsal.statistics import STATISTICS, Statistic
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")
@@ -277,6 +278,28 @@ def test_another_statistic_and_no_normalisation(images):
     torch.testing.assert_close(minmax, (phi - low) / (high - low))
 
 
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_shared_over_a_batch_images_compare(resnet, images, name):
+    images *= torch.tensor([0.2, 1.0, 3.0])[:, None, None, None]
+    raw = SMOEScale(resnet, RESNET, normalize="none").maps(images)
+    options = {"normalize": name, "normalize_over": "batch"}
+    shared = SMOEScale(resnet, RESNET, **options).maps(images)
+    for values, squashed in zip(raw.per_scale, shared.per_scale, strict=True):
+        # One tall map of all images, by the function itself.
+        expected = NORMALIZATIONS[name](torch.cat(list(values), 0)[None])
+        torch.testing.assert_close(torch.cat(list(squashed), 0)[None], expected)
+        order = values.flatten().argsort()
+        assert (squashed.flatten()[order].diff() >= 0).all()
+    by_itself = SMOEScale(resnet, RESNET, **options)
+    one = torch.cat([by_itself.attribute(image[None]) for image in images])
+    expected = SMOEScale(resnet, RESNET, normalize=name).attribute(images)
+    torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)
+    if name != "none":
+        # A dim image's maps are dim beside brighter ones, and not by themselves.
+        means = shared.combined.mean((1, 2))
+        assert means[0] < means[1] < means[2]
+
+
 @pytest.mark.parametrize("name", STATISTICS)
 def test_every_statistic_makes_maps(resnet, images, name):
     """Also of a dead layer, an image that is black, and columns that are constant."""
@@ -328,8 +351,10 @@ def test_errors(resnet, images):
         SMOEScale(lambda x: resnet(x))
     with pytest.raises(ValueError, match="unknown statistic 'smoe'"):
         SMOEScale(resnet, statistic="smoe")
-    with pytest.raises(ValueError, match="unknown normalization 'gamma'"):
-        SMOEScale(resnet, normalize="gamma")
+    with pytest.raises(ValueError, match="unknown normalization 'beta'"):
+        SMOEScale(resnet, normalize="beta")
+    with pytest.raises(ValueError, match="normalize_over is 'image' or 'batch', got 'all'"):
+        SMOEScale(resnet, normalize_over="all")
     with pytest.raises(ValueError, match="expected 2 weights"):
         SMOEScale(resnet, ["relu", "layer1"], weights=[1, 2, 3])
     with pytest.raises(ValueError, match="expected 5 weights"):
