@@ -19,6 +19,7 @@ from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, NamedLayer, describe_layer, name_layers
 from fastsal.normalize import NormalizeOver, get_normalization, over_batch
 from fastsal.preactivation import PreActivations
+from fastsal.prior import Prior, loaded
 from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, StatisticFunction, get_statistic
 from fastsal.targets import check_target
@@ -63,9 +64,10 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             None finds them at the first call, by `find_scales`. Of a module that runs more than
             once the last call is read.
         device_ids: The order of devices, where `model` splits batches over several.
-        weights: "linear" (1, 2, 3, ...), "equal", "prior", or one number for each layer. "prior"
-            was measured on ResNet-50's five scales; for fewer scales its last numbers are taken,
-            which is this library's extrapolation and not the paper's.
+        weights: "linear" (1, 2, 3, ...), "equal", "prior", one number for each layer, or a ".json"
+            file of weights measured on this network, whose layers' names must be those read.
+            "prior" was measured on ResNet-50's five scales, and is the paper's as given; for fewer
+            scales its last numbers are taken, which is this library's extrapolation.
         statistic: The name of a registered statistic, a `Statistic`, or a function from
             activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`. One that is defined before
             the ReLU reads what the activation function was given that made the layer's tensor.
@@ -107,7 +109,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
                 f"cannot find scales inside {model!r}, which is no torch.nn.Module; give the "
                 "layers yourself, layers=[module, ...]"
             )
-        self.weights = weights
+        # Read once: a file that changes or goes does not change an attributor.
+        self.weights = loaded(weights)
         self.statistic = get_statistic(statistic)
         self.normalize = normalize
         self.normalization = get_normalization(normalize)
@@ -118,9 +121,11 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         self._warned = False
         # A wrong weight is known now; how many there must be, only where layers were given.
         if self._layers is not None:
-            layer_weights(weights, len(self._layers))
-        else:
-            layer_weights(weights, 1 if isinstance(weights, str) else len(weights))
+            names = [name for name, _, _ in self._layers]
+            layer_weights(self.weights, len(names), names)
+        elif not isinstance(self.weights, Prior):
+            count = 1 if isinstance(self.weights, str) else len(self.weights)
+            layer_weights(self.weights, count)
 
     @classmethod
     def get_name(cls) -> str:
@@ -336,5 +341,7 @@ class ScaleReader:
         if self.attributor.statistic.domain == "post_relu":
             self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
         self.attributor.warn_rectified(self._rectified)
-        weights = layer_weights(self.attributor.weights, len(scales))
+        weights = layer_weights(
+            self.attributor.weights, len(scales), [scale.name for scale in scales]
+        )
         return Maps(scales, tuple(readings), combine(readings, weights, self.size), output)

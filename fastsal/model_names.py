@@ -61,7 +61,7 @@ def build_network(
         raise ValueError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module")
     if weights is not None:
         try:
-            network.load_state_dict(_state_dict(weights))
+            network.load_state_dict(read_state_dict(weights))
         except Exception as error:
             raise ValueError(f"cannot load {weights} into {name}: {_told(error)}") from error
     return network
@@ -162,7 +162,8 @@ def _search(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _state_dict(path: Path | str) -> Mapping[str, Any]:
+def read_state_dict(path: Path | str) -> Mapping[str, Any]:
+    """Return the state dict in a file, which may hold it as "state_dict" or "model"."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -1,0 +1,97 @@
+"""Layer weights measured on one network, read from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = "fastsal prior weights 1"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """One weight for each of a network's layers.
+
+    Attributes:
+        source: The file, for messages.
+        layers: Their names, the shallowest first.
+        weights: As many numbers.
+    """
+
+    source: str
+    layers: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Prior:
+        """Return what a file holds.
+
+        The file is JSON: "format", "layers" (names) and "weights", one for each;
+        `python -m comparisons layers --weights-out` writes it, with how they were derived.
+
+        Raises:
+            ValueError: If there is no such file, or it holds something else.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "prior.json"
+        >>> content = {"format": FORMAT, "layers": ["relu", "layer1"], "weights": [0.2, 0.7]}
+        >>> _ = file.write_text(json.dumps(content))
+        >>> Prior.read(file).for_layers(["relu", "layer1"])
+        (0.2, 0.7)
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read weights from {str(path)!r}: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(
+                f'{str(path)!r} holds no weights: expected JSON with "format": "{FORMAT}", as '
+                "`python -m comparisons layers --weights-out` writes it"
+            )
+        names: Any = content.get("layers")
+        weights: Any = content.get("weights")
+        if not _fit(names, weights):
+            raise ValueError(
+                f'{str(path)!r}: expected names in "layers" and as many numbers in "weights", '
+                f"finite, not negative and not all 0, got {names} and {weights}"
+            )
+        return cls(str(path), tuple(names), tuple(float(weight) for weight in weights))
+
+    def for_layers(self, names: Sequence[str]) -> tuple[float, ...]:
+        """Return the weights, if they are those of the layers that are read.
+
+        Raises:
+            ValueError: If they are another network's, or of other layers; the message has both.
+        """
+        if tuple(names) != self.layers:
+            raise ValueError(
+                f"{self.source!r} has weights for the {len(self.layers)} layers "
+                f"{', '.join(self.layers)}, and the {len(names)} read are {', '.join(names)}; give "
+                f"these layers, or {len(names)} numbers"
+            )
+        return self.weights
+
+
+def loaded(weights: str | Path | Prior | Sequence[float]) -> str | Prior | Sequence[float]:
+    """Return weights as they are, or, of a path that ends in ".json", what the file holds.
+
+    >>> loaded("linear"), loaded([1, 2])
+    ('linear', [1, 2])
+    """
+    if isinstance(weights, (str, Path)):
+        return Prior.read(weights) if Path(weights).suffix == ".json" else str(weights)
+    return weights
+
+
+def _fit(names: object, weights: object) -> bool:
+    if not (isinstance(names, list) and isinstance(weights, list) and len(names) == len(weights)):
+        return False
+    if not all(isinstance(name, str) for name in names):
+        return False
+    if not all(isinstance(weight, (int, float)) for weight in weights):
+        return False
+    return all(math.isfinite(weight) and weight >= 0 for weight in weights) and sum(weights) > 0
