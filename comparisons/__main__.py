@@ -1,4 +1,4 @@
-"""The command: ``python -m comparisons run`` and ``python -m comparisons methods``."""
+"""The command ``python -m comparisons``: ``run``, ``layers`` and ``methods``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from comparisons.budget import MEMORY_BUDGET_MIB
+from comparisons.layers.command import layers
 from comparisons.methods import METHODS, resolve
 from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from comparisons.plan import PRESETS, Plan
-from comparisons.runner import RunError, run_plan
+from comparisons.runner import run_plan
+from comparisons.session import one_message
 from evaluation.datasets import has_object_masks
-from evaluation.images import DatasetError
 from evaluation.retraining import Recipe, check_device, default_precision
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Compare saliency methods under identical ROAR and KAR.",
 )
 _console = Console(highlight=False)
+app.command()(layers)
 
 
 @app.command("methods")
@@ -106,7 +107,7 @@ def run(
     device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
 ) -> None:
     """Run a comparison, or continue it, and write its report."""
-    try:
+    with one_message(_console, out):
         check_device(device)
         recipe = {
             "epochs": epochs,
@@ -150,17 +151,6 @@ def run(
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )
-    except (DatasetError, RunError, ValueError, OSError) as error:
-        # Escaped: a path may hold brackets, which mean styles.
-        _console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _console.print(
-            f"\nStopped. What is finished is kept in {out}; the same command continues.",
-            soft_wrap=True,
-            markup=False,
-        )
-        raise typer.Exit(130) from None
     _console.print(f"Report: {report}", soft_wrap=True, markup=False)
 
 

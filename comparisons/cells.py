@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch, write_gallery, write_maps
 from comparisons.budget import memory_budget_bytes
+from comparisons.layers import cells as layer_cells
 from comparisons.methods import METHODS
 from evaluation.datasets import Request, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
@@ -49,7 +50,8 @@ class Cell:
     """One piece of work.
 
     Args:
-        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only`` or ``profile``.
+        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only`` or ``profile``; inside a
+            network ``given``, ``activations``, ``locations`` or ``tune``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
@@ -221,6 +223,10 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "retrain": _retrain,
     "mask_only": _retrain,
     "profile": _profile,
+    "given": layer_cells.given,
+    "activations": layer_cells.activations,
+    "locations": layer_cells.locations,
+    "tune": layer_cells.tune,
 }
 
 

@@ -16,7 +16,7 @@ from comparisons.graph import Estimate, Node, build_nodes, data_cell, estimate
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from comparisons.progress import duration
-from comparisons.session import RunError, run_nodes, worker_count, working_in
+from comparisons.session import RunError, kept_plan, run_nodes, worker_count, working_in
 from evaluation.images import Dataset, open_staged
 from evaluation.networks import build_network
 from evaluation.store import Store, write_atomically
@@ -113,11 +113,10 @@ def _announce(cost: Estimate, workers: int, console: Console) -> None:
 
 
 def _refuse_another_plan(plan: Plan, out: Path) -> None:
-    path = out / "plan.json"
-    if not path.exists():
+    before = kept_plan(out, "run")
+    if before is None:
         return
-    before = Plan.from_json(json.loads(path.read_text())["plan"])
-    changed = before.conflicts(plan)
+    changed = Plan.from_json(before["plan"]).conflicts(plan)
     if changed:
         raise RunError(
             f"{out} holds a run with another {', '.join(changed)}: give another --out, or "

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.engine import Event, LocalExecutor, execute
@@ -18,11 +22,34 @@ from comparisons.graph import Node
 from comparisons.progress import RunProgress
 from evaluation.store import Store
 
-__all__ = ["RunError", "run_nodes", "worker_count", "working_in"]
+__all__ = ["RunError", "kept_plan", "one_message", "run_nodes", "worker_count", "working_in"]
 
 
 class RunError(RuntimeError):
     """The run cannot start or go on; the message says why and what to do."""
+
+
+@contextmanager
+def one_message(console: Console, out: Path) -> Iterator[None]:
+    """Turn what keeps a command from its end into one message and an exit status.
+
+    Args:
+        console: where to say it.
+        out: the run's directory, which keeps what is finished.
+    """
+    try:
+        yield
+    except (RunError, ValueError, OSError) as error:
+        # Escaped: a path may hold brackets, which mean styles.
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. What is finished is kept in {out}; the same command continues.",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(130) from None
 
 
 def worker_count(workers: int | None, threads: int) -> int:
@@ -35,6 +62,26 @@ def worker_count(workers: int | None, threads: int) -> int:
         if value is not None and value < 1:
             raise RunError(f"{name}={value}: expected at least 1")
     return workers or _processors()
+
+
+def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
+    """What ``plan.json`` in a run's directory says, or None in a new one.
+
+    Args:
+        out: the directory.
+        kind: of the run that asks: ``"run"`` or ``"layers"``.
+
+    Raises:
+        RunError: the directory holds a run of another kind.
+    """
+    path = out / "plan.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    found = content.get("kind", "run")
+    if found != kind:
+        raise RunError(f"{out} holds what `python -m comparisons {found}` made: give another --out")
+    return content
 
 
 @contextmanager

@@ -118,7 +118,8 @@ class CellResult:
 
     Args:
         id: hash of the cell's full specification.
-        kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"`` or ``"profile"``.
+        kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"`` or ``"profile"``;
+            inside a network ``"given"``, ``"activations"``, ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.
         correct: each test image's correctness as packed bits in base64, or None.

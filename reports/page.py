@@ -6,13 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from evaluation.records import METRICS
 from evaluation.store import write_atomically
-from reports import formatting
 from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.gallery import Gallery, lovi_key, read_gallery
+from reports.layer_page import layers_context
 from reports.overview import (
     best_places,
     headline,
@@ -23,6 +21,7 @@ from reports.overview import (
 )
 from reports.provenance import set_up, traced
 from reports.reading import GROUPS, Method, Run, read_run
+from reports.rendering import rendered
 from reports.tables import accuracies, levels, per_method, unmasked
 
 __all__ = ["build", "render"]
@@ -69,15 +68,9 @@ def render(run: Run) -> str:
     Returns:
         A whole document; figures and pictures are data URIs in it.
     """
-    templates = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.globals.update({name: getattr(formatting, name) for name in formatting.__all__})
-    return templates.get_template("page.html.j2").render(_context(run))
+    if run.kind == "layers":
+        return rendered("layers.html.j2", layers_context(run))
+    return rendered("page.html.j2", _context(run))
 
 
 def _context(run: Run) -> dict[str, Any]:

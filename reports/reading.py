@@ -14,6 +14,7 @@ import pandas as pd
 
 from evaluation.records import CellResult
 from evaluation.store import Store
+from reports.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
 from reports.tables import conflicts, drop_superseded, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
@@ -63,6 +64,9 @@ class Run:
         all_records: one row a record, of every finished cell.
         dataset: name of the image set of the page, or None before anything was measured.
         model: name of the network of the page, likewise.
+        kind: ``"run"``, or ``"layers"`` for one inside the network.
+        layers: the layers of a run inside the network, the shallowest first.
+        log_base: base of its information score's logarithm; None for e.
     """
 
     store: Store
@@ -73,6 +77,9 @@ class Run:
     all_records: pd.DataFrame
     dataset: str | None
     model: str | None
+    kind: str = "run"
+    layers: Sequence[str] = ()
+    log_base: float | None = None
 
     @cached_property
     def _own_records(self) -> pd.DataFrame:
@@ -140,7 +147,8 @@ class Run:
     def warnings(self) -> list[str]:
         """What a reader has to know before believing a number."""
         return [
-            *_unequal_trainings(self._trainings),
+            *unequal_trainings(self._trainings),
+            *unequal_tunings(self.same_tuning_start),
             *self._nothing_learned(),
             *conflicts(self._own_records),
             *self._left_out(),
@@ -152,6 +160,16 @@ class Run:
         used = set(self.records["cell"])
         cells = [cell for kind in _TRAINING_KINDS for cell in self.cells(kind)]
         return [cell for cell in cells if cell.id in used]
+
+    @cached_property
+    def same_tuning_start(self) -> list[dict[str, Any]]:
+        """For each seed and layer: how many fine-tunings, and the hashes that all share, or None.
+
+        Beside the start and the order, the weights before the mask, which fine-tuning leaves.
+        """
+        used = set(self.records["cell"])
+        own = [cell for cell in self.cells("tune") if cell.id in used]
+        return tuning_starts(own, self.layers)
 
     def _nothing_learned(self) -> list[str]:
         whole = unmasked(self.records)
@@ -175,16 +193,7 @@ class Run:
     @cached_property
     def same_start(self) -> list[dict[str, Any]]:
         """For each seed: how many trainings, and the hash that all of them share, or None."""
-        seeds = sorted({_seed(cell) for cell in self._trainings}, key=str)
-        rows = []
-        for seed in seeds:
-            own = [cell for cell in self._trainings if _seed(cell) == seed]
-            row: dict[str, Any] = {"seed": seed, "trainings": len(own)}
-            for key in ("init", "order"):
-                hashes = {cell.hashes.get(key) for cell in own}
-                row[key] = hashes.pop() if len(hashes) == 1 else None
-            rows.append(row)
-        return rows
+        return starts(self._trainings)
 
 
 def read_run(path: Path) -> Run:
@@ -222,6 +231,9 @@ def read_run(path: Path) -> Run:
         all_records=records,
         dataset=dataset,
         model=model,
+        kind=plan.get("kind", "run"),
+        layers=tuple(plan.get("layers", ())),
+        log_base=plan.get("log_base"),
     )
 
 
@@ -251,27 +263,3 @@ def _methods(plan: Mapping[str, Any], records: pd.DataFrame) -> dict[str, Method
         )
     order = list(GROUPS)
     return {m.name: m for m in sorted(found, key=lambda method: order.index(method.group))}
-
-
-def _seed(cell: CellResult) -> int | None:
-    return cell.records[0].seed if cell.records else cell.spec.get("seed")
-
-
-def _unequal_trainings(trainings: Sequence[CellResult]) -> list[str]:
-    """Trainings of one seed that did not start from the same weights or see the same batches."""
-    found = []
-    for key, what in (("init", "initial weights"), ("order", "order of batches, crops and flips")):
-        by_seed: dict[int | None, dict[str, list[str]]] = {}
-        for cell in trainings:
-            value = cell.hashes.get(key, "no hash")
-            by_seed.setdefault(_seed(cell), {}).setdefault(value, []).append(cell.id)
-        for seed, hashes in by_seed.items():
-            if len(hashes) > 1:
-                odd = [name for cells in sorted(hashes.values(), key=len)[:-1] for name in cells]
-                found.append(
-                    f"The trainings of seed {seed} do not share their {what} "
-                    f"({len(hashes)} different hashes): their accuracies must not be compared. "
-                    f"Cells that differ from the most common hash: {', '.join(odd[:12])}"
-                    f"{' and more' if len(odd) > 12 else ''}."
-                )
-    return found

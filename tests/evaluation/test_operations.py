@@ -18,7 +18,7 @@ from fastsal import SMOEScale
 from fastsal.combine import combine
 from fastsal.statistics import STATISTICS
 
-TABLE6 = Path(__file__).parents[1] / "data" / "paper" / "table6_flops_resnet50.csv"
+TABLE6 = Path(__file__).parents[2] / "reports" / "paper" / "table6_flops_resnet50.csv"
 
 
 def table6() -> list[dict[str, float]]:

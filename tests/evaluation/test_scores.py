@@ -16,7 +16,7 @@ from evaluation.scores import (
     t_interval,
 )
 
-PAPER = Path(__file__).parents[1] / "data" / "paper"
+PAPER = Path(__file__).parents[2] / "reports" / "paper"
 TABLE1 = pd.read_csv(PAPER / "table1_combined_scores.csv").set_index("statistic")
 TABLE4 = pd.read_csv(PAPER / "table4_layer_scores.csv").set_index(["dataset", "statistic"]) / 100
 TABLE5 = pd.read_csv(PAPER / "table5_input_scores.csv").set_index("method") / 100

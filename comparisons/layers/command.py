@@ -1,0 +1,141 @@
+"""The command ``python -m comparisons layers``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
+from comparisons.layers.runner import run_layers
+from comparisons.options import as_mode_shares, as_whole_numbers, as_words
+from comparisons.session import one_message
+from evaluation.layerwise import Locations
+from evaluation.masking import MODES
+from evaluation.retraining import Recipe, check_device, default_precision
+from fastsal.statistics import STATISTICS
+
+__all__ = ["layers"]
+
+_console = Console(highlight=False)
+
+
+def layers(
+    data: Annotated[
+        str,
+        typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*."),
+    ] = "shapes",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet9, resnet20, a torchvision classifier, or package.module:function."
+        ),
+    ] = "resnet9",
+    start: Annotated[
+        str,
+        typer.Option(
+            help=f"Weights to start from: {TRAIN} (from scratch, a network a seed), {AS_BUILT} (as "
+            "the model's function returns it), or a file with a state dict."
+        ),
+    ] = TRAIN,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help=f"Names, comma-separated; all by default: {', '.join(STATISTICS)}."),
+    ] = None,
+    fractions: Annotated[
+        str,
+        typer.Option(
+            help="Percent of a scale's locations that pass: the most salient in KAR, the least "
+            "salient in ROAR."
+        ),
+    ] = "kar:2.5,roar:10",
+    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "0",
+    epochs: Annotated[int, typer.Option(help="Epochs of each fine-tuning.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of fine-tuning.")] = 0.02,
+    base_epochs: Annotated[int, typer.Option(help="Epochs of the network itself.")] = 6,
+    base_learning_rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="Images a training step.")] = 64,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it."),
+    ] = None,
+    train_images: Annotated[
+        int | None, typer.Option(help="Training images at most, the same number a class.")
+    ] = None,
+    tuning_images: Annotated[
+        int | None, typer.Option(help="Of these, those that fine-tuning sees; all by default.")
+    ] = None,
+    test_images: Annotated[int | None, typer.Option(help="Test images at most.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize and crop images to this height and width.")
+    ] = None,
+    log_base: Annotated[
+        float | None, typer.Option(help="Base of the information score's logarithm; e by default.")
+    ] = None,
+    weights_out: Annotated[
+        Path | None,
+        typer.Option(help="A .json file for one weight a scale: SMOEScale(weights=FILE)."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Directory of the run; one that exists is continued.")
+    ] = Path("runs/layers"),
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; by default one a processor.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
+) -> None:
+    """Mask every scale inside a network, by every statistic, and fine-tune what comes after."""
+    with one_message(_console, out):
+        check_device(device)
+        if weights_out is not None and weights_out.suffix != ".json":
+            raise ValueError(f"--weights-out {weights_out}: expected a name that ends in .json")
+        common: dict[str, Any] = {
+            "batch_size": batch_size,
+            "precision": precision or default_precision(device),
+        }
+        plan = LayersPlan(
+            data=data,
+            model=model,
+            statistics=as_words(statistics) or tuple(STATISTICS),
+            start=_start(start),
+            locations=_locations(fractions),
+            seeds=as_whole_numbers("--seeds", seeds) or (),
+            train_images=train_images,
+            test_images=test_images,
+            tuning_images=tuning_images,
+            image_size=image_size,
+            base=Recipe(epochs=base_epochs, learning_rate=base_learning_rate, **common),
+            tuning=tuning_recipe(epochs=epochs, learning_rate=learning_rate, **common),
+        )
+        report = run_layers(
+            plan,
+            out,
+            weights_out=weights_out,
+            log_base=log_base,
+            workers=workers,
+            threads=threads,
+            device=device,
+            command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
+            console=_console,
+        )
+    _console.print(f"Report: {report}", soft_wrap=True, markup=False)
+
+
+def _start(text: str) -> str:
+    if text not in (TRAIN, AS_BUILT) and not Path(text).is_file():
+        raise ValueError(f"--start: no file {text!r}; expected {TRAIN}, {AS_BUILT} or a file")
+    return text
+
+
+def _locations(text: str) -> Locations:
+    shares = as_mode_shares("--fractions", text) or ()
+    modes = [mode for mode, _ in shares]
+    if sorted(modes) != sorted(MODES):
+        raise ValueError(f"--fractions {text!r}: expected both once, such as kar:2.5,roar:10")
+    given = dict(shares)
+    return Locations(kar=given["kar"], roar=given["roar"])

@@ -1,0 +1,153 @@
+"""One run inside the network: what is said before and after it, and what keeps it whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import reports
+from comparisons.cells import run_cell
+from comparisons.engine import Event
+from comparisons.graph import Node
+from comparisons.layers.graph import Layers, build_layer_nodes, data_cell, look_at
+from comparisons.layers.plan import LayersPlan
+from comparisons.layers.prior import write_prior
+from comparisons.progress import duration
+from comparisons.session import RunError, kept_plan, run_nodes, worker_count, working_in
+from evaluation.images import Dataset, open_staged
+from evaluation.layer_arrays import RANDOM
+from evaluation.store import Store, write_atomically
+from fastsal.statistics import STATISTICS
+from reports.paper import TITLES
+
+__all__ = ["run_layers"]
+
+_KIND = "layers"
+
+
+def run_layers(
+    plan: LayersPlan,
+    out: Path,
+    *,
+    weights_out: Path | None,
+    log_base: float | None,
+    workers: int | None,
+    threads: int,
+    device: str,
+    command: str,
+    console: Console,
+) -> Path:
+    """Run what is not done yet of a plan; write the report, and weights where they are asked for.
+
+    Args:
+        plan: the options.
+        out: directory of the run.
+        weights_out: file that gets one weight a scale; None for none.
+        log_base: base of the information score's logarithm; None for e.
+        workers: processes; None for one a processor.
+        threads: threads of each.
+        device: where the network runs.
+        command: what was typed, for the record.
+        console: where to say what happens.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        RunError: another run is working in `out`, `out` belongs to a different plan, a worker
+            died, or some cells failed; what is finished stays.
+        evaluation.images.DatasetError: the images cannot be used.
+        ValueError: the network cannot be used, or no weights come out of the run.
+    """
+    workers = worker_count(workers, threads)
+    store = Store(out)
+    with working_in(out):
+        _refuse_another_plan(plan, out)
+        console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
+        data = run_cell(data_cell(plan), store)
+        dataset = open_staged(store.data(data.id))
+        layers = look_at(plan, dataset)
+        # Only now: a mistyped option must not keep the directory from the corrected one.
+        _keep_plan(plan, layers, out, command, log_base)
+        nodes = build_layer_nodes(plan, layers, dataset)
+        _announce(plan, layers, nodes, dataset, workers, console)
+        failures = run_nodes(nodes, store, workers, threads, device, console)
+        report = reports.build(out)
+        if failures:
+            raise RunError(_told(failures, report))
+        if weights_out is not None:
+            write_prior(weights_out, store, plan, layers.names)
+            console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
+    return report
+
+
+def _told(failures: list[Event], report: Path) -> str:
+    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
+    return (
+        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
+        f"Start the same command again to try these once more:\n{listed}"
+    )
+
+
+def _announce(
+    plan: LayersPlan,
+    layers: Layers,
+    nodes: list[Node],
+    dataset: Dataset,
+    workers: int,
+    console: Console,
+) -> None:
+    trainings = sum(node.stage == "tune" for node in nodes)
+    networks = sum(node.stage == "activations" for node in nodes)
+    count = len(dataset.train.labels)
+    tuned = min(plan.tuning_images or count, count)
+    kept = networks * (tuned + len(dataset.test.labels)) * 4 * sum(layers.numbers)
+    seconds = 1e-6 * sum(node.passes for node in nodes) / workers
+    console.print(
+        f"Plan: {networks} network{'s' if networks > 1 else ''}, {trainings} fine-tunings at "
+        f"{', '.join(layers.names)}; {kept / 2**20:,.0f} MiB of activations; about "
+        f"{duration(seconds)} with {workers} workers, less what is done already",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _refuse_another_plan(plan: LayersPlan, out: Path) -> None:
+    before = kept_plan(out, _KIND)
+    if before is None:
+        return
+    changed = LayersPlan.from_json(before["plan"]).conflicts(plan)
+    if changed:
+        raise RunError(
+            f"{out} holds a run with another {', '.join(changed)}: give another --out, or "
+            "the same options to continue it"
+        )
+
+
+def _keep_plan(
+    plan: LayersPlan, layers: Layers, out: Path, command: str, log_base: float | None
+) -> None:
+    content = {
+        "kind": _KIND,
+        "plan": asdict(plan),
+        "layers": layers.names,
+        "methods": {name: _described(name) for name in (RANDOM, *plan.statistics)},
+        "log_base": log_base,
+        "command": command,
+    }
+    text = json.dumps(content, indent=1).encode()
+    write_atomically(out / "plan.json", lambda file: file.write(text))
+
+
+def _described(name: str) -> dict[str, Any]:
+    control = name == RANDOM
+    return {
+        "title": TITLES.get(name, name.replace("_", " ")),
+        "citation": "" if control else STATISTICS[name].citation,
+        "parameters": {},
+        "group": "control" if control else "smoe",
+    }

@@ -1,0 +1,189 @@
+"""What the page on a run inside the network shows, the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from matplotlib.figure import Figure
+from scipy import stats
+
+from fastsal.combine import PRIOR_WEIGHTS
+from reports.charts import Chart
+from reports.figures import svg_uri
+from reports.formatting import percent, slug, spread, trace
+from reports.layer_figures import accuracy_figure, difference_figure
+from reports.layer_tables import MODES, RANDOM, LayerTable, measured, printed
+from reports.paper import DATASETS, ERRATA, TITLES, table_1
+from reports.provenance import set_up, traced
+from reports.reading import GROUPS, Run
+from reports.tables import Estimate, unmasked
+
+__all__ = ["layers_context"]
+
+_WEIGHED = "smoe_scale"
+_FEWEST_RANKED = 3
+
+
+def layers_context(run: Run) -> dict[str, Any]:
+    """Everything that ``layers.html.j2`` names.
+
+    Args:
+        run: as `reports.reading.read_run` reads it; finished or not.
+    """
+    statistics = [name for name in run.methods if name != RANDOM]
+    table = measured(run.records, run.layers, statistics)
+    whole = unmasked(run.records)
+    titles = {name: method.title for name, method in run.methods.items()}
+    subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
+    papers = {dataset: printed(dataset) for dataset in DATASETS}
+    return {
+        "run": run,
+        "title": f"Inside the network: {', '.join(subject)}",
+        "summary": _summary(run, table, whole),
+        "table": table,
+        "titles": titles,
+        "modes": MODES,
+        "random": RANDOM,
+        "fractions": run.options.get("locations", {}),
+        "information": {name: table.information(name, run.log_base) for name in table.statistics},
+        "base_name": "e" if run.log_base is None else f"{run.log_base:g}",
+        "link": {
+            (name, mode, layer): _link(run, name, mode, layer)
+            for name in run.methods
+            for mode in MODES
+            for layer in run.layers
+        },
+        "papers": papers,
+        "paper_titles": {name: name for name in papers["ImageNet"].statistics}
+        | {RANDOM: TITLES[RANDOM]},
+        "paper_scores": _paper_scores(papers),
+        "paper_name": TITLES,
+        "agreement": _agreement(table, papers),
+        "figures": _figures(run, table, titles, whole),
+        "paper_figures": {name: _paper_figures(name) for name in papers},
+        "weights": [(layer, table.difference(_WEIGHED, [layer])) for layer in run.layers],
+        "prior": PRIOR_WEIGHTS,
+        "prior_scores": [
+            papers["ImageNet"].difference(TITLES[_WEIGHED], [layer])
+            for layer in papers["ImageNet"].layers
+        ],
+        "unmasked": whole,
+        "groups": GROUPS,
+        **set_up(run),
+        "record_count": len(run.all_records),
+        "traced": traced(run.all_records),
+    }
+
+
+def _summary(run: Run, table: LayerTable, whole: Estimate | None) -> list[str]:
+    if not table.by_seed:
+        return ["Nothing is measured yet."]
+    seeds = len(table.by_seed)
+    shares = run.options.get("locations", {})
+    passed = {mode: f"{100 * shares[mode]:g} %" for mode in MODES if mode in shares}
+    sentences = [
+        f"One scale of {run.model} at a time is masked on {run.dataset}, and what comes after it "
+        f"fine-tuned: KAR lets the {passed.get('kar', '')} most salient locations through, ROAR "
+        f"the {passed.get('roar', '')} least salient.",
+        f"{seeds} seed{'s' if seeds > 1 else ''}"
+        f"{', so that no number has an interval' if seeds == 1 else ''}.",
+    ]
+    if whole is not None:
+        sentences.append(f"Unmasked: {percent(whole.mean)} %{spread(whole, 100, 1)}.")
+    best = [name for name in table.ranked if table.difference(name) is not None]
+    if best:
+        sentences.append(f"Highest difference score: {run.methods[best[0]].title}.")
+    return sentences
+
+
+def _link(run: Run, name: str, mode: str, layer: str) -> str:
+    fraction = run.options.get("locations", {}).get(mode)
+    return f"{trace('accuracy', name, mode, fraction)}-{slug(layer)}"
+
+
+def _paper_scores(papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
+    """Rows of Table 1: what it prints, and what Eq 8 and 9 make of Table 4."""
+    rows = []
+    for name, line in table_1().iterrows():
+        made = {dataset: table.difference(str(name)) for dataset, table in papers.items()}
+        rows.append(
+            {
+                "name": name,
+                "printed": {dataset: line[f"difference_{dataset.lower()}"] for dataset in DATASETS},
+                "made": {dataset: found.mean for dataset, found in made.items() if found},
+                "erratum": name in ERRATA,
+                "information": line["information_imagenet"],
+            }
+        )
+    return rows
+
+
+def _agreement(table: LayerTable, papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
+    """Kendall's tau of our order of the statistics with that of each of the paper's data sets."""
+    ours = {
+        TITLES[name]: score.mean
+        for name in table.statistics
+        if name in TITLES and (score := table.difference(name)) is not None
+    }
+    found = []
+    for dataset, paper in papers.items():
+        pairs = [
+            (value, score.mean)
+            for name, value in ours.items()
+            if (score := paper.difference(name)) is not None
+        ]
+        if len(pairs) >= _FEWEST_RANKED:
+            tau = stats.kendalltau([a for a, _ in pairs], [b for _, b in pairs])
+            found.append(
+                {
+                    "dataset": dataset,
+                    "tau": float(tau.statistic),
+                    "p": float(tau.pvalue),
+                    "count": len(pairs),
+                }
+            )
+    return found
+
+
+def _figures(
+    run: Run, table: LayerTable, titles: Mapping[str, str], whole: Estimate | None
+) -> list[Chart]:
+    if not table.by_seed:
+        return []
+    base = None if whole is None else whole.mean
+    return [
+        _chart(
+            "Accuracy",
+            accuracy_figure(table, titles, base, run.chance),
+            "Accuracy after masking each scale, a line a statistic; the table below has them",
+        ),
+        _chart(
+            "Difference from random",
+            difference_figure(table, titles),
+            "Difference score of each scale, a line a statistic",
+        ),
+    ]
+
+
+@cache
+def _paper_figures(dataset: str) -> tuple[Chart, Chart]:
+    table = printed(dataset)
+    titles = {name: name for name in table.statistics} | {RANDOM: TITLES[RANDOM]}
+    return (
+        _chart(
+            f"{dataset}: accuracy",
+            accuracy_figure(table, titles),
+            f"The paper's accuracies on {dataset}, a line a statistic",
+        ),
+        _chart(
+            f"{dataset}: difference from random",
+            difference_figure(table, titles),
+            f"The paper's difference score of each scale on {dataset}",
+        ),
+    )
+
+
+def _chart(title: str, figure: Figure, alt: str) -> Chart:
+    return Chart(title, svg_uri(figure), alt)
