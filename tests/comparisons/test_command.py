@@ -106,7 +106,7 @@ def _refused(said: str, message: str) -> None:
         ("--data folder:[/nowhere]", "no folder '[/nowhere]/train'"),
         ("--data cifar10 --methods oracle", "method 'oracle' needs the true object's pixels"),
         ("--model resnet99", "unknown model 'resnet99': expected resnet9, resnet20"),
-        ("--model nowhere:make", "model 'nowhere:make' cannot be imported"),
+        ("--model nowhere:make", "'nowhere:make' cannot be imported"),
         ("--image-size 8 --model alexnet", "make_shapes: size must be at least 16"),
         ("--image-size 16 --model alexnet", "model 'alexnet' fails on images of 16x16"),
         ("--epochs 0", "epochs=0, batch_size=64: expected at least 1 of each"),
