@@ -41,7 +41,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         weights: As for `SMOEScale`.
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
-        normalize_over: As for `SMOEScale`; class activation maps are scaled one by one all the same.
+        normalize_over: As for `SMOEScale`; class activation maps are scaled one by one anyway.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
