@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,9 +113,12 @@ class _Run:
             content = file_hash(path)
             if self.manifest.is_done(file, content, self.used):
                 return "done before"
-            photograph = read_photograph(path, self.pictures.settings.size)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                photograph = read_photograph(path, self.pictures.settings.size)
             self._prepare(photograph)
             made, found = self.pictures(photograph.image)
+            told = [str(one.message) for one in caught] + found.pop("warnings")
         except (ImportError, _Impossible):
             raise
         # A decoder and a network raise whatever their authors chose; one photograph's fault must
@@ -139,13 +143,14 @@ class _Run:
                 "image_size": [photograph.width, photograph.height],
                 "shown_size": list(photograph.image.shape[:1:-1]),
                 **found,
+                "warnings": told,
                 "stem": stem,
                 "pictures": names,
                 "settings": self.used,
                 "environment": self.environment,
             }
         )
-        self.messages += [f"{path}: {told}" for told in found.get("warnings", ())]
+        self.messages += [f"{path}: {message}" for message in told]
         return "written"
 
     def _prepare(self, photograph: Photograph) -> None:

@@ -121,9 +121,12 @@ class MapPictures:
         pictures = {"map": heatmap(shown)[0], "overlay": overlay(image, shown)[0]}
         if self.settings.lovi:
             pictures["lovi"] = lovi(self._bounded(maps.stacked.cpu())[0])[0]
-        found = {**self._prediction(maps.logits), "scales": _scales(maps), "range": bounds}
-        told = _told(caught)
-        return pictures, {**found, "warnings": told} if told else found
+        return pictures, {
+            **self._prediction(maps.logits),
+            "scales": _scales(maps),
+            "range": bounds,
+            "warnings": _told(caught),
+        }
 
     def _build(self, layers: list[Any] | None) -> None:
         settings = self.settings

@@ -110,13 +110,17 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
     """
     pillow, operations = _pillow("Image"), _pillow("ImageOps")
     with pillow.open(path) as file:
-        picture = _rgb(pillow, operations.exif_transpose(file))
-    width, height = picture.size
-    shown = shown_size(width, height, size)
-    if shown != (width, height):
-        picture = picture.resize(shown, pillow.Resampling.BILINEAR)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    image = pixels.reshape(1, picture.height, picture.width, 3).movedim(-1, 1).float() / 255
+        file.load()
+        # In place, since a copy of a large photograph is hundreds of megabytes.
+        operations.exif_transpose(file, in_place=True)
+        picture = _rgb(pillow, file)
+        width, height = picture.size
+        shown = shown_size(width, height, size)
+        if shown != (width, height):
+            picture = picture.resize(shown, pillow.Resampling.BILINEAR)
+        content = bytearray(picture.tobytes())
+    pixels = torch.frombuffer(content, dtype=torch.uint8)
+    image = pixels.reshape(1, shown[1], shown[0], 3).movedim(-1, 1).float() / 255
     return Photograph(image, width, height)
 
 
@@ -191,7 +195,7 @@ def _rgb(pillow: Any, picture: Any) -> Any:
         picture = picture.convert("RGBA")
         white = pillow.new("RGBA", picture.size, "white")
         picture = pillow.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _eight_bits(picture: Any, largest: float) -> Any:

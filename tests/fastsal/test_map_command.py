@@ -430,6 +430,17 @@ def test_warnings_are_recorded_with_their_photograph(capsys):
         assert f"fastsal: photos/{name}: {told}" in said
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_huge_photograph_is_warned_of_and_one_beyond_is_recorded(monkeypatch, capsys):
+    # Pillow warns above its limit and refuses twice the limit; a photograph here has 600 pixels.
+    Image.fromarray(np.tile(PIXELS, (2, 1, 1))).save("photos/twice.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 550)
+    assert maps("photos/one.png", "photos/twice.png", "--size", 20) == 0
+    assert "exceeds limit of 550 pixels" in manifest()["../photos/one.png"]["warnings"][0]
+    assert "exceeds limit of 1100 pixels" in manifest()["../photos/twice.png"]["error"]
+    assert "UserWarning" not in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a screen."""
 
