@@ -13,7 +13,6 @@ from fastsal.attribution import Maps, SMOEScale
 from fastsal.fastcam import FastCAM
 from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.manifest import Entry
-from fastsal.scales import find_scales
 
 # Where photographs keep their own sizes, scales are still found on one size.
 USUAL_SIZE = 224
@@ -69,13 +68,23 @@ class MapPictures:
     def __init__(
         self, network: nn.Module, settings: Settings, classes: tuple[str, ...], device: str
     ) -> None:
-        self.network, self.settings, self.classes, self.device = network, settings, classes, device
+        self.settings, self.classes, self.device = settings, classes, device
         self.mean, self.std = (
             torch.tensor(values, device=device).reshape(1, 3, 1, 1)
             for values in (settings.mean, settings.std)
         )
         self.ready = False
-        self._build(None if settings.layers is None else list(settings.layers))
+        layers = None if settings.layers is None else list(settings.layers)
+        options: dict[str, Any] = {
+            "weights": settings.scale_weights,
+            "statistic": settings.statistic,
+            "normalize": settings.normalize,
+        }
+        # Each finds its scales at its first call, which is that of `prepare`.
+        self.smoe = SMOEScale(network, layers, **options)
+        self.fastcam = None
+        if settings.cam is not None:
+            self.fastcam = FastCAM(network, scales=layers, cam=settings.cam, **options)
 
     def prepare(self, height: int, width: int) -> list[str]:
         """Find the scales and try everything once, on random pixels of a size.
@@ -87,8 +96,6 @@ class MapPictures:
             ValueError: If no map can be made; other errors are the network's own.
         """
         pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        if self.settings.layers is None:
-            self._build(list(find_scales(self.network, self._inputs(pixels))))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.smoe.maps(self._inputs(pixels))
@@ -127,18 +134,6 @@ class MapPictures:
             "range": bounds,
             "warnings": _told(caught),
         }
-
-    def _build(self, layers: list[Any] | None) -> None:
-        settings = self.settings
-        options: dict[str, Any] = {
-            "weights": settings.scale_weights,
-            "statistic": settings.statistic,
-            "normalize": settings.normalize,
-        }
-        self.smoe = SMOEScale(self.network, layers, **options)
-        self.fastcam = None
-        if settings.cam is not None:
-            self.fastcam = FastCAM(self.network, scales=layers, cam=settings.cam, **options)
 
     def _inputs(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.mean) / self.std

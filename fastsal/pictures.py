@@ -110,7 +110,6 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
     """
     pillow, operations = _pillow("Image"), _pillow("ImageOps")
     with pillow.open(path) as file:
-        file.load()
         # In place, since a copy of a large photograph is hundreds of megabytes.
         operations.exif_transpose(file, in_place=True)
         picture = _rgb(pillow, file)
