@@ -38,6 +38,13 @@ def classifier():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )
 
+def strided():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(),
+    )
+
 def signed():
     torch.manual_seed(0)
     return nn.Sequential(
@@ -408,11 +415,13 @@ def test_a_network_of_one_size_takes_photographs_of_that_size(capsys):
 def test_tiny_photographs_have_maps(shape, size):
     Image.new("RGB", shape[::-1], "red").save("photos/a_tiny.png")
     arguments = ("photos/a_tiny.png", "photos/one.png", "--size", size)
-    network = "signed" if min(shape) > 1 else "classifier"
-    assert maps(*arguments, network=network) == 0
-    # The first photograph does not decide which scales the next is read at.
-    scales = manifest()["../photos/one.png"]["scales"]
-    assert [scale["stride"] for scale in scales] == [1, 2]
+    assert maps(*arguments, network="strided") == 0
+    # The first photograph does not decide which scales are read.
+    for entry in manifest().values():
+        assert [scale["stride"] for scale in entry["scales"]] == [1, 2]
+        assert Image.open(Path("maps") / entry["pictures"]["map"]).size == tuple(
+            entry["shown_size"]
+        )
 
 
 @pytest.mark.usefixtures("folder")
