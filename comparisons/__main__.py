@@ -1,4 +1,4 @@
-"""The command ``python -m comparisons``: ``run``, ``layers`` and ``methods``."""
+"""The command ``python -m comparisons``: ``run``, ``layers``, ``profile`` and ``methods``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comparisons.budget import MEMORY_BUDGET_MIB
+from comparisons.costs.command import profile
 from comparisons.layers.command import layers
 from comparisons.methods import METHODS, resolve
 from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 _console = Console(highlight=False)
 app.command()(layers)
+app.command()(profile)
 
 
 @app.command("methods")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch, write_gallery, write_maps
 from comparisons.budget import memory_budget_bytes
+from comparisons.costs.cells import costs_of_method, costs_of_steps
 from comparisons.layers import cells as layer_cells
 from comparisons.methods import METHODS
 from evaluation.datasets import Request, load_dataset
@@ -51,7 +52,8 @@ class Cell:
 
     Args:
         kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only`` or ``profile``; inside a
-            network ``given``, ``activations``, ``locations`` or ``tune``.
+            network ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``
+            or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
@@ -227,6 +229,8 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "activations": layer_cells.activations,
     "locations": layer_cells.locations,
     "tune": layer_cells.tune,
+    "cost": costs_of_method,
+    "steps": costs_of_steps,
 }
 
 

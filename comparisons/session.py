@@ -69,7 +69,7 @@ def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
 
     Args:
         out: the directory.
-        kind: of the run that asks: ``"run"`` or ``"layers"``.
+        kind: of the run that asks: ``"run"``, ``"layers"`` or ``"profile"``.
 
     Raises:
         RunError: the directory holds a run of another kind.

@@ -68,13 +68,14 @@ RULES: dict[str, Costs] = {
         transcendental=_results(),
         reduction=_inputs(),
     ),
-    **_for("all amax amin any argmax argmin cumsum max min sum", reduction=_inputs()),
+    **_for("all amax amin any argmax argmin cumsum max min nansum sum", reduction=_inputs()),
     **_for("mean _adaptive_avg_pool2d", reduction=_inputs(), elementwise=_results()),
     # A sum, then differences, their squares and a sum; two divisions by the count, and the root.
     **_for("var var_mean", reduction=_inputs(4), elementwise=_results(2)),
     **_for(
         "std std_mean", reduction=_inputs(4), elementwise=_results(2), transcendental=_results()
     ),
+    **_for("native_group_norm native_layer_norm", reduction=_inputs(4), elementwise=_results(4)),
     **_for("linalg_vector_norm", reduction=_inputs(2), transcendental=_results()),
     **_for("add rsub sub", elementwise=_scaled),
     **_for("addcdiv addcmul lerp", elementwise=_results(3)),
@@ -107,6 +108,7 @@ FREE = frozenset(
         *("new_zeros", "nonzero", "normal", "normal_functional", "ones", "ones_like", "permute"),
         *("promote_types", "rand", "rand_like", "randn", "randn_like", "reflection_pad2d"),
         *("repeat", "replication_pad2d", "reshape", "resize", "roll", "scalar_tensor", "select"),
+        *("select_backward",),
         *("set", "slice", "slice_backward", "sort", "split", "split_with_sizes", "squeeze"),
         *("stack", "t", "topk", "transpose", "tril", "triu", "unbind", "unfold", "uniform"),
         *("unsqueeze", "upsample_nearest2d", "upsample_nearest2d_backward", "view", "zero"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from evaluation.operations import Operations, count_operations
 __all__ = ["Counts", "Quartiles", "Timing", "count", "time_in_turns"]
 
 Work = Callable[[], object]
+
+_FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,13 @@ class Counts:
 
 
 def time_in_turns(
-    forward: Work, explain: Work, *, rounds: int = 9, warm_up: int = 1, device: str = "cpu"
+    forward: Work,
+    explain: Work,
+    *,
+    rounds: int = 9,
+    warm_up: int = 1,
+    limit_s: float = math.inf,
+    device: str = "cpu",
 ) -> Timing:
     """Time a map and the plain forward pass in turns, so that a drift hits both.
 
@@ -111,6 +120,7 @@ def time_in_turns(
         explain: makes the maps of the same batch.
         rounds: pairs of samples.
         warm_up: rounds before that are not kept, after the first call of each.
+        limit_s: no further round starts after so many seconds, once there are three.
         device: where the network is.
 
     Raises:
@@ -125,16 +135,20 @@ def time_in_turns(
     finish = _finisher(device)
     forward()
     first_ms = _milliseconds(explain, finish)
-    samples: dict[Work, list[float]] = {forward: [], explain: []}
+    plain: tuple[Work, list[float]] = forward, []
+    map_: tuple[Work, list[float]] = explain, []
     with _garbage_kept():
+        started = time.perf_counter()
         for turn in range(warm_up + rounds):
-            for work in (forward, explain) if turn % 2 else (explain, forward):
+            if turn >= warm_up + _FEWEST_ROUNDS and time.perf_counter() - started > limit_s:
+                break
+            for work, samples in (plain, map_) if turn % 2 else (map_, plain):
                 taken = _milliseconds(work, finish)
                 if turn >= warm_up:
-                    samples[work].append(taken)
+                    samples.append(taken)
     return Timing(
-        forward_ms=tuple(samples[forward]),
-        map_ms=tuple(samples[explain]),
+        forward_ms=tuple(plain[1]),
+        map_ms=tuple(map_[1]),
         first_ms=first_ms,
         threads=torch.get_num_threads(),
     )

@@ -55,7 +55,14 @@ METRICS: dict[str, Metric] = {
         Metric("forward_ms", "Forward pass an image", "ms", False),
         Metric("map_ms", "Time an image, measured alone", "ms", False),
         Metric("map_flops", "Counted operations an image", "FLOP", False),
+        Metric("map_elementwise", "Elementwise operations an image", "operations", False),
+        Metric("map_transcendental", "Transcendental operations an image", "operations", False),
+        Metric("map_reduction", "Reducing operations an image", "operations", False),
+        Metric("overhead_percent", "Time beyond the forward pass", "%", False),
+        Metric("first_ms", "Time of the first call", "ms", False),
         Metric("peak_bytes", "Peak memory beyond the forward pass", "B", False),
+        Metric("scratch_bytes", "The same besides the returned map", "B", False),
+        Metric("allocated_bytes", "Peak of the allocator beyond the forward pass", "B", False),
         Metric("stored_bytes", "Stored levels an image", "B", False),
     )
 }
@@ -125,8 +132,9 @@ class CellResult:
         correct: each test image's correctness as packed bits in base64, or None.
         images: how many bits `correct` holds.
         hashes: content hashes: ``init`` (initial weights), ``order`` (batches, crops and
-            flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images).
-        history: one entry an epoch: ``epoch, loss, accuracy, seconds``.
+            flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images); of a cost, as
+            ``not_counted``, the operations that no rule covers.
+        history: one entry an epoch: ``epoch, loss, accuracy, seconds``; of a cost, one a round.
         seconds: wall time of the cell.
         environment: versions, processor and threads it ran with.
     """

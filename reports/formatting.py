@@ -7,6 +7,7 @@ import re
 from reports.tables import Estimate
 
 __all__ = [
+    "digits",
     "duration",
     "origin",
     "percent",
@@ -83,6 +84,15 @@ def quantity(value: float, unit: str) -> str:
     # 999.6 and 1012 must not turn into an exponent.
     number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{number} {prefixes[step]}{unit}"
+
+
+def digits(value: float) -> str:
+    """A number to three digits at least, without an exponent.
+
+    >>> digits(0.12345), digits(4921.3)
+    ('0.123', '4921')
+    """
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from evaluation.records import METRICS
 from evaluation.store import write_atomically
 from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
+from reports.cost_page import costs_context
 from reports.gallery import Gallery, lovi_key, read_gallery
 from reports.layer_page import layers_context
 from reports.overview import (
@@ -28,7 +29,11 @@ __all__ = ["build", "render"]
 
 _MASKED_IMAGES = 2
 # Costs that stand in the table only where some cell has them.
-_MAYBE_UNMEASURED = ("train_images_per_s", "attribution_images_per_s")
+_MAYBE_UNMEASURED = (
+    *("train_images_per_s", "attribution_images_per_s", "overhead_percent", "first_ms"),
+    *("map_elementwise", "map_transcendental", "map_reduction", "scratch_bytes"),
+    "allocated_bytes",
+)
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
@@ -70,6 +75,8 @@ def render(run: Run) -> str:
     """
     if run.kind == "layers":
         return rendered("layers.html.j2", layers_context(run))
+    if run.kind == "profile":
+        return rendered("profile.html.j2", costs_context(run))
     return rendered("page.html.j2", _context(run))
 
 

@@ -64,7 +64,8 @@ class Run:
         all_records: one row a record, of every finished cell.
         dataset: name of the image set of the page, or None before anything was measured.
         model: name of the network of the page, likewise.
-        kind: ``"run"``, or ``"layers"`` for one inside the network.
+        kind: ``"run"``, ``"layers"`` for one inside the network, or ``"profile"`` for one that
+            measured costs alone.
         layers: the layers of a run inside the network, the shallowest first.
         log_base: base of its information score's logarithm; None for e.
     """
@@ -146,6 +147,8 @@ class Run:
     @cached_property
     def warnings(self) -> list[str]:
         """What a reader has to know before believing a number."""
+        if self.kind == "profile":
+            return []
         return [
             *unequal_trainings(self._trainings),
             *unequal_tunings(self.same_tuning_start),

@@ -66,6 +66,23 @@ def test_garbage_is_collected_again_after_an_error():
     assert gc.isenabled()
 
 
+def test_a_slow_map_gets_three_rounds(monkeypatch):
+    clock = Clock(monkeypatch)
+    works = clock.work("f", [1] * 99), clock.work("m", [1] * 99)
+    assert len(time_in_turns(*works, rounds=9, limit_s=0.5).map_ms) == 3
+    # Two seconds a round, the warm-up's too: the sixth round starts at ten seconds.
+    assert len(time_in_turns(*works, rounds=9, limit_s=11).map_ms) == 5
+    assert len(time_in_turns(*works, rounds=9, limit_s=99).map_ms) == 9
+
+
+def test_a_pass_beside_itself_has_a_sample_of_each_a_round():
+    def work() -> None:
+        return None
+
+    timing = time_in_turns(work, work, rounds=3)
+    assert len(timing.forward_ms) == len(timing.map_ms) == 3
+
+
 def test_no_rounds_are_refused():
     with pytest.raises(ValueError, match="rounds=0: expected at least 1"):
         time_in_turns(lambda: None, lambda: None, rounds=0)
