@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         self.normalize_over = normalize_over
         self._layers = None if layers is None else name_layers(model, layers)
         self._warned = False
+        # Whether a layer that was given has negative activations, as it was first seen.
+        self._signed: dict[tuple[int, bool], bool] = {}
         # A wrong weight is known now; how many there must be, only where layers were given.
         if self._layers is not None:
             names = [name for name, _, _ in self._layers]
@@ -174,8 +177,12 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             ValueError: If the target does not fit the output, the layers give no image-shaped
                 tensors or values that are not finite, or the weights do not fit the scales.
         """
-        maps = self._maps(inputs, target, additional_forward_args, attribute_to_layer_input)
-        return as_attributions(inputs, maps.combined, expand_channels)
+        with torch.no_grad():
+            reader, readings, _ = self._read(
+                inputs, target, additional_forward_args, attribute_to_layer_input
+            )
+            channels = reader.channels if expand_channels else 1
+            return as_attributions(inputs, reader.combined(readings, channels), expand_channels)
 
     def maps(
         self,
@@ -206,19 +213,23 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         >>> [scale.name for scale in maps.scales], maps.stacked.shape
         (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
-        return self._maps(inputs, None, additional_forward_args, attribute_to_layer_input)
-
-    def _maps(
-        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> Maps:
-        tensors = as_tuple(inputs)
         with torch.no_grad():
-            reader = self.reader(tensors, additional_forward_args, layer_input)
-            output, readings = capture.forward(
-                self.forward_func, tensors, additional_forward_args, reader.taps, self.device_ids
+            reader, readings, output = self._read(
+                inputs, None, additional_forward_args, attribute_to_layer_input
             )
-            check_target(output, target, tensors[0].shape[0])
             return reader.maps(readings, output)
+
+    def _read(
+        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
+    ) -> tuple[ScaleReader, list[Tensor], Any]:
+        """Return what read the scales, what it read and the model's output."""
+        tensors = as_tuple(inputs)
+        reader = self.reader(tensors, additional_forward_args, layer_input)
+        output, readings = capture.forward(
+            self.forward_func, tensors, additional_forward_args, reader.taps, self.device_ids
+        )
+        check_target(output, target, tensors[0].shape[0])
+        return reader, readings, output
 
     def reader(
         self,
@@ -235,6 +246,20 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             found = find_scales(self.forward_func, inputs, additional_forward_args)
             self._layers = tuple((scale.name, scale.module, scale) for scale in found)
         return ScaleReader(self, self._layers, image, layer_input)
+
+    def describe(
+        self, layer: tuple[int, str, nn.Module, bool], tensor: Tensor, size: tuple[int, int]
+    ) -> Scale:
+        """Return the scale of a layer, by index, name, module and whether its input is read.
+
+        Negative activations are looked for at every call, which reads them all; where the statistic
+        counts them as 0 by itself, at the first alone.
+        """
+        index, name, module, layer_input = layer
+        known = self._signed.get((index, layer_input)) if self.statistic.rectifies else None
+        scale = describe_layer(name, module, tensor, size, known)
+        self._signed[index, layer_input] = scale.signed
+        return scale
 
     def warn_signed(self, names: Sequence[str]) -> None:
         """Warn of negative activations, once for this attributor."""
@@ -265,6 +290,7 @@ class ScaleReader:
     Attributes:
         layers: What is read: name, module, and the scale where it is known.
         size: (H, W), the image's.
+        channels: C, the image's.
         taps: What has to be read, for `capture.forward`.
         scales: Where each was read; known after the pass.
     """
@@ -279,6 +305,7 @@ class ScaleReader:
         self.attributor = attributor
         self.layers = tuple(layers)
         self.size = (image.shape[2], image.shape[3])
+        self.channels = image.shape[1]
         self.scales: dict[int, Scale] = {}
         self._before: PreActivations | None = None
         if attributor.statistic.domain == "pre_relu":
@@ -292,7 +319,9 @@ class ScaleReader:
             capture.Tap(
                 name=name,
                 module=module,
-                read=partial(self._read, index, name, module, None if layer_input else scale),
+                read=partial(
+                    self._read, (index, name, module, layer_input), None if layer_input else scale
+                ),
                 call=None if scale is None else scale.call,
                 layer_input=layer_input or (scale is not None and scale.layer_input),
                 mode=self._before,
@@ -302,19 +331,22 @@ class ScaleReader:
         ]
 
     def _read(
-        self, index: int, name: str, module: nn.Module, scale: Scale | None, tensor: Tensor
+        self, layer: tuple[int, str, nn.Module, bool], scale: Scale | None, tensor: Tensor
     ) -> Tensor:
+        index, name, _, _ = layer
         if scale is None:
-            scale = describe_layer(name, module, tensor, self.size)
+            scale = self.attributor.describe(layer, tensor, self.size)
         self.scales[index] = scale
         if self._before is not None:
             tensor = self._before_relu(self._before, scale, tensor)
-        activations = scale.channels_first(tensor)
+        # Fast-CAM may have gradients on by now, which the map has no part in.
+        activations = scale.channels_first(tensor.detach())
         statistic = self.attributor.statistic
-        if statistic.domain == "post_relu" and (scale.signed or scale.functional_relu):
+        rectify = statistic.domain == "post_relu" and not statistic.rectifies
+        if rectify and (scale.signed or scale.functional_relu):
             activations = activations.relu()
         values = statistic(activations)
-        if not torch.isfinite(values).all():
+        if not _all_finite(values):
             raise ValueError(
                 f"layer {name!r} gives activations that are not finite; check the input for NaN, "
                 "and half precision for overflow"
@@ -338,10 +370,23 @@ class ScaleReader:
     def maps(self, readings: Sequence[Tensor], output: Any) -> Maps:
         """Return the maps from what the taps read."""
         scales = tuple(self.scales[index] for index in range(len(readings)))
+        return Maps(scales, tuple(readings), self.combined(readings), output)
+
+    def combined(self, readings: Sequence[Tensor], channels: int | None = None) -> Tensor:
+        """Return the weighted average of what the taps read, as `combine` does.
+
+        Warns where activations were negative.
+        """
+        scales = [self.scales[index] for index in range(len(readings))]
         if self.attributor.statistic.domain == "post_relu":
             self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
         self.attributor.warn_rectified(self._rectified)
         weights = layer_weights(
             self.attributor.weights, len(scales), [scale.name for scale in scales]
         )
-        return Maps(scales, tuple(readings), combine(readings, weights, self.size), output)
+        return combine(readings, weights, self.size, channels)
+
+
+def _all_finite(values: Tensor) -> bool:
+    # A sum with a value that is not finite is not finite; the other way round is rare.
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())

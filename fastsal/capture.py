@@ -15,11 +15,10 @@ from torch.overrides import TorchFunctionMode
 from fastsal.untouched import (
     ForwardFunction,
     LayerError,
-    eager,
-    evaluating,
     hooked,
     in_other_threads,
     root_module,
+    still,
     uncompiled,
 )
 
@@ -84,7 +83,7 @@ def forward(
             before, after = in_other_threads(mode)
             # Before the first reading, and after the last.
             hooks = [(root, before, True), *hooks, (root, after, False)]
-    with evaluating(root), eager(root), hooked(hooks), ExitStack() as stack:
+    with still(root), hooked(hooks), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
         output = forward_func(*inputs, *as_arguments(additional_forward_args))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsal import fused
 from fastsal.prior import Prior, loaded
 
 # Measured on ResNet-50, the shallowest scale first. Taken from the paper as given: no formula tried
@@ -20,16 +21,24 @@ PRIOR_WEIGHTS = (0.18, 0.15, 0.37, 0.4, 0.72)
 Weights = str | Path | Prior | Sequence[float]
 
 
-def combine(maps: Sequence[Tensor], weights: Sequence[float], size: tuple[int, int]) -> Tensor:
+def combine(
+    maps: Sequence[Tensor],
+    weights: Sequence[float],
+    size: tuple[int, int],
+    channels: int | None = None,
+) -> Tensor:
     r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
 
     Args:
         maps: For each scale `(N, h, w)`.
         weights: One for each map.
         size: (H, W).
+        channels: Repeats the average over so many, each its own memory; None gives no such
+            dimension.
 
     Returns:
-        `(N, H, W)`. One upsampled map is held at a time.
+        `(N, H, W)`, or `(N, channels, H, W)`. Nothing else of that size is held on a CPU with Numba
+        installed; else one upsampled map at a time.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
@@ -40,10 +49,17 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], size: tuple[int, i
     [0.75]
     """
     total = math.fsum(weights)
-    combined = maps[0].new_zeros((maps[0].shape[0], *size))
-    for scale_map, weight in zip(maps, weights, strict=True):
-        combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=weight / total)
-    return combined
+    shares = [weight / total for weight in weights]
+    repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))
+    combined = repeated[:, 0]
+    if not fused.combine(maps, shares, combined):
+        combined.zero_()
+        for scale_map, share in zip(maps, shares, strict=True):
+            combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=share)
+    if channels is None:
+        return combined
+    repeated[:, 1:] = repeated[:, :1]
+    return repeated
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:

@@ -42,11 +42,16 @@ def image_of(inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inputs:
-    """Return maps `(N, H, W)` in the shape of each input, a tuple for a tuple.
+    """Return maps `(N, H, W)`, or `(N, C, H, W)` alike in every channel, in each input's shape.
 
-    An input that is no image batch gives an empty tensor, as in Captum's GuidedGradCam.
+    A tuple for a tuple; without `expand_channels` with one channel. Maps that fit already are
+    returned as they are. An input that is no image batch gives an empty tensor, as in Captum's
+    GuidedGradCam.
     """
+    if maps.dim() == 3:
+        maps = maps.unsqueeze(1)
     attributions = []
+    unused = maps.is_contiguous()
     for tensor in as_tuple(inputs):
         if tensor.dim() != 4:
             warnings.warn(
@@ -56,10 +61,17 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
             )
             attributions.append(torch.empty(0))
             continue
-        attribution = upsample(maps, tensor.shape[2:])
+        attribution = maps
+        if tensor.shape[2:] != maps.shape[2:]:
+            attribution = upsample(maps[:, 0], tensor.shape[2:])
         if tensor.is_floating_point():
             attribution = attribution.to(torch.promote_types(tensor.dtype, torch.float32))
-        if expand_channels:
-            attribution = attribution.expand(tensor.shape)
-        attributions.append(attribution.contiguous())
+        shape = tensor.shape if expand_channels else (len(maps), 1, *tensor.shape[2:])
+        if attribution.shape != shape:
+            attribution = attribution[:, :1].expand(shape)
+        if attribution is maps and unused:
+            unused = False
+        else:
+            attribution = attribution.clone(memory_format=torch.contiguous_format)
+        attributions.append(attribution)
     return tuple(attributions) if isinstance(inputs, tuple) else attributions[0]

@@ -77,8 +77,16 @@ def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
     return named[0]
 
 
-def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int, int]) -> Scale:
+def describe_layer(
+    name: str,
+    module: nn.Module,
+    tensor: Tensor,
+    size: tuple[int, int],
+    signed: bool | None = None,
+) -> Scale:
     """Return the scale of a layer that was given, from its tensor beside the image's size.
+
+    Where `signed` is None the tensor is searched for negative values.
 
     Raises:
         ValueError: If the tensor does not lie on the image's grid.
@@ -96,6 +104,6 @@ def describe_layer(name: str, module: nn.Module, tensor: Tensor, size: tuple[int
         call=None,
         shape=tuple(tensor.shape),
         stride=2 ** max(octave, 0),
-        signed=bool(tensor.amin() < 0),
+        signed=bool(tensor.amin() < 0) if signed is None else signed,
         channels_last=channels_last,
     )

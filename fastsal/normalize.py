@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastsal import fused
 from fastsal.gamma import gamma_shape, log_spread, minus_log1p
 
 Normalization = Callable[[Tensor], Tensor]
@@ -98,6 +99,9 @@ def gaussian(maps: Tensor) -> Tensor:
     [0.1587, 0.5, 0.8413]
     """
     maps = _at_least_float32(maps)
+    fused_maps = fused.gaussian(maps)
+    if fused_maps is not None:
+        return fused_maps
     if maps.shape[1] * maps.shape[2] < 2:
         return torch.full_like(maps, 0.5)
     # By the largest value first: squares of very large or small maps leave float32's range.

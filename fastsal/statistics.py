@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from fastsal import fused
+
 Domain = Literal["post_relu", "pre_relu"]
 
 # Of four float32 factors below 4e9 and above 1e-9 the product stays a normal float32 number.
 GROUP = 4
-# About as many elements as a core's cache holds; larger batches go through in slices.
+# About as many elements as a core's cache holds; what is larger goes through in slices.
 CHUNK_ELEMENTS = 1 << 20
 
 
@@ -38,12 +41,14 @@ class Statistic:
         domain: "post_relu" if it is defined on non-negative activations, "pre_relu" if on those
             before the ReLU.
         function: `(N, C, H, W) -> (N, H, W)`.
+        rectifies: The function itself counts negative activations as 0.
     """
 
     name: str
     citation: str
     domain: Domain
     function: StatisticFunction
+    rectifies: bool = False
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`.
@@ -67,7 +72,7 @@ STATISTICS: dict[str, Statistic] = {}
 
 
 def register_statistic(
-    name: str, *, citation: str, domain: Domain = "post_relu"
+    name: str, *, citation: str, domain: Domain = "post_relu", rectifies: bool = False
 ) -> Callable[[StatisticFunction], StatisticFunction]:
     """Register the decorated function under a name; the function itself stays as it is.
 
@@ -75,6 +80,7 @@ def register_statistic(
         name: The name by which `SMOEScale(statistic=name)` finds it.
         citation: Where it is defined.
         domain: Which activations it is defined on.
+        rectifies: The function itself counts negative activations as 0.
 
     Raises:
         ValueError: If the name is taken.
@@ -83,7 +89,7 @@ def register_statistic(
     def decorate(function: StatisticFunction) -> StatisticFunction:
         if name in STATISTICS:
             raise ValueError(f"a statistic named {name!r} is registered already")
-        STATISTICS[name] = Statistic(name, citation, domain, function)
+        STATISTICS[name] = Statistic(name, citation, domain, function, rectifies)
         return function
 
     return decorate
@@ -121,7 +127,9 @@ def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
     return STATISTICS[statistic]
 
 
-@register_statistic("smoe_scale", citation="Mundhenk, Chen & Friedland 2019, Eq 1 and 2")
+@register_statistic(
+    "smoe_scale", citation="Mundhenk, Chen & Friedland 2019, Eq 1 and 2", rectifies=True
+)
 def smoe_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     r"""Return the SMOE Scale of every location.
 
@@ -130,8 +138,9 @@ def smoe_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
 
     with `T` the activations plus epsilon, `mu` their mean over the `r = C` channels. It is 0 on a
     column of equal values, never negative, and proportional to the activations (but for epsilon).
-    Deviations from the paper: none in value; the logarithms of four channels are taken as one, of
-    their product, and a difference of logarithms below float32's resolution counts as 0.
+    Deviations from the paper: none in value; logarithms are taken of products of channels, and a
+    difference of logarithms below float32's resolution counts as 0. On a CPU, with Numba
+    installed, one pass over the activations does it; else `smoe_scale_plain`.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -154,9 +163,18 @@ def smoe_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     _check_activations(activations)
     if not epsilon > 0:
         raise ValueError(f"epsilon must be above 0, got {epsilon!r}")
-    images = max(1, CHUNK_ELEMENTS // max(1, activations[:1].numel()))
-    chunks = [_smoe_scale(chunk, epsilon) for chunk in torch.split(activations, images)]
-    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+    values = fused.smoe_scale(activations, epsilon)
+    return smoe_scale_plain(activations, epsilon) if values is None else values
+
+
+def smoe_scale_plain(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Return what `smoe_scale` does, by PyTorch's operations alone, on any device.
+
+    >>> column = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)
+    >>> round(smoe_scale_plain(column).item(), 3)
+    0.064
+    """
+    return by_slices(partial(_smoe_scale, epsilon=epsilon), activations)
 
 
 def _smoe_scale(activations: Tensor, epsilon: float) -> Tensor:

@@ -44,6 +44,22 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else module
 
 
+def parts(module: nn.Module | None) -> list[nn.Module]:
+    """Return a module and all inside it, as `modules()` does in several times the time.
+
+    >>> len(parts(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))))
+    4
+    """
+    found = {} if module is None else {module: None}
+    waiting = list(found)
+    while waiting:
+        for part in waiting.pop()._modules.values():
+            if part is not None and part not in found:
+                found[part] = None
+                waiting.append(part)
+    return list(found)
+
+
 # What threads share: the modules put into evaluation mode, with how many passes hold each so, and
 # the compiler's stance, with how many hold it.
 _lock = threading.Lock()
@@ -55,6 +71,14 @@ _active = threading.local()
 
 
 @contextmanager
+def still(module: nn.Module | None) -> Iterator[None]:
+    """Hold a module in evaluation mode and uncompiled, as `evaluating` and `eager`."""
+    found = parts(module)
+    with _evaluating(found), _eager(found):
+        yield
+
+
+@contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
     """Put every submodule into evaluation mode, and each back as it was on the way out.
 
@@ -62,10 +86,16 @@ def evaluating(module: nn.Module | None) -> Iterator[None]:
     mode, or that define it otherwise. In evaluation mode no BatchNorm updates its buffers. Where
     several threads are at one model, the last to leave puts the flags back.
     """
+    with _evaluating(parts(module)):
+        yield
+
+
+@contextmanager
+def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
     held: list[nn.Module] = []
     try:
         with _lock:
-            for part in () if module is None else module.modules():
+            for part in found:
                 if part.training or part in _evaluated:
                     _evaluated[part] = _evaluated.get(part, 0) + 1
                     held.append(part)
@@ -155,10 +185,16 @@ def eager(module: nn.Module | None) -> Iterator[None]:
 
     The compiler has one stance for all threads: the last to leave puts it back.
     """
+    with _eager(parts(module)):
+        yield
+
+
+@contextmanager
+def _eager(found: Sequence[nn.Module]) -> Iterator[None]:
     global _stance_holders
-    compiled = module is not None and any(
-        uncompiled(part) is not part or getattr(part, "_compiled_call_impl", None) is not None
-        for part in module.modules()
+    # Not by `getattr`, which for a module without the name raises inside, at every part.
+    compiled = any(
+        part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in found
     )
     if not compiled:
         yield
