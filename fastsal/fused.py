@@ -64,6 +64,7 @@ class _Kernels:
         # As `kernels` reads them: the bits of halves, which Numba has no type for.
         self.kinds = {
             torch.float32: numpy.float32,
+            torch.float64: numpy.float64,
             torch.bfloat16: numpy.int16,
             torch.float16: numpy.uint16,
         }

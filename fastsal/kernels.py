@@ -44,15 +44,15 @@ def _from_float16(value: Any) -> Any:
     return -number if bits & np.int32(0x8000) else number
 
 
-def _from_float32(value: Any) -> Any:
-    return value
+def _from_float(value: Any) -> Any:
+    return np.float32(value)
 
 
 @overload(_number)
 def _number_of(value: Any) -> Any:
     if value == types.int16:
         return _from_bfloat16
-    return _from_float16 if value == types.uint16 else _from_float32
+    return _from_float16 if value == types.uint16 else _from_float
 
 
 @compiled()
