@@ -15,21 +15,24 @@ CONSTANT = 1e-6
 
 @compiled()
 def _normal_cdf(score: Any) -> Any:
-    """Return the normal CDF by a rational function of erf, to 1e-7, that is 0 or 1 beyond 5.65."""
-    x = min(max(score * np.float32(0.7071067811865476), np.float32(-4)), np.float32(4))
+    """Return the normal CDF by a rational function for erf, to 1e-7, flat beyond 5.65.
+
+    In double, so that rounding never turns two values' order around.
+    """
+    x = min(max(score * 0.7071067811865476, -4), 4)
     t = x * x
-    p = np.float32(-2.72614225801306e-10) * t + np.float32(2.77068142495902e-08)
-    p = p * t + np.float32(-2.10102402082508e-06)
-    p = p * t + np.float32(-5.69250639462346e-05)
-    p = p * t + np.float32(-7.34990630326855e-04)
-    p = p * t + np.float32(-2.95459980854025e-03)
-    p = p * t + np.float32(-1.60960333262415e-02)
-    q = np.float32(-1.45660718464996e-05) * t + np.float32(-2.13374055278905e-04)
-    q = q * t + np.float32(-1.68282697438203e-03)
-    q = q * t + np.float32(-7.37332916720468e-03)
-    q = q * t + np.float32(-1.42647390514189e-02)
-    erf = min(max(x * p / q, np.float32(-1)), np.float32(1))
-    return np.float32(0.5) + np.float32(0.5) * erf
+    p = -2.72614225801306e-10 * t + 2.77068142495902e-08
+    p = p * t + -2.10102402082508e-06
+    p = p * t + -5.69250639462346e-05
+    p = p * t + -7.34990630326855e-04
+    p = p * t + -2.95459980854025e-03
+    p = p * t + -1.60960333262415e-02
+    q = -1.45660718464996e-05 * t + -2.13374055278905e-04
+    q = q * t + -1.68282697438203e-03
+    q = q * t + -7.37332916720468e-03
+    q = q * t + -1.42647390514189e-02
+    erf = min(max(x * p / q, -1), 1)
+    return np.float32(0.5 + 0.5 * erf)
 
 
 @compiled(fastmath={"reassoc"})
@@ -70,7 +73,7 @@ def gaussian(source: int, target: int, locations: int, first: int, last: int) ->
         else:
             per_deviation = 1 / deviation
             for l in range(locations):  # noqa: E741
-                squashed[l] = _normal_cdf(np.float32((values[l] - mean) * per_deviation))
+                squashed[l] = _normal_cdf((values[l] - mean) * per_deviation)
 
 
 @compiled()

@@ -163,6 +163,12 @@ def test_gaussian_is_the_normal_distributions(size):
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=3e-7)
 
 
+def test_gaussian_keeps_the_order():
+    maps = torch.linspace(-7, 7, 100_001).reshape(1, 1, -1)
+    assert (fused.gaussian(maps * maps.std() / 2).diff() >= 0).all()
+    assert (fused.gaussian(maps.sinh()).diff() >= 0).all()
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 def test_gaussian_of_maps_whose_squares_leave_float32(factor):
     maps = normal((1, 6, 6)).abs()
