@@ -153,8 +153,8 @@ def _frozen_nodes(
             "locations",
             ("data", names.base, names.activations),
             (-1, order, 1),
-            # The statistics and their ranking cost about as much again as the pass.
-            2 * forward,
+            # A statistic and its ranking cost about as much as the pass.
+            (1 + len(plan.statistics)) * forward,
             _locations(plan, layers, names),
         ),
     ]
