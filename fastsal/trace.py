@@ -57,8 +57,7 @@ def trace_forward(
         parts = [part for part in network.modules() if not isinstance(part, torch.jit.ScriptModule)]
         hooks = [hook for part in parts for hook in trace.hooks(part, whole=part is network)]
         with (
-            untouched.evaluating(network),
-            untouched.eager(network),
+            untouched.still(network),
             untouched.hooked(hooks),
             trace,
         ):

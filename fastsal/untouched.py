@@ -72,10 +72,24 @@ _active = threading.local()
 
 @contextmanager
 def still(module: nn.Module | None) -> Iterator[None]:
-    """Hold a module in evaluation mode and uncompiled, as `evaluating` and `eager`."""
+    """Hold a module in evaluation mode, as `evaluating` does, and out of the compiler.
+
+    Autocast keeps no weights that it casts inside: older releases of torch would give those that
+    were cast without gradients to a training step that follows in the same context.
+    """
     found = parts(module)
-    with _evaluating(found), _eager(found):
+    with _evaluating(found), _eager(found), _without_cast_cache():
         yield
+
+
+@contextmanager
+def _without_cast_cache() -> Iterator[None]:
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 @contextmanager
@@ -180,17 +194,11 @@ def in_other_threads(
 
 
 @contextmanager
-def eager(module: nn.Module | None) -> Iterator[None]:
+def _eager(found: Sequence[nn.Module]) -> Iterator[None]:
     """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards.
 
     The compiler has one stance for all threads: the last to leave puts it back.
     """
-    with _eager(parts(module)):
-        yield
-
-
-@contextmanager
-def _eager(found: Sequence[nn.Module]) -> Iterator[None]:
     global _stance_holders
     # Not by `getattr`, which for a module without the name raises inside, at every part.
     compiled = any(

@@ -1,6 +1,7 @@
 """What the tests of the attribution classes share: the classes, small networks, a close look."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +29,18 @@ def _name(method):
 @pytest.fixture(params=METHODS, ids=_name)
 def method(request):
     """Every public attribution class in turn."""
+    return request.param
+
+
+MAKERS = {method.__name__: method for method in METHODS} | {
+    "before the ReLU": partial(fastsal.SMOEScale, statistic="truncnormal_mean"),
+    "Fast-CAM++": partial(fastsal.FastCAM, cam="gradcam++"),
+}
+
+
+@pytest.fixture(params=MAKERS.values(), ids=MAKERS)
+def maker(request):
+    """The same, and what their options make of them."""
     return request.param
 
 

@@ -32,16 +32,16 @@ def model(small_network):
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_after_a_call(model, small_images, untouched, method, mode):
+def test_after_a_call(model, small_images, untouched, maker, mode):
     with mode(), untouched(model, small_images):
-        attributor = method(model)
+        attributor = maker(model)
         first = attributor.attribute(small_images, 1)
         assert torch.equal(attributor.attribute(small_images, 1), first)
         attributor.attribute((small_images,), [0, 1, 2], None, attribute_to_layer_input=True)
         assert not first.requires_grad
         # The tunnel itself draws numbers.
         with torch.random.fork_rng():
-            NoiseTunnel(method(model)).attribute(small_images, nt_samples=2, stdevs=0.1, target=1)
+            NoiseTunnel(maker(model)).attribute(small_images, nt_samples=2, stdevs=0.1, target=1)
 
 
 def test_inputs_with_gradients(model, small_images, untouched, method):
@@ -180,8 +180,8 @@ def check_failure(model, images, untouched, method, case, first, mode):
 
 @when
 @pytest.mark.parametrize("case", FAILURES.values(), ids=FAILURES)
-def test_after_an_error(model, small_images, untouched, method, case, first, mode):
-    check_failure(model, small_images, untouched, method, case, first, mode)
+def test_after_an_error(model, small_images, untouched, maker, case, first, mode):
+    check_failure(model, small_images, untouched, maker, case, first, mode)
 
 
 @when

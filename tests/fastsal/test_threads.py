@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastsal import SMOEScale
-from fastsal.untouched import eager, evaluating
+from fastsal.untouched import evaluating, still
 
 THREADS = 4
 
@@ -63,10 +63,10 @@ def together(*calls):
 
 
 @pytest.mark.parametrize("found", [False, True], ids=["finding scales", "scales found"])
-def test_one_attributor(small_network, small_images, untouched, method, found):
+def test_one_attributor(small_network, small_images, untouched, maker, found):
     model = meeting_network(small_network)
-    expected = [method(model).attribute(batch, 1) for batch in batches(small_images)]
-    attributor = method(model)
+    expected = [maker(model).attribute(batch, 1) for batch in batches(small_images)]
+    attributor = maker(model)
     if found:
         attributor.attribute(small_images, 1)
     # A pass in a model that was put back too early would change the buffers.
@@ -135,8 +135,8 @@ def test_the_last_to_leave_puts_the_compiler_back(small_network):
     root = nn.Sequential(model)
     before = torch._dynamo.eval_frame._stance
     first, second = ExitStack(), ExitStack()
-    first.enter_context(eager(root))
-    second.enter_context(eager(root))
+    first.enter_context(still(root))
+    second.enter_context(still(root))
     first.close()
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
     second.close()

@@ -224,9 +224,19 @@ def compiled_whole(model, backend):
     return torch.compile(model, backend=backend)
 
 
+class Whole(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
 def compiled_in_place(model, backend):
-    model.compile(backend=backend)
-    return model
+    net = Whole(model)
+    net.compile(backend=backend)
+    return net
 
 
 def compiled_part(model, backend):
@@ -336,9 +346,9 @@ def saved(value):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled, saved])
 @pytest.mark.parametrize("called", [False, True], ids=["before a call", "after a call"])
-def test_copies_of_model_and_attributor(model, images, method, copied, called):
-    attributor = method(model)
-    given = method(model, model[6])
+def test_copies_of_model_and_attributor(model, images, maker, copied, called):
+    attributor = maker(model)
+    given = maker(model, model[6])
     if called:
         attributor.attribute(images, 1)
         given.attribute(images, 1)
@@ -349,10 +359,10 @@ def test_copies_of_model_and_attributor(model, images, method, copied, called):
     with torch.no_grad():
         other_model[5].weight.add_(0.05)
     changed = other.attribute(images, 1)
-    assert torch.equal(changed, method(other_model).attribute(images, 1))
+    assert torch.equal(changed, maker(other_model).attribute(images, 1))
     assert not torch.equal(changed, expected)
     assert torch.equal(attributor.attribute(images, 1), expected)
-    by_layer = method(other_model, other_model[6]).attribute(images, 1)
+    by_layer = maker(other_model, other_model[6]).attribute(images, 1)
     assert torch.equal(other_given.attribute(images, 1), by_layer)
 
 
