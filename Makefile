@@ -31,10 +31,11 @@ test: setup ## lint, types and every test but the long ones
 test-long: setup ## the longer checks too
 	$(BIN)/python -m pytest
 
-speed: setup ## pytest-benchmark runs, side by side with the peers
-	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only
+bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds options
+	$(BIN)/python -m pytest tests/speed --benchmark-only --benchmark-group-by=group \
+		--benchmark-columns=median,iqr,rounds --benchmark-sort=mean $(BENCH)
 
 clean: ## remove .venv and caches; runs stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup compare test test-long speed clean
+.PHONY: help setup compare test test-long bench clean
