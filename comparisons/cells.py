@@ -120,6 +120,8 @@ def _base(cell: Cell, store: Store, device: str) -> Outcome:
 def _maps(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
     network, targets = _frozen(cell, dataset, store, device)
+    # Gradients of ResNet-9 take a quarter less time so: 0.085 s against 0.116 s for 128 images.
+    network.to(memory_format=torch.channels_last)
     name = cell.spec["method"]
     explain = METHODS[name].prepare(network)
     cuts, seed = tuple(cell.spec["cuts"]), cell.spec["tie_seed"]

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from evaluation.operation_rules import ELEMENTWISE, costs_of
+from fastsal.fused import plain
 
 __all__ = ["Operations", "PaperOperations", "count_operations", "paper_operations"]
 
@@ -67,14 +68,17 @@ class Operations:
 def count_operations(work: Work) -> Operations:
     """Count what a call does, backward passes and hooks included.
 
+    fastsal's fused kernels, which PyTorch does not see into, are counted as the plain PyTorch
+    operations that they stand for.
+
     Args:
-        work: what to run. Code that PyTorch does not see is not counted.
+        work: what to run. Other code that PyTorch does not see is not counted.
 
     >>> count_operations(lambda: (torch.ones(2, 3) @ torch.ones(3, 5)).log2().sum())
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
     """
     meter = _OperationMeter()
-    with meter:
+    with plain(), meter:
         work()
     return Operations(**meter.counts, unknown=tuple(sorted(meter.unknown)))
 
