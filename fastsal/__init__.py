@@ -1,7 +1,7 @@
 """SMOE Scale and Fast-CAM: saliency maps as Captum attribution classes."""
 
 from fastsal._version import __version__
-from fastsal.attribution import Maps, SMOEScale
+from fastsal.attribution import SMOEScale
 from fastsal.cam import Cam, register_cam
 from fastsal.fastcam import FastCAM
 from fastsal.gamma import gamma_scale
@@ -13,6 +13,7 @@ from fastsal.layer_cam import (
 )
 from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.normalize import register_normalization
+from fastsal.reading import Maps
 from fastsal.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics import Statistic, register_statistic, smoe_scale
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.attribution import Maps, SMOEScale
+from fastsal.attribution import SMOEScale
 from fastsal.fastcam import FastCAM
 from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.manifest import Entry
+from fastsal.reading import Maps
 
 # Where photographs keep their own sizes, scales are still found on one size.
 USUAL_SIZE = 224
