@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastsal.statistics import by_slices, moments, register_statistic, scale_by_peak
+from fastsal.statistics import by_slices, check_epsilon, moments, register_statistic, scale_by_peak
 
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 # From here on a continued fraction of this depth is exact in float32, and differences are not.
@@ -101,7 +101,7 @@ def normal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     >>> round(normal_entropy(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.0326
     """
-    _check_epsilon(epsilon)
+    check_epsilon(epsilon)
     return HALF_LOG_2PI_E + moments(activations)[1].clamp_min(epsilon).log()
 
 
@@ -239,7 +239,7 @@ def truncnormal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     >>> round(truncnormal_entropy(torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.7258
     """
-    _check_epsilon(epsilon)
+    check_epsilon(epsilon)
     mean, deviation = moments(activations)
     deviation = deviation.clamp_min(epsilon)
     alpha = _lower_bound(mean, deviation)
@@ -252,7 +252,7 @@ def truncnormal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 def _log_moments(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the logarithms over channels."""
-    _check_epsilon(epsilon)
+    check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
         logs = part.float().clamp_min(0).add_(epsilon).log_()
@@ -289,8 +289,3 @@ def _hazard(alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.where(far, far_excess, excess),
         torch.where(far, far_excess * (tail - far_excess), variance),
     )
-
-
-def _check_epsilon(epsilon: float) -> None:
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be above 0, got {epsilon!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsal.distributions import HALF_LOG_2PI_E
-from fastsal.statistics import by_slices, register_statistic, scale_by_peak
+from fastsal.statistics import by_slices, check_epsilon, register_statistic, scale_by_peak
 
 # The starting value is within 1.5 %, and each step squares the error.
 NEWTON_STEPS = 3
@@ -99,8 +99,7 @@ def gamma_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 def _fit_columns(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the mean and the Gamma distribution's shape of every column."""
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be above 0, got {epsilon!r}")
+    check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
         scaled, power = scale_by_peak(part.float().clamp_min(0).add_(epsilon))

@@ -161,8 +161,7 @@ def smoe_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     0.064
     """
     _check_activations(activations)
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be above 0, got {epsilon!r}")
+    check_epsilon(epsilon)
     values = fused.smoe_scale(activations, epsilon)
     return smoe_scale_plain(activations, epsilon) if values is None else values
 
@@ -306,3 +305,13 @@ def _check_activations(activations: Tensor) -> None:
         raise ValueError(
             f"expected activations of shape (N, C, H, W), got {tuple(activations.shape)}"
         )
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raise if what keeps logarithms finite is not above 0.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be above 0, got {epsilon!r}")
