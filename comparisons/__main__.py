@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
 from comparisons.layers.command import layers
@@ -48,13 +49,11 @@ def list_methods() -> None:
 def run(
     data: Annotated[
         str | None,
-        typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*."),
+        shared.DATA,
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="resnet9, resnet20, a torchvision classifier, or package.module:function."
-        ),
+        shared.MODEL,
     ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Names, comma-separated; see the methods command.")
@@ -76,18 +75,14 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a training step.")] = None,
+    batch_size: Annotated[int | None, shared.BATCH_SIZE] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it."),
+        shared.PRECISION,
     ] = None,
-    train_images: Annotated[
-        int | None, typer.Option(help="Training images at most, the same number a class.")
-    ] = None,
+    train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
     test_images: Annotated[int | None, typer.Option(help="Test images likewise.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize and crop images to this height and width.")
-    ] = None,
+    image_size: Annotated[int | None, shared.IMAGE_SIZE] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -95,18 +90,14 @@ def run(
             "minutes, full hours."
         ),
     ] = "quick",
-    out: Annotated[
-        Path, typer.Option(help="Directory of the run; one that exists is continued.")
-    ] = Path("runs/comparison"),
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes; by default one a processor.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    out: Annotated[Path, shared.OUT] = Path("runs/comparison"),
+    workers: Annotated[int | None, shared.WORKERS] = None,
+    threads: Annotated[int, shared.THREADS] = 1,
     memory_budget: Annotated[
         int,
         typer.Option(help="MiB that one pass of a saliency method may hold, in each worker."),
     ] = MEMORY_BUDGET_MIB,
-    device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
+    device: Annotated[str, shared.DEVICE] = "cpu",
 ) -> None:
     """Run a comparison, or continue it, and write its report."""
     with one_message(_console, out):

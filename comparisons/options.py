@@ -1,8 +1,24 @@
-"""What options of the command mean: lists, percentages and pairs."""
+"""Options that several commands have, and what their words mean: lists, percentages and pairs."""
 
 from __future__ import annotations
 
+import typer
+
 __all__ = ["as_fractions", "as_mode_shares", "as_whole_numbers", "as_words"]
+
+# Each command states its own type and default beside them.
+DATA = typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*.")
+MODEL = typer.Option(
+    help="resnet9, resnet20, a torchvision classifier, or package.module:function."
+)
+PRECISION = typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it.")
+TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
+IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
+OUT = typer.Option(help="Directory of the run; one that exists is continued.")
+WORKERS = typer.Option(help="Worker processes; by default one a processor.")
+THREADS = typer.Option(help="Threads of each worker.")
+DEVICE = typer.Option(help="cpu, or cuda where there is one.")
+BATCH_SIZE = typer.Option(help="Images a training step.")
 
 
 def as_words(text: str | None) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
+from comparisons import options as shared
 from comparisons.costs.methods import resolve_costed
 from comparisons.costs.plan import CostPlan
 from comparisons.costs.runner import run_costs
@@ -48,10 +49,8 @@ def profile(
     memory_budget: Annotated[
         int, typer.Option(help="MiB that one pass of a method may hold.")
     ] = 4096,
-    device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
-    out: Annotated[
-        Path, typer.Option(help="Directory of the run; one that exists is continued.")
-    ] = Path("runs/profile"),
+    device: Annotated[str, shared.DEVICE] = "cpu",
+    out: Annotated[Path, shared.OUT] = Path("runs/profile"),
 ) -> None:
     """Measure what methods cost beside the plain forward pass: time, operations, memory."""
     with one_message(_console, out):

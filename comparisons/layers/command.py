@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from comparisons import options as shared
 from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
 from comparisons.layers.runner import run_layers
 from comparisons.options import as_mode_shares, as_whole_numbers, as_words
@@ -27,13 +28,11 @@ _console = Console(highlight=False)
 def layers(
     data: Annotated[
         str,
-        typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*."),
+        shared.DATA,
     ] = "shapes",
     model: Annotated[
         str,
-        typer.Option(
-            help="resnet9, resnet20, a torchvision classifier, or package.module:function."
-        ),
+        shared.MODEL,
     ] = "resnet9",
     start: Annotated[
         str,
@@ -58,21 +57,17 @@ def layers(
     learning_rate: Annotated[float, typer.Option(help="Peak rate of fine-tuning.")] = 0.02,
     base_epochs: Annotated[int, typer.Option(help="Epochs of the network itself.")] = 6,
     base_learning_rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(help="Images a training step.")] = 64,
+    batch_size: Annotated[int, shared.BATCH_SIZE] = 64,
     precision: Annotated[
         str | None,
-        typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it."),
+        shared.PRECISION,
     ] = None,
-    train_images: Annotated[
-        int | None, typer.Option(help="Training images at most, the same number a class.")
-    ] = None,
+    train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
     tuning_images: Annotated[
         int | None, typer.Option(help="Of these, those that fine-tuning sees; all by default.")
     ] = None,
     test_images: Annotated[int | None, typer.Option(help="Test images at most.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize and crop images to this height and width.")
-    ] = None,
+    image_size: Annotated[int | None, shared.IMAGE_SIZE] = None,
     log_base: Annotated[
         float | None, typer.Option(help="Base of the information score's logarithm; e by default.")
     ] = None,
@@ -80,14 +75,10 @@ def layers(
         Path | None,
         typer.Option(help="A .json file for one weight a scale: SMOEScale(weights=FILE)."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Directory of the run; one that exists is continued.")
-    ] = Path("runs/layers"),
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes; by default one a processor.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
+    out: Annotated[Path, shared.OUT] = Path("runs/layers"),
+    workers: Annotated[int | None, shared.WORKERS] = None,
+    threads: Annotated[int, shared.THREADS] = 1,
+    device: Annotated[str, shared.DEVICE] = "cpu",
 ) -> None:
     """Mask every scale inside a network, by every statistic, and fine-tune what comes after."""
     with one_message(_console, out):
