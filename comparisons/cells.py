@@ -26,7 +26,7 @@ from comparisons.budget import memory_budget_bytes
 from comparisons.costs.cells import costs_of_method, costs_of_steps
 from comparisons.layers import cells as layer_cells
 from comparisons.methods import METHODS
-from evaluation.datasets import Request, load_dataset
+from evaluation.datasets import Request, files_hash, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
@@ -101,7 +101,9 @@ def _data(cell: Cell, store: Store, device: str) -> Outcome:
     del device
     dataset = load_dataset(cell.spec["source"], Request(**cell.spec["request"]))
     stage_dataset(dataset, store.data(cell.id))
-    return {"records": (), "hashes": {"data": dataset.content_hash()}}
+    hashes = {"data": dataset.content_hash()}
+    files = files_hash(cell.spec["source"])
+    return {"records": (), "hashes": hashes | ({} if files is None else {"files": files})}
 
 
 def _base(cell: Cell, store: Store, device: str) -> Outcome:

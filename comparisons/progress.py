@@ -15,8 +15,9 @@ from rich.progress import (
 
 from comparisons.engine import Event
 from comparisons.graph import Node
+from reports.formatting import duration
 
-__all__ = ["RunProgress", "duration"]
+__all__ = ["RunProgress"]
 
 
 class RunProgress:
@@ -81,14 +82,3 @@ def _outcome(event: Event) -> str:
         if record.unit == "1" and record.derived_from is None
     ]
     return "".join(shown) + f"  ({duration(event.result.seconds)})"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(90), duration(7200)
-    ('1.5 min', '2.0 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

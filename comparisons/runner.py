@@ -11,15 +11,22 @@ from rich.console import Console
 
 import reports
 from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
-from comparisons.cells import run_cell
 from comparisons.graph import Estimate, Node, build_nodes, data_cell, estimate
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
-from comparisons.progress import duration
-from comparisons.session import RunError, kept_plan, run_nodes, worker_count, working_in
-from evaluation.images import Dataset, open_staged
+from comparisons.session import (
+    RunError,
+    kept_plan,
+    run_nodes,
+    staged,
+    told,
+    worker_count,
+    working_in,
+)
+from evaluation.images import Dataset
 from evaluation.networks import build_network
 from evaluation.store import Store, write_atomically
+from reports.formatting import duration
 
 __all__ = ["RunError", "run_plan"]
 
@@ -62,8 +69,7 @@ def run_plan(
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
-        data = run_cell(data_cell(plan), store)
-        dataset = open_staged(store.data(data.id))
+        dataset = staged(data_cell(plan), store)
         for skipped in dataset.skipped:
             console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
@@ -78,11 +84,7 @@ def run_plan(
         failures = run_nodes(nodes, store, workers, threads, device, console, memory_budget_mib)
         report = reports.build(out)
     if failures:
-        listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
-        raise RunError(
-            f"{len(failures)} cells failed; the others are kept and reported in {report}. "
-            f"Start the same command again to try these once more:\n{listed}"
-        )
+        raise RunError(told(failures, report))
     return report
 
 

@@ -17,12 +17,24 @@ from rich.console import Console
 from rich.markup import escape
 
 from comparisons.budget import MEMORY_BUDGET_MIB
+from comparisons.cells import Cell, run_cell
 from comparisons.engine import Event, LocalExecutor, execute
 from comparisons.graph import Node
 from comparisons.progress import RunProgress
-from evaluation.store import Store
+from evaluation.datasets import Request, files_hash, load_dataset
+from evaluation.images import Dataset, open_staged
+from evaluation.store import Store, remove_partial
 
-__all__ = ["RunError", "kept_plan", "one_message", "run_nodes", "worker_count", "working_in"]
+__all__ = [
+    "RunError",
+    "kept_plan",
+    "one_message",
+    "run_nodes",
+    "staged",
+    "told",
+    "worker_count",
+    "working_in",
+]
 
 
 class RunError(RuntimeError):
@@ -88,11 +100,38 @@ def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
 def working_in(out: Path) -> Iterator[None]:
     """Hold a run's directory; a polite kill ends the run as Ctrl-C does.
 
+    What an earlier run was writing when it was killed is removed.
+
     Raises:
         RunError: another run holds it.
     """
     with _alone(out), _terminated_as_interrupted():
+        remove_partial(out)
         yield
+
+
+def staged(cell: Cell, store: Store) -> Dataset:
+    """The images of a run, read or made at its first start.
+
+    Args:
+        cell: that reads or makes them.
+        store: where they are kept.
+
+    Raises:
+        RunError: they are others now than those that were staged.
+        evaluation.images.DatasetError: they cannot be used.
+    """
+    data = run_cell(cell, store)
+    source = cell.spec["source"]
+    if files_hash(source) != data.hashes.get("files"):
+        # Files that were only touched or copied are the same images.
+        now = load_dataset(source, Request(**cell.spec["request"])).content_hash()
+        if now != data.hashes["data"]:
+            raise RunError(
+                f"the images of {source} changed after {store.root} was started with them: put "
+                "them back to go on with it, or give another --out"
+            )
+    return open_staged(store.data(data.id))
 
 
 def run_nodes(
@@ -135,6 +174,15 @@ def run_nodes(
             "the same command again to go on, with fewer --workers if memory was short"
         ) from error
     return failures
+
+
+def told(failures: list[Event], report: Path) -> str:
+    """What to say of the cells that failed, and what to do about them."""
+    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
+    return (
+        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
+        f"Start the same command again to try these once more:\n{listed}"
+    )
 
 
 def _processors() -> int:

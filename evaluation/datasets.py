@@ -10,12 +10,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.image_folder import choose_balanced, read_image_folder
+from evaluation.image_folder import choose_balanced, listing_hash, read_image_folder
 from evaluation.images import Dataset, DatasetError, Split
 from evaluation.shapes import CLASSES as SHAPES_CLASSES
 from evaluation.shapes import make_shapes
 
-__all__ = ["SOURCES", "Request", "Source", "has_object_masks", "load_dataset", "source"]
+__all__ = [
+    "SOURCES",
+    "Request",
+    "Source",
+    "files_hash",
+    "has_object_masks",
+    "load_dataset",
+    "source",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,16 @@ def load_dataset(data: str, request: Request) -> Dataset:
     )
     std = np.maximum(np.sqrt(square / len(pixels)), 1e-3)
     return replace(dataset, mean=_three(mean), std=_three(std))
+
+
+def files_hash(data: str) -> str | None:
+    """What tells that the files `data` names changed, without reading them; None for no folder.
+
+    >>> files_hash("shapes") is None
+    True
+    """
+    name, _, argument = data.partition(":")
+    return listing_hash(Path(argument)) if name == "folder" else None
 
 
 @source("shapes", object_masks=True)

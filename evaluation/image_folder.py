@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import warnings
 from collections import Counter
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 
 from evaluation.images import SPLITS, DatasetError, Skipped, Split
 
-__all__ = ["choose_balanced", "read_image_folder"]
+__all__ = ["choose_balanced", "listing_hash", "read_image_folder"]
 
 # What Pillow's decoders raise on a damaged file: several let their own errors through.
 _UNREADABLE = (
@@ -71,6 +72,15 @@ def read_image_folder(
             "give --image-size to resize them"
         )
     return classes, splits, tuple(skipped)
+
+
+def listing_hash(root: Path) -> str:
+    """Hash of the names, sizes and times of all files under a folder, without reading them."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        found = path.stat()
+        digest.update(f"{path.relative_to(root)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _classes(root: Path) -> tuple[str, ...]:

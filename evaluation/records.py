@@ -132,8 +132,9 @@ class CellResult:
         correct: each test image's correctness as packed bits in base64, or None.
         images: how many bits `correct` holds.
         hashes: content hashes: ``init`` (initial weights), ``order`` (batches, crops and
-            flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images); of a cost, as
-            ``not_counted``, the operations that no rule covers.
+            flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images), ``files`` (the
+            files of a folder of images); of a cost, as ``not_counted``, the operations that no
+            rule covers.
         history: one entry an epoch: ``epoch, loss, accuracy, seconds``; of a cost, one a round.
         seconds: wall time of the cell.
         environment: versions, processor and threads it ran with.

@@ -16,14 +16,22 @@ from numpy.typing import NDArray
 
 from evaluation.records import CellResult
 
-__all__ = ["ArrayFile", "Store", "content_hash", "spec_id", "write_atomically"]
+__all__ = [
+    "ArrayFile",
+    "Store",
+    "content_hash",
+    "remove_partial",
+    "spec_id",
+    "write_atomically",
+]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` with a new file beside `path`, then put it in its place in one step.
 
     A reader sees the old file or the new one. After a full disk or a kill nothing
-    but a file whose name starts with ``.partial-`` can be left, and nobody reads those.
+    but a file whose name starts with ``.partial-`` can be left, which nobody reads and
+    `remove_partial` removes.
 
     Args:
         path: the final place.
@@ -45,6 +53,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed left anywhere in a folder.
+
+    Nobody may be writing there.
+    """
+    for path in folder.rglob(".partial-*"):
+        path.unlink(missing_ok=True)
 
 
 class ArrayFile:

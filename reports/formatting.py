@@ -52,10 +52,11 @@ def spread(estimate: Estimate, scale: float, digits: int) -> str:
 def score(value: float) -> str:
     """A sum of accuracies with three decimals and a true minus sign.
 
-    >>> score(-2.3061)
-    '\N{MINUS SIGN}2.306'
+    >>> score(-2.3061), score(-0.0001)
+    ('\N{MINUS SIGN}2.306', '0.000')
     """
-    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+    # What rounds to nothing has no sign: -0.0 + 0.0 is 0.0.
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def shade(level: float) -> str:

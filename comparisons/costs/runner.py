@@ -18,13 +18,12 @@ from comparisons.cells import run_cell
 from comparisons.costs.cells import NETWORK_ALONE
 from comparisons.costs.methods import costed
 from comparisons.costs.plan import CostPlan
-from comparisons.progress import duration
 from comparisons.session import RunError, kept_plan, working_in
 from evaluation.networks import build_network
 from evaluation.profiling import Quartiles
 from evaluation.store import Store, write_atomically
 from reports.cost_reading import CostTable, cost_tables
-from reports.formatting import digits, quantity
+from reports.formatting import digits, duration, quantity
 from reports.reading import read_run
 
 __all__ = ["run_costs"]

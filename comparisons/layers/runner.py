@@ -10,18 +10,24 @@ from typing import Any
 from rich.console import Console
 
 import reports
-from comparisons.cells import run_cell
-from comparisons.engine import Event
 from comparisons.graph import Node
 from comparisons.layers.graph import Layers, build_layer_nodes, data_cell, look_at
 from comparisons.layers.plan import LayersPlan
 from comparisons.layers.prior import write_prior
-from comparisons.progress import duration
-from comparisons.session import RunError, kept_plan, run_nodes, worker_count, working_in
-from evaluation.images import Dataset, open_staged
+from comparisons.session import (
+    RunError,
+    kept_plan,
+    run_nodes,
+    staged,
+    told,
+    worker_count,
+    working_in,
+)
+from evaluation.images import Dataset
 from evaluation.layer_arrays import RANDOM
 from evaluation.store import Store, write_atomically
 from fastsal.statistics import STATISTICS
+from reports.formatting import duration
 from reports.paper import TITLES
 
 __all__ = ["run_layers"]
@@ -68,8 +74,7 @@ def run_layers(
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
-        data = run_cell(data_cell(plan), store)
-        dataset = open_staged(store.data(data.id))
+        dataset = staged(data_cell(plan), store)
         layers = look_at(plan, dataset)
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, layers, out, command, log_base)
@@ -78,19 +83,11 @@ def run_layers(
         failures = run_nodes(nodes, store, workers, threads, device, console)
         report = reports.build(out)
         if failures:
-            raise RunError(_told(failures, report))
+            raise RunError(told(failures, report))
         if weights_out is not None:
             write_prior(weights_out, store, plan, layers.names)
             console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
     return report
-
-
-def _told(failures: list[Event], report: Path) -> str:
-    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
-    return (
-        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
-        f"Start the same command again to try these once more:\n{listed}"
-    )
 
 
 def _announce(

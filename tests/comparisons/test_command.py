@@ -170,10 +170,10 @@ def test_a_model_with_the_wrong_number_of_classes(invoke, folder, tmp_path, monk
     _refused(said, "model 'zoo:eleven' returns (2, 11) for two images: expected (2, 2)")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_corrupt_image_is_said_and_the_run_goes_on(
-    invoke, folder, tmp_path, monkeypatch, inline_executor
-):
+@pytest.fixture
+def in_process(monkeypatch, inline_executor):
+    """Cells run in this process."""
+
     class InProcess:
         @staticmethod
         @contextmanager
@@ -181,6 +181,36 @@ def test_a_corrupt_image_is_said_and_the_run_goes_on(
             yield inline_executor(store)
 
     monkeypatch.setattr(session, "LocalExecutor", InProcess)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_whose_images_changed_is_another_data_set(invoke, folder, tmp_path):
+    out = tmp_path / "r"
+    options = ("--preset", "smoke", "--methods", "centre", "--precision", "float32")
+    command = ("run", "--data", f"folder:{folder}", "--out", str(out), *options)
+    assert invoke(*command)[0] == 0
+    (out / "cells" / ".partial-0").write_bytes(b"half a record")
+
+    image = folder / "train" / "cat" / "3.png"
+    before = image.read_bytes()
+    os.utime(image, (1, 1))
+    code, said = invoke(*command)
+    assert code == 0, said
+    assert not list(out.rglob(".partial-*"))
+
+    Image.new("RGB", (16, 16)).save(image)
+    code, said = invoke(*command)
+    assert code == 2
+    _refused(said, f"the images of folder:{folder} changed after {out} was started with them")
+
+    image.write_bytes(before)
+    assert invoke(*command)[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("in_process")
+def test_a_corrupt_image_is_said_and_the_run_goes_on(invoke, folder, tmp_path):
     (folder / "train" / "cat" / "[bold].png").write_bytes(b"broken")
     out = tmp_path / "r"
     options = ("--preset", "smoke", "--methods", "centre", "--precision", "float32")
