@@ -12,6 +12,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from fastsal import capture, untouched
+from fastsal.batches import checked_max_batch, joined_outputs, parts
 from fastsal.combine import Weights, layer_weights
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, describe_layer, name_layers
@@ -50,6 +51,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         normalize_over: "image" normalises each map by itself. "batch" takes the maps of a scale in
             one batch as one, so that its images compare: what is higher in one than in another
             stays so, and an image's map depends on those beside it.
+        max_batch: How many images go through the network at once, for its memory; the maps are the
+            same. None for all.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -77,6 +80,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
+        max_batch: int | None = None,
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
         if layers is None and untouched.root_module(model) is None:
@@ -92,6 +96,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         if normalize_over not in ("image", "batch"):
             raise ValueError(f"normalize_over is 'image' or 'batch', got {normalize_over!r}")
         self.normalize_over = normalize_over
+        self.max_batch = checked_max_batch(max_batch)
         self._layers = None if layers is None else name_layers(model, layers)
         self._warned = False
         # Whether a layer that was given has negative activations, as it was first seen.
@@ -188,22 +193,32 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
         with torch.no_grad():
-            reader, readings, output = self._read(
+            reader, readings, outputs = self._read(
                 inputs, None, additional_forward_args, attribute_to_layer_input
             )
-            return reader.maps(readings, output)
+            return Maps(
+                reader.scales, tuple(readings), reader.combined(readings), joined_outputs(outputs)
+            )
 
     def _read(
         self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> tuple[ScaleReader, list[Tensor], Any]:
-        """Return what read the scales, what it read and the model's output."""
-        tensors = as_tuple(inputs)
-        reader = self.reader(tensors, additional_forward_args, layer_input)
-        output, readings = capture.forward(
-            self.forward_func, tensors, additional_forward_args, reader.taps, self.device_ids
-        )
-        check_target(output, target, tensors[0].shape[0])
-        return reader, readings, output
+    ) -> tuple[ScaleReader, list[Tensor], list[Any]]:
+        """Return what read the scales, what it read and the model's output for every part."""
+        given = parts(as_tuple(inputs), target, additional_forward_args, self.max_batch)
+        reader = self.reader(given[0].inputs, given[0].additional_forward_args, layer_input)
+        outputs, readings = [], []
+        for part in given:
+            output, values = capture.forward(
+                self.forward_func,
+                part.inputs,
+                part.additional_forward_args,
+                reader.taps,
+                self.device_ids,
+            )
+            check_target(output, part.target, part.inputs[0].shape[0])
+            outputs.append(output)
+            readings.append(values)
+        return reader, reader.joined(readings), outputs
 
     def reader(
         self,

@@ -35,7 +35,6 @@ class Tap:
         layer_input: Reads the module's input in place of its output.
         replace: Called with the layer's tensor after `read`; what it returns goes on in its place.
         mode: Sees all that the pass computes, wherever `DataParallel` runs it.
-        finish: Called with what `read` returned for the whole batch; what it returns is kept.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Tap:
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
     mode: TorchFunctionMode | None = None
-    finish: Callable[[Tensor], Tensor] | None = None
 
 
 def forward(
@@ -65,7 +63,7 @@ def forward(
         device_ids: The order of the devices over which a `DataParallel` model splits a batch.
 
     Returns:
-        The model's output and what each tap's `read` (and `finish`) returned, in their order.
+        The model's output and what each tap's `read` returned, in their order.
 
     Raises:
         LayerError: If a layer did not run, or does not give one tensor.
@@ -130,7 +128,7 @@ class _Reading:
         return _exchange(args, other, source, tensor, tap.replace(tensor), tap.layer_input)
 
     def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
-        """Return the finished value, of several devices joined on the first."""
+        """Return the value, of several devices joined on the first."""
         if not self.values:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
@@ -140,8 +138,7 @@ class _Reading:
                 else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
                 f"{self.tap.call} (from 0) to read"
             )
-        value = joined(self.values, device_ids)
-        return value if self.tap.finish is None else self.tap.finish(value)
+        return joined(self.values, device_ids)
 
 
 def joined(

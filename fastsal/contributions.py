@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsal import capture
 from fastsal.cam import Cam
 from fastsal.gradients import GradientSource, gradients_after_source, outside_inference
-from fastsal.layers import NamedLayer
+from fastsal.layers import NamedLayer, check_finite
 from fastsal.targets import fixed_target, select_scores
 from fastsal.trunk import image_layout
 from fastsal.untouched import ForwardFunction
@@ -108,11 +108,7 @@ def layer_contributions(
         if channels_last:
             activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
         contributions = cam.contributions(activations, derivatives)
-    if not torch.isfinite(contributions).all():
-        raise ValueError(
-            f"layer {name!r} gives activations or gradients that are not finite; check the "
-            "input for NaN, and half precision for overflow"
-        )
+    check_finite(name, "activations or gradients", contributions)
     return contributions, readings
 
 
@@ -129,6 +125,8 @@ def warn_of_zero(maps: Tensor, cam: Cam, consequence: str) -> None:
 
 def _powers(gradients: Tensor, orders: int) -> Tensor:
     gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    if orders == 1:
+        return gradients.unsqueeze(0)
     return torch.stack([gradients**power for power in range(1, orders + 1)])
 
 

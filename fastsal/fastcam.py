@@ -11,12 +11,14 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.attribution import SMOEScale
+from fastsal.batches import parts
 from fastsal.cam import Cam, get_cam
 from fastsal.combine import Weights, upsample
 from fastsal.contributions import layer_contributions, warn_of_zero
 from fastsal.inputs import Inputs, as_attributions, as_tuple
 from fastsal.layers import Layer, describe_layer, name_layer
 from fastsal.normalize import NormalizeOver
+from fastsal.reading import ScaleReader
 from fastsal.scales import Scale
 from fastsal.statistics import Statistic, StatisticFunction
 
@@ -42,6 +44,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
         normalize_over: As for `SMOEScale`; class activation maps are scaled one by one anyway.
+        max_batch: As for `SMOEScale`.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -71,6 +74,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
+        max_batch: int | None = None,
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
@@ -83,6 +87,7 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
             statistic=statistic,
             normalize=normalize,
             normalize_over=normalize_over,
+            max_batch=max_batch,
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
 
@@ -139,12 +144,14 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
         arguments = (target, additional_forward_args, attribute_to_layer_input)
-        combined, activation_map = self._combined_and_cam(inputs, *arguments)
+        reader, readings, activation_map = self._read(inputs, *arguments)
         warn_of_zero(activation_map, self.cam, "; their Fast-CAM map is 0")
         peak = activation_map.amax((1, 2), keepdim=True)
         activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
-        upsampled = upsample(activation_map, combined.shape[1:], interpolate_mode)[:, 0]
-        return as_attributions(inputs, upsampled.to(combined.device) * combined, expand_channels)
+        with torch.no_grad():
+            product = reader.combined(readings, reader.channels if expand_channels else 1)
+            product *= upsample(activation_map, reader.size, interpolate_mode).to(product.device)
+            return as_attributions(inputs, product, expand_channels)
 
     def class_activation_map(
         self,
@@ -168,31 +175,34 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
             ValueError: As for `attribute`.
         """
         arguments = (target, additional_forward_args, attribute_to_layer_input)
-        return self._combined_and_cam(inputs, *arguments)[1]
+        return self._read(inputs, *arguments)[2]
 
-    def _combined_and_cam(
+    def _read(
         self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the SMOE Scale map and the class activation map, from one pass."""
-        tensors = as_tuple(inputs)
+    ) -> tuple[ScaleReader, list[Tensor], Tensor]:
+        """Return what read the scales, what it read and the class activation map."""
+        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
         with torch.no_grad():
-            reader = self.smoe.reader(tensors, additional_forward_args)
+            reader = self.smoe.reader(given[0].inputs, given[0].additional_forward_args)
         layer = self._cam_layer or reader.layers[-1]
-        contributions, readings = layer_contributions(
-            self.cam,
-            self.forward_func,
-            layer,
-            tensors,
-            target,
-            additional_forward_args,
-            layer_input,
-            self.device_ids,
-            reader.taps,
-        )
-        name, module, scale = layer
-        if scale is None or layer_input:
-            # Refused where the map could not be laid over the image.
-            describe_layer(name, module, contributions, reader.size)
+        activation_maps, readings = [], []
+        for part in given:
+            contributions, values = layer_contributions(
+                self.cam,
+                self.forward_func,
+                layer,
+                part.inputs,
+                part.target,
+                part.additional_forward_args,
+                layer_input,
+                self.device_ids,
+                reader.taps,
+            )
+            name, module, scale = layer
+            if scale is None or layer_input:
+                # Refused where the map could not be laid over the image.
+                describe_layer(name, module, contributions, reader.size, False)
+            activation_maps.append(contributions.sum(1).relu())
+            readings.append(values)
         with torch.no_grad():
-            combined = reader.maps(readings, None).combined
-        return combined, contributions.sum(1).relu()
+            return reader, reader.joined(readings), torch.cat(activation_maps)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastsal import untouched
@@ -107,3 +109,17 @@ def describe_layer(
         signed=bool(tensor.amin() < 0) if signed is None else signed,
         channels_last=channels_last,
     )
+
+
+def check_finite(name: str, what: str, values: Tensor) -> None:
+    """Raise if values that come from a layer are not all finite.
+
+    Raises:
+        ValueError: Naming the layer and what it gives.
+    """
+    # A sum with a value that is not finite is not finite; the other way round is rare.
+    if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
+        raise ValueError(
+            f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "
+            "precision for overflow"
+        )

@@ -1,8 +1,7 @@
-"""Reading an attributor's scales during one forward pass, and the maps that come of it."""
+"""Reading an attributor's scales during forward passes, and the maps that come of it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from fastsal import capture
 from fastsal.combine import combine, layer_weights, upsample
-from fastsal.layers import NamedLayer
+from fastsal.layers import NamedLayer, check_finite
 from fastsal.normalize import over_batch
 from fastsal.preactivation import PreActivations
 from fastsal.scales import Scale
@@ -46,14 +45,13 @@ class Maps:
 
 
 class ScaleReader:
-    """Reads one attributor's scales during one forward pass, and combines them.
+    """Reads one attributor's scales during forward passes, and combines them.
 
     Attributes:
         layers: What is read: name, module, and the scale where it is known.
         size: (H, W), the image's.
         channels: C, the image's.
         taps: What has to be read, for `capture.forward`.
-        scales: Where each was read; known after the pass.
     """
 
     def __init__(
@@ -67,15 +65,11 @@ class ScaleReader:
         self.layers = tuple(layers)
         self.size = (image.shape[2], image.shape[3])
         self.channels = image.shape[1]
-        self.scales: dict[int, Scale] = {}
+        self._scales: dict[int, Scale] = {}
         self._before: PreActivations | None = None
         if attributor.statistic.domain == "pre_relu":
             self._before = PreActivations()
         self._rectified: list[str] = []
-        # A batch on several devices is one only when they are joined.
-        shared = None
-        if attributor.normalize_over == "batch":
-            shared = partial(over_batch, attributor.normalization)
         self.taps = [
             capture.Tap(
                 name=name,
@@ -86,7 +80,6 @@ class ScaleReader:
                 call=None if scale is None else scale.call,
                 layer_input=layer_input or (scale is not None and scale.layer_input),
                 mode=self._before,
-                finish=shared,
             )
             for index, (name, module, scale) in enumerate(layers)
         ]
@@ -97,7 +90,9 @@ class ScaleReader:
         index, name, _, _ = layer
         if scale is None:
             scale = self.attributor.describe(layer, tensor, self.size)
-        self.scales[index] = scale
+        # Of several parts of a batch one with negative activations is remembered.
+        if index not in self._scales or scale.signed:
+            self._scales[index] = scale
         if self._before is not None:
             tensor = self._before_relu(self._before, scale, tensor)
         # Fast-CAM may have gradients on by now, which the map has no part in.
@@ -107,11 +102,8 @@ class ScaleReader:
         if rectify and (scale.signed or scale.functional_relu):
             activations = activations.relu()
         values = statistic(activations)
-        if not _all_finite(values):
-            raise ValueError(
-                f"layer {name!r} gives activations that are not finite; check the input for NaN, "
-                "and half precision for overflow"
-            )
+        check_finite(name, "activations", values)
+        # A batch in parts, or on several devices, is one only when they are joined.
         if self.attributor.normalize_over == "batch":
             return values
         return self.attributor.normalization(values)
@@ -128,17 +120,27 @@ class ScaleReader:
             self._rectified.append(scale.name)
         return tensor
 
-    def maps(self, readings: Sequence[Tensor], output: Any) -> Maps:
-        """Return the maps from what the taps read."""
-        scales = tuple(self.scales[index] for index in range(len(readings)))
-        return Maps(scales, tuple(readings), self.combined(readings), output)
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Where each map was read, known after the pass."""
+        return tuple(self._scales[index] for index in range(len(self._scales)))
+
+    def joined(self, readings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Return what the taps read of the parts of a batch as what they read of the whole."""
+        whole = [
+            values[0] if len(values) == 1 else torch.cat(values)
+            for values in zip(*readings, strict=True)
+        ]
+        if self.attributor.normalize_over == "batch":
+            whole = [over_batch(self.attributor.normalization, values) for values in whole]
+        return whole
 
     def combined(self, readings: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of what the taps read, as `combine` does.
 
         Warns where activations were negative.
         """
-        scales = [self.scales[index] for index in range(len(readings))]
+        scales = self.scales
         if self.attributor.statistic.domain == "post_relu":
             self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
         self.attributor.warn_rectified(self._rectified)
@@ -146,8 +148,3 @@ class ScaleReader:
             self.attributor.weights, len(scales), [scale.name for scale in scales]
         )
         return combine(readings, weights, self.size, channels)
-
-
-def _all_finite(values: Tensor) -> bool:
-    # A sum with a value that is not finite is not finite; the other way round is rare.
-    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
