@@ -3,6 +3,8 @@
 Tensors come as addresses, which the caller keeps alive, and strides in elements. Every kernel takes
 a range of its work, so that several threads can share it, and runs without the interpreter's lock.
 Numba's own threads are not used: not all of its threading layers bear several callers at once.
+All arguments are plain numbers or arrays: Numba looks at the types of each call, and of a tuple or
+a class that takes as long, between two layers of a network, as the kernel itself.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @intrinsic
 def pointer(_: Any, address: Any, kind: Any) -> Any:
-    """Return an address as a pointer to numbers of a kind."""
-    result = types.CPointer(kind.dtype)
+    """Return an address as a pointer to numbers of a kind: a NumPy type, or a number of it."""
+    result = types.CPointer(kind.dtype if isinstance(kind, types.NumberClass) else kind)
 
     def generate(context: Any, builder: Any, __: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(result))

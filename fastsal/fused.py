@@ -63,10 +63,10 @@ class _Kernels:
         self.array = numpy.array
         # As `kernels` reads them: the bits of halves, which Numba has no type for.
         self.kinds = {
-            torch.float32: numpy.float32,
-            torch.float64: numpy.float64,
-            torch.bfloat16: numpy.int16,
-            torch.float16: numpy.uint16,
+            torch.float32: numpy.float32(0),
+            torch.float64: numpy.float64(0),
+            torch.bfloat16: numpy.int16(0),
+            torch.float16: numpy.uint16(0),
         }
 
 
@@ -99,14 +99,14 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
         def work(first: int, last: int) -> None:
             scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
             strides = of_images, of_channels
-            planes(*source, strides, *target, scratch.data_ptr(), first, last)
+            planes(*source, *strides, *target, scratch.data_ptr(), first, last)
 
         units = images * -(-locations // kernels.statistics.BLOCK)
     elif of_channels == 1:
         columns = kernels.statistics.columns
 
         def work(first: int, last: int) -> None:
-            columns(*source, (of_images, of_columns), *target, first, last)
+            columns(*source, of_images, of_columns, *target, first, last)
 
         units = images * locations
     else:

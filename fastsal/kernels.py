@@ -157,7 +157,8 @@ def _any_large(total: Any) -> Any:
 def planes(
     kind: Any,
     source: int,
-    strides: tuple[int, int],
+    image_stride: int,
+    channel_stride: int,
     channels: int,
     locations: int,
     epsilon: float,
@@ -169,9 +170,10 @@ def planes(
     """Write SMOE Scale of activations whose locations follow each other in memory.
 
     Args:
-        kind: The numbers' type, as `_number` reads it.
+        kind: Any number of the type that is stored, as `_number` reads it.
         source: Address of the activations.
-        strides: Of images and of channels.
+        image_stride: From one image to the next.
+        channel_stride: From one channel to the next.
         channels: C.
         locations: HW.
         epsilon: Added to every activation.
@@ -180,7 +182,6 @@ def planes(
         first: The first of the work's blocks, counted through all images.
         last: The block after the last.
     """
-    image_stride, channel_stride = strides
     shift = np.float32(epsilon)
     blocks = (locations + BLOCK - 1) // BLOCK
     images = (last + blocks - 1) // blocks
@@ -232,7 +233,8 @@ def _column(column: Any, epsilon: Any) -> Any:
 def columns(
     kind: Any,
     source: int,
-    strides: tuple[int, int],
+    image_stride: int,
+    location_stride: int,
     channels: int,
     locations: int,
     epsilon: float,
@@ -245,7 +247,8 @@ def columns(
     Args:
         kind: As for `planes`.
         source: As for `planes`.
-        strides: Of images and of locations.
+        image_stride: As for `planes`.
+        location_stride: From one location to the next.
         channels: As for `planes`.
         locations: As for `planes`.
         epsilon: As for `planes`.
@@ -253,7 +256,6 @@ def columns(
         first: The first of the work's locations, counted through all images.
         last: The location after the last.
     """
-    image_stride, location_stride = strides
     shift = np.float32(epsilon)
     images = (last + locations - 1) // locations
     span = (images - 1) * image_stride + (locations - 1) * location_stride + channels
