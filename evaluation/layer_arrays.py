@@ -114,7 +114,11 @@ def statistic_maps(
     taps = [tap for reader in readers for tap in reader.taps]
     with torch.no_grad():
         values = iter(capture.forward(network, (inputs,), taps=taps)[1])
-    return {name: [next(values).float().cpu().numpy() for _ in scales] for name in statistics}
+        maps = [reader.joined([[next(values) for _ in scales]]) for reader in readers]
+    return {
+        name: [scale_map.float().cpu().numpy() for scale_map in of_scales]
+        for name, of_scales in zip(statistics, maps, strict=True)
+    }
 
 
 def write_locations(

@@ -21,6 +21,12 @@ from torch import Tensor
 ELEMENTS_A_THREAD = 1 << 21
 
 _PLAIN: ContextVar[bool] = ContextVar("fastsal_plain", default=False)
+# By one name each: between two layers of a network every look-up waits for memory.
+_tracing_state = torch._C._get_tracing_state
+_transform = torch._C._functorch.peek_interpreter_stack
+_forward_ad = torch.autograd.forward_ad
+_modes = torch._C._len_torch_dispatch_stack
+_mode = torch._C._get_dispatch_mode
 _MODES = (
     torch._C._TorchDispatchModeKey.FAKE,
     torch._C._TorchDispatchModeKey.PROXY,
@@ -115,12 +121,12 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     return values
 
 
-def gaussian(maps: Tensor) -> Tensor | None:
+def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
     """Return maps `(N, H, W)` through the normal CDF, or None."""
     kernels = _kernels_for(maps)
     if kernels is None or not _plain_maps(maps):
         return None
-    squashed = torch.empty_like(maps)
+    squashed = maps if in_place else torch.empty_like(maps)
     locations = maps.shape[1] * maps.shape[2]
     gaussian = kernels.maps.gaussian
 
@@ -161,22 +167,21 @@ def _plain_maps(maps: Tensor) -> bool:
 
 def _kernels_for(tensor: Tensor) -> _Kernels | None:
     """Return the kernels, if they may read this tensor's memory unseen by PyTorch."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.device.type != "cpu":
-        return None
     if (
-        (tensor.requires_grad and torch.is_grad_enabled())
-        or tensor.layout != torch.strided
+        torch.compiler.is_compiling()
+        or type(tensor) is not Tensor
+        or not tensor.is_cpu
+        or tensor.layout is not torch.strided
         or tensor.is_neg()
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or (
-            torch._C._len_torch_dispatch_stack()
-            and any(torch._C._get_dispatch_mode(mode) is not None for mode in _MODES)
-        )
+        or (tensor.requires_grad and torch.is_grad_enabled())
+        or _tracing_state() is not None
+        or _transform() is not None
+        or _forward_ad._current_level >= 0
+        or (_modes() and any(_mode(kind) is not None for kind in _MODES))
+        or _PLAIN.get()
     ):
         return None
-    return None if _PLAIN.get() else _kernels()
+    return _kernels()
 
 
 def _share(work: Callable[[int, int], None], units: int, elements: int) -> None:

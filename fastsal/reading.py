@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastsal import capture
+from fastsal import capture, fused
 from fastsal.combine import combine, layer_weights, upsample
 from fastsal.layers import NamedLayer, check_finite
-from fastsal.normalize import over_batch
+from fastsal.normalize import gaussian, over_batch
 from fastsal.preactivation import PreActivations
 from fastsal.scales import Scale
+from fastsal.statistics import smoe_scale
 
 if TYPE_CHECKING:
     from fastsal.attribution import SMOEScale
@@ -66,6 +67,10 @@ class ScaleReader:
         self.size = (image.shape[2], image.shape[3])
         self.channels = image.shape[1]
         self._scales: dict[int, Scale] = {}
+        self._smoe = attributor.statistic.function is smoe_scale
+        # A batch in parts, or on several devices, is one only when they are joined. And what can
+        # wait should: between two layers even a few instructions wait for memory.
+        self._later = self._smoe or attributor.normalize_over == "batch"
         self._before: PreActivations | None = None
         if attributor.statistic.domain == "pre_relu":
             self._before = PreActivations()
@@ -87,7 +92,7 @@ class ScaleReader:
     def _read(
         self, layer: tuple[int, str, nn.Module, bool], scale: Scale | None, tensor: Tensor
     ) -> Tensor:
-        index, name, _, _ = layer
+        index, *_ = layer
         if scale is None:
             scale = self.attributor.describe(layer, tensor, self.size)
         # Of several parts of a batch one with negative activations is remembered.
@@ -102,11 +107,10 @@ class ScaleReader:
         if rectify and (scale.signed or scale.functional_relu):
             activations = activations.relu()
         values = statistic(activations)
-        check_finite(name, "activations", values)
-        # A batch in parts, or on several devices, is one only when they are joined.
-        if self.attributor.normalize_over == "batch":
-            return values
-        return self.attributor.normalization(values)
+        if not self._later:
+            return self._normalized(index, values)
+        # Another statistic's values may be the network's own, which it may write over.
+        return values if self._smoe else values.clone()
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
         """Return what the activation function was given that made a layer's tensor.
@@ -126,14 +130,26 @@ class ScaleReader:
         return tuple(self._scales[index] for index in range(len(self._scales)))
 
     def joined(self, readings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Return what the taps read of the parts of a batch as what they read of the whole."""
+        """Return the normalised maps of a whole batch from what the taps read of its parts."""
         whole = [
             values[0] if len(values) == 1 else torch.cat(values)
             for values in zip(*readings, strict=True)
         ]
+        if not self._later:
+            return whole
+        return [self._normalized(index, values) for index, values in enumerate(whole)]
+
+    def _normalized(self, index: int, values: Tensor) -> Tensor:
+        """Return a scale's map of what the statistic gave, which may be written over."""
+        check_finite(self.layers[index][0], "activations", values)
+        normalization = self.attributor.normalization
         if self.attributor.normalize_over == "batch":
-            whole = [over_batch(self.attributor.normalization, values) for values in whole]
-        return whole
+            return over_batch(normalization, values)
+        squashed = None
+        if normalization is gaussian:
+            # So that no second map is held.
+            squashed = fused.gaussian(values, in_place=self._smoe)
+        return normalization(values) if squashed is None else squashed
 
     def combined(self, readings: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of what the taps read, as `combine` does.

@@ -368,3 +368,28 @@ def test_errors(resnet, images):
     unused = nn.ModuleDict({"net": small_network(), "spare": nn.ReLU()})
     with pytest.raises(ValueError, match="layer 'ReLU' did not run"):
         SMOEScale(lambda x: unused["net"](x), unused["spare"]).attribute(images)
+
+
+@pytest.mark.parametrize("over", ["image", "batch"])
+def test_a_statistic_that_gives_a_part_of_the_activations(over):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), Negated())
+    images = torch.rand(1, 3, 9, 9)
+
+    def channel(activations):
+        return activations[:, 1]
+
+    attributor = SMOEScale(net, ["1"], statistic=channel, normalize_over=over)
+    maps = attributor.maps(images)
+    with torch.no_grad():
+        given = torch.sigmoid(net[0](images))[:, 1]
+        assert torch.equal(maps.logits[:, 1], -given)
+    deviation, mean = torch.std_mean(given)
+    torch.testing.assert_close(maps.per_scale[0], torch.special.ndtr((given - mean) / deviation))
+
+
+class Negated(nn.Module):
+    """Writes over what it is given."""
+
+    def forward(self, x):
+        return x.neg_()
