@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -26,14 +26,14 @@ from comparisons.budget import memory_budget_bytes
 from comparisons.costs.cells import costs_of_method, costs_of_steps
 from comparisons.layers import cells as layer_cells
 from comparisons.methods import METHODS
+from comparisons.trained import frozen, record, train_and_test
 from evaluation.datasets import Request, files_hash, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
-from evaluation.networks import build_network
 from evaluation.profiling import count, time_in_turns
-from evaluation.records import METRICS, CellResult, Record, pack_bits
-from evaluation.retraining import InputView, Recipe, correctness, predictions, train
+from evaluation.records import CellResult
+from evaluation.retraining import InputView, predictions
 from evaluation.store import Store, content_hash, spec_id
 from fastsal import __version__
 
@@ -108,7 +108,7 @@ def _data(cell: Cell, store: Store, device: str) -> Outcome:
 
 def _base(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
-    outcome, network = _train_and_test(cell, dataset, device, *_views(dataset))
+    outcome, network = train_and_test(cell, dataset, device, *_views(dataset))
     store.save_model(cell.id, network.state_dict())
     predicted = {
         name: predictions(network, view, device=device)
@@ -121,7 +121,7 @@ def _base(cell: Cell, store: Store, device: str) -> Outcome:
 
 def _maps(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
-    network, targets = _frozen(cell, dataset, store, device)
+    network, targets = frozen(cell, dataset, store, device)
     # Gradients of ResNet-9 take a quarter less time so: 0.085 s against 0.116 s for 128 images.
     network.to(memory_format=torch.channels_last)
     name = cell.spec["method"]
@@ -142,20 +142,20 @@ def _maps(cell: Cell, store: Store, device: str) -> Outcome:
         device=device,
     )
     records = tuple(
-        _record(cell, dataset, metric, value) for metric, value in cost.metrics().items()
+        record(cell, dataset, metric, value) for metric, value in cost.metrics().items()
     )
     return {"records": records, "hashes": {"maps": cost.hash}}
 
 
 def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
-    outcome, _ = _train_and_test(cell, dataset, device, *_views(dataset, cell, store))
+    outcome, _ = train_and_test(cell, dataset, device, *_views(dataset, cell, store))
     return outcome
 
 
 def _profile(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.data(cell.spec["data"]))
-    network, targets = _frozen(cell, dataset, store, device)
+    network, targets = frozen(cell, dataset, store, device)
     batch = cell.spec["batch"]
     # Of a smaller test split some images come twice: the cost is that of the batch.
     indices = np.arange(batch) % len(dataset.test.labels)
@@ -174,52 +174,8 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
         "map_flops": counts.map.flops / batch,
         "peak_bytes": counts.extra_peak_bytes / batch,
     }
-    records = tuple(_record(cell, dataset, metric, value) for metric, value in values.items())
+    records = tuple(record(cell, dataset, metric, value) for metric, value in values.items())
     return {"records": records}
-
-
-def _frozen(
-    cell: Cell, dataset: Dataset, store: Store, device: str
-) -> tuple[torch.nn.Module, dict[str, NDArray[np.int64]]]:
-    """The trained network that is explained, and what it predicts for each split."""
-    network = _network(cell, dataset)
-    network.load_state_dict(store.load_model(cell.spec["base"]))
-    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
-        targets = {name: predicted[name] for name in SPLITS}
-    return network.to(device).eval(), targets
-
-
-def _train_and_test(
-    cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
-) -> tuple[Outcome, torch.nn.Module]:
-    seed = cell.spec["seed"]
-    network = _network(cell, dataset)
-    training = train(
-        network,
-        train_view,
-        dataset.train.labels,
-        Recipe(**cell.spec["recipe"]),
-        seed,
-        device=device,
-    )
-    correct = correctness(network, test_view, dataset.test.labels, device=device)
-    metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
-    accuracy = float(correct.mean())
-    records = [_record(cell, dataset, metric, accuracy)]
-    if cell.spec.get("dual"):
-        records.append(_dual_record(cell, dataset, metric, accuracy))
-    outcome = {
-        "records": tuple(records),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "history": training.history,
-        "hashes": {
-            "init": training.init_hash,
-            "order": training.order_hash,
-            "model": training.model_hash,
-        },
-    }
-    return outcome, network
 
 
 _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
@@ -236,12 +192,6 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "cost": costs_of_method,
     "steps": costs_of_steps,
 }
-
-
-def _network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
-    # Maps come from trained weights, so that their initial ones do not matter.
-    seed = cell.spec.get("seed", 0)
-    return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
 
 
 def _views(
@@ -264,42 +214,6 @@ def _views(
         )
 
     return view("train", dataset.train.images), view("test", dataset.test.images)
-
-
-def _record(
-    cell: Cell,
-    dataset: Dataset,
-    metric: str,
-    value: float,
-) -> Record:
-    spec = cell.spec
-    return Record(
-        method=spec.get("method", "none"),
-        parameters=spec.get("parameters", {}),
-        dataset=dataset.name,
-        model=spec["model"],
-        mode=spec.get("mode", "unmasked"),
-        fraction=spec.get("fraction"),
-        layer=None,
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=spec.get("seed"),
-        version=__version__,
-        cell=cell.id,
-    )
-
-
-def _dual_record(cell: Cell, dataset: Dataset, metric: str, value: float) -> Record:
-    """Removing a random share leaves a random rest: the same experiment seen from the other end."""
-    fields = asdict(_record(cell, dataset, metric, value))
-    share = fields["fraction"]
-    fields |= {
-        "mode": "kar",
-        "fraction": round(1.0 - share, 10),
-        "derived_from": f"roar at {100 * share:g} %: this method is its own dual",
-    }
-    return Record(**fields)
 
 
 def _environment(device: str) -> dict[str, Any]:

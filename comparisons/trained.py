@@ -1,0 +1,122 @@
+"""What cells that use a network share: it trained and tested, or as it was trained; and records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.images import SPLITS, Dataset
+from evaluation.networks import build_network
+from evaluation.records import METRICS, Record, pack_bits
+from evaluation.retraining import InputView, Recipe, correctness, train
+from evaluation.store import Store
+from fastsal import __version__
+
+if TYPE_CHECKING:
+    from comparisons.cells import Cell
+
+__all__ = ["frozen", "new_network", "record", "train_and_test"]
+
+
+def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
+    """A cell's network as its seed makes it, not trained."""
+    # Maps come from trained weights, so that their initial ones do not matter.
+    seed = cell.spec.get("seed", 0)
+    return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
+
+
+def frozen(
+    cell: Cell, dataset: Dataset, store: Store, device: str
+) -> tuple[torch.nn.Module, dict[str, NDArray[np.int64]]]:
+    """The trained network that is explained, and what it predicts for each split."""
+    network = new_network(cell, dataset)
+    network.load_state_dict(store.load_model(cell.spec["base"]))
+    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
+        targets = {name: predicted[name] for name in SPLITS}
+    return network.to(device).eval(), targets
+
+
+def train_and_test(
+    cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
+) -> tuple[dict[str, Any], torch.nn.Module]:
+    """Train a cell's network, and its accuracy on the test images.
+
+    Args:
+        cell: what to train, with which recipe and seed.
+        dataset: for the labels.
+        device: where to train.
+        train_view: training images.
+        test_view: test images.
+
+    Returns:
+        What a training leaves in its cell's result, and the network.
+    """
+    seed = cell.spec["seed"]
+    network = new_network(cell, dataset)
+    training = train(
+        network,
+        train_view,
+        dataset.train.labels,
+        Recipe(**cell.spec["recipe"]),
+        seed,
+        device=device,
+    )
+    correct = correctness(network, test_view, dataset.test.labels, device=device)
+    metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
+    accuracy = float(correct.mean())
+    records = [record(cell, dataset, metric, accuracy)]
+    if cell.spec.get("dual"):
+        records.append(_dual_record(cell, dataset, metric, accuracy))
+    outcome = {
+        "records": tuple(records),
+        "correct": pack_bits(correct),
+        "images": len(correct),
+        "history": training.history,
+        "hashes": {
+            "init": training.init_hash,
+            "order": training.order_hash,
+            "model": training.model_hash,
+        },
+    }
+    return outcome, network
+
+
+def record(
+    cell: Cell,
+    dataset: Dataset,
+    metric: str,
+    value: float,
+) -> Record:
+    """One number of a cell, with everything that its specification says of it."""
+    spec = cell.spec
+    return Record(
+        method=spec.get("method", "none"),
+        parameters=spec.get("parameters", {}),
+        dataset=dataset.name,
+        model=spec["model"],
+        mode=spec.get("mode", "unmasked"),
+        fraction=spec.get("fraction"),
+        layer=None,
+        metric=metric,
+        value=value,
+        unit=METRICS[metric].unit,
+        seed=spec.get("seed"),
+        version=__version__,
+        cell=cell.id,
+    )
+
+
+def _dual_record(cell: Cell, dataset: Dataset, metric: str, value: float) -> Record:
+    """Removing a random share leaves a random rest: the same experiment seen from the other end."""
+    fields = asdict(record(cell, dataset, metric, value))
+    share = fields["fraction"]
+    fields |= {
+        "mode": "kar",
+        "fraction": round(1.0 - share, 10),
+        "derived_from": f"roar at {100 * share:g} %: this method is its own dual",
+    }
+    return Record(**fields)
