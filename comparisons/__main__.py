@@ -18,6 +18,7 @@ from comparisons.layers.command import layers
 from comparisons.methods import METHODS, resolve
 from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from comparisons.plan import PRESETS, Plan
+from comparisons.registry import SETS
 from comparisons.runner import run_plan
 from comparisons.session import one_message
 from evaluation.datasets import has_object_masks
@@ -56,7 +57,10 @@ def run(
         shared.MODEL,
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Names, comma-separated; see the methods command.")
+        str | None,
+        typer.Option(
+            help=f"Names, comma-separated, as the methods command lists them, or {', '.join(SETS)}."
+        ),
     ] = None,
     modes: Annotated[str | None, typer.Option(help="roar,kar or one of them.")] = None,
     fractions: Annotated[
@@ -116,7 +120,6 @@ def run(
             "modes": as_words(modes),
             "fractions": as_fractions(fractions),
             "seeds": as_whole_numbers("--seeds", seeds),
-            "first_seed_only": as_words(first_seed_only),
             "mask_only": as_mode_shares("--mask-only", mask_only),
             "train_images": train_images,
             "test_images": test_images,
@@ -126,6 +129,8 @@ def run(
         given = {name: value for name, value in recipe.items() if value is not None}
         options["recipe"] = Recipe(**(options["recipe"] | given))
         known = has_object_masks(options["data"])
+        if first_seed_only is not None:
+            options["first_seed_only"] = resolve(first_seed_only, has_object_masks=known)
         if methods is None and not known and "methods" in options:
             # The preset's own list is for any images: what they do not allow is left out.
             allowed = resolve(None, has_object_masks=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from comparisons.budget import Passes, Rows, in_slices
 from comparisons.registry import Batch
 
-__all__ = ["Gradients", "smoothed"]
+__all__ = ["Gradients", "abs_sum", "smoothed"]
 
 # Noise is drawn for so many copies of each image in turn, whatever fits into a pass.
 _COPIES_DRAWN = 5
@@ -111,3 +111,12 @@ def smoothed(
             attribution = in_slices(explain, noisy, batch.target[places], at_once)
             total.index_add_(0, places, attribution.square() if squared else attribution)
     return total / copies
+
+
+def abs_sum(attribution: Tensor) -> Tensor:
+    """Sum the sizes over the channels: `(N, C, H, W)` to `(N, H, W)`.
+
+    >>> abs_sum(torch.tensor([[[[1.0]], [[-2.0]]]])).tolist()
+    [[[3.0]]]
+    """
+    return attribution.detach().abs().sum(1)

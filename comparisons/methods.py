@@ -12,19 +12,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from captum.attr import (
-    GuidedBackprop,
-    GuidedGradCam,
-    IntegratedGradients,
-    Saliency,
-)
+from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparisons.budget import within_budget
-from comparisons.gradients import Gradients, smoothed
+from comparisons.cam_methods import register_cam_methods
+from comparisons.gradients import Gradients, abs_sum, smoothed
 from comparisons.registry import GROUPS, METHODS, Batch, Explain, Method, Prepare, method, resolve
-from fastsal import FastCAM, SMOEScale, find_scales
+from fastsal import SMOEScale, Statistic
+from fastsal.cam import CAMS
+from fastsal.statistics import STATISTICS
+from reports.paper import TITLES
 
 # Whoever wants the registry filled takes it from here.
 __all__ = ["GROUPS", "METHODS", "Batch", "Explain", "Method", "method", "resolve"]
@@ -37,6 +36,7 @@ _IG_STEPS = 25
 _IG_STEPS_SMOOTHED = 3
 _RANDOM_MAP_SEED = 0x5EED
 _PAPER = "Mundhenk, Chen and Friedland 2020"
+_SMOE = "smoe_scale"
 
 
 @method("random", "Random", "control", "Hooker et al. 2018", {}, self_dual=True)
@@ -93,62 +93,41 @@ def _oracle(model: nn.Module) -> Explain:
     return explain
 
 
-def _register_smoe(weights: str) -> None:
+def _register_statistic(statistic: Statistic, weights: str) -> None:
+    prefix = "smoe" if statistic.name == _SMOE else statistic.name
+    title = TITLES.get(statistic.name, statistic.name.replace("_", " ").capitalize())
+
     def scales(model: nn.Module) -> Explain:
-        attributor = SMOEScale(model, weights=weights)
+        attributor = SMOEScale(model, weights=weights, statistic=statistic)
         return lambda batch: attributor.maps(batch.inputs).stacked
 
     @method(
-        f"smoe-{weights}",
-        f"SMOE Scale, {weights} weights",
+        f"{prefix}-{weights}",
+        f"{title}, {weights} weights",
         "smoe",
-        _PAPER,
-        {"weights": weights, "statistic": "smoe_scale", "normalize": "gaussian"},
+        _PAPER if statistic.name == _SMOE else statistic.citation,
+        {"weights": weights, "statistic": statistic.name, "normalize": "gaussian"},
         passes=1,
         scales=scales,
     )
     def prepare(model: nn.Module) -> Explain:
-        attributor = SMOEScale(model, weights=weights)
+        attributor = SMOEScale(model, weights=weights, statistic=statistic)
         explain = within_budget(lambda inputs, _: attributor.maps(inputs).combined)
         return lambda batch: explain(batch.inputs, batch.target)
 
 
 for _weights in ("equal", "linear", "prior"):
-    _register_smoe(_weights)
+    _register_statistic(STATISTICS[_SMOE], _weights)
+for _statistic in STATISTICS.values():
+    if _statistic.name != _SMOE:
+        _register_statistic(_statistic, "linear")
+# Beside SMOE Scale, those that Table 5 has.
+for _name in ("std", "truncnormal_entropy"):
+    _register_statistic(STATISTICS[_name], "prior")
 
 
-@method("fastcam", "Fast-CAM", "cam", _PAPER, {"weights": "linear", "cam": "gradcam"}, passes=1)
-def _fastcam(model: nn.Module) -> Explain:
-    attributor = FastCAM(model)
-
-    def explain(inputs: Tensor, target: Tensor) -> Tensor:
-        # In the shape of the input, as Captum has it: every channel is the same map.
-        attribution: Tensor = attributor.attribute(inputs, target=target)
-        return attribution[:, 0]
-
-    explain_slices = within_budget(explain)
-    return lambda batch: explain_slices(batch.inputs, batch.target)
-
-
-@method(
-    "guided-gradcam",
-    "Guided Grad-CAM",
-    "cam",
-    "Selvaraju et al. 2017",
-    {"reduction": "abs_sum", "layer": "last scale"},
-    passes=2,
-)
-def _guided_gradcam(model: nn.Module) -> Explain:
-    attributor: GuidedGradCam | None = None
-
-    def explain(inputs: Tensor, target: Tensor) -> Tensor:
-        nonlocal attributor
-        if attributor is None:
-            attributor = GuidedGradCam(model, find_scales(model, inputs[:1])[-1].module)
-        return _abs_sum(attributor.attribute(inputs, target=target))
-
-    explain_slices = within_budget(explain)
-    return lambda batch: explain_slices(batch.inputs, batch.target)
+for _cam in CAMS.values():
+    register_cam_methods(_cam)
 
 
 class _Captum(Protocol):
@@ -195,7 +174,7 @@ def _register_gradient(
     )
     def prepare(model: nn.Module) -> Explain:
         gradients = build(model, smoothed=False)
-        return lambda batch: _abs_sum(gradients(batch))
+        return lambda batch: abs_sum(gradients(batch))
 
     for suffix, squared, added, source, reduction in (
         ("sg", False, "SmoothGrad", "Smilkov et al. 2017", "abs_sum"),
@@ -221,7 +200,8 @@ def _register_gradient(
 def _smoothed(build: _Captum, squared: bool) -> Prepare:
     def prepare(model: nn.Module) -> Explain:
         gradients = build(model, smoothed=True)
-        return lambda batch: _abs_sum(
+        return lambda batch: abs_sum(
+            # Of squares already averaged the absolute value changes nothing.
             smoothed(
                 gradients,
                 batch,
@@ -232,11 +212,6 @@ def _smoothed(build: _Captum, squared: bool) -> Prepare:
         )
 
     return prepare
-
-
-def _abs_sum(attribution: Tensor) -> Tensor:
-    # Of squares already averaged (SmoothGrad-Squared) the absolute value changes nothing.
-    return attribution.detach().abs().sum(1)
 
 
 _register_gradient("gradient", "Gradient", "Simonyan et al. 2013", _saliency)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-__all__ = ["GROUPS", "METHODS", "Batch", "Explain", "Method", "Prepare", "method", "resolve"]
+__all__ = [
+    "GROUPS",
+    "METHODS",
+    "SETS",
+    "Batch",
+    "Explain",
+    "Method",
+    "Prepare",
+    "expanded",
+    "method",
+    "resolve",
+]
 
 Group = Literal["control", "smoe", "cam", "gradient"]
 GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
@@ -78,6 +89,25 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 
+# Rows of the paper's Table 5, in its order.
+_TABLE_5 = (
+    *("random", "gradient", "guided-backprop", "ig"),
+    *("gradient-sgsq", "guided-backprop-sgsq", "ig-sgsq"),
+    *("smoe-prior", "smoe-linear", "smoe-equal", "std-prior", "truncnormal_entropy-prior"),
+)
+
+# Words that stand for several methods, and which.
+SETS: dict[str, Callable[[Method], bool]] = {
+    "all": lambda _: True,
+    "controls": lambda entry: entry.group == "control",
+    "statistics": lambda entry: (
+        entry.group == "smoe" and entry.parameters.get("weights") == "linear"
+    ),
+    "cams": lambda entry: entry.group == "cam",
+    "gradients": lambda entry: entry.group == "gradient",
+    "paper": lambda entry: entry.name in _TABLE_5,
+}
+
 
 def method(
     name: str,
@@ -111,8 +141,31 @@ def method(
     return register
 
 
+def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ...]:
+    """Names and sets as names, each once; a word that is neither stays as it is.
+
+    Args:
+        words: names of methods, or of `SETS`.
+        known: the methods that a set may hold.
+
+    >>> import comparisons.methods
+    >>> expanded(["sobel", "controls", "lime"], METHODS)
+    ('sobel', 'random', 'centre', 'oracle', 'lime')
+    """
+    names: dict[str, None] = {}
+    for word in words:
+        chosen = SETS.get(word)
+        if chosen is None:
+            names[word] = None
+        else:
+            names.update(dict.fromkeys(name for name, entry in known.items() if chosen(entry)))
+    return tuple(names)
+
+
 def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
     """The methods a comma-separated list names; None for all that the data allows.
+
+    A word of `SETS` stands for those of its methods that the data allows.
 
     Raises:
         ValueError: an unknown method, or one that needs the true object where it is unknown.
@@ -121,17 +174,22 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
     >>> resolve("random,centre", has_object_masks=False)
     ('random', 'centre')
     """
+    allowed = {
+        entry.name: entry
+        for entry in METHODS.values()
+        if has_object_masks or not entry.needs_object_mask
+    }
     if names is None:
-        return tuple(
-            entry.name
-            for entry in METHODS.values()
-            if has_object_masks or not entry.needs_object_mask
-        )
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        return tuple(allowed)
+    words = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = expanded(words, allowed)
     for name in chosen:
         if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
-        if METHODS[name].needs_object_mask and not has_object_masks:
+            raise ValueError(
+                f"unknown method {name!r}: expected some of {', '.join(METHODS)}, or a set of "
+                f"them: {', '.join(SETS)}"
+            )
+        if name not in allowed:
             raise ValueError(
                 f"method {name!r} needs the true object's pixels, which these images do not "
                 "have: leave it out, or use --data shapes"

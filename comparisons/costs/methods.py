@@ -15,7 +15,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from comparisons.methods import METHODS
-from comparisons.registry import Batch, Explain, Group, Method, Prepare
+from comparisons.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
 from fastsal import find_scales
 from fastsal.capture import Tap, forward
 from fastsal.scales import Scale
@@ -63,7 +63,7 @@ def costed() -> dict[str, Method]:
 
 
 def resolve_costed(names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The methods that names mean; None for all that are installed.
+    """The methods that names, or words of `SETS`, mean; None for all that are installed.
 
     Raises:
         ValueError: an unknown method, one that needs the true object, or one whose package is
@@ -73,15 +73,21 @@ def resolve_costed(names: tuple[str, ...] | None) -> tuple[str, ...]:
     ('smoe-linear', 'captum-layer-gradcam')
     """
     known = costed()
-    for name in names or ():
+    if names is None:
+        return tuple(known)
+    chosen = expanded(names, known)
+    for name in chosen:
         if not installed(name):
             raise ValueError(
                 f"method {name!r} needs the package {_PACKAGES[name]}, which is not installed: "
                 "pip install -e '.[harness,peers]'"
             )
         if name not in known:
-            raise ValueError(f"unknown method {name!r}: expected some of {', '.join(known)}")
-    return tuple(known) if names is None else tuple(dict.fromkeys(names))
+            raise ValueError(
+                f"unknown method {name!r}: expected some of {', '.join(known)}, or a set of them: "
+                f"{', '.join(SETS)}"
+            )
+    return chosen
 
 
 @cost_only(

@@ -56,7 +56,10 @@ def test_rows_are_those_that_fit():
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Input Tensor", "ignore:Setting .*backward hooks", "ignore:gradcam"
+    "ignore:Input Tensor",
+    "ignore:Setting .*backward hooks",
+    "ignore:gradcam",
+    "ignore:layer.* give no negative",
 )
 @pytest.mark.parametrize("name", _WITH_PASSES)
 def test_maps_do_not_depend_on_the_budget(name, network, batch):
@@ -68,7 +71,10 @@ def test_maps_do_not_depend_on_the_budget(name, network, batch):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Input Tensor", "ignore:Setting .*backward hooks", "ignore:gradcam"
+    "ignore:Input Tensor",
+    "ignore:Setting .*backward hooks",
+    "ignore:gradcam",
+    "ignore:layer.* give no negative",
 )
 @pytest.mark.parametrize("name", _COUNTED)
 def test_no_pass_holds_more_than_the_budget(name, network, batch):

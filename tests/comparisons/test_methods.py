@@ -13,7 +13,6 @@ import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Saliency
 from scipy import ndimage
 from torch import nn
-from torch.nn import functional as F
 
 from comparisons import methods as registry
 from comparisons.attribution import example_batch
@@ -336,25 +335,6 @@ def test_black_is_a_black_pixel(dataset, batch):
     torch.testing.assert_close(zeros.inputs, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_guided_gradcam(network, batch):
-    """Selvaraju et al. 2017: Guided Backprop times the upsampled Grad-CAM of the last stage."""
-    guided = _gradient(_guided(network), batch.inputs, batch.target)
-    model = copy.deepcopy(network)
-    kept = {}
-
-    def keep(module, args, output) -> None:
-        kept["activation"] = output
-
-    model.stage3.register_forward_hook(keep)
-    logits = model(batch.inputs)
-    score = logits[torch.arange(3), batch.target].sum()
-    (gradient,) = torch.autograd.grad(score, kept["activation"])
-    weights = gradient.mean((2, 3), keepdim=True)
-    cam = (weights * kept["activation"]).sum(1, keepdim=True).clamp(min=0)
-    expected = (guided * F.interpolate(cam, (16, 16), mode="nearest")).abs().sum(1).detach()
-    torch.testing.assert_close(_explain("guided-gradcam", network, batch), expected)
-
-
 _SMOOTHED = {
     "gradient": (Saliency, {"abs": False}),
     "guided-backprop": (GuidedBackprop, {}),
@@ -434,7 +414,7 @@ def test_entries_are_complete(entry):
     assert entry.citation
     assert entry.group in GROUPS
     reductions = {"abs_sum", "sq_sum", "signed"}
-    if entry.group == "gradient" or entry.name == "guided-gradcam":
+    if entry.group == "gradient" or "times" in entry.parameters:
         assert entry.parameters["reduction"] in reductions
     assert entry.parameters.get("reduction", "signed") in reductions
 

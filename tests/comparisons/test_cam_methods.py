@@ -1,0 +1,252 @@
+"""Class activation maps, their products and every statistic, each against its equation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import GuidedBackprop, GuidedGradCam
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+from comparisons.attribution import example_batch
+from comparisons.costs.methods import resolve_costed
+from comparisons.methods import METHODS, Batch, resolve
+from comparisons.registry import SETS
+from evaluation.datasets import Request, load_dataset
+from evaluation.networks import build_network
+from fastsal import SMOEScale, find_scales
+from fastsal.cam import CAMS
+from fastsal.combine import PRIOR_WEIGHTS
+from fastsal.statistics import STATISTICS
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+SIZE = (16, 16)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """A ResNet-9 with random weights and BatchNorm statistics that are not 0 and 1."""
+    network = build_network("resnet9", 8, 0, size=SIZE).train()
+    with torch.no_grad():
+        for seed in range(3):
+            network(torch.randn(8, 3, *SIZE, generator=torch.Generator().manual_seed(seed)))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    dataset = load_dataset("shapes", Request(train_images=8, test_images=8, image_size=16, seed=1))
+    targets = np.array([3, 0, 5, 1, 2, 4, 6, 7])
+    return example_batch(dataset, "test", targets, np.array([0, 2, 5]))
+
+
+def _explain(name: str, network: nn.Module, batch: Batch) -> np.ndarray:
+    return METHODS[name].prepare(network)(batch).detach().double().numpy()
+
+
+def _last_scale(
+    network: nn.Module, image: torch.Tensor, label: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations `(C, h, w)` of the last stage for one image, and its score's gradient there."""
+    with torch.enable_grad():
+        before = network.stage2(network.stage1(network.stem(image[None])))
+        activations = network.stage3(before).detach().requires_grad_()
+        score = network.head(activations.mean((2, 3)))[0, label]
+        (gradient,) = torch.autograd.grad(score, activations)
+    return activations[0].detach().double(), gradient[0].double()
+
+
+def _slow_cam(name: str, network: nn.Module, image: torch.Tensor, label: int) -> torch.Tensor:
+    """The map of one image at the layer's size, channel by channel, from the papers' equations."""
+    activations, gradient = _last_scale(network, image, label)
+    powers = [gradient**order for order in (1, 2, 3)]
+    if name == "smoothgradcam++":
+        generator = torch.Generator().manual_seed(0)
+        powers = [torch.zeros_like(gradient) for _ in range(3)]
+        for _ in range(15):
+            noise = torch.randn(image.shape, generator=generator)
+            noisy = image + 0.15 * (image.max() - image.min()) * noise
+            _, gradient = _last_scale(network, noisy, label)
+            powers = [power + gradient ** (k + 1) / 15 for k, power in enumerate(powers)]
+    total = torch.zeros_like(activations[0])
+    for channel, activation in enumerate(activations):
+        first, second, third = (power[channel] for power in powers)
+        if name == "gradcam":
+            weight = first.mean()
+        else:
+            alpha = second / (2 * second + activation.sum() * third)
+            weight = (alpha.nan_to_num(0.5) * first.clamp(min=0)).sum()
+        total += weight * activation
+    return total.clamp(min=0)
+
+
+def _upsampled(small: torch.Tensor) -> np.ndarray:
+    return F.interpolate(small[None, None], SIZE, mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
+
+
+@pytest.fixture(scope="module")
+def cams(network, batch) -> dict[str, list[torch.Tensor]]:
+    images = list(zip(batch.inputs, batch.target.tolist(), strict=True))
+    return {name: [_slow_cam(name, network, *image) for image in images] for name in CAMS}
+
+
+def _close(found: np.ndarray, expected: list[np.ndarray]) -> None:
+    assert np.max(expected) > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * float(np.max(expected)))
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_a_class_activation_map_alone_is_its_equation(name, cams, network, batch):
+    _close(_explain(name, network, batch), [_upsampled(cam) for cam in cams[name]])
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_times_guided_backprop_is_the_product(name, cams, network, batch):
+    """Selvaraju et al. 2017, section 3.2: element by element, with the map upsampled."""
+    guided = GuidedBackprop(network).attribute(batch.inputs, batch.target)
+    expected = [
+        sum(abs(plane) for plane in gradient.double().numpy()) * _upsampled(cam)
+        for gradient, cam in zip(guided, cams[name], strict=True)
+    ]
+    _close(_explain(f"guided-{name}", network, batch), expected)
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_as_fast_cam_smoe_scale_stands_in_its_place(name, cams, network, batch):
+    smoe = SMOEScale(network).attribute(batch.inputs)[:, 0].double().numpy()
+    expected = [
+        scale * _upsampled(cam / cam.max()) for scale, cam in zip(smoe, cams[name], strict=True)
+    ]
+    method = "fastcam" if name == "gradcam" else f"fastcam-{name}"
+    _close(_explain(method, network, batch), expected)
+
+
+def test_guided_gradcam_is_captum_s(network, batch):
+    layer = find_scales(network, batch.inputs[:1])[-1].module
+    expected = GuidedGradCam(network, layer).attribute(
+        batch.inputs, batch.target, interpolate_mode="bilinear"
+    )
+    maps = METHODS["guided-gradcam"].prepare(network)(batch)
+    torch.testing.assert_close(maps, expected.abs().sum(1).detach())
+
+
+def test_the_three_of_one_map_state_what_stands_beside_it():
+    for name, cam in CAMS.items():
+        fast = "fastcam" if name == "gradcam" else f"fastcam-{name}"
+        stated = [METHODS[method].parameters for method in (name, f"guided-{name}", fast)]
+        assert [parameters["cam"] for parameters in stated] == [name] * 3
+        beside = [(parameters.get("times"), parameters.get("weights")) for parameters in stated]
+        assert beside == [(None, None), ("guided-backprop", None), (None, "linear")]
+        for parameters in stated:
+            assert parameters.get("copies", 1) == cam.samples
+            assert parameters.get("noise_share", 0) == cam.noise
+
+
+# Every statistic.
+
+
+def _scales(network: nn.Module, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Each scale's tensor, and what came before the ReLU that made it, or itself."""
+    named, made = {}, []
+
+    def keep(module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        named[module] = output
+        if isinstance(module, nn.ReLU):
+            made.append((output, args[0]))
+
+    handles = [module.register_forward_hook(keep) for module in network.modules()]
+    with torch.no_grad():
+        network(images)
+    for handle in handles:
+        handle.remove()
+    for scale in find_scales(network, images[:1]):
+        tensor = named[scale.module]
+        # A residual sum that no activation function made is read as it is.
+        yield tensor, next((before for output, before in made if output is tensor), tensor)
+
+
+def _slow_smoe(statistic: str, weights: list[float], network: nn.Module, batch: Batch):
+    """Statistic, normal CDF, upsampling and weighted mean, scale by scale and image by image."""
+    entry = STATISTICS[statistic]
+    total = np.zeros((len(batch.inputs), *SIZE))
+    for weight, scale in zip(weights, _scales(network, batch.inputs), strict=True):
+        values = entry.function(scale[entry.domain == "pre_relu"]).double().numpy()
+        for image, found in enumerate(values):
+            normal = stats.norm(found.mean(), found.std(ddof=1)).cdf(found)
+            total[image] += weight * _upsampled(torch.from_numpy(normal))
+    return total / sum(weights)
+
+
+_STATISTICS = [name for name, entry in METHODS.items() if entry.group == "smoe"]
+
+
+@pytest.mark.parametrize("name", _STATISTICS)
+def test_every_statistic_s_map_is_its_equation(name, network, batch):
+    stated = METHODS[name].parameters
+    weights = {"equal": [1.0] * 4, "linear": [1, 2, 3, 4], "prior": list(PRIOR_WEIGHTS[1:])}
+    expected = _slow_smoe(stated["statistic"], weights[stated["weights"]], network, batch)
+    np.testing.assert_allclose(_explain(name, network, batch), expected, rtol=2e-3, atol=2e-4)
+
+
+def test_every_registered_statistic_is_a_method_once():
+    chosen = resolve("statistics", has_object_masks=False)
+    assert len(chosen) == len(STATISTICS) == 13
+    assert {METHODS[name].parameters["statistic"] for name in chosen} == set(STATISTICS)
+
+
+# Sets of methods.
+
+
+def test_sets_are_their_methods():
+    assert resolve("controls", has_object_masks=True) == ("random", "centre", "sobel", "oracle")
+    assert resolve("all", has_object_masks=True) == tuple(METHODS)
+    # Three of each class activation map, and nothing else.
+    assert len(resolve("cams", has_object_masks=False)) == 3 * len(CAMS) == 9
+    assert len(resolve("gradients", has_object_masks=False)) == 9
+
+
+def test_the_paper_s_set_has_the_rows_of_its_table_5():
+    names = resolve("paper", has_object_masks=False)
+    titles = [METHODS[name].title.split(",")[0] for name in names]
+    # As printed: Rand, three gradients, the same with SmoothGrad squared, five of SMOE's kind.
+    assert len(names) == 12
+    assert titles.count("SMOE Scale") == 3
+    assert [name for name in names if name.endswith("-sgsq")] == [
+        "gradient-sgsq",
+        "guided-backprop-sgsq",
+        "ig-sgsq",
+    ]
+
+
+def test_a_set_leaves_out_what_the_images_do_not_allow():
+    assert "oracle" not in resolve("controls", has_object_masks=False)
+    with pytest.raises(ValueError, match="method 'oracle' needs the true object's pixels"):
+        resolve("controls,oracle", has_object_masks=False)
+
+
+def test_sets_and_names_go_together_each_once():
+    names = resolve("sobel,controls,smoe-linear,statistics", has_object_masks=False)
+    assert names[:4] == ("sobel", "random", "centre", "smoe-linear")
+    assert len(set(names)) == len(names) == 3 + 13
+
+
+def test_an_unknown_word_gets_the_sets_too():
+    with pytest.raises(ValueError, match="or a set of them: all, controls, statistics, cams"):
+        resolve("maps", has_object_masks=False)
+    with pytest.raises(ValueError, match="or a set of them: all, controls, statistics, cams"):
+        resolve_costed(("maps",))
+
+
+def test_costs_take_sets_too():
+    assert set(resolve("cams", has_object_masks=False)) < set(resolve_costed(("cams",)))
+    assert "oracle" not in resolve_costed(("controls",))
+
+
+def test_no_set_has_the_name_of_a_method():
+    assert not set(SETS) & set(METHODS)
