@@ -17,9 +17,9 @@ from comparisons.methods import METHODS, Batch, Explain
 from evaluation.images import SPLITS, Dataset, Split
 from evaluation.maps import CHUNK_IMAGES, Levels
 from evaluation.masking import saliency_levels
-from evaluation.retraining import InputView
 from evaluation.scores import pointing_game
 from evaluation.store import Store, content_hash, write_atomically
+from evaluation.views import InputView
 
 __all__ = ["GALLERY_IMAGES", "MapCost", "example_batch", "write_gallery", "write_maps"]
 

@@ -33,8 +33,9 @@ from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
 from evaluation.profiling import count, time_in_turns
 from evaluation.records import CellResult
-from evaluation.retraining import InputView, predictions
+from evaluation.retraining import predictions
 from evaluation.store import Store, content_hash, spec_id
+from evaluation.views import InputView
 from fastsal import __version__
 
 __all__ = ["CODE_VERSION", "Cell", "run_cell"]
@@ -211,7 +212,7 @@ def _views(
             stage(Levels(folder / f"{name}.zarr"), folder / f"{name}.npy"),
             Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"]),
             mask_only=cell.kind == "mask_only",
-        )
+        ).filled(dataset.first_index(name))
 
     return view("train", dataset.train.images), view("test", dataset.test.images)
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from evaluation.images import SPLITS, Dataset
 from evaluation.networks import build_network
 from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import InputView, Recipe, correctness, train
+from evaluation.retraining import Recipe, correctness, train
 from evaluation.store import Store
+from evaluation.views import InputView
 from fastsal import __version__
 
 if TYPE_CHECKING:

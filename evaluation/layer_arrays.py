@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from evaluation.layerwise import Locations, rank_locations
 from evaluation.masking import tie_orders
-from evaluation.retraining import InputView
 from evaluation.store import ArrayFile
 from evaluation.tails import read_scales
+from evaluation.views import InputView
 from fastsal import SMOEScale, capture
 from fastsal.scales import Scale, candidates
 

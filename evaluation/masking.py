@@ -28,7 +28,7 @@ __all__ = [
 
 Mode = Literal["roar", "kar"]
 MODES: tuple[Mode, ...] = ("roar", "kar")
-FILLS: tuple[str, ...] = ("mean",)
+FILLS: tuple[str, ...] = ("mean", "noisy-linear")
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:

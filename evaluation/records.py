@@ -89,6 +89,11 @@ class Record:
             the environment included.
         derived_from: what the record was taken over from, where it was not measured
             by itself (the random control is its own dual); else None.
+        fill: what removed pixels were set to, as `evaluation.tracks.Track` has it, and so the next
+            three; each as in the protocol's own track where no other was asked for.
+        mask_unit: what was ranked and removed, ``"pixel"`` or ``"element"``.
+        target_from: whose prediction the maps explain, ``"self"`` or ``"crossfit-K"``.
+        recursive: whether each fraction's maps came from the network retrained at the one before.
 
     >>> Record("smoe-linear", {}, "shapes", "resnet9", "roar", 0.5, None,
     ...        "accuracy", 0.61, "1", 0, "0.1.0", "c0ffee").metric
@@ -109,6 +114,10 @@ class Record:
     version: str
     cell: str
     derived_from: str | None = None
+    fill: str = "mean"
+    mask_unit: str = "pixel"
+    target_from: str = "self"
+    recursive: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a metric nobody has defined, at the edge."""
@@ -125,7 +134,8 @@ class CellResult:
 
     Args:
         id: hash of the cell's full specification.
-        kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"`` or ``"profile"``;
+        kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"``, ``"fold"``,
+            ``"same"`` or ``"profile"``;
             inside a network ``"given"``, ``"activations"``, ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.

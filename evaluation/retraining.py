@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.masking import Masking
 from evaluation.networks import state_hash
+from evaluation.views import View
 
 __all__ = [
-    "InputView",
     "Recipe",
     "Training",
-    "View",
     "check_device",
     "correctness",
     "crop_and_flip",
@@ -107,68 +104,6 @@ def default_precision(device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if fast else "float32"
-
-
-class View(Protocol):
-    """What a network is trained on: the images of one split, in any order."""
-
-    def __len__(self) -> int:
-        """How many images."""
-
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices to what the network takes for them."""
-
-
-@dataclass(frozen=True)
-class InputView:
-    """The images of one split as a network sees them: normalised, masked, in any order.
-
-    Removed pixels become the training set's channel mean, which is 0 after
-    normalisation. Without a masking nothing is removed; the path is the same.
-
-    Args:
-        images: ``(N, H, W, 3)`` uint8, may be a memory map.
-        mean: the training set's channel mean, in [0, 1].
-        std: the training set's channel standard deviation, in [0, 1].
-        levels: ``(N, H, W)`` uint8, or None for unmasked images.
-        masking: which pixels stay; None for unmasked images.
-        mask_only: show the mask itself (1 kept, -1 removed) in place of the image.
-
-    >>> view = InputView(np.full((1, 2, 2, 3), 255, np.uint8), (0.5,) * 3, (0.25,) * 3)
-    >>> view(np.array([0]))[0, 0].tolist()
-    [[2.0, 2.0], [2.0, 2.0]]
-    """
-
-    images: NDArray[np.uint8]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    levels: NDArray[np.uint8] | None = None
-    masking: Masking | None = None
-    mask_only: bool = False
-
-    def __post_init__(self) -> None:
-        """A mask needs both its levels and what to do with them."""
-        if (self.levels is None) != (self.masking is None):
-            raise ValueError("levels and masking belong together: give both, or neither")
-        if self.mask_only and self.masking is None:
-            raise ValueError("mask_only shows a mask: give levels and masking")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices to ``(B, 3, H, W)`` float32 in channels-last order."""
-        kept = None
-        if self.levels is not None and self.masking is not None:
-            kept = torch.from_numpy(self.masking.kept(self.levels[indices]))[..., None]
-        if self.mask_only and kept is not None:
-            shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
-            return shown.permute(0, 3, 1, 2)
-        pixels = torch.from_numpy(self.images[indices]).float()
-        pixels.sub_(255.0 * torch.tensor(self.mean)).div_(255.0 * torch.tensor(self.std))
-        if kept is not None:
-            pixels.mul_(kept)
-        return pixels.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

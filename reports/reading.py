@@ -14,8 +14,9 @@ import pandas as pd
 
 from evaluation.records import CellResult
 from evaluation.store import Store
+from evaluation.tracks import Track
 from reports.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
-from reports.tables import conflicts, drop_superseded, records_frame, unmasked
+from reports.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
 
@@ -91,9 +92,19 @@ class Run:
         return own
 
     @cached_property
-    def records(self) -> pd.DataFrame:
+    def every_track(self) -> pd.DataFrame:
         """The records of the page's image set and network, one a number."""
         return drop_superseded(self._own_records)
+
+    @property
+    def track(self) -> Track:
+        """How the plan reads ROAR and KAR first of all."""
+        return Track(self.options.get("fill", "mean"), self.options.get("unit", "pixel"))
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """Those of the plan's first track: what every table and figure shows, unless it says so."""
+        return of_track(self.every_track, self.track)
 
     @cached_property
     def fractions(self) -> tuple[float, ...]:
@@ -160,7 +171,7 @@ class Run:
     @cached_property
     def _trainings(self) -> list[CellResult]:
         """The cells that trained a network for a number of the page."""
-        used = set(self.records["cell"])
+        used = set(self.every_track["cell"])
         cells = [cell for kind in _TRAINING_KINDS for cell in self.cells(kind)]
         return [cell for cell in cells if cell.id in used]
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
 
 from evaluation.records import CellResult, Record
 from evaluation.scores import kar_score, level, roar_score, t_interval
+from evaluation.tracks import Track
 
 __all__ = [
+    "TRACK_COLUMNS",
     "Estimate",
     "Sums",
     "accuracies",
@@ -21,6 +23,7 @@ __all__ = [
     "drop_superseded",
     "estimate",
     "levels",
+    "of_track",
     "per_method",
     "records_frame",
     "sums",
@@ -28,8 +31,11 @@ __all__ = [
 ]
 
 _COLUMNS = [field.name for field in fields(Record)]
+# How ROAR and KAR were read; the fields of a track.
+TRACK_COLUMNS = [field.name for field in fields(Track)]
 # What makes two records the same number.
 _KEY = ["dataset", "model", "method", "mode", "fraction", "layer", "metric", "seed"]
+_KEY += TRACK_COLUMNS
 
 _MOST_CONFLICTS = 5
 
@@ -79,10 +85,10 @@ def records_frame(results: Iterable[CellResult]) -> pd.DataFrame:
         results: finished cells, older ones first.
 
     Returns:
-        A frame of 14 columns; `seed` is a nullable integer, a missing fraction NaN.
+        A frame of 18 columns; `seed` is a nullable integer, a missing fraction NaN.
 
     >>> records_frame([]).shape
-    (0, 14)
+    (0, 18)
     """
     rows = [
         {name: getattr(record, name) for name in _COLUMNS}
@@ -91,7 +97,7 @@ def records_frame(results: Iterable[CellResult]) -> pd.DataFrame:
         for record in result.records
     ]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    numbers = {"fraction": "float64", "value": "float64", "seed": "Int64"}
+    numbers = {"fraction": "float64", "value": "float64", "seed": "Int64", "recursive": "bool"}
     typed: pd.DataFrame = frame.astype({name: numbers.get(name, "string") for name in _COLUMNS})
     return typed
 
@@ -100,6 +106,23 @@ def drop_superseded(records: pd.DataFrame) -> pd.DataFrame:
     """Where two cells measured the same number, the later one's record alone."""
     latest: pd.DataFrame = records.drop_duplicates(_KEY, keep="last").reset_index(drop=True)
     return latest
+
+
+def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
+    """The records of one track, and those that no track changes: of networks without a mask.
+
+    Args:
+        records: as `records_frame`.
+        track: how ROAR and KAR were read.
+
+    Returns:
+        The rows, in their order.
+    """
+    same = pd.Series(True, index=records.index)
+    for name, value in asdict(track).items():
+        same &= records[name] == value
+    found: pd.DataFrame = records[same | (records["method"] == "none")]
+    return found
 
 
 def conflicts(records: pd.DataFrame) -> list[str]:

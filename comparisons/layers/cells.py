@@ -17,9 +17,10 @@ from evaluation.layer_arrays import RANDOM, cache_activations, scales_named, wri
 from evaluation.layerwise import ActivationView, Locations
 from evaluation.networks import build_network, state_hash
 from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import InputView, Recipe, correctness, train
+from evaluation.retraining import Recipe, correctness, train
 from evaluation.store import Store, content_hash, spec_id
 from evaluation.tails import tail_of
+from evaluation.views import InputView
 from fastsal import __version__
 from fastsal.model_names import read_state_dict
 from fastsal.scales import Scale

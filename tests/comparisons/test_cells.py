@@ -19,8 +19,9 @@ from evaluation.maps import Levels
 from evaluation.masking import Masking, saliency_levels
 from evaluation.networks import build_network, state_hash
 from evaluation.records import METRICS, unpack_bits
-from evaluation.retraining import InputView, Recipe, train
+from evaluation.retraining import Recipe, train
 from evaluation.store import Store, content_hash
+from evaluation.views import InputView
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 

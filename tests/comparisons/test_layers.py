@@ -36,8 +36,9 @@ from evaluation.images import open_staged
 from evaluation.masking import saliency_levels
 from evaluation.networks import build_network
 from evaluation.records import unpack_bits
-from evaluation.retraining import InputView, Recipe
+from evaluation.retraining import Recipe
 from evaluation.store import Store, content_hash
+from evaluation.views import InputView
 from fastsal import SMOEScale, find_scales
 from fastsal.statistics import get_statistic
 

@@ -20,7 +20,8 @@ from comparisons.methods import GROUPS, METHODS, Batch, resolve
 from evaluation.datasets import Request, load_dataset
 from evaluation.masking import Masking, saliency_levels
 from evaluation.networks import build_network, state_hash
-from evaluation.retraining import InputView, predictions
+from evaluation.retraining import predictions
+from evaluation.views import InputView
 from fastsal import FastCAM, SMOEScale
 
 CUTS = (0.1, 0.5)

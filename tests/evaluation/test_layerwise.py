@@ -17,8 +17,9 @@ from evaluation.layer_arrays import (
 from evaluation.layerwise import ActivationView, Locations, kept_locations, rank_locations
 from evaluation.masking import tie_orders
 from evaluation.networks import build_network
-from evaluation.retraining import InputView, Recipe, correctness, train
+from evaluation.retraining import Recipe, correctness, train
 from evaluation.tails import tail_of
+from evaluation.views import InputView
 from fastsal import find_scales
 from fastsal.statistics import STATISTICS
 

@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from evaluation.datasets import Request, load_dataset
-from evaluation.masking import MODES, Masking, saliency_levels
+from evaluation.imputation import noisy_linear
+from evaluation.masking import FILLS, MODES, Masking, saliency_levels
 from evaluation.networks import build_network, state_hash
 from evaluation.records import pack_bits, unpack_bits
 from evaluation.retraining import (
-    InputView,
     Recipe,
     correctness,
     crop_and_flip,
     predictions,
     train,
 )
+from evaluation.views import InputView
 
 CUTS = (0.1, 0.5, 0.9)
 
@@ -462,3 +463,48 @@ def test_auxiliary_heads_are_left_out(dataset):
 def test_recipes_that_cannot_be_trained_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**options)
+
+
+def test_a_filled_view_shows_what_noisy_linear_makes_of_each_image(dataset):
+    rng = np.random.default_rng(3)
+    levels = saliency_levels(rng.random((40, 16, 16)), CUTS, np.arange(40))
+    masking = Masking("kar", 0.5, CUTS, "noisy-linear")
+    view = InputView(dataset.test.images, dataset.mean, dataset.std, levels, masking)
+    with pytest.raises(ValueError, match=r"fill noisy-linear is made once: call filled\(\)"):
+        view(np.array([0]))
+    chosen = np.array([39, 2])
+    images = noisy_linear(dataset.test.images[chosen], masking.kept(levels)[chosen], 80 + chosen)
+    expected = (images / 255 - np.array(dataset.mean)) / np.array(dataset.std)
+    shown = view.filled(80)(chosen).permute(0, 2, 3, 1).numpy()
+    # Within the rounding of half precision, of 255 at most.
+    np.testing.assert_allclose(shown, expected, atol=0.13 / 255 / min(dataset.std))
+
+
+def test_masks_alone_do_not_depend_on_the_fill(dataset):
+    levels = saliency_levels(np.random.default_rng(3).random((40, 16, 16)), CUTS, np.arange(40))
+    shown = [
+        InputView(
+            dataset.test.images,
+            dataset.mean,
+            dataset.std,
+            levels,
+            Masking("roar", 0.5, CUTS, fill),
+            mask_only=True,
+        ).filled(80)(np.arange(40))
+        for fill in FILLS
+    ]
+    assert torch.equal(*shown)
+
+
+def test_each_channel_of_a_pixel_can_have_a_mask_of_its_own(dataset):
+    saliency = np.random.default_rng(3).random((40, 16, 16, 3))
+    levels = saliency_levels(saliency.reshape(40, 16, 48), CUTS, np.arange(40))
+    view = InputView(
+        dataset.test.images, dataset.mean, dataset.std, levels, Masking("roar", 0.5, CUTS)
+    )
+    plain = InputView(dataset.test.images, dataset.mean, dataset.std)(np.arange(40))
+    # Half of the 768 elements of an image, by a sort that knows nothing of levels.
+    cut = np.sort(saliency.reshape(40, -1), axis=1)[:, 384, None, None, None]
+    kept = torch.from_numpy(saliency < cut).permute(0, 3, 1, 2)
+    torch.testing.assert_close(view(np.arange(40)), plain * kept, rtol=0, atol=0)
+    assert kept.sum((1, 2, 3)).tolist() == [384] * 40

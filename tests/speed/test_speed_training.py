@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from evaluation.datasets import Request, load_dataset
 from evaluation.masking import Masking, saliency_levels
 from evaluation.networks import build_network
-from evaluation.retraining import InputView, Recipe, default_precision, train
+from evaluation.retraining import Recipe, default_precision, train
+from evaluation.views import InputView
 
 IMAGES = 512
 RECIPE = Recipe(epochs=1, precision=default_precision("cpu"))

@@ -1,0 +1,111 @@
+"""The images of a split as a network is given them: normalised, masked, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.imputation import noisy_linear
+from evaluation.masking import Masking
+
+__all__ = ["InputView", "View"]
+
+# Images whose fill is made at once; any number gives the same.
+_FILLED_TOGETHER = 256
+
+
+class View(Protocol):
+    """What a network is trained on: the images of one split, in any order."""
+
+    def __len__(self) -> int:
+        """How many images."""
+
+    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
+        """``(B,)`` indices to what the network takes for them."""
+
+
+@dataclass(frozen=True)
+class InputView:
+    """The images of one split as a network sees them: normalised, masked, in any order.
+
+    Removed pixels become the training set's channel mean, which is 0 after
+    normalisation. Without a masking nothing is removed; the path is the same.
+
+    Args:
+        images: ``(N, H, W, 3)``, 0 to 255, uint8 or filled already; may be a memory map.
+        mean: the training set's channel mean, in [0, 1].
+        std: the training set's channel standard deviation, in [0, 1].
+        levels: ``(N, H, W)`` uint8, ``(N, H, 3 W)`` where each channel of a pixel is ranked by
+            itself, or None for unmasked images.
+        masking: which pixels stay; None for unmasked images.
+        mask_only: show the mask itself (1 kept, -1 removed) in place of the image.
+
+    >>> view = InputView(np.full((1, 2, 2, 3), 255, np.uint8), (0.5,) * 3, (0.25,) * 3)
+    >>> view(np.array([0]))[0, 0].tolist()
+    [[2.0, 2.0], [2.0, 2.0]]
+    """
+
+    images: NDArray[Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    levels: NDArray[np.uint8] | None = None
+    masking: Masking | None = None
+    mask_only: bool = False
+
+    def __post_init__(self) -> None:
+        """A mask needs both its levels and what to do with them."""
+        if (self.levels is None) != (self.masking is None):
+            raise ValueError("levels and masking belong together: give both, or neither")
+        if self.mask_only and self.masking is None:
+            raise ValueError("mask_only shows a mask: give levels and masking")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
+        """``(B,)`` indices to ``(B, 3, H, W)`` float32 in channels-last order."""
+        kept = None
+        if self.levels is not None and self.masking is not None:
+            kept = torch.from_numpy(self._kept(self.levels[indices], self.masking))
+        if self.mask_only and kept is not None:
+            shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
+            return shown.permute(0, 3, 1, 2)
+        if self.masking is not None and self.masking.fill != "mean":
+            raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
+        pixels = torch.from_numpy(self.images[indices]).float()
+        pixels.sub_(255.0 * torch.tensor(self.mean)).div_(255.0 * torch.tensor(self.std))
+        if kept is not None:
+            pixels.mul_(kept)
+        return pixels.permute(0, 3, 1, 2)
+
+    def filled(self, first_index: int) -> InputView:
+        """The same view with removed pixels filled as its masking says, once for all epochs.
+
+        Args:
+            first_index: number of the first image, which seeds what is fixed for an image.
+
+        Returns:
+            A view of images that hold their fill; this view itself where the fill is the mean,
+            or where only masks are shown.
+        """
+        masking, levels = self.masking, self.levels
+        if masking is None or levels is None or masking.fill == "mean" or self.mask_only:
+            return self
+        # Half precision holds every 8-bit value exactly; a fill is noisier than its rounding.
+        images = np.empty(self.images.shape, np.float16)
+        for start in range(0, len(images), _FILLED_TOGETHER):
+            part = slice(start, start + _FILLED_TOGETHER)
+            kept = self._kept(levels[part], masking)
+            images[part] = noisy_linear(
+                self.images[part], kept, first_index + np.arange(start, start + len(kept))
+            )
+        return InputView(images, self.mean, self.std)
+
+    def _kept(self, levels: NDArray[np.uint8], masking: Masking) -> NDArray[np.bool_]:
+        """``(B, H, W, 1)``, or a channel each."""
+        return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)
