@@ -23,6 +23,7 @@ from reports.overview import (
 from reports.provenance import set_up, traced
 from reports.reading import GROUPS, Method, Run, read_run
 from reports.rendering import rendered
+from reports.replacement import SCORES, replacements, verdict
 from reports.tables import accuracies, levels, per_method, unmasked
 
 __all__ = ["build", "render"]
@@ -101,6 +102,9 @@ def _context(run: Run) -> dict[str, Any]:
         "curves": list(curve_charts(run, whole)),
         "sums": rows,
         "forest": forest_chart(run),
+        "replaced": replacements(run),
+        "replaced_scores": tuple(SCORES),
+        "verdict": verdict,
         "accuracies": found,
         "levels": levels(records, run.chance),
         "best": best_places(run, found),
