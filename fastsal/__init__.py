@@ -12,8 +12,10 @@ from fastsal.layer_cam import (
     SmoothGradCAMPlusPlus,
 )
 from fastsal.lovi import heatmap, lovi, overlay
+from fastsal.monitor import Watch, watch
 from fastsal.normalize import register_normalization
 from fastsal.reading import Maps
+from fastsal.sample import Sample
 from fastsal.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics import Statistic, register_statistic, smoe_scale
 
@@ -26,9 +28,11 @@ __all__ = [
     "GradCAMPlusPlus",
     "Maps",
     "SMOEScale",
+    "Sample",
     "Scale",
     "SmoothGradCAMPlusPlus",
     "Statistic",
+    "Watch",
     "__version__",
     "candidates",
     "find_scales",
@@ -40,4 +44,5 @@ __all__ = [
     "register_normalization",
     "register_statistic",
     "smoe_scale",
+    "watch",
 ]

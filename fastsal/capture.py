@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,23 +71,36 @@ def forward(
     if isinstance(forward_func, nn.Module):
         forward_func = uncompiled(forward_func)
     root = root_module(forward_func)
-    readings = [_Reading(tap) for tap in taps]
-    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
-        (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
-    ]
-    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
-    if isinstance(forward_func, nn.DataParallel) and root is not None:
-        for mode in modes:
-            before, after = in_other_threads(mode)
-            # Before the first reading, and after the last.
-            hooks = [(root, before, True), *hooks, (root, after, False)]
-    with still(root), hooked(hooks), ExitStack() as stack:
-        for mode in modes:
-            stack.enter_context(mode)
+    parallel = root if isinstance(forward_func, nn.DataParallel) else None
+    with still(root), held(taps, parallel) as readings:
         output = forward_func(*inputs, *as_arguments(additional_forward_args))
     if device_ids is None:
         device_ids = getattr(forward_func, "device_ids", None)
     return output, [reading.gathered(device_ids) for reading in readings]
+
+
+@contextmanager
+def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
+    """Hold taps on their layers, for the passes that this thread runs meanwhile.
+
+    Args:
+        taps: What is read.
+        parallel: The module that a `DataParallel` copies into other threads, where one does.
+    """
+    readings = [Reading(tap) for tap in taps]
+    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
+        (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
+    ]
+    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
+    if parallel is not None:
+        for mode in modes:
+            before, after = in_other_threads(mode)
+            # Before the first reading, and after the last.
+            hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
+    with hooked(hooks), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        yield readings
 
 
 def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
@@ -99,7 +112,7 @@ def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
     return (additional_forward_args,)
 
 
-class _Reading:
+class Reading:
     """The hook of one tap; `DataParallel` calls it from one thread for each device."""
 
     def __init__(self, tap: Tap) -> None:

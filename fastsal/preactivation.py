@@ -12,6 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.capture import tensors_in
 from fastsal.scales import ACTIVATIONS
+from fastsal.trace import DROPOUTS
 
 # A ReLU written out.
 CLAMPS = frozenset(("clamp", "clamp_", "clamp_min", "clamp_min_"))
@@ -21,8 +22,6 @@ LAYOUTS = frozenset(
     unflatten permute transpose movedim swapaxes squeeze unsqueeze contiguous clone detach to float
     half bfloat16 double cpu cuda __getitem__ channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
 )
-# In evaluation mode these give back the very tensor they were given.
-DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
 
 
 class PreActivations(TorchFunctionMode):

@@ -117,7 +117,19 @@ def find_scales(
     >>> [(scale.name, scale.stride) for scale in find_scales(net, torch.rand(1, 3, 8, 8))]
     [('1', 1), ('4', 2)]
     """
-    found = candidates(model, inputs, additional_forward_args)
+    return chosen_scales(candidates(model, inputs, additional_forward_args))
+
+
+def chosen_scales(found: Sequence[Candidate]) -> tuple[Scale, ...]:
+    """Return the scales of the candidates that are chosen.
+
+    Raises:
+        ScalesError: If they are fewer than two.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+    >>> len(chosen_scales(candidates(net, torch.rand(1, 3, 8, 8))))
+    2
+    """
     chosen = tuple(candidate.scale for candidate in found if candidate.chosen)
     if len(chosen) < 2:
         listing = "; ".join(f"{c.scale.name} {c.scale.shape}" for c in found)
@@ -169,8 +181,22 @@ def candidates(
             f"expected an image batch (N, C, H, W) among the inputs, got {shapes}: only what lies "
             "on an image's grid has spatial scales"
         )
-    names = {module: name for name, module in root.named_modules()}
     trace, output = trace_forward(root, inputs, capture.as_arguments(additional_forward_args))
+    return candidates_of(root, trace, output)
+
+
+def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate, ...]:
+    """Return the candidates of a network whose forward pass was traced, as `candidates` does.
+
+    Args:
+        root: The network.
+        trace: The traced pass.
+        output: What the network returned.
+
+    Raises:
+        ScalesError: As in `candidates`.
+    """
+    names = {module: name for name, module in root.named_modules()}
     size = grid_size(trace)
     trunk = find_trunk(trace, output, size)
     found = _choose(_candidates(trace, trunk, names, size))

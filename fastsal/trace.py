@@ -18,6 +18,8 @@ from fastsal.gradients import outside_inference
 REARRANGEMENTS = frozenset(
     "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
 )
+# In evaluation mode these give back the very tensor they were given, in training another one.
+DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
 WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
 
 
@@ -54,13 +56,7 @@ def trace_forward(
     with torch.inference_mode(False), torch.no_grad():
         inputs, further = outside_inference(inputs), outside_inference(further)
         trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
-        parts = [part for part in network.modules() if not isinstance(part, torch.jit.ScriptModule)]
-        hooks = [hook for part in parts for hook in trace.hooks(part, whole=part is network)]
-        with (
-            untouched.still(network),
-            untouched.hooked(hooks),
-            trace,
-        ):
+        with untouched.still(network), untouched.hooked(trace.hooks(network)), trace:
             output = network(*inputs, *further)
     return trace, output
 
@@ -93,22 +89,28 @@ class Trace(TorchFunctionMode):
         if name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(capture.tensors_in(result))
-        if sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
+        if name in DROPOUTS and len(sources) == 1:
+            # The same place of the network in either mode; what is read is before it.
+            self._assign(made[0], sources[0])
+        elif sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
             weighted = name.startswith(WEIGHTED) and len(args) > 1
             weight = id(args[1]) if weighted and isinstance(args[1], nn.Parameter) else None
             self._add(name, sources, made, weight)
         return result
 
-    def hooks(
-        self, module: nn.Module, *, whole: bool = False
+    def hooks(self, network: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
+        """Return the hooks that note which nodes each of a network's modules reads and makes."""
+        return [
+            hook
+            for part in untouched.parts(network)
+            if not isinstance(part, torch.jit.ScriptModule)
+            for hook in self._hooks(part, whole=part is network)
+        ]
+
+    def _hooks(
+        self, module: nn.Module, whole: bool
     ) -> list[tuple[nn.Module, Callable[..., None], bool]]:
-        """Return the hooks that note which nodes a module reads and makes.
-
-        Args:
-            module: A part of the network, or the network.
-            whole: It is the network itself, which counts as no operation.
-        """
-
+        # The network itself, `whole`, counts as no operation.
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             call = self.calls.get(module, 0)
             self.calls[module] = call + 1

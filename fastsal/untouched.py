@@ -5,6 +5,7 @@ This module alone touches hooks, training mode and the compiler's stance.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +19,11 @@ ForwardFunction = Callable[..., Any]
 
 class LayerError(ValueError):
     """A layer that cannot be read; the message names it and says why."""
+
+
+def reading() -> bool:
+    """Return whether this thread is in a forward pass that something of this package reads."""
+    return getattr(_active, "hooks", None) is not None
 
 
 def root_module(forward_func: ForwardFunction) -> nn.Module | None:
@@ -78,7 +84,7 @@ def still(module: nn.Module | None) -> Iterator[None]:
     were cast without gradients to a training step that follows in the same context.
     """
     found = parts(module)
-    with _evaluating(found), _eager(found), _without_cast_cache():
+    with _evaluating(found), eager(found), _without_cast_cache():
         yield
 
 
@@ -193,18 +199,31 @@ def in_other_threads(
     return before, after
 
 
+def compiled(found: Sequence[nn.Module]) -> bool:
+    """Return whether any of a network's parts is compiled."""
+    # Not by `getattr`, which for a module without the name raises inside, at every part.
+    return any(
+        part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in found
+    )
+
+
+def within_compiled() -> bool:
+    """Return whether this is run for a compiled function, whose modules call few hooks or none."""
+    # Not imported: who compiles has it, and it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return False
+    found = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", None)
+    return found is not None and callable(found())
+
+
 @contextmanager
-def _eager(found: Sequence[nn.Module]) -> Iterator[None]:
+def eager(found: Sequence[nn.Module]) -> Iterator[None]:
     """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards.
 
     The compiler has one stance for all threads: the last to leave puts it back.
     """
     global _stance_holders
-    # Not by `getattr`, which for a module without the name raises inside, at every part.
-    compiled = any(
-        part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in found
-    )
-    if not compiled:
+    if not compiled(found):
         yield
         return
     with _lock:

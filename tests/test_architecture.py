@@ -20,6 +20,7 @@ MOST_LINES = 400
 LAZY = {"cli.py": {"torchvision", "PIL", "numpy"}, "fused.py": {"numba", "numpy"}}
 # What is needed by modules that only each other and functions import.
 OPTIONAL = {name: {"numba", "numpy"} for name in ("compiled.py", "kernels.py", "map_kernels.py")}
+OPTIONAL["lightning.py"] = {"lightning"}
 
 
 def _name(path: Path) -> str:
