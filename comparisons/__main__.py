@@ -15,6 +15,7 @@ from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
 from comparisons.layers.command import layers
+from comparisons.measures import MEASURES, resolve_measures
 from comparisons.methods import METHODS, resolve
 from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from comparisons.plan import PRESETS, Plan
@@ -77,6 +78,13 @@ def run(
         str | None,
         typer.Option(help="What to train on the masks alone: roar:50,kar:10; or none."),
     ] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(help=f"What to measure without retraining: all, none, {', '.join(MEASURES)}."),
+    ] = None,
+    measure_images: Annotated[
+        int | None, typer.Option(help="Test images at most that these measures take.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int | None, shared.BATCH_SIZE] = None,
@@ -121,6 +129,7 @@ def run(
             "fractions": as_fractions(fractions),
             "seeds": as_whole_numbers("--seeds", seeds),
             "mask_only": as_mode_shares("--mask-only", mask_only),
+            "measure_images": measure_images,
             "train_images": train_images,
             "test_images": test_images,
             "image_size": image_size,
@@ -138,6 +147,7 @@ def run(
                 name for name in options["methods"].split(",") if name in allowed
             )
         options["methods"] = resolve(options.get("methods"), has_object_masks=known)
+        options["measures"] = resolve_measures(measures, has_object_masks=known)
         plan = Plan(**options)
         report = run_plan(
             plan,

@@ -15,9 +15,10 @@ from torch import nn
 
 from comparisons.methods import METHODS, Batch, Explain
 from evaluation.images import SPLITS, Dataset, Split
+from evaluation.localisation import peaks as most_salient
+from evaluation.localisation import pointing_game
 from evaluation.maps import CHUNK_IMAGES, Levels
 from evaluation.masking import saliency_levels
-from evaluation.scores import pointing_game
 from evaluation.store import Store, content_hash, write_atomically
 from evaluation.views import InputView
 
@@ -99,7 +100,7 @@ def write_maps(
                 indices = dataset.first_index(name) + np.arange(shard.start, shard.stop)
                 shard_levels = saliency_levels(saliency, cuts, indices, seed=seed)
                 # Peaks before levels: a shard that exists has both.
-                _save(peaks_file, saliency.reshape(len(saliency), -1).argmax(1))
+                _save(peaks_file, most_salient(saliency, indices, seed=seed))
                 levels.write(shard, shard_levels)
             shards.append(levels.read(shard.start, shard.stop))
             if name == "test":

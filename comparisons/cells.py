@@ -25,6 +25,7 @@ from comparisons.attribution import example_batch, write_gallery, write_maps
 from comparisons.budget import memory_budget_bytes
 from comparisons.costs.cells import costs_of_method, costs_of_steps
 from comparisons.layers import cells as layer_cells
+from comparisons.measure_cells import measure, train_on_permuted
 from comparisons.methods import METHODS
 from comparisons.trained import frozen, record, train_and_test
 from evaluation.datasets import Request, files_hash, load_dataset
@@ -52,9 +53,9 @@ class Cell:
     """One piece of work.
 
     Args:
-        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only`` or ``profile``; inside a
-            network ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``
-            or ``steps``.
+        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only``, ``permuted``, ``measure``
+            or ``profile``; inside a network ``given``, ``activations``, ``locations`` or ``tune``;
+            of costs alone ``cost`` or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
@@ -185,6 +186,8 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "maps": _maps,
     "retrain": _retrain,
     "mask_only": _retrain,
+    "permuted": train_on_permuted,
+    "measure": measure,
     "profile": _profile,
     "given": layer_cells.given,
     "activations": layer_cells.activations,

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from comparisons.cells import Cell
+from comparisons.measures import MEASURES, Measure
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from evaluation.masking import Mode
@@ -23,6 +24,7 @@ Done = Mapping[str, CellResult]
 
 _TIE_SEED = 0
 _PROFILE_BATCH = 16
+_TRAININGS = ("base", "permuted", "retrain", "mask_only")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     for order, seed in enumerate(plan.seeds):
         make = _base(plan, seed)
         nodes.append(Node(_base_name(seed), "base", ("data",), (-1, order, 0), training, make))
+        if any(MEASURES[name].needs_permuted for name in plan.measures):
+            name, make = _permuted_name(seed), _base(plan, seed, kind="permuted")
+            nodes.append(Node(name, "permuted", ("data",), (-1, order, 1), training, make))
     for order, method in enumerate(plan.methods):
         maps, passes = _maps_name(method), METHODS[method].passes * images
         needs = ("data", _base_name(plan.seeds[0]))
@@ -83,6 +88,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
                     _retraining(plan, kind, method, mode, fraction, seed),
                 )
             )
+        nodes += _measurings(plan, method, order, test_images)
         # After everything else, when the machine is quiet.
         make, last = _profile(plan, method), (len(plan.seeds), order, 2)
         nodes.append(Node(f"cost of {method}", "profile", needs, last, 0, make, alone=True))
@@ -102,6 +108,10 @@ def data_cell(plan: Plan) -> Cell:
 
 def _base_name(seed: int) -> str:
     return f"unmasked, seed {seed}"
+
+
+def _permuted_name(seed: int) -> str:
+    return f"labels permuted, seed {seed}"
 
 
 def _maps_name(method: str) -> str:
@@ -125,9 +135,25 @@ def _has_dual(plan: Plan, method: str, fraction: float) -> bool:
     return METHODS[method].self_dual and both and round(1.0 - fraction, 10) in plan.fractions
 
 
-def _base(plan: Plan, seed: int) -> Callable[[Done], Cell]:
+def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
+    """A node a measure and seed: each seed's own network is explained."""
+    images = min(plan.measure_images, test_images)
+    for seed in plan.seeds_of(method):
+        for measure in (MEASURES[name] for name in plan.measures):
+            permuted = (_permuted_name(seed),) if measure.needs_permuted else ()
+            yield Node(
+                f"{measure.name} of {method}, seed {seed}",
+                "measure",
+                ("data", _base_name(seed), *permuted),
+                (plan.seeds.index(seed), order, 2),
+                images * (measure.maps * METHODS[method].passes + measure.forwards),
+                _measuring(plan, measure, method, seed),
+            )
+
+
+def _base(plan: Plan, seed: int, kind: str = "base") -> Callable[[Done], Cell]:
     def make(done: Done) -> Cell:
-        return Cell("base", _common(plan, done) | {"recipe": asdict(plan.recipe), "seed": seed})
+        return Cell(kind, _common(plan, done) | {"recipe": asdict(plan.recipe), "seed": seed})
 
     return make
 
@@ -170,9 +196,20 @@ def _retraining(
     return make
 
 
-def _explained(plan: Plan, done: Done, method: str) -> dict[str, Any]:
-    """What every cell depends on that applies a method to the frozen network."""
-    base = done[_base_name(plan.seeds[0])]
+def _measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Callable[[Done], Cell]:
+    def make(done: Done) -> Cell:
+        spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
+        if measure.needs_permuted:
+            permuted = done[_permuted_name(seed)]
+            spec |= {"permuted": permuted.id, "permuted_hash": permuted.hashes["model"]}
+        return Cell("measure", _explained(plan, done, method, seed) | spec)
+
+    return make
+
+
+def _explained(plan: Plan, done: Done, method: str, seed: int | None = None) -> dict[str, Any]:
+    """What every cell depends on that applies a method to a frozen network: the first seed's."""
+    base = done[_base_name(plan.seeds[0] if seed is None else seed)]
     return _common(plan, done) | {
         "base": base.id,
         "base_hash": base.hashes["model"],
@@ -224,8 +261,8 @@ def estimate(
         images: training and test images together.
         workers: processes that share the work.
     """
-    trained = [node.passes for node in nodes if node.stage in ("base", "retrain", "mask_only")]
-    passes = sum(node.passes for node in nodes if node.stage == "maps")
+    trained = [node.passes for node in nodes if node.stage in _TRAININGS]
+    passes = sum(node.passes for node in nodes if node.stage in ("maps", "measure"))
     pixels = size[0] * size[1]
     seconds_per_image = _time_training_step(plan, classes, size)
     return Estimate(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from evaluation.masking import FILLS, MODES, Mode, check_fractions
 from evaluation.retraining import Recipe
@@ -34,6 +35,8 @@ class Plan:
         seeds: seeds of retraining; the first one trains the network that the maps explain.
         first_seed_only: methods that are retrained with the first seed alone.
         mask_only: what to train on the masks alone, at the first seed: mode and fraction.
+        measures: what to measure without retraining; keys of its registry.
+        measure_images: how many test images at most those measures take.
         fill: what removed pixels are set to.
         recipe: how networks are trained.
     """
@@ -46,6 +49,8 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     first_seed_only: tuple[str, ...] = ()
     mask_only: tuple[tuple[Mode, float], ...] = (("roar", 0.5), ("kar", 0.1))
+    measures: tuple[str, ...] = ()
+    measure_images: int = 64
     fill: str = "mean"
     train_images: int | None = None
     test_images: int | None = None
@@ -74,12 +79,15 @@ class Plan:
                 raise PlanError(
                     f"mask only {mode} {100 * fraction:g} % is given twice: give it once"
                 )
-        for name in ("train_images", "test_images", "image_size"):
+        for name in ("train_images", "test_images", "image_size", "measure_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name}={value}: expected at least 1")
         if self.fill not in FILLS:
             raise PlanError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
+        for name in self.measures:
+            if name not in MEASURES:
+                raise PlanError(f"unknown measure {name!r}: expected some of {', '.join(MEASURES)}")
         for name in (*self.methods, *self.first_seed_only):
             if name not in METHODS:
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
@@ -106,8 +114,9 @@ class Plan:
         values = dict(data)
         values["recipe"] = Recipe(**values["recipe"])
         values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
-        for name in ("methods", "modes", "fractions", "seeds", "first_seed_only"):
-            values[name] = tuple(values[name])
+        for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
+            # A plan from before there were measures has none.
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
     def conflicts(self, other: Plan) -> list[str]:
@@ -116,6 +125,7 @@ class Plan:
         Methods, modes and seeds may be added later; what every cell depends on may not change.
         """
         may_change = {"methods", "modes", "seeds", "first_seed_only", "mask_only", "fractions"}
+        may_change |= {"measures"}
         names = [entry.name for entry in fields(self) if entry.name not in may_change]
         changed = [name for name in names if getattr(self, name) != getattr(other, name)]
         if self.cuts != other.cuts:
@@ -135,6 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_only": (("roar", 0.5),),
         "train_images": 320,
         "test_images": 80,
+        "measure_images": 16,
         "recipe": {"epochs": 1},
     },
     "quick": {

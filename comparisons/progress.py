@@ -79,6 +79,6 @@ def _outcome(event: Event) -> str:
     shown = [
         f"  {record.metric.replace('_', ' ')} {100 * record.value:.1f} %"
         for record in event.result.records
-        if record.unit == "1" and record.derived_from is None
+        if record.unit == "1" and record.derived_from is None and record.layer is None
     ]
     return "".join(shown) + f"  ({duration(event.result.seconds)})"

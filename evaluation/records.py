@@ -49,6 +49,20 @@ METRICS: dict[str, Metric] = {
         Metric("accuracy", "Test accuracy", "1", None),
         Metric("mask_only_accuracy", "Accuracy from the mask alone", "1", None),
         Metric("pointing_game", "Pointing game", "1", True),
+        Metric("mass_in_object", "Mass in the object", "1", True),
+        Metric("deletion_area", "Deletion area", "1", False),
+        Metric("insertion_area", "Insertion area", "1", True),
+        Metric("road_most_accuracy", "ROAD accuracy, most salient removed", "1", False),
+        Metric("road_least_accuracy", "ROAD accuracy, least salient removed", "1", True),
+        Metric("deletion_area_noisy_linear", "Deletion area, noisy linear", "1", False),
+        Metric("insertion_area_noisy_linear", "Insertion area, noisy linear", "1", True),
+        Metric("weights_spearman", "Spearman, weights randomised", "1", None),
+        Metric("weights_ssim", "SSIM, weights randomised", "1", None),
+        Metric("labels_spearman", "Spearman, labels permuted", "1", None),
+        Metric("labels_ssim", "SSIM, labels permuted", "1", None),
+        Metric("permuted_train_accuracy", "Training accuracy on permuted labels", "1", None),
+        Metric("total_variation", "Total variation", "1", None),
+        Metric("png_bytes", "PNG file of the map", "B", None),
         Metric("train_images_per_s", "Training throughput", "images/s", True),
         Metric("attribution_ms", "Time an image in the run", "ms", False),
         Metric("attribution_images_per_s", "Maps a second in the run", "images/s", True),
@@ -79,7 +93,8 @@ class Record:
         model: name of the network.
         mode: ``"roar"``, ``"kar"`` or ``"unmasked"``.
         fraction: share of the pixels removed (ROAR) or kept (KAR), in (0, 1); None if unmasked.
-        layer: layer the mask was applied at; None for the input.
+        layer: layer the mask was applied at, or the last one whose weights were randomised; None
+            for the input.
         metric: a key of `METRICS`.
         value: the number, in `unit`.
         unit: as `Metric.unit`.
@@ -135,7 +150,7 @@ class CellResult:
     Args:
         id: hash of the cell's full specification.
         kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"``, ``"fold"``,
-            ``"same"`` or ``"profile"``;
+            ``"same"``, ``"permuted"``, ``"measure"`` or ``"profile"``;
             inside a network ``"given"``, ``"activations"``, ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.
@@ -145,7 +160,8 @@ class CellResult:
             flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images), ``files`` (the
             files of a folder of images); of a cost, as ``not_counted``, the operations that no
             rule covers.
-        history: one entry an epoch: ``epoch, loss, accuracy, seconds``; of a cost, one a round.
+        history: one entry an epoch: ``epoch, loss, accuracy, seconds``; of a cost, one a round;
+            of a measure, one an image.
         seconds: wall time of the cell.
         environment: versions, processor and threads it ran with.
     """

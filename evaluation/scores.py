@@ -15,7 +15,6 @@ __all__ = [
     "information_score",
     "kar_score",
     "level",
-    "pointing_game",
     "roar_score",
     "t_interval",
 ]
@@ -239,21 +238,3 @@ def _pair(
             "each a fraction or layer, in the same order"
         )
     return first, second
-
-
-def pointing_game(peaks: NDArray[np.integer], objects: NDArray[np.bool_]) -> float:
-    """Share of images whose most salient pixel lies in the object.
-
-    Args:
-        peaks: ``(N,)``, flat index of the most salient pixel, row by row.
-        objects: ``(N, H, W)``, true where the object is.
-
-    Reference:
-        Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", section 4.1;
-        deviation: no tolerance around the object, whose pixels are known exactly.
-
-    >>> pointing_game(np.array([0, 3]), np.array([[[True, False]] * 2] * 2))
-    0.5
-    """
-    flat = np.asarray(objects).reshape(len(objects), -1)
-    return float(flat[np.arange(len(flat)), peaks].mean())

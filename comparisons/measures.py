@@ -1,0 +1,255 @@
+"""Every measure that needs no retraining, behind one signature, in one registry.
+
+To add a measure, decorate a function that takes a `Sample` and yields its numbers, one an image;
+their metrics are defined in `evaluation.records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from comparisons.registry import Batch, Prepare
+from evaluation import descriptions
+from evaluation.imputation import noisy_linear
+from evaluation.localisation import mass_in_object
+from evaluation.masking import by_saliency, tie_orders
+from evaluation.perturbation import Answers, Shown, answers_while_removing, with_channel_mean
+from evaluation.sanity import randomised_from_output, rank_correlation, structural_similarities
+
+__all__ = ["MEASURES", "Finding", "Measure", "Sample", "resolve_measures"]
+
+# Steps of 5 % for the areas; ROAD's own steps of 10 %, short of removing everything.
+_AREA_SHARES = tuple(round(step / 20, 10) for step in range(21))
+_ROAD_SHARES = tuple(round(step / 10, 10) for step in range(10))
+_TIE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some test images, and a method's maps of them on a frozen network.
+
+    Args:
+        prepare: the method.
+        network: the trained network that is explained; no measure changes it.
+        untrained: the same network as it is before any training.
+        permuted: the same network trained on permuted labels; None where no measure asks.
+        batch: the images as methods get them, the classes explained among it.
+        labels: ``(N,)``, the true classes.
+        pixels: ``(N, H, W, 3)`` uint8, the images.
+        mean: the training set's channel mean, in [0, 1].
+        std: the training set's channel standard deviation, in [0, 1].
+    """
+
+    prepare: Prepare
+    network: nn.Module
+    untrained: nn.Module
+    permuted: nn.Module | None
+    batch: Batch
+    labels: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @cached_property
+    def saliency(self) -> NDArray[np.floating]:
+        """The method's maps on the trained network: ``(N, H, W)``."""
+        return self.explained(self.network)
+
+    @cached_property
+    def ranked(self) -> NDArray[np.int64]:
+        """The pixels of each map, the most salient first: ``(N, H * W)``."""
+        flat = self.saliency.reshape(len(self.saliency), -1)
+        return by_saliency(flat, tie_orders(flat.shape[1], self.batch.index.numpy(), _TIE_SEED))
+
+    def explained(self, network: nn.Module) -> NDArray[np.floating]:
+        """The method's maps of the same images, for the same classes, on another network."""
+        saliency: NDArray[np.floating] = (
+            self.prepare(network)(self.batch).detach().float().cpu().numpy()
+        )
+        if not np.isfinite(saliency).all():
+            raise ValueError("a map holds NaN or infinity: no measure can be taken of it")
+        return saliency
+
+    def answers(self, shown: Shown, shares: tuple[float, ...]) -> tuple[Answers, Answers]:
+        """What the network says while the most, and the least, salient pixels go."""
+        size = self.saliency.shape[1], self.saliency.shape[2]
+        most, least = (
+            answers_while_removing(
+                self.network, shown, self.batch.target, self.ranked, size, shares, first=first
+            )
+            for first in ("most", "least")
+        )
+        return most, least
+
+    def with_noisy_linear(self) -> Shown:
+        """Show the images with removed pixels filled from their neighbours."""
+        mean, std = (255.0 * torch.tensor(values) for values in (self.mean, self.std))
+        indices = self.batch.index.numpy()
+
+        def shown(kept: NDArray[np.bool_]) -> torch.Tensor:
+            filled = torch.from_numpy(noisy_linear(self.pixels, kept, indices))
+            return ((filled - mean) / std).permute(0, 3, 1, 2).to(self.batch.inputs.device)
+
+        return shown
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number an image.
+
+    Args:
+        metric: a key of `evaluation.records.METRICS`.
+        values: ``(N,)``.
+        layer: the part of the network that was changed, where one was; else None.
+    """
+
+    metric: str
+    values: NDArray[np.floating] | NDArray[np.integer]
+    layer: str | None = None
+
+
+Findings = Callable[[Sample], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure as the plan sees it.
+
+    Args:
+        name: key of the registry, as the command takes it.
+        title: what it is.
+        take: the measure itself.
+        maps: how many maps of each image it needs.
+        forwards: how many forward passes of each image beside them.
+        needs_object_masks: works only where the data knows the true object.
+        needs_permuted: compares with a network trained on permuted labels.
+    """
+
+    name: str
+    title: str
+    take: Findings
+    maps: int
+    forwards: int
+    needs_object_masks: bool
+    needs_permuted: bool
+
+
+MEASURES: dict[str, Measure] = {}
+
+
+def _measure(
+    name: str,
+    title: str,
+    *,
+    maps: int = 1,
+    forwards: int = 0,
+    needs_object_masks: bool = False,
+    needs_permuted: bool = False,
+) -> Callable[[Findings], Findings]:
+    def register(take: Findings) -> Findings:
+        MEASURES[name] = Measure(
+            name, title, take, maps, forwards, needs_object_masks, needs_permuted
+        )
+        return take
+
+    return register
+
+
+@_measure(
+    "insertion-deletion",
+    "insertion and deletion area, removed pixels at the channel mean",
+    forwards=2 * len(_AREA_SHARES),
+)
+def _insertion_deletion(sample: Sample) -> Iterator[Finding]:
+    most, least = sample.answers(with_channel_mean(sample.batch.inputs), _AREA_SHARES)
+    yield Finding("deletion_area", most.area)
+    yield Finding("insertion_area", least.area)
+
+
+@_measure(
+    "road",
+    "ROAD and the same areas, removed pixels by noisy linear imputation",
+    forwards=2 * len(_ROAD_SHARES),
+)
+def _road(sample: Sample) -> Iterator[Finding]:
+    most, least = sample.answers(sample.with_noisy_linear(), _ROAD_SHARES)
+    yield Finding("road_most_accuracy", most.accuracy(sample.labels))
+    yield Finding("road_least_accuracy", least.accuracy(sample.labels))
+    yield Finding("deletion_area_noisy_linear", most.area)
+    yield Finding("insertion_area_noisy_linear", least.area)
+
+
+@_measure("localisation", "mass in the object", needs_object_masks=True)
+def _localisation(sample: Sample) -> Iterator[Finding]:
+    masks = sample.batch.object_mask
+    if masks is not None:
+        yield Finding("mass_in_object", mass_in_object(sample.saliency, masks.cpu().numpy()))
+
+
+@_measure("weights", "sanity check: weights randomised from the output on", maps=7)
+def _weights(sample: Sample) -> Iterator[Finding]:
+    for stage, network in randomised_from_output(sample.network, sample.untrained):
+        changed = sample.explained(network)
+        yield Finding("weights_spearman", rank_correlation(sample.saliency, changed), stage)
+        yield Finding("weights_ssim", structural_similarities(sample.saliency, changed), stage)
+
+
+@_measure("labels", "sanity check: trained on permuted labels", maps=2, needs_permuted=True)
+def _labels(sample: Sample) -> Iterator[Finding]:
+    if sample.permuted is not None:
+        changed = sample.explained(sample.permuted)
+        yield Finding("labels_spearman", rank_correlation(sample.saliency, changed))
+        yield Finding("labels_ssim", structural_similarities(sample.saliency, changed))
+
+
+@_measure("descriptions", "total variation and file size")
+def _descriptions(sample: Sample) -> Iterator[Finding]:
+    yield Finding("total_variation", descriptions.total_variation(sample.saliency))
+    yield Finding("png_bytes", descriptions.png_bytes(sample.saliency))
+
+
+def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
+    """The measures that ``--measures`` names: all, none, or some, comma-separated.
+
+    Args:
+        names: what was typed; None for all.
+        has_object_masks: whether the data knows the true object; without it, what needs it is left
+            out of all.
+
+    Raises:
+        ValueError: an unknown measure, or one that needs the true object where it is unknown.
+
+    >>> resolve_measures("road, weights", has_object_masks=False)
+    ('road', 'weights')
+    >>> resolve_measures("none", has_object_masks=True)
+    ()
+    """
+    if names == "none":
+        return ()
+    if names in (None, "all"):
+        return tuple(
+            entry.name
+            for entry in MEASURES.values()
+            if has_object_masks or not entry.needs_object_masks
+        )
+    chosen = tuple(dict.fromkeys(name.strip() for name in str(names).split(",") if name.strip()))
+    for name in chosen:
+        if name not in MEASURES:
+            raise ValueError(
+                f"unknown measure {name!r}: expected all, none, or some of {', '.join(MEASURES)}"
+            )
+        if MEASURES[name].needs_object_masks and not has_object_masks:
+            raise ValueError(
+                f"measure {name!r} needs the true object's pixels, which these images do not "
+                "have: leave it out, or use --data shapes"
+            )
+    if not chosen:
+        raise ValueError("no measures given: expected all, none, or at least one name")
+    return chosen
