@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch, write_gallery, write_maps
 from comparisons.budget import memory_budget_bytes
-from comparisons.costs.cells import costs_of_method, costs_of_steps
+from comparisons.costs.cells import counts_of_method, time_of_method
+from comparisons.costs.statistic import cost_of_reading, costs_of_steps
 from comparisons.layers import cells as layer_cells
 from comparisons.measure_cells import measure, train_on_permuted
 from comparisons.methods import METHODS
@@ -32,10 +32,11 @@ from evaluation.datasets import Request, files_hash, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
-from evaluation.profiling import count, time_in_turns
+from evaluation.profiling import count, time_metrics
 from evaluation.records import CellResult
 from evaluation.retraining import predictions
 from evaluation.store import Store, content_hash, spec_id
+from evaluation.timing import time_in_turns
 from evaluation.views import InputView
 from fastsal import __version__
 
@@ -55,7 +56,7 @@ class Cell:
     Args:
         kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only``, ``permuted``, ``measure``
             or ``profile``; inside a network ``given``, ``activations``, ``locations`` or ``tune``;
-            of costs alone ``cost`` or ``steps``.
+            of costs alone ``cost``, ``counts``, ``reading`` or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
@@ -170,14 +171,10 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
 
     timing = time_in_turns(forward, lambda: explain(example), device=device)
     counts = count(forward, lambda: explain(example))
-    values = {
-        "forward_ms": median(timing.forward_ms) / batch,
-        "map_ms": median(timing.map_ms) / batch,
-        "map_flops": counts.map.flops / batch,
-        "peak_bytes": counts.extra_peak_bytes / batch,
-    }
+    counted = {metric: value / batch for metric, value in counts.metrics().items()}
+    values = time_metrics(timing, batch) | counted
     records = tuple(record(cell, dataset, metric, value) for metric, value in values.items())
-    return {"records": records}
+    return {"records": records, "hashes": counts.not_counted}
 
 
 _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
@@ -193,7 +190,9 @@ _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "activations": layer_cells.activations,
     "locations": layer_cells.locations,
     "tune": layer_cells.tune,
-    "cost": costs_of_method,
+    "cost": time_of_method,
+    "counts": counts_of_method,
+    "reading": cost_of_reading,
     "steps": costs_of_steps,
 }
 

@@ -1,105 +1,141 @@
-"""Figures of costs: a bar a method, on a logarithmic axis, since they span four decades."""
+"""Figures of costs: a point a method, on a logarithmic axis, since they span four decades."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from reports.cost_reading import NETWORK_ALONE, CostTable
+from reports.cost_reading import NETWORK_ALONE, CountRow, TimeTable
 from reports.formatting import quantity
 
 __all__ = ["added_time_figure", "memory_figure"]
 
-# Below this an overhead is not told from none; bars start here.
+# Below this an added time is drawn at the axis' end, hollow.
 _LEAST_PERCENT = 0.1
 _LEAST_BYTES = 1024.0
 
 
-def added_time_figure(tables: Sequence[CostTable]) -> Figure:
-    """Added time in percent of the forward pass, a colour a batch; lines are quartiles.
+def added_time_figure(tables: Sequence[TimeTable]) -> Figure:
+    """Added time in percent of the forward pass, a colour a batch, lines its 95 % intervals.
+
+    A point is hollow where the interval holds 0. Methods that do not run the network are left out.
 
     Args:
-        tables: of one network, size, precision and device.
+        tables: of one setting.
     """
     rows = [
         {
             "method": row.title,
-            "batch": str(table.place["batch"]),
-            "value": max(row.overhead_percent.median, _LEAST_PERCENT),
-            "low": max(row.overhead_percent.low, _LEAST_PERCENT),
-            "high": max(row.overhead_percent.high, _LEAST_PERCENT),
+            "batch": str(table.batch),
+            "value": max(row.added.median, _LEAST_PERCENT),
+            "low": max(row.added.low, _LEAST_PERCENT),
+            "high": max(row.added.high, _LEAST_PERCENT),
+            "sure": row.added.low > 0,
         }
         for table in tables
         for row in table.rows
-        if row.name != NETWORK_ALONE
+        if row.name != NETWORK_ALONE and row.runs_network
     ]
-    return _bars(rows, "added time (% of a forward pass)", lambda value: f"{value:g}")
+    return _points(
+        pd.DataFrame(rows),
+        "added time (% of a forward pass)",
+        lambda value: f"{value:g}" if value > _LEAST_PERCENT else f"{value:g} or less",
+        base=10,
+    )
 
 
-def memory_figure(tables: Sequence[CostTable]) -> Figure:
-    """Peak bytes an image beyond the forward pass, a colour a batch.
+def memory_figure(rows: Sequence[CountRow]) -> Figure:
+    """Peak bytes of one image beyond the forward pass.
 
     Args:
-        tables: of one network, size, precision and device.
+        rows: of one setting.
     """
-    rows = [
+    frame = [
         {
             "method": row.title,
-            "batch": str(table.place["batch"]),
+            "batch": "1",
             "value": max(row.value("peak_bytes"), _LEAST_BYTES),
+            "sure": True,
         }
-        for table in tables
-        for row in table.rows
+        for row in rows
         if row.name != NETWORK_ALONE
     ]
-    return _bars(rows, "peak memory an image beyond the forward pass", lambda v: quantity(v, "B"))
+    return _points(
+        pd.DataFrame(frame),
+        "peak memory of one image beyond the forward pass",
+        lambda value: quantity(value, "B"),
+        base=2,
+    )
 
 
-def _bars(rows: Sequence[dict[str, object]], label: str, tick: object) -> Figure:
-    frame = pd.DataFrame(rows)
+def _points(frame: pd.DataFrame, label: str, tick: Callable[[float], str], *, base: int) -> Figure:
     order = frame.groupby("method", sort=False)["value"].median().sort_values().index.tolist()
     batches = list(dict.fromkeys(frame["batch"]))
+    colours = sns.color_palette("colorblind", len(batches))
     style = {**sns.axes_style("whitegrid"), "font.size": 10, "svg.hashsalt": "fastsal"}
     with mpl.rc_context(style):
-        height = 0.9 + len(order) * (0.14 + 0.14 * len(batches))
+        height = 0.9 + len(order) * (0.16 + 0.12 * len(batches)) + 0.3 * (len(batches) > 1)
         figure = Figure(figsize=(8.4, height), layout="constrained")
         axes = figure.subplots()
-        sns.barplot(
+        sns.pointplot(
             frame,
             x="value",
             y="method",
             hue="batch",
             order=order,
             hue_order=batches,
-            palette=sns.color_palette("colorblind", len(batches)),
+            palette=colours,
+            dodge=0.5 if len(batches) > 1 else False,
+            linestyle="none",
+            marker="none",
             errorbar=None,
+            legend=False,
             ax=axes,
         )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))  # type: ignore[operator]
+        for index, (batch, colour) in enumerate(zip(batches, colours, strict=True)):
+            shift = 0.5 * (index / (len(batches) - 1) - 0.5) if len(batches) > 1 else 0.0
+            own = frame[frame["batch"] == batch]
+            places = [order.index(method) + shift for method in own["method"]]
+            if "low" in own:
+                axes.hlines(places, own["low"], own["high"], color=colour, linewidth=1.6)
+            for sure in (True, False):
+                chosen = (own["sure"] == sure).to_numpy()
+                axes.plot(
+                    own["value"].to_numpy()[chosen],
+                    [place for place, wanted in zip(places, chosen, strict=True) if wanted],
+                    linestyle="none",
+                    marker="o",
+                    markersize=5.5,
+                    markerfacecolor=colour if sure else "white",
+                    markeredgecolor=colour,
+                    label=batch if sure else None,
+                )
+        _log_axis(axes, tick, base)
         axes.set(xlabel=label, ylabel="")
-        if "low" in frame:
-            _quartiles(axes.containers, frame, order, batches)
-        axes.legend(title="images at once", loc="upper right")
+        axes.yaxis.grid(True, color="#eeeeee")
+        if len(batches) > 1:
+            # Beside the axes, where it covers nothing.
+            figure.legend(title="images at once", loc="outside lower center", ncols=len(batches))
     return figure
 
 
-def _quartiles(
-    containers: Sequence[object], frame: pd.DataFrame, order: Sequence[str], batches: Sequence[str]
-) -> None:
-    """A line from the lower to the upper quartile over each bar."""
-    spans = {
-        (row["method"], row["batch"]): (row["low"], row["high"]) for _, row in frame.iterrows()
-    }
-    for batch, bars in zip(batches, containers, strict=False):
-        for bar in bars:  # type: ignore[attr-defined]
-            middle = bar.get_y() + bar.get_height() / 2
-            place = round(middle)
-            if 0 <= place < len(order) and (order[place], batch) in spans:
-                low, high = spans[order[place], batch]
-                bar.axes.plot((low, high), (middle, middle), color="#222222", linewidth=1.2)
+def _log_axis(axes: Axes, tick: Callable[[float], str], base: int) -> None:
+    axes.set_xscale("log", base=base)
+    # Powers of two are many: one tick in four.
+    low, high = axes.get_xlim()
+    step = 1 if base == 10 else 4
+    first, last = (math.log(end, base) / step for end in (low, high))
+    ticks = [float(base) ** (step * place) for place in range(math.ceil(first), int(last) + 1)]
+    if base == 10:
+        ticks = sorted({_LEAST_PERCENT, *ticks})
+    axes.set_xticks(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.set_xlim(low, high)

@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluation.timing import Interval
 from reports import figures
 from reports.charts import Chart
+from reports.cost_claims import RATIO_GOALS, Verdict, claims, judged
 from reports.cost_figures import added_time_figure, memory_figure
-from reports.cost_reading import NETWORK_ALONE, CostTable, cost_tables, steps
+from reports.cost_reading import (
+    NETWORK_ALONE,
+    CostTables,
+    Ratio,
+    Setting,
+    TimeRow,
+    TimeTable,
+    cost_tables,
+)
 from reports.provenance import set_up, traced
 from reports.reading import GROUPS, Run
 
 __all__ = ["costs_context"]
 
-# What the paper claims that other methods add, in units of what SMOE Scale adds.
-CLAIMS = {"guided-backprop": 97, "gradient-sgsq": 1456}
 GPU_BATCHES = (1, 32, 128)
 GPU_PRECISIONS = ("float32", "bfloat16")
+# Where the paper's ratios hold: elsewhere they are shown without a goal.
+_RATIOS_OF = "resnet50"
+_NO_PEERS = ("control", "smoe", "other")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How many times SMOE Scale's added time another method's is, batch by batch."""
+
+    title: str
+    group: str
+    goal: float | None
+    ratios: tuple[Ratio | None, ...]
+
+    def verdict(self, ratio: Ratio) -> Verdict:
+        """Whether a ratio reaches the goal."""
+        if self.goal is None:
+            return Verdict(None)
+        value = float("inf") if ratio.value is None else ratio.value
+        return judged(Interval(value, ratio.low, ratio.high, 0.95), self.goal, at_most=False)
 
 
 def costs_context(run: Run) -> dict[str, Any]:
     """What the template shows."""
     tables = cost_tables(run)
-    on_gpu = {
-        (table.place["batch"], table.place["precision"], row.name): row
-        for table in tables
-        if table.place["device"].startswith("cuda")
-        for row in table.rows
-    }
     return {
         "run": run,
-        "title": f"What a map costs: {', '.join(_networks(tables)) or 'nothing measured yet'}",
+        "title": f"What a map costs: {', '.join(tables.models) or 'nothing measured yet'}",
         "tables": tables,
         "network_alone": NETWORK_ALONE,
-        "claims": CLAIMS,
+        "claims": list(claims(tables)),
+        "side_by_side": list(_side_by_side(tables)),
+        "peers": list(_peers(tables)),
         "charts": list(_charts(tables)),
-        "steps": [(title, rows, _totals(rows)) for title, rows in steps(run)],
+        "steps": [(title, rows, _totals(rows)) for title, rows in tables.steps.items()],
+        "gpu": list(_gpu(run, tables)),
         "gpu_batches": GPU_BATCHES,
         "gpu_precisions": GPU_PRECISIONS,
-        "on_gpu": on_gpu,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
@@ -47,28 +72,110 @@ def costs_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _networks(tables: list[CostTable]) -> list[str]:
-    return list(dict.fromkeys(table.place["model"] for table in tables))
-
-
-def _charts(tables: list[CostTable]) -> list[tuple[str, list[Chart]]]:
-    """For each network, size, precision and device the two figures, over its batches."""
-
-    def place(table: CostTable) -> tuple[Any, ...]:
-        return tuple(value for name, value in table.place.items() if name != "batch")
-
-    found = []
-    for _, group in groupby(tables, place):
-        own = list(group)
-        if not any(row.name != NETWORK_ALONE for table in own for row in table.rows):
+def _side_by_side(
+    tables: CostTables,
+) -> Iterator[tuple[str, list[str], list[tuple[TimeRow, list[TimeRow | None]]]]]:
+    """Where several networks were measured alike: a batch's methods, a column a network."""
+    alike: dict[tuple[Any, ...], list[TimeTable]] = {}
+    for table in tables.times:
+        setting = table.setting
+        rest = replace(setting, model="")
+        alike.setdefault((rest, table.batch), []).append(table)
+    for (rest, batch), group in alike.items():
+        if len(group) < 2:
             continue
-        title = own[0].title.replace(f", batch {own[0].place['batch']}", "")
-        charts = [
-            Chart("Added time", figures.svg_uri(added_time_figure(own)), f"Added time, {title}"),
-            Chart("Memory", figures.svg_uri(memory_figure(own)), f"Peak memory, {title}"),
+        names = dict.fromkeys(row.name for table in group for row in table.rows)
+        rows = []
+        for name in names:
+            cells = [table.row(name) for table in group]
+            known = next(cell for cell in cells if cell is not None)
+            rows.append((known, cells))
+        title = f"{rest.title.removeprefix(', ')}, batch {batch}"
+        yield title, [table.setting.model for table in group], rows
+
+
+def _peers(tables: CostTables) -> Iterator[tuple[str, list[int], list[Peer]]]:
+    """For each setting the methods that take gradients, beside SMOE Scale."""
+    for setting in tables.settings:
+        group = tables.of(setting)
+        known = {row.name: row for table in group for row in table.rows}
+        rows = [
+            Peer(
+                title=row.title,
+                group=row.group,
+                goal=_goal(setting, name),
+                ratios=tuple(
+                    None if (found := table.row(name)) is None else found.times_smoe
+                    for table in group
+                ),
+            )
+            for name, row in known.items()
+            if row.group not in _NO_PEERS
         ]
-        found.append((title, charts))
-    return found
+        if rows:
+            yield setting.title, [table.batch for table in group], rows
+
+
+def _goal(setting: Setting, name: str) -> float | None:
+    alike = setting.model == _RATIOS_OF and setting.precision == "float32"
+    return RATIO_GOALS.get(name) if alike and not setting.compiled else None
+
+
+def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
+    """For each setting the added times over its batches, and the memory of one image."""
+    for setting in tables.settings:
+        group = [
+            table
+            for table in tables.of(setting)
+            if any(row.name != NETWORK_ALONE and row.runs_network for row in table.rows)
+        ]
+        if not group:
+            continue
+        title = setting.title
+        charts = [
+            Chart("Added time", figures.svg_uri(added_time_figure(group)), f"Added time, {title}")
+        ]
+        counted = [
+            row
+            for name in dict.fromkeys(row.name for table in group for row in table.rows)
+            if (row := tables.counted(setting, name)) is not None and name != NETWORK_ALONE
+        ]
+        if counted and not setting.compiled:
+            drawn = figures.svg_uri(memory_figure(counted))
+            charts.append(Chart("Memory", drawn, f"Peak memory, {title}"))
+        yield title, charts
+
+
+def _gpu(run: Run, tables: CostTables) -> Iterator[tuple[str, list[tuple[str, str, list[Any]]]]]:
+    """Added time on CUDA, eager and compiled; every method of the run has its row."""
+    settings = [setting for setting in tables.settings if setting.on_gpu]
+    places: list[tuple[str, int, str] | None] = [
+        *dict.fromkeys((s.model, s.size, s.hardware) for s in settings)
+    ]
+    for place in places or [None]:
+        for compiled in (False, True):
+            found = {
+                (table.setting.precision, table.batch, row.name): row
+                for table in tables.times
+                if table.setting.on_gpu and table.setting.compiled == compiled
+                if (table.setting.model, table.setting.size, table.setting.hardware) == place
+                for row in table.rows
+            }
+            kind = "compiled" if compiled else "eager"
+            title = kind if place is None else f"{place[0]}, {place[1]}x{place[1]}, {place[2]}"
+            rows = [
+                (
+                    method.title,
+                    method.group,
+                    [
+                        found.get((precision, batch, method.name))
+                        for precision in GPU_PRECISIONS
+                        for batch in GPU_BATCHES
+                    ],
+                )
+                for method in run.methods.values()
+            ]
+            yield title if place is None else f"{title}, {kind}", rows
 
 
 def _totals(rows: Any) -> dict[str, float]:

@@ -1,36 +1,135 @@
-"""A run that measured costs, as tables: one for each network, size, batch, device and precision."""
+"""A run that measured costs, as tables: times by network and batch, counts by network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evaluation.profiling import Quartiles, Timing
 from evaluation.records import CellResult
+from evaluation.timing import Interval, Quartiles, Timing
 from reports.reading import Run
 
-__all__ = ["NETWORK_ALONE", "REFERENCE", "CostRow", "CostTable", "cost_tables", "steps"]
+__all__ = [
+    "NETWORK_ALONE",
+    "REFERENCE",
+    "CostTables",
+    "CountRow",
+    "Ratio",
+    "Setting",
+    "TimeRow",
+    "TimeTable",
+    "cost_tables",
+]
 
 NETWORK_ALONE = "none"
 # What the other methods' added time is held against.
 REFERENCE = "smoe-linear"
-# What makes two measurements neighbours in one table.
-_PLACE = ("model", "size", "precision", "device", "hardware", "threads", "batch")
+
+Cells = Mapping[str, CellResult]
 
 
 @dataclass(frozen=True)
-class CostRow:
-    """What one method, or the network alone, cost on a batch.
+class Setting:
+    """What measurements have in common that are neighbours in a table.
+
+    Args:
+        model: the network.
+        size: height and width of the images.
+        precision: of weights and images.
+        compiled: whether `torch.compile` made the network.
+        device: where it ran.
+        hardware: the accelerator's name, or "cpu".
+        threads: of PyTorch; 0 where they do not matter.
+    """
+
+    model: str
+    size: int
+    precision: str
+    compiled: bool
+    device: str
+    hardware: str
+    threads: int = 0
+
+    @classmethod
+    def of(cls, cell: CellResult) -> Setting:
+        """The setting of a cell; nothing was compiled before it could be."""
+        spec = cell.spec
+        device = spec.get("device", "cpu")
+        return cls(
+            model=spec["model"],
+            size=spec["size"],
+            precision=spec["precision"],
+            compiled=spec.get("compiled", False),
+            device=device,
+            hardware=spec.get("hardware", "cpu"),
+            threads=spec.get("threads", 0) if device == "cpu" else 0,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it ran on CUDA."""
+        return self.device.startswith("cuda")
+
+    @property
+    def title(self) -> str:
+        """What a table is about.
+
+        >>> Setting("resnet50", 224, "float32", False, "cpu", "cpu", 2).title
+        'resnet50, 224x224, float32, cpu, 2 threads'
+        """
+        parts = [self.model, f"{self.size}x{self.size}", self.precision]
+        parts += ["compiled"] if self.compiled else []
+        parts += [self.hardware if self.on_gpu else self.device]
+        parts += [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times one added time is another, and the bounds that their intervals allow.
+
+    Args:
+        value: of the medians; None where the other is not above 0.
+        low: the least, of the interval's ends.
+        high: the most; infinite where the other's interval reaches 0.
+    """
+
+    value: float | None
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, own: Interval, other: Interval) -> Ratio:
+        """Of two added times in one unit.
+
+        >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, 1.0, 4.0, 0.95))
+        Ratio(value=50.0, low=22.5, high=110.0)
+        """
+        return cls(
+            value=own.median / other.median if other.median > 0 else None,
+            low=_over(own.low, other.high if own.low > 0 else other.low, -math.inf),
+            high=_over(own.high, other.low if own.high > 0 else other.high, math.inf),
+        )
+
+
+def _over(value: float, other: float, without_bound: float) -> float:
+    return value / other if other > 0 else without_bound
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """How long one method, or the network alone, took for a batch.
 
     Args:
         name: the method's, or `NETWORK_ALONE`.
         title: as the page calls it.
         group: of the method.
         cell: what measured it.
-        reference: the row of SMOE Scale, if there is one.
-        network: the row of the network alone, if there is one.
+        reference: the cell of SMOE Scale, if there is one.
+        runs_network: whether the method runs the network; one that does not adds no time to it.
     """
 
     name: str
@@ -38,33 +137,17 @@ class CostRow:
     group: str
     cell: CellResult
     reference: CellResult | None
-    network: CellResult | None
-
-    def value(self, metric: str) -> float:
-        """A number of the row's cell."""
-        return _value(self.cell, metric)
-
-    def added(self, metric: str) -> float | None:
-        """What a count is beyond the network's own; None where that was not measured."""
-        if self.name == NETWORK_ALONE or self.network is None:
-            return None
-        return self.value(metric) - _value(self.network, metric)
-
-    @property
-    def other_operations(self) -> float:
-        """Operations that are no convolutions and matrix products."""
-        kinds = ("map_elementwise", "map_transcendental", "map_reduction")
-        return sum(self.value(kind) for kind in kinds)
-
-    @property
-    def not_counted(self) -> str:
-        """Names of operations that no rule covers, so that the counts are too low by them."""
-        return self.cell.hashes.get("not_counted", "")
+    runs_network: bool = True
 
     @cached_property
     def timing(self) -> Timing:
         """The rounds as they were measured."""
         return _timing(self.cell)
+
+    @property
+    def rounds(self) -> int:
+        """Pairs of samples."""
+        return len(self.timing.map_ms)
 
     @property
     def map_ms(self) -> Quartiles:
@@ -76,91 +159,222 @@ class CostRow:
         """Of the whole batch, paired by round."""
         return self.timing.added_ms
 
-    @property
-    def overhead_percent(self) -> Quartiles:
-        """Of the round's forward pass, paired by round."""
-        return self.timing.overhead_percent
+    @cached_property
+    def added(self) -> Interval:
+        """Percent of the round's forward pass, paired by round."""
+        return self.timing.overhead_interval
 
     @property
-    def times_smoe(self) -> float | None:
-        """Added time over SMOE Scale's, each in forward passes; None where SMOE Scale is missing.
+    def times_smoe(self) -> Ratio | None:
+        """Added time over SMOE Scale's, each in forward passes; None where one is missing.
 
         In forward passes of the same rounds, since methods are measured one after the other.
         """
-        if self.reference is None or self.name == NETWORK_ALONE:
+        if self.reference is None or self.name == NETWORK_ALONE or not self.runs_network:
             return None
-        own = _timing(self.reference).overhead_percent.median
-        return self.overhead_percent.median / own if own > 0 else None
+        return Ratio.of(self.added, _timing(self.reference).overhead_interval)
 
 
 @dataclass(frozen=True)
-class CostTable:
-    """The rows of one network, size, precision, device, number of threads and batch."""
+class TimeTable:
+    """The times of one setting and batch."""
 
-    place: dict[str, Any]
-    rows: tuple[CostRow, ...]
+    setting: Setting
+    batch: int
+    rows: tuple[TimeRow, ...]
 
     @property
     def title(self) -> str:
         """What the table is about."""
-        place = self.place
-        machine = place["hardware"] if place["device"] != "cpu" else f"{place['threads']} threads"
-        return (
-            f"{place['model']}, {place['size']}x{place['size']}, {place['precision']}, "
-            f"batch {place['batch']}, {place['device']}, {machine}"
-        ).replace(", 1 threads", ", 1 thread")
+        return f"{self.setting.title}, batch {self.batch}"
+
+    def row(self, name: str) -> TimeRow | None:
+        """A method's."""
+        return next((row for row in self.rows if row.name == name), None)
 
 
-def cost_tables(run: Run) -> list[CostTable]:
-    """One table for each place, its methods in the plan's order; the latest cell of each counts."""
-    places: dict[tuple[Any, ...], dict[str, CellResult]] = {}
-    for cell in run.cells("cost"):
-        key = tuple(cell.spec[name] for name in _PLACE)
-        places.setdefault(key, {})[cell.spec["method"]] = cell
-    order = [NETWORK_ALONE, *run.methods]
-    tables = []
-    for key, by_method in sorted(places.items(), key=lambda item: _sortable(item[0])):
-        names = sorted(by_method, key=lambda name: order.index(name) if name in order else 10**6)
-        rows = tuple(
-            CostRow(
-                name=name,
-                title=_title(run, name),
-                group=run.methods[name].group if name in run.methods else "other",
-                cell=by_method[name],
-                reference=by_method.get(REFERENCE),
-                network=by_method.get(NETWORK_ALONE),
-            )
-            for name in names
+@dataclass(frozen=True)
+class CountRow:
+    """What was counted of one method, or of the network alone, for one image.
+
+    Args:
+        name: the method's, or `NETWORK_ALONE`.
+        title: as the page calls it.
+        group: of the method.
+        cell: what counted it.
+        network: the cell of the network alone, if there is one.
+    """
+
+    name: str
+    title: str
+    group: str
+    cell: CellResult
+    network: CellResult | None
+
+    def value(self, metric: str) -> float:
+        """A number of the row's cell."""
+        return _value(self.cell, metric)
+
+    def added(self, metric: str) -> float | None:
+        """What a count is beyond the network's own; None where that is not known, or is itself."""
+        if self.name == NETWORK_ALONE or self.network is None:
+            return None
+        return self.value(metric) - _value(self.network, metric)
+
+    @property
+    def other_operations(self) -> float:
+        """Operations that are no convolutions and matrix products."""
+        return sum(self.value(kind) for kind in _KINDS)
+
+    @property
+    def added_percent(self) -> float | None:
+        """All it adds in operations, in percent of the network's multiply-adds.
+
+        As the paper counts: a multiply-add is one operation, and so is any other operation.
+        """
+        if self.name == NETWORK_ALONE or self.network is None:
+            return None
+        network = _value(self.network, "map_flops") / 2
+        if not network:
+            return None
+        kinds = [self.value(kind) - _value(self.network, kind) for kind in _KINDS]
+        return 100 * (self.value("map_flops") / 2 - network + sum(kinds)) / network
+
+    @property
+    def not_counted(self) -> str:
+        """Names of operations that no rule covers, so that the counts are too low by them."""
+        return self.cell.hashes.get("not_counted", "")
+
+
+_KINDS = ("map_elementwise", "map_transcendental", "map_reduction")
+
+
+@dataclass(frozen=True)
+class CostTables:
+    """All that a run measured of costs.
+
+    Args:
+        times: a table for each setting and batch.
+        counts: by setting, the rows of one image.
+        readings: by setting and batch: SMOE Scale's time over that of a sum over channels.
+        steps: by network and size: operations of each step of SMOE Scale, a row a scale.
+    """
+
+    times: Sequence[TimeTable]
+    counts: Mapping[Setting, Sequence[CountRow]]
+    readings: Mapping[tuple[Setting, int], Interval]
+    steps: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """Those with times, in the order of the tables."""
+        return list(dict.fromkeys(table.setting for table in self.times))
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The networks, in the order of the tables."""
+        found = [*(table.setting for table in self.times), *self.counts]
+        return list(dict.fromkeys(setting.model for setting in found))
+
+    def of(self, setting: Setting) -> list[TimeTable]:
+        """The times of a setting, a table a batch."""
+        return [table for table in self.times if table.setting == setting]
+
+    def counted(self, setting: Setting, name: str) -> CountRow | None:
+        """A method's counts, of the eager network, by what does not depend on threads."""
+        rows = self.counts.get(_counted_as(setting), ())
+        return next((row for row in rows if row.name == name), None)
+
+
+def cost_tables(run: Run) -> CostTables:
+    """What a run measured, its methods in the plan's order; the latest cell of each counts."""
+    order = {name: place for place, name in enumerate([NETWORK_ALONE, *run.methods])}
+    counts = {
+        setting: [
+            CountRow(name, *_shown(run, name), cell, by_method.get(NETWORK_ALONE))
+            for name, cell in sorted(by_method.items(), key=lambda item: order.get(item[0], 10**6))
+        ]
+        for (setting,), by_method in _grouped(run, "counts").items()
+    }
+    idle = {
+        (setting, row.name)
+        for setting, rows in counts.items()
+        for row in rows
+        if row.name != NETWORK_ALONE and (row.added("map_flops") or 0) < 0
+    }
+    times = [
+        TimeTable(
+            setting,
+            batch,
+            tuple(
+                TimeRow(
+                    name,
+                    *_shown(run, name),
+                    cell,
+                    by_method.get(REFERENCE),
+                    runs_network=(_counted_as(setting), name) not in idle,
+                )
+                for name, cell in sorted(
+                    by_method.items(), key=lambda item: order.get(item[0], 10**6)
+                )
+            ),
         )
-        tables.append(CostTable(dict(zip(_PLACE, key, strict=True)), rows))
-    return tables
-
-
-def _sortable(key: tuple[Any, ...]) -> list[str]:
-    """Numbers in their order, and before names."""
-    return [f"{part:012d}" if isinstance(part, int) else str(part) for part in key]
-
-
-def steps(run: Run) -> list[tuple[str, Sequence[dict[str, float]]]]:
-    """Operations of each step of SMOE Scale by network and size, a row a scale."""
-    latest = {(cell.spec["model"], cell.spec["size"]): cell for cell in run.cells("steps")}
-    return [
-        (f"{model}, {size}x{size}", [dict(row) for row in cell.history])
-        for (model, size), cell in latest.items()
+        for (setting, batch), by_method in _grouped(run, "cost", "batch").items()
     ]
+    models = list(dict.fromkeys(table.setting.model for table in times))
+    times.sort(key=lambda table: (models.index(table.setting.model), *_place(table)))
+    return CostTables(
+        times=times,
+        counts=counts,
+        readings={
+            (Setting.of(cell), cell.spec["batch"]): _timing(cell).ratio
+            for cell in run.cells("reading")
+        },
+        steps={
+            f"{cell.spec['model']}, {cell.spec['size']}x{cell.spec['size']}": [
+                dict(row) for row in cell.history
+            ]
+            for cell in run.cells("steps")
+        },
+    )
 
 
-def _title(run: Run, name: str) -> str:
+def _place(table: TimeTable) -> tuple[Any, ...]:
+    setting = table.setting
+    return (
+        *(setting.on_gpu, setting.size, setting.precision != "float32", setting.compiled),
+        *(setting.hardware, setting.threads, table.batch),
+    )
+
+
+def _counted_as(setting: Setting) -> Setting:
+    return replace(setting, compiled=False, threads=0)
+
+
+def _grouped(run: Run, kind: str, *names: str) -> dict[tuple[Any, ...], dict[str, CellResult]]:
+    """The cells of a kind by setting and some of their specification, then by method."""
+    found: dict[tuple[Any, ...], dict[str, CellResult]] = {}
+    for cell in run.cells(kind):
+        key = (Setting.of(cell), *(cell.spec[name] for name in names))
+        found.setdefault(key, {})[cell.spec["method"]] = cell
+    return found
+
+
+def _shown(run: Run, name: str) -> tuple[str, str]:
+    """Title and group of a row."""
     if name == NETWORK_ALONE:
-        return "The network alone"
-    return run.methods[name].title if name in run.methods else name
+        return "The network alone", "other"
+    if name not in run.methods:
+        return name, "other"
+    return run.methods[name].title, run.methods[name].group
 
 
 def _timing(cell: CellResult) -> Timing:
+    first = [record.value for record in cell.records if record.metric == "first_ms"]
     return Timing(
         forward_ms=tuple(entry["forward_ms"] for entry in cell.history),
         map_ms=tuple(entry["map_ms"] for entry in cell.history),
-        first_ms=_value(cell, "first_ms"),
+        first_ms=first[0] if first else math.nan,
         threads=cell.spec["threads"],
     )
 

@@ -73,27 +73,32 @@ def quantity(value: float, unit: str) -> str:
 
     >>> quantity(9_249_093, "FLOP"), quantity(117_000, "B"), quantity(0.3942, "ms")
     ('9.25 MFLOP', '114 KiB', '0.394 ms')
+    >>> quantity(610_000, "operations"), quantity(12, "operations")
+    ('610 k', '12')
     """
     base, prefixes = (
         (1024.0, ("", "Ki", "Mi", "Gi")) if unit == "B" else (1000.0, ("", "k", "M", "G"))
     )
     step = 0
-    if unit in ("B", "FLOP"):
+    if unit in ("B", "FLOP", "operations"):
         while abs(value) >= base and step < len(prefixes) - 1:
             value /= base
             step += 1
     # 999.6 and 1012 must not turn into an exponent.
     number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{number} {prefixes[step]}{unit}"
+    # A heading says what is counted.
+    return f"{number} {prefixes[step]}{'' if unit == 'operations' else unit}".rstrip()
 
 
 def digits(value: float) -> str:
-    """A number to three digits at least, without an exponent.
+    """A number to three digits at least, without an exponent, and with a true minus sign.
 
-    >>> digits(0.12345), digits(4921.3)
-    ('0.123', '4921')
+    >>> digits(0.12345), digits(4921.3), digits(-0.00001)
+    ('0.123', '4921', '\N{MINUS SIGN}0')
     """
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    # 999.6 and 0.00001 must not turn into an exponent.
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4):.3g}"
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

@@ -33,8 +33,10 @@ _MASKED_IMAGES = 2
 _MAYBE_UNMEASURED = (
     *("train_images_per_s", "attribution_images_per_s", "overhead_percent", "first_ms"),
     *("map_elementwise", "map_transcendental", "map_reduction", "scratch_bytes"),
-    "allocated_bytes",
+    *("allocated_bytes", "forward_bytes"),
 )
+# Units of the first table of costs; what is counted has one of its own.
+_TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
@@ -117,7 +119,12 @@ def _context(run: Run) -> dict[str, Any]:
         **_pictures(read_gallery(run)),
         "costs": costs,
         "cost_metrics": [
-            METRICS[name] for name, by in costs.items() if by or name not in _MAYBE_UNMEASURED
+            [
+                METRICS[name]
+                for name, by in costs.items()
+                if (by or name not in _MAYBE_UNMEASURED) and (METRICS[name].unit in _TIMES) == timed
+            ]
+            for timed in (True, False)
         ],
         "cost_methods": [
             *([_REFERENCE] if any("none" in by for by in costs.values()) else []),

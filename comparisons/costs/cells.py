@@ -3,167 +3,105 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from statistics import median
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from comparisons.costs.methods import costed
+from comparisons.costs.subject import built_network, noise
 from comparisons.registry import Batch
 from evaluation.memory import allocated_peak_bytes
-from evaluation.networks import build_network
-from evaluation.operations import count_operations, paper_operations
-from evaluation.profiling import count, time_in_turns
+from evaluation.profiling import count, time_metrics
 from evaluation.records import METRICS, Record
 from evaluation.store import Store
-from fastsal import SMOEScale, __version__
-from fastsal.combine import combine
-from fastsal.normalize import get_normalization
-from fastsal.scales import Scale
-from fastsal.statistics import get_statistic
+from evaluation.timing import time_in_turns
+from fastsal import __version__
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell
 
-__all__ = ["NETWORK_ALONE", "costs_of_method", "costs_of_steps"]
+__all__ = ["NETWORK_ALONE", "counts_of_method", "time_of_method"]
 
 # The plain forward pass, as a row of its own.
 NETWORK_ALONE = "none"
 # They take no gradient, and run as the plain forward pass does.
 _WITHOUT_GRADIENT = ("control", "smoe")
+# Of a map's norm: how far a map of the compiled network may be from the eager one's.
+_ROUNDING = 0.1
 
 
-def costs_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Time, operations and memory of a method, or of the network alone, on a batch of noise."""
+def time_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Time of a method, or of the network alone, on a batch of noise, in turns with the network."""
     del store
     spec = cell.spec
     torch.set_num_threads(spec["threads"])
-    network = _network(spec, device)
-    batch = _batch(spec, network, device)
+    network = built_network(spec, device)
+    batch = noise(spec, network, spec["batch"], device)
+    if spec["compiled"]:
+        network = _compiled(spec, network, batch)
+    forward = _forward(network, batch)
+    explain = _explain(spec, network, batch)
+    with _quietly():
+        timing = time_in_turns(
+            forward, explain, rounds=spec["rounds"], limit_s=spec["limit_s"], device=device
+        )
+    rounds = zip(timing.forward_ms, timing.map_ms, strict=True)
+    return {
+        "records": _records(cell, time_metrics(timing, spec["batch"]), spec["batch"]),
+        "history": tuple(
+            {"round": index, "forward_ms": plain, "map_ms": explained}
+            for index, (plain, explained) in enumerate(rounds)
+        ),
+    }
 
-    def forward() -> object:
-        with torch.inference_mode():
-            return network(batch.inputs)
 
-    explain = forward if spec["method"] == NETWORK_ALONE else _explain(spec, network, batch)
+def counts_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Operations and memory of a method, or of the network alone, for one image of noise."""
+    del store
+    spec = cell.spec
+    network = built_network(spec, device)
+    batch = noise(spec, network, 1, device)
+    forward = _forward(network, batch)
+    explain = _explain(spec, network, batch)
 
     def from_scratch() -> object:
         # Gradients of the weights that a method leaves behind are part of what it holds.
         network.zero_grad(set_to_none=True)
         return explain()
 
-    with warnings.catch_warnings():
-        # Captum and PyTorch say the same at every call.
-        warnings.simplefilter("ignore")
-        timing = time_in_turns(
-            forward, explain, rounds=spec["rounds"], limit_s=spec["limit_s"], device=device
-        )
+    with _quietly():
         counts = count(forward, from_scratch)
         allocated = [allocated_peak_bytes(work, device) for work in (forward, from_scratch)]
-    images = spec["batch"]
-    values = {
-        "forward_ms": median(timing.forward_ms) / images,
-        "map_ms": median(timing.map_ms) / images,
-        "overhead_percent": timing.overhead_percent.median,
-        "first_ms": timing.first_ms,
-        "map_flops": counts.map.flops / images,
-        "map_elementwise": counts.map.elementwise / images,
-        "map_transcendental": counts.map.transcendental / images,
-        "map_reduction": counts.map.reduction / images,
-        "peak_bytes": counts.extra_peak_bytes / images,
-        "scratch_bytes": counts.extra_scratch_bytes / images,
-        "allocated_bytes": max(0, allocated[1] - allocated[0]) / images,
-    }
-    rounds = zip(timing.forward_ms, timing.map_ms, strict=True)
+    values = counts.metrics() | {"allocated_bytes": max(0, allocated[1] - allocated[0])}
+    if spec["method"] == NETWORK_ALONE:
+        # Of the network its own peak is told, against which the others' stand.
+        values |= {"forward_bytes": counts.forward_memory.peak_bytes}
     return {
-        "records": tuple(_record(cell, metric, value) for metric, value in values.items()),
-        "history": tuple(
-            {"round": index, "forward_ms": plain, "map_ms": explained}
-            for index, (plain, explained) in enumerate(rounds)
-        ),
-        "hashes": {"not_counted": ", ".join(counts.map.unknown)} if counts.map.unknown else {},
+        "records": _records(cell, values, 1),
+        "hashes": counts.not_counted,
     }
 
 
-def costs_of_steps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Operations of SMOE Scale, scale by scale: the paper's formulas and our code's count."""
-    del store
-    spec = cell.spec
-    network = _network(spec, device)
-    batch = _batch({**spec, "batch": 1}, network, device)
-    size = (spec["size"], spec["size"])
-    with torch.inference_mode():
-        scales = SMOEScale(network).maps(batch.inputs).scales
-        shapes = [_channels_first(scale) for scale in scales]
-        rows = paper_operations(shapes, size)
-        history = []
-        for shape, row in zip(shapes, rows, strict=True):
-            counted = _count_steps(shape, size, device)
-            paper = {f"paper_{step}": value for step, value in asdict(row).items()}
-            sides = dict(zip(("channels", "height", "width"), shape, strict=True))
-            history.append({**sides, **paper, **counted})
-    return {"records": (), "history": tuple(history)}
+def _forward(network: nn.Module, batch: Batch) -> Callable[[], object]:
+    def forward() -> object:
+        with torch.inference_mode():
+            return network(batch.inputs)
+
+    return forward
 
 
-def _count_steps(shape: tuple[int, int, int], size: tuple[int, int], device: str) -> dict[str, int]:
-    """What our code takes for one scale of one image; of the combination, to add it to others."""
-    activations = torch.rand((1, *shape), device=device)
-    values = get_statistic("smoe_scale")(activations)
-    normalization = get_normalization("gaussian")
-    counted = normalization(values)
-
-    def combined(times: int) -> int:
-        return count_operations(lambda: combine([counted] * times, [1.0] * times, size)).other
-
-    return {
-        "statistic": count_operations(lambda: get_statistic("smoe_scale")(activations)).other,
-        "normalization": count_operations(lambda: normalization(values)).other,
-        "combination": combined(3) - combined(2),
-    }
+def _explain(spec: Any, network: nn.Module, batch: Batch) -> Callable[[], object]:
+    """What makes the maps of a batch by the method of a cell; of none, the plain forward pass."""
+    if spec["method"] == NETWORK_ALONE:
+        return _forward(network, batch)
+    return _explained(spec["method"], network, batch)
 
 
-def _channels_first(scale: Scale) -> tuple[int, int, int]:
-    first, *others = scale.shape[1:]
-    channels, height, width = (
-        (others[-1], first, others[0])
-        if scale.channels_last
-        else (
-            first,
-            *others,
-        )
-    )
-    return channels, height, width
-
-
-def _network(spec: Any, device: str) -> nn.Module:
-    size = (spec["size"], spec["size"])
-    network = build_network(spec["model"], spec["classes"], 0, size=size).to(device).eval()
-    return network.to(torch.bfloat16) if spec["precision"] == "bfloat16" else network
-
-
-def _batch(spec: Any, network: nn.Module, device: str) -> Batch:
-    """Noise of a seed: what a map costs does not depend on what it shows."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (spec["batch"], 3, spec["size"], spec["size"])
-    dtype = next(network.parameters()).dtype
-    inputs = torch.rand(shape, generator=generator).to(device, dtype)
-    with torch.inference_mode():
-        target = network(inputs).argmax(1)
-    return Batch(
-        inputs=inputs,
-        target=target.clone(),
-        index=torch.arange(spec["batch"]),
-        input_range=1.0,
-        black=(0.0, 0.0, 0.0),
-    )
-
-
-def _explain(spec: Any, network: nn.Module, batch: Batch) -> Callable[[], Tensor]:
-    entry = costed()[spec["method"]]
+def _explained(method: str, network: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    entry = costed()[method]
     prepared = entry.prepare(network)
 
     def mode() -> AbstractContextManager[None]:
@@ -176,20 +114,60 @@ def _explain(spec: Any, network: nn.Module, batch: Batch) -> Callable[[], Tensor
     return explain
 
 
-def _record(cell: Cell, metric: str, value: float) -> Record:
+def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
+    """The network compiled, once it is known that the method's map of it is the eager one's.
+
+    A compiled network calls no hook that is set afterwards: methods that do not know would be
+    timed doing something else.
+    """
+    compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    try:
+        _forward(compiled, batch)()
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise RuntimeError(f"torch.compile cannot compile {spec['model']} here: {said}") from error
+    if spec["method"] != NETWORK_ALONE:
+        with _quietly():
+            eager, found = (
+                _explained(spec["method"], net, batch)().detach().float()
+                for net in (network, compiled)
+            )
+        away = float((found - eager).norm() / eager.norm().clamp_min(1e-12))
+        if not away <= _ROUNDING:
+            raise RuntimeError(
+                f"{spec['method']} gives another map for the compiled network, {away:.2g} of its "
+                "norm away: its hooks are not called there, so its time is not measured"
+            )
+    return compiled
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Captum and PyTorch warn of the same at every call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _records(cell: Cell, values: dict[str, float], images: int) -> tuple[Record, ...]:
     spec = cell.spec
-    return Record(
-        method=spec["method"],
-        parameters=spec["parameters"],
-        dataset=f"noise {spec['size']}x{spec['size']}, {spec['batch']} at once",
-        model=spec["model"],
-        mode="unmasked",
-        fraction=None,
-        layer=None,
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=None,
-        version=__version__,
-        cell=cell.id,
+    compiled = ", compiled" if spec.get("compiled") else ""
+    return tuple(
+        Record(
+            method=spec["method"],
+            parameters=spec["parameters"],
+            dataset=f"noise {spec['size']}x{spec['size']}, {images} at once, "
+            f"{spec['precision']}{compiled}, {spec['device']}",
+            model=spec["model"],
+            mode="unmasked",
+            fraction=None,
+            layer=None,
+            metric=metric,
+            value=value,
+            unit=METRICS[metric].unit,
+            seed=None,
+            version=__version__,
+            cell=cell.id,
+        )
+        for metric, value in values.items()
     )

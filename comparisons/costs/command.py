@@ -28,8 +28,8 @@ def profile(
     model: Annotated[
         str,
         typer.Option(
-            help="resnet9, resnet20, a torchvision classifier, or package.module:function; with "
-            "random weights."
+            help="Networks, comma-separated: resnet9, resnet20, a torchvision classifier, or "
+            "package.module:function; with random weights."
         ),
     ] = "resnet50",
     methods: Annotated[
@@ -41,11 +41,21 @@ def profile(
     threads: Annotated[
         int | None, typer.Option(help="Threads of PyTorch; by default what it takes itself.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Pairs of samples at most.")] = 21,
+    rounds: Annotated[
+        int, typer.Option(help="Pairs of samples at most, of the plain pass and of the map.")
+    ] = 101,
     limit: Annotated[
-        float, typer.Option(help="Seconds after which a method gets no further round, beyond 3.")
-    ] = 60.0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+        float,
+        typer.Option(
+            help="Seconds after which a method gets no further round of a batch, beyond 3."
+        ),
+    ] = 30.0,
+    precision: Annotated[
+        str, typer.Option("--precision", "--dtype", help="float32,bfloat16 or one of them.")
+    ] = "float32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Time the compiled networks too, beside the eager.")
+    ] = False,
     memory_budget: Annotated[
         int, typer.Option(help="MiB that one pass of a method may hold.")
     ] = 4096,
@@ -56,7 +66,7 @@ def profile(
     with one_message(_console, out):
         check_device(device)
         plan = CostPlan(
-            model=model,
+            models=as_words(model) or (),
             methods=resolve_costed(as_words(methods)),
             batches=as_whole_numbers("--batch", batch) or (),
             size=size,
@@ -64,7 +74,8 @@ def profile(
             threads=torch.get_num_threads() if threads is None else threads,
             rounds=rounds,
             limit_s=limit,
-            precision=precision,
+            precisions=as_words(precision) or (),
+            compiled=compiled,
             memory_budget_mib=memory_budget,
             device=device,
         )

@@ -5,7 +5,7 @@ To add one, decorate a function as in `comparisons.methods`, with `cost_only`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -20,7 +20,7 @@ from fastsal import find_scales
 from fastsal.capture import Tap, forward
 from fastsal.scales import Scale
 
-__all__ = ["COST_ONLY", "costed", "installed", "resolve_costed"]
+__all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
 
 COST_ONLY: dict[str, Method] = {}
 # The package that a method comes from, where it is none of the harness's own.
@@ -100,25 +100,37 @@ def resolve_costed(names: tuple[str, ...] | None) -> tuple[str, ...]:
 def _read_once(model: nn.Module) -> Explain:
     taps: list[Tap] = []
 
-    def read(scale: Scale, tensor: Tensor) -> Tensor:
-        return scale.channels_first(tensor).sum(1)
-
     def explain(batch: Batch) -> Tensor:
         if not taps:
-            taps.extend(
-                Tap(
-                    scale.name,
-                    scale.module,
-                    partial(read, scale),
-                    call=scale.call,
-                    layer_input=scale.layer_input,
-                )
-                for scale in find_scales(model, batch.inputs[:1])
-            )
+            taps.extend(taps_of_scales(model, batch.inputs[:1], lambda tensor: tensor.sum(1)))
         _, sums = forward(model, (batch.inputs,), taps=taps)
         return sums[0]
 
     return explain
+
+
+def taps_of_scales(
+    model: nn.Module, image: Tensor, read: Callable[[Tensor], Tensor]
+) -> Iterator[Tap]:
+    """What reads every scale of a network during a forward pass.
+
+    Args:
+        model: the network.
+        image: `(1, C, H, W)`, by which the scales are found.
+        read: gets the activations `(N, C, h, w)` of a scale; what it returns is kept.
+    """
+
+    def read_scale(scale: Scale, tensor: Tensor) -> Tensor:
+        return read(scale.channels_first(tensor))
+
+    for scale in find_scales(model, image):
+        yield Tap(
+            scale.name,
+            scale.module,
+            partial(read_scale, scale),
+            call=scale.call,
+            layer_input=scale.layer_input,
+        )
 
 
 @cost_only(

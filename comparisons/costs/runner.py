@@ -20,9 +20,9 @@ from comparisons.costs.methods import costed
 from comparisons.costs.plan import CostPlan
 from comparisons.session import RunError, kept_plan, working_in
 from evaluation.networks import build_network
-from evaluation.profiling import Quartiles
 from evaluation.store import Store, write_atomically
-from reports.cost_reading import CostTable, cost_tables
+from evaluation.timing import Interval
+from reports.cost_reading import CostTables, TimeTable, cost_tables
 from reports.formatting import digits, duration, quantity
 from reports.reading import read_run
 
@@ -50,7 +50,8 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
     failures = []
     with working_in(out):
         before = kept_plan(out, "profile")
-        build_network(plan.model, plan.classes, 0, size=(plan.size, plan.size))
+        for model in plan.models:
+            build_network(model, plan.classes, 0, size=(plan.size, plan.size))
         _keep_plan(plan, before or {}, out, command)
         set_memory_budget(plan.memory_budget_mib)
         cells = list(plan.cells())
@@ -79,8 +80,9 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
                 )
                 bar.advance(task)
         run = read_run(out)
-        for table in cost_tables(run):
-            console.print(_shown(table))
+        tables = cost_tables(run)
+        for table in tables.times:
+            console.print(_shown(table, tables))
         report = reports.build(out)
     if failures:
         listed = "\n".join(f"  {failure}" for failure in failures)
@@ -102,10 +104,17 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
         }
         for name in plan.methods
     }
+    earlier = before.get("plan", {})
+    # Networks, batches and the like that were measured before stay on the page.
+    joined = {
+        name: list(dict.fromkeys([*earlier.get(name, ()), *value]))
+        for name, value in asdict(plan).items()
+        if isinstance(value, tuple)
+    }
     commands = dict.fromkeys([*before.get("command", "").splitlines(), command])
     content = {
         "kind": "profile",
-        "plan": asdict(plan) | {"methods": list({**before.get("methods", {}), **about})},
+        "plan": asdict(plan) | joined,
         "command": "\n".join(line for line in commands if line),
         "methods": {**before.get("methods", {}), **about},
     }
@@ -113,25 +122,27 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
     write_atomically(out / "plan.json", lambda file: file.write(text))
 
 
-def _shown(table: CostTable) -> Table:
+def _shown(table: TimeTable, tables: CostTables) -> Table:
     """The most important columns, for a terminal."""
     shown = Table(title=table.title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("method", no_wrap=True)
-    for heading in ("GFLOP", "other Mop", "peak", "ms", "added %", "x SMOE"):
+    for heading in ("rounds", "ms", "added %", "x SMOE", "peak"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table.rows:
         own = row.name == NETWORK_ALONE
+        ratio = row.times_smoe
+        counted = tables.counted(table.setting, row.name)
+        peak = "forward_bytes" if own else "peak_bytes"
         shown.add_row(
             "the network" if own else row.name,
-            f"{row.value('map_flops') / 1e9:.3g}",
-            f"{row.other_operations / 1e6:.3g}",
-            quantity(row.value("peak_bytes"), "B"),
-            f"{row.map_ms.median:.4g}",
-            "" if own else _quartiles(row.overhead_percent),
-            "" if row.times_smoe is None else digits(row.times_smoe),
+            str(row.rounds),
+            digits(row.map_ms.median),
+            _interval(row.added) if row.runs_network else "no pass",
+            "" if ratio is None or ratio.value is None else digits(ratio.value),
+            "" if counted is None else quantity(counted.value(peak), "B"),
         )
     return shown
 
 
-def _quartiles(found: Quartiles) -> str:
+def _interval(found: Interval) -> str:
     return f"{digits(found.median)} ({digits(found.low)} to {digits(found.high)})"

@@ -212,7 +212,12 @@ def test_a_network_on_masks_alone_never_sees_a_pixel(tiny, tmp_path):
 
 def test_costs_are_measured(tiny):
     values = {r.metric: r.value for r in tiny.results["cost of gradient"].records}
-    assert set(values) == {"forward_ms", "map_ms", "map_flops", "peak_bytes"}
+    timed = {"forward_ms", "map_ms", "overhead_percent", "first_ms"}
+    operations = {"map_flops", "map_elementwise", "map_transcendental", "map_reduction"}
+    assert set(values) == timed | operations | {"peak_bytes", "scratch_bytes"}
+    # A gradient takes no logarithm; its absolute values and the ReLUs are elementwise.
+    assert values["map_transcendental"] == 0
+    assert values["map_elementwise"] > 0
     free = {r.metric: r.value for r in tiny.results["cost of random"].records}
     assert values["map_flops"] > free["map_flops"] == 0
 

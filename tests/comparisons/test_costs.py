@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from copy import deepcopy
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -57,8 +60,8 @@ def batch() -> Batch:
     return Batch(inputs, torch.tensor([1, 5]), torch.arange(2), 1.0, (0.0, 0.0, 0.0))
 
 
-def cells(out: Path, **spec):
-    found = [cell for cell in Store(out).results() if cell.kind == "cost"]
+def cells(out: Path, kind: str = "cost", **spec):
+    found = [cell for cell in Store(out).results() if cell.kind == kind]
     return [c for c in found if all(c.spec[name] == value for name, value in spec.items())]
 
 
@@ -76,8 +79,8 @@ def test_every_method_and_the_network_have_a_cell_for_each_batch(finished):
 
 
 def test_counts_are_those_of_the_method_itself(finished, network):
-    (cell,) = cells(finished, method="gradient", batch=2)
-    inputs = torch.rand(2, 3, 16, 16)
+    (cell,) = cells(finished, "counts", method="gradient")
+    inputs = torch.rand(1, 3, 16, 16)
 
     def gradient() -> torch.Tensor:
         x = inputs.clone().requires_grad_()
@@ -89,22 +92,31 @@ def test_counts_are_those_of_the_method_itself(finished, network):
         with torch.inference_mode():
             return network(inputs)
 
-    assert value(cell, "map_flops") == count_operations(gradient).flops / 2
-    plain = cells(finished, method="none", batch=2)[0]
-    assert value(plain, "map_flops") == count_operations(forward).flops / 2
+    assert value(cell, "map_flops") == count_operations(gradient).flops
+    (plain,) = cells(finished, "counts", method="none")
+    assert value(plain, "map_flops") == count_operations(forward).flops
     assert value(plain, "peak_bytes") == value(plain, "scratch_bytes") == 0
+    assert value(plain, "forward_bytes") == peak_bytes(forward)
     # But for a copy or two of the input.
-    extra = (peak_bytes(gradient) - peak_bytes(forward)) / 2
+    extra = peak_bytes(gradient) - peak_bytes(forward)
     assert value(cell, "peak_bytes") == pytest.approx(extra, abs=2 * 3 * 16 * 16 * 4)
 
 
 def test_the_network_alone_adds_nothing(finished):
-    for cell in cells(finished, method="none"):
-        assert value(cell, "map_flops") > 0
-        assert value(cell, "map_ms") > 0
-    smoe, plain = (cells(finished, method=name, batch=1)[0] for name in ("smoe-linear", "none"))
-    assert value(smoe, "map_flops") == value(plain, "map_flops")
+    assert all(value(cell, "map_ms") > 0 for cell in cells(finished, method="none"))
+    (smoe,), (plain,) = (cells(finished, "counts", method=name) for name in ("smoe-linear", "none"))
+    assert value(smoe, "map_flops") == value(plain, "map_flops") > 0
     assert value(smoe, "map_transcendental") > value(plain, "map_transcendental") == 0
+
+
+def test_the_statistic_stands_beside_one_reading_of_the_same_activations(finished):
+    found = cells(finished, "reading")
+    assert {cell.spec["batch"] for cell in found} == {1, 2}
+    readings = cost_tables(read_run(finished)).readings
+    for cell in found:
+        quotients = [entry["map_ms"] / entry["forward_ms"] for entry in cell.history]
+        ((_, shown),) = [item for item in readings.items() if item[0][1] == cell.spec["batch"]]
+        assert shown.median == pytest.approx(sum(quotients) / 2)
 
 
 def test_what_is_measured_is_not_measured_again(finished, monkeypatch):
@@ -114,7 +126,8 @@ def test_what_is_measured_is_not_measured_again(finished, monkeypatch):
     assert done.output.count("done before") == len(before)
     after = {path: path.stat().st_mtime_ns for path in (finished / "cells").iterdir()}
     assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) + 2
+    # A time for each batch, and the counts.
+    assert len(after) == len(before) + 3
     plan = json.loads((finished / "plan.json").read_text())
     assert list(plan["methods"]) == [*METHODS_RUN.split(","), "read-once"]
 
@@ -194,16 +207,107 @@ def scales_of_resnet50(classes: int) -> nn.Module:
 
 def test_tables_hold_a_method_s_overhead_against_smoe_s(finished):
     tables = cost_tables(read_run(finished))
-    assert [table.place["batch"] for table in tables] == [1, 2]
-    rows = {row.name: row for row in tables[0].rows}
-    assert next(iter(rows)) == "none"
-    ratio = rows["gradient"].overhead_percent.median / rows["smoe-linear"].overhead_percent.median
-    if rows["smoe-linear"].overhead_percent.median > 0:
-        assert rows["gradient"].times_smoe == pytest.approx(ratio)
-        assert rows["smoe-linear"].times_smoe == 1.0
-    assert rows["none"].times_smoe is None
-    added = rows["gradient"].added("map_flops")
-    assert added == rows["none"].value("map_flops")
+    assert [table.batch for table in tables.times] == [1, 2]
+    first = tables.times[0]
+    assert first.rows[0].name == "none"
+    smoe, gradient = first.row("smoe-linear"), first.row("gradient")
+    if smoe.added.median > 0:
+        assert gradient.times_smoe.value == pytest.approx(gradient.added.median / smoe.added.median)
+        assert smoe.times_smoe.value == 1.0
+    assert first.row("none").times_smoe is None
+    # A gradient of the input is another pass, a multiply-add as one.
+    counted = tables.counted(first.setting, "gradient")
+    assert counted.added("map_flops") == tables.counted(first.setting, "none").value("map_flops")
+    assert counted.added_percent > 100
+
+
+def test_networks_stand_side_by_side_whether_asked_for_together_or_not(tmp_path):
+    out, options = tmp_path / "run", ("--methods", "read-once", "--batch", "1")
+    done = profile(out, *options, "--model", "resnet9,resnet20")
+    assert done.exit_code == 0, done.output
+    later = profile(out, *options, "--model", "tests.comparisons.test_costs:scales_of_resnet50")
+    assert later.exit_code == 0, later.output
+    tables = cost_tables(read_run(out))
+    own = "tests.comparisons.test_costs:scales_of_resnet50"
+    assert tables.models == ["resnet9", "resnet20", own]
+    plan = json.loads((out / "plan.json").read_text())["plan"]
+    assert plan["models"] == tables.models
+    page = (out / "report.html").read_text()
+    assert f"<th>resnet9</th><th>resnet20</th><th>{own}</th>" in page
+
+
+def test_a_method_that_does_not_run_the_network_adds_no_time_to_it(tmp_path):
+    done = profile(tmp_path / "run", "--methods", "centre", "--batch", "1")
+    assert done.exit_code == 0, done.output
+    (table,) = cost_tables(read_run(tmp_path / "run")).times
+    assert not table.row("centre").runs_network
+    assert table.row("centre").times_smoe is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<td class="missing">does not run the network</td>' in page
+
+
+def test_every_precision_and_the_compiled_network_have_cells():
+    options = {"precisions": ("float32", "bfloat16"), "batches": (1, 32), "compiled": True}
+    plan = CostPlan(("resnet9", "resnet20"), ("read-once",), **options)
+    wanted = product(
+        *(("resnet9", "resnet20"), ("float32", "bfloat16"), (False, True), (1, 32)),
+        ("none", "read-once"),
+    )
+    names = ("model", "precision", "compiled", "batch", "method")
+    found = [cell.spec for _, cell in plan.cells() if cell.kind == "cost"]
+    assert [tuple(spec[name] for name in names) for spec in found] == list(wanted)
+    # What is counted does not depend on the batch, and a compiled network's cannot be followed.
+    counted = [cell for _, cell in plan.cells() if cell.kind == "counts"]
+    assert len(counted) == len({cell.id for cell in counted}) == 2 * 2 * 2
+
+
+def test_the_compiled_network_stands_beside_the_eager_one(tmp_path, monkeypatch):
+    # The same graph and guards, without a C++ compiler's half minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    options = ("--methods", "read-once", "--batch", "2", "--dtype", "bfloat16", "--compile")
+    done = profile(tmp_path / "run", *options)
+    assert done.exit_code == 0, done.output
+    tables = cost_tables(read_run(tmp_path / "run"))
+    assert [setting.title for setting in tables.settings] == [
+        "resnet9, 16x16, bfloat16, cpu, 1 thread",
+        "resnet9, 16x16, bfloat16, compiled, cpu, 1 thread",
+    ]
+    assert all(table.row("read-once") is not None for table in tables.times)
+
+
+class Unhooked(nn.Module):
+    """Runs a twin of a network that no hook reaches, as compiled code does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.twin = network, [deepcopy(network)]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.twin[0](inputs)
+
+
+def test_a_method_whose_hooks_a_compiled_network_does_not_call_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", Unhooked)
+    done = profile(tmp_path, "--methods", "guided-backprop,gradient", "--batch", "1", "--compile")
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert "compiled, guided-backprop, 1 at once: RuntimeError: guided-backprop gives" in said
+    timed = {(c.spec["method"], c.spec["compiled"]) for c in cells(tmp_path)}
+    assert ("guided-backprop", False) in timed
+    assert ("guided-backprop", True) not in timed
+    # A plain gradient needs no hook.
+    assert ("gradient", True) in timed
+
+
+def test_a_network_that_cannot_be_compiled_is_said_so(tmp_path, monkeypatch):
+    def refuse(graph, inputs):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=refuse))
+    done = profile(tmp_path / "run", "--methods", "read-once", "--batch", "1", "--compile")
+    assert done.exit_code == 2
+    assert "torch.compile cannot compile resnet9 here: " in " ".join(done.output.split())
+    assert len(cells(tmp_path / "run")) == 2
 
 
 @pytest.mark.parametrize(
@@ -213,6 +317,9 @@ def test_tables_hold_a_method_s_overhead_against_smoe_s(finished):
         (("--batch", "0"), "--batch 0: expected at least 1"),
         (("--rounds", "0"), "--rounds 0: expected at least 1"),
         (("--precision", "int8"), "unknown precision 'int8'"),
+        (("--batch", "1,1"), "batch sizes: 1 is given twice"),
+        (("--model", ","), "no models given"),
+        (("--limit", "0"), "--limit 0: expected more than 0 seconds"),
         (("--model", "resnet9x"), "unknown model 'resnet9x'"),
     ],
 )
@@ -283,4 +390,4 @@ def test_reading_once_reads_every_scale(network, batch):
 
 def test_a_plan_without_batches_is_refused():
     with pytest.raises(ValueError, match="no batch sizes given"):
-        CostPlan("resnet9", ("read-once",), batches=())
+        CostPlan(("resnet9",), ("read-once",), batches=())

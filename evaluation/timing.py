@@ -1,0 +1,240 @@
+"""How long a map takes beside the plain forward pass: samples in turns, paired by round."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import quantile_test
+
+__all__ = ["Interval", "Quartiles", "Timing", "time_in_turns"]
+
+Work = Callable[[], object]
+
+_FEWEST_ROUNDS = 3
+_LEVEL = 0.95
+# A first call that takes more of the limit than this is warm-up enough.
+_LONG_CALL = 0.25
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Where the middle half of some samples is.
+
+    >>> Quartiles.of([4.0, 1.0, 2.0, 3.0, 5.0])
+    Quartiles(median=3.0, low=2.0, high=4.0)
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Quartiles:
+        """The median and the two quartiles of samples."""
+        low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Interval:
+    r"""A median and how well it is known: the 95 % interval between two of the ordered samples.
+
+    $$[x_{(k)}, x_{(n + 1 - k)}], \qquad
+      k = \max \{k : 2 P(B \le k - 1) \le 0.05\}, \quad B \sim \mathrm{Bin}(n, 1/2)$$
+
+    Nothing is assumed of the samples but that they are independent. Fewer than six have no such
+    interval: it is then from the least to the greatest.
+
+    Args:
+        median: of the samples.
+        low: lower end.
+        high: upper end.
+        covers: probability that the interval holds the true median: 0.95 (or a little more), less
+            where there are too few samples.
+
+    Reference:
+        Conover, "Practical Nonparametric Statistics", 1999, section 3.2.
+
+    >>> Interval.of([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+    Interval(median=5.0, low=2.0, high=8.0, covers=0.95)
+    >>> Interval.of([3.0, -1.0, 2.0])
+    Interval(median=2.0, low=-1.0, high=3.0, covers=0.75)
+    """
+
+    median: float
+    low: float
+    high: float
+    covers: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Interval:
+        """The median of samples and its interval."""
+        ends = quantile_test(samples, p=0.5).confidence_interval(_LEVEL)
+        few = math.isnan(ends.low)
+        return cls(
+            median=float(np.median(samples)),
+            low=float(min(samples) if few else ends.low),
+            high=float(max(samples) if few else ends.high),
+            covers=1 - 0.5 ** (len(samples) - 1) if few else _LEVEL,
+        )
+
+    @property
+    def told_from_zero(self) -> bool:
+        """Whether 0 lies outside, so that the sign is known."""
+        return not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a call beside the plain forward pass, all images of its batch together.
+
+    Args:
+        forward_ms: of the plain forward pass, one sample a round.
+        map_ms: of the map in the same round, its own forward passes included.
+        first_ms: of the very first call of the map, whatever it compiles or looks up included.
+        threads: that PyTorch ran on.
+
+    >>> timing = Timing((100.0, 200.0, 100.0), (101.0, 204.0, 103.0), 900.0, 1)
+    >>> timing.overhead_percent.median, timing.added_ms.median
+    (2.0, 3.0)
+    """
+
+    forward_ms: tuple[float, ...]
+    map_ms: tuple[float, ...]
+    first_ms: float
+    threads: int
+
+    @property
+    def added_ms(self) -> Quartiles:
+        """Of the rounds' differences: map less forward pass."""
+        pairs = zip(self.forward_ms, self.map_ms, strict=True)
+        return Quartiles.of([explained - forward for forward, explained in pairs])
+
+    @property
+    def overhead_percent(self) -> Quartiles:
+        """Of the rounds' differences in percent of the round's forward pass."""
+        return Quartiles.of(self._overheads)
+
+    @property
+    def overhead_interval(self) -> Interval:
+        """The same, and how well its median is known."""
+        return Interval.of(self._overheads)
+
+    @property
+    def ratio(self) -> Interval:
+        """Of the rounds' quotients: map over forward pass."""
+        return Interval.of(
+            [map_ / forward for forward, map_ in zip(self.forward_ms, self.map_ms, strict=True)]
+        )
+
+    @property
+    def _overheads(self) -> list[float]:
+        pairs = zip(self.forward_ms, self.map_ms, strict=True)
+        return [100 * (explained - forward) / forward for forward, explained in pairs]
+
+
+def time_in_turns(
+    forward: Work,
+    explain: Work,
+    *,
+    rounds: int = 9,
+    warm_up: int = 1,
+    limit_s: float = math.inf,
+    device: str = "cpu",
+) -> Timing:
+    """Time a map and the plain forward pass in turns, so that a drift hits both.
+
+    Each round runs both, the order changing from round to round. Python's garbage is collected
+    before and not during the rounds. On CUDA each sample is what passes on the device between two
+    events, the device idle before the first: what the host takes to launch work counts.
+
+    Args:
+        forward: runs the network on a batch, without gradients.
+        explain: makes the maps of the same batch.
+        rounds: pairs of samples.
+        warm_up: rounds before that are not kept, after the first call of each; none where the
+            first call alone took a quarter of the limit.
+        limit_s: no further round starts after so many seconds, once there are three.
+        device: where the network is.
+
+    Raises:
+        ValueError: fewer than one round.
+
+    >>> square = torch.ones(8, 8)
+    >>> len(time_in_turns(lambda: square @ square, lambda: square.sum(), rounds=3).map_ms)
+    3
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: expected at least 1")
+    milliseconds = _cuda_milliseconds(device) if _is_cuda(device) else _milliseconds
+    forward()
+    first_ms = milliseconds(explain)
+    if first_ms > 1000 * _LONG_CALL * limit_s:
+        warm_up = 0
+    plain: tuple[Work, list[float]] = forward, []
+    map_: tuple[Work, list[float]] = explain, []
+    with _garbage_kept():
+        started = time.perf_counter()
+        for turn in range(warm_up + rounds):
+            if turn >= warm_up + _FEWEST_ROUNDS and time.perf_counter() - started > limit_s:
+                break
+            for work, samples in (plain, map_) if turn % 2 else (map_, plain):
+                taken = milliseconds(work)
+                if turn >= warm_up:
+                    samples.append(taken)
+    return Timing(
+        forward_ms=tuple(plain[1]),
+        map_ms=tuple(map_[1]),
+        first_ms=first_ms,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _milliseconds(work: Work) -> float:
+    started = time.perf_counter()
+    result = work()
+    taken = 1000.0 * (time.perf_counter() - started)
+    del result  # freed after the clock has stopped, whatever its size
+    return taken
+
+
+def _is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _cuda_milliseconds(device: str) -> Callable[[Work], float]:
+    """A clock of a CUDA device."""
+
+    def milliseconds(work: Work) -> float:
+        before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device):
+            torch.cuda.synchronize(device)
+            before.record()
+            result = work()
+            after.record()
+            torch.cuda.synchronize(device)
+        del result
+        return float(before.elapsed_time(after))
+
+    return milliseconds
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect garbage now and not until the end."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,198 @@
+"""What was claimed and aimed at, beside what was measured: met, or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from evaluation.timing import Interval
+from reports.cost_reading import REFERENCE, CostTables, Setting
+
+__all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]
+
+# How many times SMOE Scale's added time another method's is, at least: the paper's claims.
+RATIO_GOALS = {"guided-backprop": 97.0, "gradient-sgsq": 1456.0}
+_SIZE = 224
+_MAIN = "resnet50"
+_OTHERS = ("resnet18", "mobilenet_v3_large", "densenet121", "vgg16_bn")
+
+# A number of a setting and batch with its bounds, or None where it is not measured.
+Found = Callable[[CostTables, Setting, int], Interval | None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound that somebody set.
+
+    Args:
+        title: what is bounded.
+        whose: ``paper`` or ``ours``.
+        limit: the bound.
+        unit: of it.
+        at_most: whether the bound is an upper one; else a lower one.
+        networks: where it holds.
+        batches: where it holds; None for one image, whatever the batch.
+        found: the number beside it.
+        on_gpu: whether it is about CUDA.
+    """
+
+    title: str
+    whose: str
+    limit: float
+    unit: str
+    at_most: bool
+    networks: tuple[str, ...]
+    batches: tuple[int, ...] | None
+    found: Found
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a number keeps to its bound.
+
+    Args:
+        met: None where it was not measured.
+        unsure: the bound lies within the number's interval.
+
+    >>> judged(Interval(1.5, 1.3, 1.8, 0.95), 1.4, at_most=True).words
+    'not met (the goal is within the interval)'
+    """
+
+    met: bool | None
+    unsure: bool = False
+
+    @property
+    def words(self) -> str:
+        """As the page says it."""
+        if self.met is None:
+            return "not measured"
+        return ("met" if self.met else "not met") + (
+            " (the goal is within the interval)" if self.unsure else ""
+        )
+
+    @property
+    def style(self) -> str:
+        """Class of the page's cell."""
+        return {None: "missing", True: "met", False: "failed"}[self.met]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A bound, what was found, and whether the one keeps to the other."""
+
+    goal: Goal
+    setting: Setting
+    batch: int | None
+    found: Interval | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the bound is kept."""
+        return judged(self.found, self.goal.limit, at_most=self.goal.at_most)
+
+    @property
+    def ratio(self) -> float | None:
+        """What was found over the bound: below 1 is better for an upper one."""
+        return None if self.found is None else self.found.median / self.goal.limit
+
+
+def judged(found: Interval | None, limit: float, *, at_most: bool) -> Verdict:
+    """Hold a number against its bound: the median decides, its interval says how surely."""
+    if found is None:
+        return Verdict(None)
+    met = found.median <= limit if at_most else found.median >= limit
+    return Verdict(met, unsure=found.low < limit < found.high)
+
+
+def claims(tables: CostTables) -> Iterator[Claim]:
+    """Every goal at every setting it holds for: images of 224x224, float32, eager."""
+    for setting in tables.settings:
+        if setting.size != _SIZE or setting.precision != "float32" or setting.compiled:
+            continue
+        batches = [table.batch for table in tables.of(setting)]
+        for goal in GOALS:
+            if setting.model not in goal.networks or setting.on_gpu != goal.on_gpu:
+                continue
+            if goal.batches is None:
+                yield Claim(goal, setting, None, goal.found(tables, setting, 1))
+                continue
+            for batch in batches:
+                if batch in goal.batches:
+                    yield Claim(goal, setting, batch, goal.found(tables, setting, batch))
+
+
+def _added(method: str) -> Found:
+    """Added time of a method in percent of the forward pass."""
+
+    def found(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+        rows = [t.row(method) for t in tables.of(setting) if t.batch == batch]
+        return rows[0].added if rows and rows[0] is not None else None
+
+    return found
+
+
+def _times_smoe(method: str) -> Found:
+    """Added time of a method over SMOE Scale's."""
+
+    def found(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+        rows = [t.row(method) for t in tables.of(setting) if t.batch == batch]
+        ratio = rows[0].times_smoe if rows and rows[0] is not None else None
+        if ratio is None or rows[0] is None:
+            return None
+        # Where SMOE Scale adds nothing that could be measured, the ratio has no upper end.
+        value = math.inf if ratio.value is None else ratio.value
+        return Interval(value, ratio.low, ratio.high, rows[0].added.covers)
+
+    return found
+
+
+def _counted(metric: str, scale: float) -> Found:
+    """A count of SMOE Scale's for one image; the same in every run."""
+
+    def found(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+        del batch
+        row = tables.counted(setting, REFERENCE)
+        if row is None:
+            return None
+        value = row.added_percent if metric == "added_percent" else row.value(metric) / scale
+        return None if value is None else Interval(value, value, value, 1.0)
+
+    return found
+
+
+def _over_reading(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+    return tables.readings.get((setting, batch))
+
+
+_ALL_BATCHES = (1, 8, 16)
+GOALS = (
+    Goal("SMOE Scale, added time", "ours", 1.4, "%", True, (_MAIN,), (1,), _added(REFERENCE)),
+    Goal("SMOE Scale, added time", "ours", 1.2, "%", True, (_MAIN,), (8, 16), _added(REFERENCE)),
+    Goal("SMOE Scale, added time", "ours", 3, "%", True, _OTHERS, _ALL_BATCHES, _added(REFERENCE)),
+    Goal("Fast-CAM, added time", "ours", 3, "%", True, (_MAIN,), _ALL_BATCHES, _added("fastcam")),
+    *(
+        Goal(
+            f"{title}, times SMOE Scale's added time",
+            *("paper", RATIO_GOALS[name], "×", False, (_MAIN,), _ALL_BATCHES, _times_smoe(name)),
+        )
+        for name, title in (
+            ("guided-backprop", "Guided Backprop"),
+            ("gradient-sgsq", "SmoothGrad-Squared, 15 copies"),
+        )
+    ),
+    Goal(
+        "SMOE Scale's statistic over one reading of the activations",
+        *("ours", 2.5, "×", True, (_MAIN,), (8, 16), _over_reading),
+    ),
+    Goal(
+        "SMOE Scale, memory besides the map, one image",
+        *("paper", 117, "kB", True, (_MAIN,), None, _counted("scratch_bytes", 1000)),
+    ),
+    Goal(
+        "SMOE Scale, operations added to the network's multiply-adds",
+        *("paper", 1.0, "%", True, (_MAIN,), None, _counted("added_percent", 1)),
+    ),
+    Goal("SMOE Scale, added time", "ours", 3, "%", True, (_MAIN,), (32,), _added(REFERENCE), True),
+)

@@ -1,0 +1,202 @@
+"""The page of costs, of cells with planted times: what is met is said, and what is missed."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.records import METRICS, CellResult, Record
+from evaluation.store import Store
+from evaluation.timing import Interval
+from reports import build
+from reports.cost_claims import GOALS, claims, judged
+from reports.cost_reading import Ratio, cost_tables
+from reports.reading import read_run
+
+METHODS = {
+    "smoe-linear": ("SMOE Scale, linear weights", "smoe"),
+    "fastcam": ("Fast-CAM", "cam"),
+    "guided-backprop": ("Guided Backprop", "gradient"),
+    "gradient-sgsq": ("Gradient, SmoothGrad-Squared", "gradient"),
+    "read-once": ("Reading each activation once", "control"),
+    "centre": ("Centre disk", "control"),
+}
+FLOPS = 8e9
+# Added time in percent of the forward pass, in eight rounds around it.
+ADDED = {
+    "none": 0.0,
+    "smoe-linear": 1.0,
+    "fastcam": 3.5,
+    "guided-backprop": 120.0,
+    "gradient-sgsq": 1200.0,
+    "read-once": -0.2,
+    "centre": -99.0,
+}
+
+
+def plant(root: Path, *, model: str = "resnet50", spread: float = 0.1, **place: Any) -> Path:
+    store = Store(root)
+    where = {"size": 224, "classes": 1000, "precision": "float32", "device": "cpu"}
+    where |= {"hardware": "cpu", "model": model, **place}
+    timed = {**where, "threads": 2, "rounds": 8, "limit_s": 30.0, "compiled": False} | place
+
+    def save(kind: str, name: str, values: dict[str, float], history: Any, spec: Any) -> None:
+        cell = f"{kind}-{model}-{name}-{'-'.join(map(str, place.values()))}"
+        records = tuple(
+            Record(
+                *(name, {}, "noise", model, "unmasked", None, None, metric, value),
+                *(METRICS[metric].unit, None, "0.1.0", cell),
+            )
+            for metric, value in values.items()
+        )
+        result = CellResult(cell, kind, {**spec, "method": name}, records, history=history)
+        store.save_result(result)
+
+    for name, added in ADDED.items():
+        steps = [spread * step for step in (-4, -3, -2, -1, 1, 2, 3, 4)]
+        rounds = tuple({"forward_ms": 100.0, "map_ms": 100.0 + added + step} for step in steps)
+        save("cost", name, {"first_ms": 500.0}, rounds, {**timed, "batch": timed.get("batch", 1)})
+        counted = {
+            "map_flops": 0.0 if name == "centre" else FLOPS * (2 if "guided" in name else 1),
+            "map_elementwise": 3e6 + (0 if name == "none" else 2e7),
+            "map_transcendental": 0.0 if name == "none" else 1e7,
+            "map_reduction": 0.0 if name == "none" else 1e7,
+            **{"peak_bytes": 60_000.0, "scratch_bytes": 50_000.0, "allocated_bytes": 70_000.0},
+            **({"forward_bytes": 1e7} if name == "none" else {}),
+        }
+        save("counts", name, counted, (), where)
+    reading = tuple({"forward_ms": 1.0, "map_ms": 2.0 + step / 10} for step in range(8))
+    save("reading", "smoe-linear", {}, reading, {**timed, "batch": timed.get("batch", 1)})
+    about = {
+        name: {"title": title, "citation": "", "parameters": {}, "group": group}
+        for name, (title, group) in METHODS.items()
+    }
+    plan = {"kind": "profile", "plan": {"methods": list(METHODS)}, "methods": about}
+    (root / "plan.json").write_text(json.dumps(plan))
+    return root
+
+
+def section(root: Path, name: str) -> str:
+    """Text of a section of the page, tags gone and blanks joined."""
+    html = build(root).read_text()
+    found = re.search(rf'<section id="{name}">(.*?)</section>', html, re.DOTALL)
+    assert found
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", found[1])).split())
+
+
+def test_goals_are_held_against_what_was_measured(tmp_path):
+    plant(tmp_path, batch=1)
+    found = {(c.goal.title, c.batch): c for c in claims(cost_tables(read_run(tmp_path)))}
+    smoe = found["SMOE Scale, added time", 1]
+    assert smoe.found.median == pytest.approx(1.0)
+    assert (smoe.goal.limit, smoe.verdict.met) == (1.4, True)
+    assert smoe.ratio == pytest.approx(1 / 1.4)
+    fastcam = found["Fast-CAM, added time", 1]
+    assert (fastcam.goal.limit, fastcam.verdict.met, fastcam.verdict.unsure) == (3, False, False)
+    guided = found["Guided Backprop, times SMOE Scale's added time", 1]
+    assert guided.found.median == pytest.approx(120)
+    # 1 in 0.6 to 1.4 and 120 in 119.6 to 120.4: at least 85.4, at most 200.7.
+    assert (guided.found.low, guided.found.high) == pytest.approx((119.6 / 1.4, 120.4 / 0.6))
+    assert guided.verdict.words == "met (the goal is within the interval)"
+    smoothed = found["SmoothGrad-Squared, 15 copies, times SMOE Scale's added time", 1]
+    assert smoothed.found.median == pytest.approx(1200)
+    assert smoothed.verdict.met is False
+    memory = found["SMOE Scale, memory besides the map, one image", None]
+    assert (memory.found.median, memory.verdict.words) == (50.0, "met")
+    # Four tenths of a hundred million operations beside four thousand million multiply-adds.
+    operations = found["SMOE Scale, operations added to the network's multiply-adds", None]
+    assert operations.found.median == pytest.approx(1.0)
+    assert "SMOE Scale's statistic over one reading of the activations" not in {t for t, _ in found}
+
+
+def test_what_is_missed_is_said_in_words_and_in_colour(tmp_path):
+    plant(tmp_path, batch=1)
+    html = build(tmp_path).read_text()
+    assert '<td class="failed">not met</td>' in html
+    assert '<td class="met">met</td>' in html
+    assert ".failed, small.failed { color: var(--alert)" in html
+    peers = section(tmp_path, "peers")
+    assert "Gradient, SmoothGrad-Squared 1456 or more 1200 ×" in peers
+    assert "not met (the goal is within the interval)" in peers
+    assert "Guided Backprop 97 or more 120 ×" in peers
+
+
+def test_an_added_time_that_cannot_be_told_from_none_says_so(tmp_path):
+    plant(tmp_path, batch=8)
+    times = section(tmp_path, "times")
+    assert re.search(
+        r"Reading each activation once 8 .*? −0\.2 −0\.6 to 0\.2 not told from 0", times
+    )
+    assert re.search(r"The network beside itself 8 .*? not told from 0", times)
+    assert re.search(r"Centre disk 8 .*? does not run the network –", times)
+    assert "below 0" not in times
+
+
+def test_one_that_is_surely_below_none_is_called_a_fault(tmp_path):
+    plant(tmp_path, batch=8, spread=0.01)
+    assert "below 0: no cost, a fault of the timing" in section(tmp_path, "times")
+
+
+def test_a_goal_of_one_network_is_none_of_another(tmp_path):
+    plant(tmp_path, model="mine", batch=1)
+    assert list(claims(cost_tables(read_run(tmp_path)))) == []
+    assert "None holds for what this run measured" in section(tmp_path, "goals")
+    assert "120 ×" in section(tmp_path, "peers")
+    assert "97 or more" not in section(tmp_path, "peers")
+
+
+def test_every_goal_has_its_row_on_the_networks_it_names(tmp_path):
+    for batch in (1, 8, 16):
+        for model in dict.fromkeys(name for goal in GOALS for name in goal.networks):
+            plant(tmp_path, model=model, batch=batch)
+    tables = cost_tables(read_run(tmp_path))
+    shown = {id(claim.goal) for claim in claims(tables)}
+    assert shown == {id(goal) for goal in GOALS if not goal.on_gpu}
+    assert all(claim.found is not None for claim in claims(tables))
+    side_by_side = section(tmp_path, "networks")
+    assert "Method resnet50 resnet18 mobilenet_v3_large densenet121 vgg16_bn" in side_by_side
+
+
+def test_without_a_gpu_every_cell_of_its_table_reads_not_measured(tmp_path):
+    plant(tmp_path, batch=1)
+    gpu = section(tmp_path, "gpu")
+    # Eager and compiled, three batches, two precisions.
+    assert gpu.count("not measured") == 2 * 3 * 2 * len(METHODS)
+
+
+def test_what_a_gpu_measured_stands_in_its_table(tmp_path):
+    place = {"device": "cuda", "hardware": "Some GPU", "batch": 32}
+    plant(tmp_path, precision="bfloat16", compiled=True, **place)
+    gpu = section(tmp_path, "gpu")
+    assert "resnet50, 224x224, Some GPU, compiled" in gpu
+    assert gpu.count("not measured") == 2 * 3 * 2 * len(METHODS) - len(METHODS)
+    eager, _, compiled = gpu.partition("Some GPU, compiled")
+    assert "SMOE Scale, linear weights" + 6 * " not measured" in eager
+    assert "SMOE Scale, linear weights" + 4 * " not measured" + " 1 0.6 to 1.4" in compiled
+
+
+def test_ratios_have_the_bounds_that_both_intervals_allow():
+    own = Interval(100.0, 90.0, 110.0, 0.95)
+    assert Ratio.of(own, Interval(0.5, -1.0, 2.0, 0.95)) == Ratio(200.0, 45.0, float("inf"))
+    assert Ratio.of(own, Interval(-0.5, -1.0, 2.0, 0.95)).value is None
+    below = Interval(-1.0, -2.0, 4.0, 0.95)
+    assert Ratio.of(below, Interval(2.0, 1.0, 4.0, 0.95)) == Ratio(-0.5, -2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("median", "at_most", "words"),
+    [(1.0, True, "met"), (2.5, True, "not met"), (2.5, False, "met"), (1.0, False, "not met")],
+)
+def test_the_median_decides(median, at_most, words):
+    sure = Interval(median, median - 0.1, median + 0.1, 0.95)
+    assert judged(sure, 2.0, at_most=at_most).words == words
+    unsure = Interval(median, 0.0, 9.0, 0.95)
+    assert (
+        judged(unsure, 2.0, at_most=at_most).words == f"{words} (the goal is within the interval)"
+    )
+    assert judged(None, 2.0, at_most=at_most).words == "not measured"
