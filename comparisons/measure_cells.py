@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     sample = Sample(
         prepare=METHODS[cell.spec["method"]].prepare,
         network=network,
-        untrained=build_network(
+        untrained=partial(
+            build_network,
             cell.spec["model"],
             len(dataset.classes),
             _UNTRAINED + cell.spec["seed"],

@@ -38,7 +38,7 @@ class Sample:
     Args:
         prepare: the method.
         network: the trained network that is explained; no measure changes it.
-        untrained: the same network as it is before any training.
+        untrained: gives the same network as it is before any training.
         permuted: the same network trained on permuted labels; None where no measure asks.
         batch: the images as methods get them, the classes explained among it.
         labels: ``(N,)``, the true classes.
@@ -49,7 +49,7 @@ class Sample:
 
     prepare: Prepare
     network: nn.Module
-    untrained: nn.Module
+    untrained: Callable[[], nn.Module]
     permuted: nn.Module | None
     batch: Batch
     labels: NDArray[np.int64]
@@ -195,7 +195,7 @@ def _localisation(sample: Sample) -> Iterator[Finding]:
 
 @_measure("weights", "sanity check: weights randomised from the output on", maps=7)
 def _weights(sample: Sample) -> Iterator[Finding]:
-    for stage, network in randomised_from_output(sample.network, sample.untrained):
+    for stage, network in randomised_from_output(sample.network, sample.untrained()):
         changed = sample.explained(network)
         yield Finding("weights_spearman", rank_correlation(sample.saliency, changed), stage)
         yield Finding("weights_ssim", structural_similarities(sample.saliency, changed), stage)

@@ -156,6 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_only": (("roar", 0.5),),
         "train_images": 2000,
         "test_images": 800,
+        "measure_images": 48,
         # Small batches and a low rate: few steps must do.
         "recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 0.02},
     },

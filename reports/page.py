@@ -12,6 +12,7 @@ from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_cha
 from reports.cost_page import costs_context
 from reports.gallery import Gallery, lovi_key, read_gallery
 from reports.layer_page import layers_context
+from reports.measures import DESCRIPTIONS, measures_context
 from reports.overview import (
     best_places,
     headline,
@@ -91,7 +92,11 @@ def _context(run: Run) -> dict[str, Any]:
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
     whole = unmasked(records)
     rows = ranked_sums(run)
-    costs = {m.name: per_method(records, m.name) for m in METRICS.values() if m.unit != "1"}
+    costs = {
+        metric.name: per_method(records, metric.name)
+        for metric in METRICS.values()
+        if metric.unit != "1" and metric.name not in DESCRIPTIONS
+    }
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
         "run": run,
@@ -131,7 +136,7 @@ def _context(run: Run) -> dict[str, Any]:
             *run.methods.values(),
         ],
         "cost_chart": cost_chart(run, rows, costs),
-        "pointing": per_method(records, "pointing_game"),
+        **measures_context(run, rows, ranked_by(rows)),
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),

@@ -43,12 +43,14 @@ def images():
 
 @pytest.fixture
 def sample_of(images):
+    untrained = _network(1)
+
     def make(method: str) -> Sample:
         chosen = np.arange(3)
         return Sample(
             prepare=METHODS[method].prepare,
             network=_network(0),
-            untrained=_network(1),
+            untrained=lambda: untrained,
             permuted=_network(2),
             batch=example_batch(images, "test", np.asarray(images.test.labels), chosen),
             labels=images.test.labels[chosen],
@@ -63,7 +65,7 @@ def sample_of(images):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_measured_and_its_network_stays(name, sample_of):
     sample = sample_of(name)
-    networks = (sample.network, sample.untrained, sample.permuted)
+    networks = (sample.network, sample.untrained(), sample.permuted)
     before = [state_hash(network) for network in networks]
     found = {}
     for measure in ("localisation", "labels"):

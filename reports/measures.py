@@ -1,0 +1,185 @@
+"""What was measured without retraining, and whether it ranks methods as retraining does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evaluation.records import METRICS, Metric
+from evaluation.scores import t_interval
+from evaluation.significance import kendall_tau
+from reports import figures
+from reports.charts import Chart
+from reports.formatting import percent
+from reports.measure_figures import measures_figure
+from reports.overview import SumsRow
+from reports.reading import Method, Run
+from reports.tables import Estimate, estimate
+
+__all__ = ["DESCRIPTIONS", "Column", "measures_context"]
+
+# In the order of the table: those by which methods can be ranked.
+_RANKING = (
+    *("deletion_area", "insertion_area"),
+    *("deletion_area_noisy_linear", "insertion_area_noisy_linear"),
+    *("road_most_accuracy", "road_least_accuracy"),
+)
+_NEEDS_TRUTH = ("pointing_game", "mass_in_object")
+DESCRIPTIONS = ("total_variation", "png_bytes")
+_SIMILARITIES = ("spearman", "ssim")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of every method.
+
+    Args:
+        metric: which.
+        by_method: its estimates.
+        layer: the last part of the network that was randomised, where one was.
+        tau: Kendall's tau-b between its order of the methods and that of the retrained score; None
+            where there is none.
+        shared: how many methods both rank.
+    """
+
+    metric: Metric
+    by_method: Mapping[str, Estimate]
+    layer: str | None = None
+    tau: float | None = None
+    shared: int = 0
+
+    @property
+    def oriented(self) -> dict[str, float]:
+        """Values that are higher for a better method."""
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        return {name: sign * found.mean for name, found in self.by_method.items()}
+
+
+def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str, Any]:
+    """What the section on measures without retraining shows.
+
+    Args:
+        run: the run.
+        rows: its methods with their sums, the best first.
+        score: name of the retrained score that `rows` are ranked by.
+    """
+    retrained = {row.method.name: row.score.mean for row in rows if row.score is not None}
+    truth = bool(run.data.get("has_object_masks"))
+    wanted = (*_RANKING, *(_NEEDS_TRUTH if truth or _any(run, _NEEDS_TRUTH) else ()))
+    ranking = [_agreeing(_column(run, name), retrained) for name in wanted]
+    stages = _stages(run)
+    weights = {
+        kind: [_column(run, f"weights_{kind}", stage) for stage in stages] for kind in _SIMILARITIES
+    }
+    labels = {kind: _column(run, f"labels_{kind}") for kind in _SIMILARITIES}
+    measured = [column for column in ranking if column.by_method]
+    sanity = [*weights["spearman"], *([labels["spearman"]] if labels["spearman"].by_method else [])]
+    order = [row.method for row in rows]
+    return {
+        "measure_ranking": ranking,
+        "measure_truth": truth,
+        "measure_stages": stages,
+        "measure_weights": weights,
+        "measure_labels": labels,
+        "measure_descriptions": [_column(run, name) for name in DESCRIPTIONS],
+        "measure_chart": _chart(order, retrained, score, measured, sanity),
+        "measure_sample": _sample(run),
+        "measure_spread": _spread(run),
+        "measure_permuted": _permuted(run),
+    }
+
+
+def _column(run: Run, name: str, layer: str | None = None) -> Column:
+    records = run.records
+    rows = records[records["metric"] == name]
+    rows = rows[rows["layer"].isna() if layer is None else rows["layer"] == layer]
+    key = name if layer is None else f"{name} {layer}"
+    return Column(
+        METRICS[name],
+        {
+            str(method): _with_images(run, estimate(group.sort_values("seed")), key)
+            for method, group in rows.groupby("method", sort=False)
+        },
+        layer,
+    )
+
+
+def _with_images(run: Run, found: Estimate, key: str) -> Estimate:
+    """With the interval over the images of the sample, where one seed gives none over seeds."""
+    if found.interval is not None:
+        return found
+    cells = {cell.id: cell for cell in run.cells("measure")}
+    (cell,) = found.cells
+    values = [entry[key] for entry in cells[cell].history] if cell in cells else []
+    return replace(found, interval=t_interval(values)) if values else found
+
+
+def _agreeing(column: Column, retrained: Mapping[str, float]) -> Column:
+    shared = [name for name in column.by_method if name in retrained]
+    return replace(column, tau=kendall_tau(column.oriented, retrained), shared=len(shared))
+
+
+def _any(run: Run, names: Iterable[str]) -> bool:
+    return bool(run.records["metric"].isin(list(names)).any())
+
+
+def _stages(run: Run) -> list[str]:
+    """The parts of the network, from the output on."""
+    found = (
+        record.layer
+        for cell in run.cells("measure")
+        for record in cell.records
+        if record.metric == "weights_spearman"
+    )
+    return [str(layer) for layer in dict.fromkeys(found)]
+
+
+def _sample(run: Run) -> int | None:
+    """How many test images the measures looked at; None before any is finished."""
+    sizes = [len(cell.history) for cell in run.cells("measure")]
+    return max(sizes) if sizes else None
+
+
+def _spread(run: Run) -> str:
+    """What the intervals of the section are over."""
+    seeds = {cell.spec.get("seed") for cell in run.cells("measure")}
+    return "seeds, each with its own network" if len(seeds) > 1 else "the images, of one network"
+
+
+def _permuted(run: Run) -> str | None:
+    """How well the network on permuted labels learned them, in words; None if there is none."""
+    rows = run.records[run.records["metric"] == "permuted_train_accuracy"]
+    if rows.empty:
+        return None
+    chance = "" if run.chance is None else f", chance is {percent(run.chance)} %"
+    return (
+        f"At the end of its training the network with permuted labels got "
+        f"{percent(float(rows['value'].mean()))} % of them right{chance}."
+    )
+
+
+def _chart(
+    order: Sequence[Method],
+    retrained: Mapping[str, float],
+    score: str,
+    ranking: Sequence[Column],
+    sanity: Sequence[Column],
+) -> Chart | None:
+    if not ranking and not sanity:
+        return None
+    ranked = {f"retrained {score}": retrained} if retrained else {}
+    ranked |= {column.metric.title: column.oriented for column in ranking}
+    kept = {
+        column.layer or "labels permuted": {
+            name: found.mean for name, found in column.by_method.items()
+        }
+        for column in sanity
+    }
+    figure = measures_figure({method.name: method.title for method in order}, ranked, kept)
+    return Chart(
+        "Ranks, and what randomising leaves",
+        figures.svg_uri(figure),
+        "Left: the rank of each method under each measure. Right: Spearman's correlation of its "
+        "maps before and after the network was randomised",
+    )
