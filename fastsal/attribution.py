@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from fastsal import capture, untouched
-from fastsal.batches import checked_max_batch, joined_outputs, parts
+from fastsal import capture, tiles, untouched
+from fastsal.batches import Part, checked_max_batch, joined_outputs, parts
 from fastsal.combine import Weights, layer_weights
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, describe_layer, name_layers
@@ -22,6 +23,7 @@ from fastsal.reading import Maps, ScaleReader
 from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, StatisticFunction, get_statistic
 from fastsal.targets import check_target
+from fastsal.tiles import checked_tile
 
 
 class SMOEScale(InternalAttribution):  # type: ignore[misc]
@@ -53,6 +55,13 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             stays so, and an image's map depends on those beside it.
         max_batch: How many images go through the network at once, for its memory; the maps are the
             same. None for all.
+        tile: (height, width) in pixels of what goes through the network at once of a larger image,
+            for its memory; multiples of the network's coarsest stride. Each scale's map is
+            normalised over the whole image. None for the image.
+        overlap: How many pixels beside a tile the network sees too, rounded up to its stride. From
+            half the receptive field of the last layer on the map is the same; below, seams are
+            small, since what is far away counts little. A network that pools over the whole image
+            on the way (squeeze and excitation) pools over a tile instead.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -81,6 +90,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
         max_batch: int | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: int = 128,
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
         if layers is None and untouched.root_module(model) is None:
@@ -97,6 +108,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             raise ValueError(f"normalize_over is 'image' or 'batch', got {normalize_over!r}")
         self.normalize_over = normalize_over
         self.max_batch = checked_max_batch(max_batch)
+        self.tiling = checked_tile(tile, overlap)
         self._layers = None if layers is None else name_layers(model, layers)
         self._warned = False
         # Whether a layer that was given has negative activations, as it was first seen.
@@ -196,9 +208,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             reader, readings, outputs = self._read(
                 inputs, None, additional_forward_args, attribute_to_layer_input
             )
-            return Maps(
-                reader.scales, tuple(readings), reader.combined(readings), joined_outputs(outputs)
-            )
+            output = joined_outputs(outputs) if outputs else None
+            return Maps(reader.scales, tuple(readings), reader.combined(readings), output)
 
     def _read(
         self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
@@ -208,17 +219,28 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         reader = self.reader(given[0].inputs, given[0].additional_forward_args, layer_input)
         outputs, readings = [], []
         for part in given:
-            output, values = capture.forward(
-                self.forward_func,
-                part.inputs,
-                part.additional_forward_args,
-                reader.taps,
-                self.device_ids,
-            )
-            check_target(output, part.target, part.inputs[0].shape[0])
-            outputs.append(output)
+            if self.tiling is None or self.tiling.fits(reader.size):
+                output, values = self._run(part, reader, part.inputs)
+                outputs.append(output)
+            else:
+                values = tiles.read(
+                    part.inputs, self.tiling, reader, partial(self._run, part, reader)
+                )
             readings.append(values)
         return reader, reader.joined(readings), outputs
+
+    def _run(
+        self, part: Part, reader: ScaleReader, inputs: tuple[Tensor, ...]
+    ) -> tuple[Any, list[Tensor]]:
+        output, values = capture.forward(
+            self.forward_func,
+            inputs,
+            part.additional_forward_args,
+            reader.taps,
+            self.device_ids,
+        )
+        check_target(output, part.target, inputs[0].shape[0])
+        return output, values
 
     def reader(
         self,
@@ -232,7 +254,8 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         """
         image = image_of(inputs)
         if self._layers is None:
-            found = find_scales(self.forward_func, inputs, additional_forward_args)
+            shown = inputs if self.tiling is None else tiles.first_tile(inputs, self.tiling)
+            found = find_scales(self.forward_func, shown, additional_forward_args)
             self._layers = tuple((scale.name, scale.module, scale) for scale in found)
         return ScaleReader(self, self._layers, image, layer_input)
 

@@ -30,7 +30,7 @@ class Maps:
         scales: Where each map was read, the shallowest first; R of them.
         per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size.
         combined: `(N, H, W)`, their weighted average at the input's size.
-        logits: The model's output as it was.
+        logits: The model's output as it was; None of an image that went through in tiles.
     """
 
     scales: tuple[Scale, ...]
@@ -52,6 +52,8 @@ class ScaleReader:
         layers: What is read: name, module, and the scale where it is known.
         size: (H, W), the image's.
         channels: C, the image's.
+        known: Where each map will be read, if that is known before; else empty.
+        seen: (H, W) of what the network is given: the image's, or a tile's.
         taps: What has to be read, for `capture.forward`.
     """
 
@@ -66,11 +68,16 @@ class ScaleReader:
         self.layers = tuple(layers)
         self.size = (image.shape[2], image.shape[3])
         self.channels = image.shape[1]
+        self.seen = self.size
+        known = [scale for _, _, scale in layers if scale is not None and not layer_input]
+        self.known = tuple(known) if len(known) == len(self.layers) else ()
         self._scales: dict[int, Scale] = {}
         self._smoe = attributor.statistic.function is smoe_scale
-        # A batch in parts, or on several devices, is one only when they are joined. And what can
-        # wait should: between two layers even a few instructions wait for memory.
-        self._later = self._smoe or attributor.normalize_over == "batch"
+        # A batch in parts, an image in tiles, either on several devices, is one only when they are
+        # joined. And what can wait should: between two layers even a few instructions wait for
+        # memory.
+        joined_later = attributor.normalize_over == "batch" or attributor.tiling is not None
+        self._later = self._smoe or joined_later
         self._before: PreActivations | None = None
         if attributor.statistic.domain == "pre_relu":
             self._before = PreActivations()
@@ -94,7 +101,7 @@ class ScaleReader:
     ) -> Tensor:
         index, *_ = layer
         if scale is None:
-            scale = self.attributor.describe(layer, tensor, self.size)
+            scale = self.attributor.describe(layer, tensor, self.seen)
         # Of several parts of a batch one with negative activations is remembered.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale

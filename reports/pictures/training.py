@@ -68,13 +68,13 @@ def epochs(count: int) -> list[Epoch]:
     for epoch in range(count + 1):
         if epoch:
             model.train()
-            for batch in torch.randperm(len(images), generator=order).split(BATCH):
+            for batch in torch.split(torch.randperm(len(images), generator=order), BATCH):
                 given = images[batch]
                 if torch.rand((), generator=order) < 0.5:
                     given = given.flip(-1)
                 loss = F.cross_entropy(model(given), labels[batch])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
         with w:
@@ -97,7 +97,9 @@ def evaluate(model: nn.Module, test: ShapesSplit) -> float:
     with torch.inference_mode():
         right = [
             model(given).argmax(1) == label
-            for given, label in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+            for given, label in zip(
+                torch.split(images, BATCH), torch.split(labels, BATCH), strict=True
+            )
         ]
     return float(torch.cat(right).float().mean())
 
