@@ -143,9 +143,19 @@ def seeds_needed(deviation: float, difference: float = 0.01) -> int:
     if deviation <= _NO_SPREAD:
         return 2
     test, effect = TTestPower(), difference / deviation
-    if test.power(effect, nobs=2, alpha=_ALPHA) >= _POWER:
-        return 2
-    return math.ceil(float(test.solve_power(effect, nobs=None, alpha=_ALPHA, power=_POWER)))
+
+    def too_few(seeds: int) -> bool:
+        # Not a number where the effect is so large that no seed is missing.
+        return bool(test.power(effect, nobs=seeds, alpha=_ALPHA) < _POWER)
+
+    # Not solve_power: its root finder gives up where two or three seeds are enough.
+    low, high = 1, 2
+    while too_few(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if too_few(middle) else (low, middle)
+    return high
 
 
 @dataclass(frozen=True)

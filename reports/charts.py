@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from reports import figures
+from reports.certainty import Certainty
 from reports.formatting import share
-from reports.overview import REFERENCES, Costs, SumsRow, time_metric
+from reports.overview import Costs, SumsRow, time_metric
 from reports.reading import GROUPS, Method, Run
-from reports.tables import Estimate, Place, differences
+from reports.tables import Estimate, Place
 
-__all__ = ["Chart", "cost_chart", "curve_charts", "forest_chart", "mask_only_charts"]
+__all__ = [
+    "Chart",
+    "cost_chart",
+    "curve_charts",
+    "forest_chart",
+    "mask_only_charts",
+    "pareto_front",
+]
 
 # With more lines than this in a panel nobody can tell them apart.
 _MOST_LINES = 6
@@ -51,27 +59,40 @@ def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
         yield _chart(title, figure, f"Accuracy over the share of the pixels: {names}")
 
 
-def forest_chart(run: Run) -> Chart | None:
-    """Differences of SUM against the controls, paired by seed; None if nothing can be paired."""
+def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
+    """Differences against the controls, paired by seed; None if nothing can be paired."""
     against = {
-        reference: found
-        for reference in REFERENCES
-        if reference in run.methods
-        and (found := differences(run.records, run.fractions, reference))
+        reference: {
+            name: difference
+            for name, entry in by_method.items()
+            if (difference := getattr(entry.sums, certainty.ranked_by)) is not None
+        }
+        for reference, by_method in certainty.against.items()
     }
     if not against:
         return None
+    totals = {row.method.name: row.sums.total for row in certainty.rows}
+    unmoved = {
+        reference: -total.mean
+        for reference in against
+        if certainty.ranked_by == "total" and (total := totals[reference]) is not None
+    }
     return _chart(
         "Differences paired by seed",
-        figures.forest(against, run.methods),
-        "Difference of SUM against the controls, a point and an interval a method",
+        figures.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
+        f"Difference of {certainty.score} against the controls, a point and an interval a method",
     )
 
 
 def mask_only_charts(
-    run: Run, found: Mapping[Place, Estimate], mask_only: Mapping[Place, Estimate]
+    run: Run,
+    found: Mapping[Place, Estimate],
+    mask_only: Mapping[Place, Estimate],
+    unmasked: Estimate | None,
 ) -> Iterator[Chart]:
     """Accuracy from the mask alone against accuracy on masked images, where both are known."""
+    lines = {} if unmasked is None else {"unmasked": 100 * unmasked.mean}
+    lines |= {} if run.chance is None else {"chance": 100 * run.chance}
     for mode, fraction in sorted({place[1:] for place in mask_only}, reverse=True):
         places = {name: (name, mode, fraction) for name in run.methods}
         points = {
@@ -87,7 +108,8 @@ def mask_only_charts(
                 title=title,
                 x_label="test accuracy from the mask alone (%)",
                 y_label="test accuracy on masked images (%)",
-                x_line=None if run.chance is None else ("chance", 100 * run.chance),
+                x_lines=lines,
+                y_lines=lines,
             )
             yield _chart(title, figure, f"Accuracy from the mask alone against accuracy, {title}")
 
@@ -111,9 +133,28 @@ def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
         title="Compute against score",
         x_label=f"{metric.title.lower()} (ms)",
         y_label="SUM (higher is better)",
+        y_lines={"unmasked or chance at every fraction": 0.0},
+        front=pareto_front(points.values()),
         log_x=True,
     )
-    return _chart("Compute against score", figure, "Time of a map against SUM, a point a method")
+    return _chart(
+        "Compute against score",
+        figure,
+        "Time of a map against SUM, a point a method, and the front that none beats in both",
+    )
+
+
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both: less along the first axis, more along the second.
+
+    >>> pareto_front([(3, 5), (1, 2), (2, 1), (4, 4)])
+    [(1, 2), (3, 5)]
+    """
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
 
 
 def _chart(title: str, figure: Figure, alt: str) -> Chart:

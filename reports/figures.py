@@ -40,6 +40,8 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
     "svg.hashsalt": "fastsal",
 }
+# KAR less ROAR of equal accuracies is 0, whether they are all the unmasked one or all chance.
+_UNMOVED = "unmasked, chance"
 # Of a figure of curves, in inches: the same for every group, so that panels line up.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEFT, _LEGEND, _TOP, _BOTTOM = 3.6, 3.3, 0.65, 3.2, 0.35, 0.55
 
@@ -120,13 +122,19 @@ def curves(
 
 
 def forest(
-    differences: Mapping[str, Mapping[str, Estimate]], methods: Mapping[str, Method]
+    differences: Mapping[str, Mapping[str, Estimate]],
+    methods: Mapping[str, Method],
+    *,
+    score: str,
+    unmoved: Mapping[str, float],
 ) -> Figure:
-    """Paired differences of SUM, a panel a reference: point and 95 % interval.
+    """Paired differences of a score, a panel a reference: point and 95 % interval.
 
     Args:
         differences: for each reference, estimates by method.
         methods: for the titles.
+        score: name of what differs.
+        unmoved: for each reference, where a network would be whose accuracy no mask changes.
 
     Returns:
         The figure; methods sorted by the first reference. A hollow point is one seed.
@@ -143,6 +151,8 @@ def forest(
         panels = figure.subplots(1, len(differences), sharey=True, squeeze=False)[0]
         for axes, (reference, estimates) in zip(panels, differences.items(), strict=True):
             axes.axvline(0, color="black", linewidth=1)
+            if reference in unmoved:
+                _marked_lines(axes, {_UNMOVED: unmoved[reference]}, vertical=True)
             for place, name in enumerate(names):
                 if name not in estimates:
                     continue
@@ -157,7 +167,7 @@ def forest(
                     color=colour,
                     markerfacecolor="white" if found.interval is None else colour,
                 )
-            axes.set(title=f"against {methods[reference].title}", xlabel="difference of SUM")
+            axes.set(title=f"against {methods[reference].title}", xlabel=f"difference of {score}")
             axes.set_yticks(range(len(names)), [methods[name].title for name in names])
             axes.set_ylim(-0.7, len(names) - 0.3)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -171,7 +181,9 @@ def scatter(
     title: str,
     x_label: str,
     y_label: str,
-    x_line: tuple[str, float] | None = None,
+    x_lines: Mapping[str, float] | None = None,
+    y_lines: Mapping[str, float] | None = None,
+    front: Sequence[tuple[float, float]] = (),
     log_x: bool = False,
 ) -> Figure:
     """Labelled points, one a method; controls are black.
@@ -182,7 +194,9 @@ def scatter(
         title: of the panel.
         x_label: with its unit.
         y_label: with its unit.
-        x_line: a vertical line's name and place, such as chance.
+        x_lines: places of vertical lines by name, such as chance.
+        y_lines: of horizontal ones, likewise.
+        front: points that no other beats in both directions, from the left, joined by steps.
         log_x: logarithmic x axis.
 
     Returns:
@@ -193,18 +207,11 @@ def scatter(
     with _style():
         figure = Figure(figsize=(8.8, 5.4), layout="constrained")
         axes = figure.subplots()
-        if x_line is not None:
-            name, place = x_line
-            axes.axvline(place, color="#7a7a7a", linestyle=":", linewidth=1.2)
-            axes.annotate(
-                name,
-                (place, 0),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 4),
-                textcoords="offset points",
-                color="#7a7a7a",
-                fontsize=8,
-            )
+        _marked_lines(axes, x_lines or {}, vertical=True)
+        _marked_lines(axes, y_lines or {}, vertical=False)
+        if front:
+            across, up = zip(*front, strict=True)
+            axes.step(across, up, where="post", color="#0173b2", linewidth=1, alpha=0.5, zorder=1)
         for name, (x, y) in points.items():
             group = methods[name].group
             colour = "black" if group == "control" else palette[groups.index(group)]
@@ -219,6 +226,24 @@ def scatter(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         label_points(axes, {methods[name].title: point for name, point in points.items()})
     return figure
+
+
+def _marked_lines(axes: Axes, lines: Mapping[str, float], *, vertical: bool) -> None:
+    """Dotted lines across the panel, each with its name at its lower or left end."""
+    for name, place in lines.items():
+        draw = axes.axvline if vertical else axes.axhline
+        draw(place, color="#7a7a7a", linestyle=":", linewidth=1.2)
+        along: Any = ("data", "axes fraction") if vertical else ("axes fraction", "data")
+        axes.annotate(
+            name,
+            (place, 0) if vertical else (0, place),
+            xycoords=along,
+            xytext=(3, 4),
+            textcoords="offset points",
+            rotation=90 if vertical else 0,
+            color="#7a7a7a",
+            fontsize=8,
+        )
 
 
 def _style() -> AbstractContextManager[None]:

@@ -10,13 +10,16 @@ __all__ = [
     "digits",
     "duration",
     "origin",
+    "p_value",
     "percent",
+    "probability",
     "quantity",
     "score",
     "shade",
     "share",
     "slug",
     "spread",
+    "tau",
     "trace",
 ]
 
@@ -28,6 +31,26 @@ def percent(value: float) -> str:
     '63.5'
     """
     return f"{100 * value:.1f}"
+
+
+def probability(share: float) -> str:
+    """A share of resamples in percent, never quite sure of anything.
+
+    >>> probability(0.5), probability(1.0), probability(0.001)
+    ('50 %', '> 99 %', '< 1 %')
+    """
+    if share > 0.99:
+        return "> 99 %"
+    return "< 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def p_value(p: float) -> str:
+    """A p to two digits.
+
+    >>> p_value(0.0371), p_value(0.00002)
+    ('0.037', '< 0.001')
+    """
+    return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def share(fraction: float) -> str:
@@ -57,6 +80,15 @@ def score(value: float) -> str:
     """
     # What rounds to nothing has no sign: -0.0 + 0.0 is 0.0.
     return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def tau(value: float) -> str:
+    """A rank correlation with two decimals and a true minus sign.
+
+    >>> tau(-0.3333)
+    '\N{MINUS SIGN}0.33'
+    """
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def shade(level: float) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 from evaluation.records import METRICS
 from evaluation.store import write_atomically
+from reports.certainty import SCORE_TITLES, certainty
 from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.cost_page import costs_context
 from reports.gallery import Gallery, lovi_key, read_gallery
 from reports.layer_page import layers_context
 from reports.measures import DESCRIPTIONS, measures_context
+from reports.orders import agreements
 from reports.overview import (
     best_places,
     headline,
@@ -91,7 +93,8 @@ def _context(run: Run) -> dict[str, Any]:
     mask_only_columns = sorted({place[1:] for place in mask_only}, reverse=True)
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
     whole = unmasked(records)
-    rows = ranked_sums(run)
+    sure = certainty(run, ranked_sums(run))
+    rows = sure.rows
     costs = {
         metric.name: per_method(records, metric.name)
         for metric in METRICS.values()
@@ -108,7 +111,9 @@ def _context(run: Run) -> dict[str, Any]:
         "time_metric": time_metric(costs),
         "curves": list(curve_charts(run, whole)),
         "sums": rows,
-        "forest": forest_chart(run),
+        "certainty": sure,
+        "agreements": agreements(run),
+        "forest": forest_chart(run, sure),
         "replaced": replacements(run),
         "replaced_scores": tuple(SCORES),
         "verdict": verdict,
@@ -120,7 +125,7 @@ def _context(run: Run) -> dict[str, Any]:
         "planned": len(run.methods) * len(run.modes) * len(run.fractions),
         "mask_only": mask_only,
         "mask_only_columns": mask_only_columns,
-        "mask_only_charts": list(mask_only_charts(run, found, mask_only)),
+        "mask_only_charts": list(mask_only_charts(run, found, mask_only, whole)),
         **_pictures(read_gallery(run)),
         "costs": costs,
         "cost_metrics": [
@@ -137,6 +142,7 @@ def _context(run: Run) -> dict[str, Any]:
         ],
         "cost_chart": cost_chart(run, rows, costs),
         **measures_context(run, rows, ranked_by(rows)),
+        "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),

@@ -24,8 +24,10 @@ __all__ = [
     "estimate",
     "levels",
     "of_track",
+    "over_seeds",
     "per_method",
     "records_frame",
+    "seed_sums",
     "sums",
     "unmasked",
 ]
@@ -48,10 +50,11 @@ class Estimate:
 
     Args:
         mean: over the seeds.
-        interval: Student's 95 % interval, or None for a single seed.
+        interval: 95 % interval, Student's unless the page says otherwise; None for a single seed.
         seeds: one entry a value; None where no seed was used.
         cells: ids of the cells that measured it.
         derived_from: what it was taken over from, where it was not measured by itself.
+        values: what `mean` is the mean of, one a seed; empty where nobody kept them.
 
     >>> Estimate(0.5, (0.4, 0.6), (0, 1), ("aa", "bb")).half_width
     0.1
@@ -62,6 +65,7 @@ class Estimate:
     seeds: tuple[int | None, ...]
     cells: tuple[str, ...]
     derived_from: str | None = None
+    values: tuple[float, ...] = ()
 
     @property
     def half_width(self) -> float | None:
@@ -214,39 +218,42 @@ def sums(records: pd.DataFrame, fractions: Sequence[float]) -> dict[str, Sums]:
     rows = _of_metric(records, "accuracy")
     return {
         str(method): Sums(
-            kar=_over_seeds(seed_sums(group, fractions, ("kar",))),
-            roar=_over_seeds(seed_sums(group, fractions, ("roar",))),
-            total=_over_seeds(seed_sums(group, fractions, ("kar", "roar"))),
+            kar=over_seeds(seed_sums(group, fractions, ("kar",))),
+            roar=over_seeds(seed_sums(group, fractions, ("roar",))),
+            total=over_seeds(seed_sums(group, fractions, ("kar", "roar"))),
         )
         for method, group in rows[rows["method"] != "none"].groupby("method")
     }
 
 
 def differences(
-    records: pd.DataFrame, fractions: Sequence[float], reference: str
+    records: pd.DataFrame,
+    fractions: Sequence[float],
+    reference: str,
+    modes: Sequence[str] = ("kar", "roar"),
 ) -> dict[str, Estimate]:
-    """SUM of each method minus that of `reference`, paired by seed.
+    """A score of each method minus that of `reference`, paired by seed.
 
     Args:
         records: as `records_frame`, one record a number.
         fractions: the fractions a sum runs over.
         reference: name of a method.
+        modes: both for SUM, one for KAR or ROAR.
 
     Returns:
         Differences by method, `reference` left out; empty where nothing can be paired.
     """
     rows = _of_metric(records, "accuracy")
-    both = ("kar", "roar")
-    base = seed_sums(rows[rows["method"] == reference], fractions, both)
+    base = seed_sums(rows[rows["method"] == reference], fractions, modes)
     found = {}
     for method, group in rows[~rows["method"].isin(["none", reference])].groupby("method"):
-        own = seed_sums(group, fractions, both)
+        own = seed_sums(group, fractions, modes)
         paired = {
             seed: (value - base[seed][0], cells + base[seed][1])
             for seed, (value, cells) in own.items()
             if seed in base
         }
-        over = _over_seeds(paired)
+        over = over_seeds(paired)
         if over is not None:
             found[str(method)] = over
     return found
@@ -291,12 +298,19 @@ def seed_sums(
     return found
 
 
-def _over_seeds(by_seed: Mapping[int, tuple[float, tuple[str, ...]]]) -> Estimate | None:
+def over_seeds(by_seed: Mapping[int, tuple[float, tuple[str, ...]]]) -> Estimate | None:
+    """Mean and Student's interval of a score by seed; None without any seed.
+
+    Args:
+        by_seed: ``(score, cells)`` by seed, as `seed_sums` gives them.
+    """
     if not by_seed:
         return None
-    values = [value for value, _ in by_seed.values()]
+    values = tuple(value for value, _ in by_seed.values())
     cells = dict.fromkeys(cell for _, own in by_seed.values() for cell in own)
-    return Estimate(float(np.mean(values)), t_interval(values), tuple(by_seed), tuple(cells))
+    return Estimate(
+        float(np.mean(values)), t_interval(values), tuple(by_seed), tuple(cells), values=values
+    )
 
 
 def _of_metric(records: pd.DataFrame, metric: str) -> pd.DataFrame:

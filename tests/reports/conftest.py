@@ -216,6 +216,12 @@ def uneven_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("uneven"), accuracy=accuracy)
 
 
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """`make_run`, for fixtures that need a run of another kind."""
+    return make_run
+
+
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., Path]:
     """Makes a run of its own, for tests that change it."""

@@ -98,7 +98,7 @@ def test_every_number_in_the_tables_is_linked_and_every_link_arrives(html: str) 
         href = attributes.get("href") or ""
         if href.startswith("#"):
             assert href[1:] in ids, href
-    for section in ("sums", "accuracies", "mask-only", "cost", "measures"):
+    for section in ("sums", "certainty", "accuracies", "mask-only", "cost", "measures"):
         cells = [a for a, _ in page.within(section, "td") if "number" in (a.get("class") or "")]
         links = [a for a, _ in page.within(section, "a") if a.get("data-cells")]
         assert cells

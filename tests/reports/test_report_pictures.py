@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from reports.charts import curve_charts
-from reports.figures import curves, forest, svg_uri
+from reports.charts import curve_charts, pareto_front
+from reports.figures import curves, forest, scatter, svg_uri
 from reports.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.labels import label_points
 from reports.reading import Run, read_run
@@ -141,13 +141,52 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
         "gradient": Estimate(-0.2, (-0.3, -0.1), (0, 1), ("a", "b")),
         "smoe-linear": Estimate(0.4, None, (0,), ("c",)),
     }
-    (axes,) = forest({"random": estimates}, run.methods).axes
+    (axes,) = forest(
+        {"random": estimates}, run.methods, score="KAR", unmoved={"random": -0.15}
+    ).axes
+    assert axes.get_xlabel() == "difference of KAR"
+    upright = [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    assert [line.get_xdata()[0] for line in upright] == [0, -0.15]
     titles = [label.get_text() for label in axes.get_yticklabels()]
     assert titles == ["Gradient", "SMOE Scale, linear weights"]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert [point.get_xdata()[0] for point in points] == [-0.2, 0.4]
     assert points[1].get_markerfacecolor() == "white"
     assert points[0].get_markerfacecolor() != "white"
+
+
+def test_a_scatter_shows_unmasked_chance_and_the_front(run: Run) -> None:
+    points = {"gradient": (1.0, 30.0), "smoe-linear": (2.0, 20.0), "random": (3.0, 40.0)}
+    front = pareto_front(points.values())
+    figure = scatter(
+        points,
+        run.methods,
+        title="",
+        x_label="",
+        y_label="",
+        x_lines={"chance": 25.0},
+        y_lines={"unmasked": 75.0, "chance": 25.0},
+        front=front,
+    )
+    (axes,) = figure.axes
+    across = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+    upright = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    assert across == [75, 25]
+    assert upright == [25]
+    (steps,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert list(zip(steps.get_xdata(), steps.get_ydata(), strict=True)) == [(1, 30), (3, 40)]
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    points = [tuple(point) for point in np.random.default_rng(0).random((60, 2)).tolist()]
+    points += points[:3]
+    unbeaten = {
+        (x, y)
+        for x, y in points
+        if not any((a < x and b >= y) or (a <= x and b > y) for a, b in points)
+    }
+    assert pareto_front(points) == sorted(unbeaten)
+    assert pareto_front([]) == []
 
 
 def test_labels_of_crowded_points_do_not_overlap() -> None:

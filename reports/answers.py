@@ -1,0 +1,153 @@
+"""Which test images each network of a run got right, and intervals from resampling them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.image_parts import area_parts, information_parts
+from evaluation.intervals import CrossedBootstrap, symmetric_interval
+from evaluation.records import unpack_bits
+from reports.reading import Run
+from reports.tables import Estimate
+
+__all__ = ["Answers", "Parts", "read_answers", "resampled"]
+
+Parts = NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Right and wrong answers of every network trained on masked images.
+
+    Args:
+        images: number of test images; 0 where no cell keeps its answers.
+        fractions: the fractions that scores run over.
+        correct: ``(images,)`` by method, mode, fraction and seed.
+    """
+
+    images: int
+    fractions: Sequence[float]
+    correct: Mapping[tuple[str, str, float, int], NDArray[np.bool_]]
+
+    @cached_property
+    def bootstrap(self) -> CrossedBootstrap:
+        """The one set of resamples that all scores share."""
+        return CrossedBootstrap(self.images)
+
+    def area(
+        self,
+        method: str,
+        modes: Sequence[str],
+        seeds: Sequence[int],
+        reference: str | None = None,
+    ) -> Parts | None:
+        """Each image's part in KAR, ROAR or SUM, less that in the reference's.
+
+        Args:
+            method: whose.
+            modes: both for SUM, one for KAR or ROAR.
+            seeds: of the rows.
+            reference: a control, or None.
+
+        Returns:
+            ``(seeds, images)``; None where answers are missing.
+        """
+        found = {mode: self._of_mode(method, mode, seeds) for mode in modes}
+        if any(bits is None for bits in found.values()):
+            return None
+        own = area_parts(kar=found.get("kar"), roar=found.get("roar"))
+        if reference is None:
+            return own
+        other = self.area(reference, modes, seeds)
+        return None if other is None else own - other
+
+    def information(self, method: str, random: str, seeds: Sequence[int]) -> Parts | None:
+        """Each image's part in the information score, ``(seeds, images)``.
+
+        Args:
+            method: whose.
+            random: name of the random control.
+            seeds: of the rows.
+
+        Returns:
+            None where answers are missing or an accuracy of 0 makes the score infinite.
+        """
+        kar, roar = (self._of_mode(method, mode, seeds) for mode in ("kar", "roar"))
+        other_kar, other_roar = (self._of_mode(random, mode, seeds) for mode in ("kar", "roar"))
+        if kar is None or roar is None or other_kar is None or other_roar is None:
+            return None
+        try:
+            return information_parts(
+                kar=kar, roar=roar, random_kar=other_kar, random_roar=other_roar
+            )
+        except ValueError:
+            return None
+
+    def _of_mode(self, method: str, mode: str, seeds: Sequence[int]) -> NDArray[np.bool_] | None:
+        """``(fractions, seeds, images)``, or None if any is missing."""
+        places = [[(method, mode, fraction, seed) for seed in seeds] for fraction in self.fractions]
+        if not seeds or not all(place in self.correct for row in places for place in row):
+            return None
+        return np.stack([np.stack([self.correct[place] for place in row]) for row in places])
+
+
+def read_answers(run: Run) -> Answers:
+    """The answers that the cells of a run keep.
+
+    Args:
+        run: as `reports.reading.read_run` reads it.
+    """
+    kept = {result.id: result for result in run.results if result.correct is not None}
+    rows = run.records
+    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna() & rows["fraction"].notna()]
+    rows = rows[rows["cell"].isin(list(kept)) & rows["seed"].notna()]
+    sizes = Counter(kept[cell].images for cell in rows["cell"])
+    # Answers to another number of images are to other images: they cannot be paired.
+    images = sizes.most_common(1)[0][0] if sizes else 0
+    correct = {}
+    for method, mode, fraction, seed, cell in zip(
+        *(rows[name] for name in ("method", "mode", "fraction", "seed", "cell")), strict=True
+    ):
+        bits, count = kept[cell].correct, kept[cell].images
+        if bits is not None and count == images:
+            correct[method, mode, float(fraction), int(seed)] = unpack_bits(bits, count)
+    return Answers(images, run.fractions, correct)
+
+
+def resampled(
+    answers: Answers, wanted: Mapping[Key, tuple[Estimate, Parts | None]]
+) -> dict[Key, Estimate]:
+    """Scores with intervals over seeds and test images, from one set of resamples.
+
+    Args:
+        answers: of the run.
+        wanted: each score as the records have it, and each image's part in it at its seeds.
+
+    Returns:
+        The scores; one without parts or with one seed is returned as it was.
+    """
+    found = {key: estimate for key, (estimate, _) in wanted.items()}
+    by_seeds: dict[tuple[int, ...], dict[Key, Parts]] = {}
+    for key, (estimate, parts) in wanted.items():
+        seeds = numbered(estimate)
+        if parts is not None and len(seeds) > 1:
+            by_seeds.setdefault(seeds, {})[key] = parts
+    for seeds, of_seeds in by_seeds.items():
+        moved = answers.bootstrap.deviations(np.stack(list(of_seeds.values())), seeds)
+        for key, deviations in zip(of_seeds, moved, strict=True):
+            mean = found[key].mean
+            found[key] = replace(found[key], interval=symmetric_interval(mean, deviations))
+    return found
+
+
+def numbered(estimate: Estimate) -> tuple[int, ...]:
+    """The seeds behind a number, those that have a number."""
+    return tuple(seed for seed in estimate.seeds if seed is not None)
