@@ -59,6 +59,7 @@ def register_cam_methods(cam: Cam) -> None:
         "Selvaraju et al. 2017" if cam.name == "gradcam" else f"Selvaraju et al. 2017; {title}",
         product,
         passes=passes + 1,
+        by_channel=_each_batch(_guided_channels, cam),
     )
     named(_each_batch(_guided_gradcam if cam.name == "gradcam" else _guided, cam))
     named = method(
@@ -109,6 +110,17 @@ def _guided(model: nn.Module, cam: Cam) -> Rows:
 
     def explain(inputs: Tensor, target: Tensor) -> Tensor:
         return abs_sum(guided.attribute(inputs, target)) * alone(inputs, target)
+
+    return explain
+
+
+def _guided_channels(model: nn.Module, cam: Cam) -> Rows:
+    guided = GuidedBackprop(model)
+    alone = _alone(model, cam)
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        gradients: Tensor = guided.attribute(inputs, target)
+        return gradients.detach().abs() * alone(inputs, target)[:, None]
 
     return explain
 

@@ -6,7 +6,7 @@ To add a method, decorate a function that takes the model and returns a function
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from comparisons.blobs import arrival_times
 from comparisons.budget import within_budget
 from comparisons.cam_methods import register_cam_methods
 from comparisons.gradients import Gradients, abs_sum, smoothed
@@ -35,19 +36,55 @@ _IG_STEPS = 25
 # Each noisy copy takes as many gradients as steps; the copies average over the path as well.
 _IG_STEPS_SMOOTHED = 3
 _RANDOM_MAP_SEED = 0x5EED
+_BLOB_SEED = 0xB10B
 _PAPER = "Mundhenk, Chen and Friedland 2020"
 _SMOE = "smoe_scale"
 
 
-@method("random", "Random", "control", "Hooker et al. 2018", {}, self_dual=True)
+def _draws(batch: Batch, seed: int) -> Iterator[np.random.Generator]:
+    """Chance for each image, the same wherever and whenever the image is explained."""
+    for index in batch.index:
+        yield np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int(index)])))
+
+
+def _uniform(batch: Batch, size: tuple[int, ...]) -> Tensor:
+    draws = [draw.random(size) for draw in _draws(batch, _RANDOM_MAP_SEED)]
+    return torch.from_numpy(np.stack(draws))
+
+
+def _random_channels(model: nn.Module) -> Explain:
+    del model
+    return lambda batch: _uniform(batch, tuple(batch.inputs.shape[1:]))
+
+
+@method(
+    "random",
+    "Random",
+    "control",
+    "Hooker et al. 2018",
+    {},
+    self_dual=True,
+    by_channel=_random_channels,
+)
 def _random(model: nn.Module) -> Explain:
+    del model
+    return lambda batch: _uniform(batch, tuple(batch.inputs.shape[2:]))
+
+
+@method(
+    "random-blobs",
+    "Random blobs",
+    "control",
+    "a region that grows from a random pixel; Eden 1961, Hammersley and Welsh 1965",
+    {"step": "exponential"},
+)
+def _random_blobs(model: nn.Module) -> Explain:
     del model
 
     def explain(batch: Batch) -> Tensor:
-        size = tuple(batch.inputs.shape[2:])
-        seeds = (np.random.SeedSequence([_RANDOM_MAP_SEED, int(index)]) for index in batch.index)
-        draws = [np.random.Generator(np.random.Philox(seed)).random(size) for seed in seeds]
-        return torch.from_numpy(np.stack(draws))
+        height, width = batch.inputs.shape[2:]
+        draws = _draws(batch, _BLOB_SEED)
+        return torch.from_numpy(np.stack([-arrival_times(height, width, draw) for draw in draws]))
 
     return explain
 
@@ -164,6 +201,10 @@ def _register_gradient(
     plain: Mapping[str, Any] = MappingProxyType({}),
     with_noise: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
+    def channels(model: nn.Module) -> Explain:
+        gradients = build(model, smoothed=False)
+        return lambda batch: gradients(batch).abs()
+
     @method(
         name,
         title,
@@ -171,6 +212,7 @@ def _register_gradient(
         citation,
         {"reduction": "abs_sum", **plain},
         passes=plain.get("steps", 1),
+        by_channel=channels,
     )
     def prepare(model: nn.Module) -> Explain:
         gradients = build(model, smoothed=False)
@@ -193,15 +235,16 @@ def _register_gradient(
             f"{citation}; {source}",
             parameters,
             passes=_NOISY_COPIES * with_noise.get("steps", 1),
+            # Of squares already averaged the absolute value changes nothing.
+            by_channel=_smoothed(build, squared, torch.abs),
         )
-        named(_smoothed(build, squared))
+        named(_smoothed(build, squared, abs_sum))
 
 
-def _smoothed(build: _Captum, squared: bool) -> Prepare:
+def _smoothed(build: _Captum, squared: bool, reduce: Callable[[Tensor], Tensor]) -> Prepare:
     def prepare(model: nn.Module) -> Explain:
         gradients = build(model, smoothed=True)
-        return lambda batch: abs_sum(
-            # Of squares already averaged the absolute value changes nothing.
+        return lambda batch: reduce(
             smoothed(
                 gradients,
                 batch,

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from comparisons.blurred import SUFFIX, WithBlurred
+
 __all__ = [
     "GROUPS",
     "METHODS",
@@ -73,6 +75,8 @@ class Method:
         self_dual: keeping the top t is the same experiment as removing the top 1 - t.
         scales: for methods that have one map a spatial scale: explains a batch with
             ``(N, R, H, W)``.
+        by_channel: for methods whose channels differ: explains a batch with ``(N, 3, H, W)``,
+            for masks that remove each channel of a pixel by itself.
     """
 
     name: str
@@ -85,9 +89,10 @@ class Method:
     needs_object_mask: bool = False
     self_dual: bool = False
     scales: Prepare | None = field(default=None, repr=False)
+    by_channel: Prepare | None = field(default=None, repr=False)
 
 
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = WithBlurred()
 
 # Rows of the paper's Table 5, in its order.
 _TABLE_5 = (
@@ -120,6 +125,7 @@ def method(
     needs_object_mask: bool = False,
     self_dual: bool = False,
     scales: Prepare | None = None,
+    by_channel: Prepare | None = None,
 ) -> Callable[[Prepare], Prepare]:
     """Register a method; the order of registration is the order in reports."""
 
@@ -135,6 +141,7 @@ def method(
             needs_object_mask,
             self_dual,
             scales,
+            by_channel,
         )
         return prepare
 
@@ -144,21 +151,25 @@ def method(
 def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ...]:
     """Names and sets as names, each once; a word that is neither stays as it is.
 
+    A set's word may end in ``+blur`` too, for the blurred form of each.
+
     Args:
         words: names of methods, or of `SETS`.
         known: the methods that a set may hold.
 
     >>> import comparisons.methods
     >>> expanded(["sobel", "controls", "lime"], METHODS)
-    ('sobel', 'random', 'centre', 'oracle', 'lime')
+    ('sobel', 'random', 'random-blobs', 'centre', 'oracle', 'lime')
     """
     names: dict[str, None] = {}
     for word in words:
-        chosen = SETS.get(word)
+        suffix = SUFFIX if word.endswith(SUFFIX) else ""
+        chosen = SETS.get(word.removesuffix(SUFFIX))
         if chosen is None:
             names[word] = None
         else:
-            names.update(dict.fromkeys(name for name, entry in known.items() if chosen(entry)))
+            members = (name + suffix for name, entry in known.items() if chosen(entry))
+            names.update(dict.fromkeys(members))
     return tuple(names)
 
 
@@ -189,7 +200,7 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
                 f"unknown method {name!r}: expected some of {', '.join(METHODS)}, or a set of "
                 f"them: {', '.join(SETS)}"
             )
-        if name not in allowed:
+        if METHODS[name].needs_object_mask and not has_object_masks:
             raise ValueError(
                 f"method {name!r} needs the true object's pixels, which these images do not "
                 "have: leave it out, or use --data shapes"
