@@ -17,7 +17,13 @@ from comparisons.costs.command import profile
 from comparisons.layers.command import layers
 from comparisons.measures import MEASURES, resolve_measures
 from comparisons.methods import METHODS, resolve
-from comparisons.options import as_fractions, as_mode_shares, as_whole_numbers, as_words
+from comparisons.options import (
+    as_fractions,
+    as_mode_shares,
+    as_tracks,
+    as_whole_numbers,
+    as_words,
+)
 from comparisons.plan import PRESETS, Plan
 from comparisons.registry import SETS
 from comparisons.runner import run_plan
@@ -85,6 +91,10 @@ def run(
     measure_images: Annotated[
         int | None, typer.Option(help="Test images at most that these measures take.")
     ] = None,
+    fill: Annotated[str | None, shared.FILL] = None,
+    unit: Annotated[str | None, shared.UNIT] = None,
+    crossfit: Annotated[int | None, shared.CROSSFIT] = None,
+    recursive: Annotated[bool, shared.RECURSIVE] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int | None, shared.BATCH_SIZE] = None,
@@ -133,6 +143,7 @@ def run(
             "train_images": train_images,
             "test_images": test_images,
             "image_size": image_size,
+            **as_tracks(fill, unit, crossfit, recursive),
         }
         options |= {name: value for name, value in stated.items() if value is not None}
         given = {name: value for name, value in recipe.items() if value is not None}

@@ -18,9 +18,9 @@ from evaluation.images import SPLITS, Dataset, Split
 from evaluation.localisation import peaks as most_salient
 from evaluation.localisation import pointing_game
 from evaluation.maps import CHUNK_IMAGES, Levels
-from evaluation.masking import saliency_levels
+from evaluation.masking import as_elements, continued_levels, saliency_levels
 from evaluation.store import Store, content_hash, write_atomically
-from evaluation.views import InputView
+from evaluation.views import InputView, View
 
 __all__ = ["GALLERY_IMAGES", "MapCost", "example_batch", "write_gallery", "write_maps"]
 
@@ -64,6 +64,8 @@ def write_maps(
     cuts: tuple[float, ...],
     seed: int,
     device: str = "cpu",
+    unit: str = "pixel",
+    before: Mapping[str, InputView] | None = None,
 ) -> MapCost:
     """Write the levels of every training and test image.
 
@@ -77,6 +79,9 @@ def write_maps(
         cuts: fractions at which levels change.
         seed: seed of the order of tied pixels.
         device: where the network is.
+        unit: what is ranked: ``pixel``, or ``element``, a channel of a pixel.
+        before: images masked at a smaller fraction, by split, where the maps are of those; what
+            they miss goes first within the one cut. None for whole images.
 
     Raises:
         ValueError: a map of the wrong shape, or one with NaN or infinity.
@@ -86,21 +91,33 @@ def write_maps(
     peaks: list[NDArray[np.int64]] = []
     for name in SPLITS:
         split = dataset.split(name)
-        levels = Levels.create(folder / f"{name}.zarr", split.images.shape[:3], cuts)
+        n, height, width, channels = split.images.shape
+        elements = channels if unit == "element" else 1
+        levels = Levels.create(folder / f"{name}.zarr", (n, height, width * elements), cuts)
+        view = None if before is None else before[name]
+        shown = None if view is None else view.filled(dataset.first_index(name))
         for shard in levels.shards():
             peaks_file = folder / f"{name}-peaks-{shard.start}.npy"
             if not levels.has(shard):
                 made = []
                 started = time.perf_counter()
-                for batch in _batches(dataset, name, targets[name], shard, device):
-                    made.append(_checked(explain(batch).detach().cpu().numpy(), split, batch))
+                for batch in _batches(dataset, name, targets[name], shard, device, shown):
+                    maps = explain(batch).detach().cpu().numpy()
+                    maps = _checked(maps, split, batch, of_channels=unit == "element")
+                    made.append(as_elements(maps, channels) if unit == "element" else maps)
                 seconds += time.perf_counter() - started
                 explained += len(shard)
                 saliency = np.concatenate(made)
                 indices = dataset.first_index(name) + np.arange(shard.start, shard.stop)
-                shard_levels = saliency_levels(saliency, cuts, indices, seed=seed)
+                if view is None:
+                    shard_levels = saliency_levels(saliency, cuts, indices, seed=seed)
+                else:
+                    removed = ~view.kept(np.arange(shard.start, shard.stop))
+                    shard_levels = continued_levels(
+                        saliency, removed.reshape(saliency.shape), cuts[0], indices, seed=seed
+                    )
                 # Peaks before levels: a shard that exists has both.
-                _save(peaks_file, most_salient(saliency, indices, seed=seed))
+                _save(peaks_file, most_salient(saliency, indices, seed=seed) // elements)
                 levels.write(shard, shard_levels)
             shards.append(levels.read(shard.start, shard.stop))
             if name == "test":
@@ -156,6 +173,7 @@ def example_batch(
     targets: NDArray[np.int64],
     indices: NDArray[np.int64],
     device: str = "cpu",
+    view: View | None = None,
 ) -> Batch:
     """Some images of a split as methods get them.
 
@@ -165,9 +183,11 @@ def example_batch(
         targets: the class to explain for each image of the split.
         indices: which images.
         device: where the network is.
+        view: the images of the split as methods see them; None for whole ones.
     """
     split = dataset.split(split_name)
-    inputs = InputView(split.images, dataset.mean, dataset.std)(indices).contiguous()
+    shown = InputView(split.images, dataset.mean, dataset.std) if view is None else view
+    inputs = shown(indices).contiguous()
     masks = None
     if split.object_masks is not None:
         masks = torch.from_numpy(np.asarray(split.object_masks[indices]))
@@ -182,11 +202,16 @@ def example_batch(
 
 
 def _batches(
-    dataset: Dataset, name: str, targets: NDArray[np.int64], shard: range, device: str
+    dataset: Dataset,
+    name: str,
+    targets: NDArray[np.int64],
+    shard: range,
+    device: str,
+    view: View | None,
 ) -> Iterator[Batch]:
     for start in range(shard.start, shard.stop, CHUNK_IMAGES):
         indices = np.arange(start, min(start + CHUNK_IMAGES, shard.stop))
-        yield example_batch(dataset, name, targets, indices, device)
+        yield example_batch(dataset, name, targets, indices, device, view)
 
 
 def _black(dataset: Dataset) -> tuple[float, float, float]:
@@ -194,9 +219,13 @@ def _black(dataset: Dataset) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _checked(saliency: NDArray[np.floating], split: Split, batch: Batch) -> NDArray[np.floating]:
-    expected = (len(batch.index), *split.images.shape[1:3])
-    if saliency.shape != expected:
+def _checked(
+    saliency: NDArray[np.floating], split: Split, batch: Batch, *, of_channels: bool
+) -> NDArray[np.floating]:
+    _, height, width, channels = split.images.shape
+    expected = (len(batch.index), height, width)
+    by_channel = (len(batch.index), channels, height, width)
+    if saliency.shape != expected and not (of_channels and saliency.shape == by_channel):
         raise ValueError(
             f"the method gave maps of shape {saliency.shape}: expected {expected}, one number "
             "a pixel of each image"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from evaluation.tracks import BLURRED
+
 if TYPE_CHECKING:
     from comparisons.registry import Batch, Explain, Method, Prepare
 
-__all__ = ["SUFFIX", "WithBlurred", "blur"]
+__all__ = ["WithBlurred", "blur"]
 
-# After a method's name.
-SUFFIX = "+blur"
 # Standard deviation of the blur, as a share of the image's height: 2 pixels of 32, 14 of 224.
 _SIGMA_SHARE = 1 / 16
 _CUT_OFF = 3.0
@@ -30,12 +30,12 @@ class WithBlurred(dict[str, "Method"]):
 
     def __contains__(self, name: object) -> bool:
         """Whether it is a method, or the blurred form of one."""
-        own = name.removesuffix(SUFFIX) if isinstance(name, str) else name
+        own = name.removesuffix(BLURRED) if isinstance(name, str) else name
         return super().__contains__(own)
 
     def __missing__(self, name: str) -> Method:
         """The blurred form of a method."""
-        own = name.removesuffix(SUFFIX)
+        own = name.removesuffix(BLURRED)
         if not super().__contains__(own):
             raise KeyError(name)
         return _blurred(self[own], name)

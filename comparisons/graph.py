@@ -1,32 +1,19 @@
-"""The cells that a plan means, what each needs, and what they will cost."""
+"""The cells that a plan means, and what each needs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import torch
-from torch.nn import functional as F
-
+from comparisons import specs
 from comparisons.cells import Cell
-from comparisons.measures import MEASURES, Measure
+from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
-from evaluation.masking import Mode
-from evaluation.networks import build_network
-from evaluation.records import CellResult
+from comparisons.specs import Done, Masked
+from evaluation.tracks import Track
 
-__all__ = ["Estimate", "Node", "build_nodes", "estimate"]
-
-Done = Mapping[str, CellResult]
-
-_TIE_SEED = 0
-_PROFILE_BATCH = 16
-_TRAININGS = ("base", "permuted", "retrain", "mask_only")
-# Part of the cell's id: one from before these were counted is measured anew.
-_COUNTED = ("flops", "elementwise", "transcendental", "reduction")
+__all__ = ["Node", "build_nodes"]
 
 
 @dataclass(frozen=True)
@@ -67,74 +54,29 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     """
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
-    nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: data_cell(plan))]
+    nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
     for order, seed in enumerate(plan.seeds):
-        make = _base(plan, seed)
-        nodes.append(Node(_base_name(seed), "base", ("data",), (-1, order, 0), training, make))
-        if any(MEASURES[name].needs_permuted for name in plan.measures):
-            name, make = _permuted_name(seed), _base(plan, seed, kind="permuted")
+        name, make = specs.base_name(seed), specs.base(plan, seed)
+        nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make))
+        if any(MEASURES[measure].needs_permuted for measure in plan.measures):
+            name, make = specs.permuted_name(seed), specs.base(plan, seed, kind="permuted")
             nodes.append(Node(name, "permuted", ("data",), (-1, order, 1), training, make))
+    for place, track in enumerate(plan.tracks):
+        nodes += _folds(plan, track, place, training)
+        for order, method in enumerate(plan.methods):
+            line = _Line(plan, track, method, place, order, training, images)
+            # What never asks the network has the masks it had.
+            asks = METHODS[method].passes > 0
+            nodes += line.chains() if track.recursive and asks else line.nodes()
     for order, method in enumerate(plan.methods):
-        maps, passes = _maps_name(method), METHODS[method].passes * images
-        needs = ("data", _base_name(plan.seeds[0]))
-        nodes.append(Node(maps, "maps", needs, (0, order, 0), passes, _maps(plan, method)))
-        for kind, mode, fraction, seed in _trainings(plan, method):
-            words = "mask only, " if kind == "mask_only" else ""
-            nodes.append(
-                Node(
-                    f"{method}, {words}{mode} {100 * fraction:g} %, seed {seed}",
-                    kind,
-                    ("data", maps),
-                    (plan.seeds.index(seed), order, 1),
-                    training,
-                    _retraining(plan, kind, method, mode, fraction, seed),
-                )
-            )
         nodes += _measurings(plan, method, order, test_images)
-        # After everything else, when the machine is quiet.
-        make, last = _profile(plan, method), (len(plan.seeds), order, 2)
-        nodes.append(Node(f"cost of {method}", "profile", needs, last, 0, make, alone=True))
-    return nodes
-
-
-def data_cell(plan: Plan) -> Cell:
-    """The cell that reads or makes the images of a plan."""
-    request = {
-        "train_images": plan.train_images,
-        "test_images": plan.test_images,
-        "image_size": plan.image_size,
-        "seed": plan.data_seed,
-    }
-    return Cell("data", {"source": plan.data, "request": request})
-
-
-def _base_name(seed: int) -> str:
-    return f"unmasked, seed {seed}"
-
-
-def _permuted_name(seed: int) -> str:
-    return f"labels permuted, seed {seed}"
-
-
-def _maps_name(method: str) -> str:
-    return f"maps of {method}"
-
-
-def _trainings(plan: Plan, method: str) -> Iterator[tuple[str, Mode, float, int]]:
-    """Kind, mode, fraction and seed of every training a method needs."""
-    for seed in plan.seeds_of(method):
-        for mode in plan.modes:
-            for fraction in plan.fractions:
-                if not (mode == "kar" and _has_dual(plan, method, fraction)):
-                    yield "retrain", mode, fraction, seed
-    for mode, fraction in plan.mask_only:
-        yield "mask_only", mode, fraction, plan.seeds[0]
-
-
-def _has_dual(plan: Plan, method: str, fraction: float) -> bool:
-    """Whether another training of the plan is the same experiment, in the other mode."""
-    both = set(plan.modes) == {"roar", "kar"}
-    return METHODS[method].self_dual and both and round(1.0 - fraction, 10) in plan.fractions
+    # After everything else, when the machine is quiet.
+    last = len(plan.tracks) * len(plan.seeds)
+    needs = ("data", specs.base_name(plan.seeds[0]))
+    for order, method in enumerate(plan.methods):
+        name, make = f"cost of {method}", specs.profile(plan, method)
+        nodes.append(Node(name, "profile", needs, (last, order, 2), 0, make, alone=True))
+    return list({node.name: node for node in nodes}.values())
 
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
@@ -142,160 +84,119 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method):
         for measure in (MEASURES[name] for name in plan.measures):
-            permuted = (_permuted_name(seed),) if measure.needs_permuted else ()
+            permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
-                ("data", _base_name(seed), *permuted),
+                ("data", specs.base_name(seed), *permuted),
                 (plan.seeds.index(seed), order, 2),
                 images * (measure.maps * METHODS[method].passes + measure.forwards),
-                _measuring(plan, measure, method, seed),
+                specs.measuring(plan, measure, method, seed),
             )
 
 
-def _base(plan: Plan, seed: int, kind: str = "base") -> Callable[[Done], Cell]:
-    def make(done: Done) -> Cell:
-        return Cell(kind, _common(plan, done) | {"recipe": asdict(plan.recipe), "seed": seed})
-
-    return make
-
-
-def _maps(plan: Plan, method: str) -> Callable[[Done], Cell]:
-    def make(done: Done) -> Cell:
-        spec = {"cuts": list(plan.cuts), "tie_seed": _TIE_SEED}
-        return Cell("maps", _explained(plan, done, method) | spec)
-
-    return make
-
-
-def _profile(plan: Plan, method: str) -> Callable[[Done], Cell]:
-    def make(done: Done) -> Cell:
-        measured = {"batch": _PROFILE_BATCH, "counted": _COUNTED}
-        return Cell("profile", _explained(plan, done, method) | measured)
-
-    return make
-
-
-def _retraining(
-    plan: Plan, kind: str, method: str, mode: Mode, fraction: float, seed: int
-) -> Callable[[Done], Cell]:
-    def make(done: Done) -> Cell:
-        maps = done[_maps_name(method)]
-        spec = {
-            "recipe": asdict(plan.recipe),
-            "seed": seed,
-            "method": method,
-            "parameters": dict(METHODS[method].parameters),
-            "maps": maps.id,
-            "maps_hash": maps.hashes["maps"],
-            "cuts": list(plan.cuts),
-            "mode": mode,
-            "fraction": fraction,
-            "fill": plan.fill,
-            "dual": kind == "retrain" and mode == "roar" and _has_dual(plan, method, fraction),
-        }
-        return Cell(kind, _common(plan, done) | spec)
-
-    return make
-
-
-def _measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Callable[[Done], Cell]:
-    def make(done: Done) -> Cell:
-        spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
-        if measure.needs_permuted:
-            permuted = done[_permuted_name(seed)]
-            spec |= {"permuted": permuted.id, "permuted_hash": permuted.hashes["model"]}
-        return Cell("measure", _explained(plan, done, method, seed) | spec)
-
-    return make
-
-
-def _explained(plan: Plan, done: Done, method: str, seed: int | None = None) -> dict[str, Any]:
-    """What every cell depends on that applies a method to a frozen network: the first seed's."""
-    base = done[_base_name(plan.seeds[0] if seed is None else seed)]
-    return _common(plan, done) | {
-        "base": base.id,
-        "base_hash": base.hashes["model"],
-        "method": method,
-        "parameters": dict(METHODS[method].parameters),
-    }
-
-
-def _common(plan: Plan, done: Done) -> dict[str, Any]:
-    data = done["data"]
-    return {"data": data.id, "data_hash": data.hashes["data"], "model": plan.model}
+def _folds(plan: Plan, track: Track, place: int, training: int) -> Iterator[Node]:
+    """Networks that each miss a fold of the training images, where a track needs them."""
+    for fold in range(track.folds):
+        yield Node(
+            specs.fold_name(track.folds, fold),
+            "fold",
+            ("data",),
+            (place * len(plan.seeds), -1, fold),
+            training - training // track.folds,
+            specs.fold(plan, track.folds, fold),
+        )
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a plan will take on this machine.
-
-    Args:
-        trainings: networks to train.
-        training_images: images through them, all epochs counted.
-        attribution_passes: images through the network for all maps, each with its gradient.
-        disk_bytes: images and staged levels; compressed levels take less.
-        seconds: time, from a short trial of the network on this machine.
-    """
-
-    trainings: int
-    training_images: int
-    attribution_passes: int
-    disk_bytes: int
-    seconds: float
-
-
-def estimate(
-    plan: Plan,
-    nodes: list[Node],
-    *,
-    classes: int,
-    size: tuple[int, int],
-    images: int,
-    workers: int,
-) -> Estimate:
-    """Count the work of a plan, and time a few training steps to say how long it takes.
+class _Line:
+    """One method in one track.
 
     Args:
         plan: the options.
-        nodes: its cells, finished ones left out.
-        classes: number of classes.
-        size: height and width of the images.
-        images: training and test images together.
-        workers: processes that share the work.
+        track: how ROAR and KAR are read.
+        method: the method.
+        place: which of the plan's tracks it is.
+        order: which of its methods.
+        training: images through the network in one training.
+        images: training and test images.
     """
-    trained = [node.passes for node in nodes if node.stage in _TRAININGS]
-    passes = sum(node.passes for node in nodes if node.stage in ("maps", "measure"))
-    pixels = size[0] * size[1]
-    seconds_per_image = _time_training_step(plan, classes, size)
-    return Estimate(
-        trainings=len(trained),
-        training_images=sum(trained),
-        attribution_passes=passes,
-        disk_bytes=images * pixels * (3 + len(plan.methods)),
-        seconds=(sum(trained) + passes) * seconds_per_image / workers,
-    )
 
+    plan: Plan
+    track: Track
+    method: str
+    place: int
+    order: int
+    training: int
+    images: int
 
-def _time_training_step(plan: Plan, classes: int, size: tuple[int, int]) -> float:
-    """Seconds an image of one training step, on one thread; the fastest of a few."""
-    network = build_network(plan.model, classes, 0, size=size).train()
-    inputs = torch.zeros(plan.recipe.batch_size, 3, *size)
-    if plan.recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-        inputs = inputs.to(memory_format=torch.channels_last)
-    target = torch.zeros(plan.recipe.batch_size, dtype=torch.int64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds = []
-    try:
-        for _ in range(4):
-            started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=plan.recipe.precision == "bfloat16"):
-                output = network(inputs)
-            logits = output if isinstance(output, torch.Tensor) else output[0]
-            F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
-            seconds.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return min(seconds) / plan.recipe.batch_size
+    def nodes(self) -> Iterator[Node]:
+        """The maps, and every training on images masked by them."""
+        first = self.plan.tracks[0]
+        # A fill is made of the same masks; a method that never asks the network has them too.
+        of_maps = replace(self.track, fill=first.fill, recursive=False)
+        maps = specs.maps_name(self.plan, of_maps, self.method)
+        yield self._maps(maps, of_maps)
+        for masked in self._trainings():
+            own = specs.training_name(self.plan, self.track, masked)
+            source = None
+            if replace(self.track, target_from=first.target_from, recursive=False) == first:
+                before = specs.training_name(self.plan, first, masked)
+                source = before if before != own else None
+            needs = ["data", maps]
+            if source is not None:
+                needs += [source, specs.maps_name(self.plan, first, self.method)]
+            make = specs.training(self.plan, self.track, masked, maps, source)
+            yield self._training(own, masked, tuple(dict.fromkeys(needs)), make)
+
+    def chains(self) -> Iterator[Node]:
+        """For each seed: ROAR from the smallest fraction on, each with maps of the one before."""
+        of_maps = replace(self.track, fill=self.plan.fill, recursive=False)
+        for seed in self.plan.seeds_of(self.method):
+            maps = specs.maps_name(self.plan, of_maps, self.method)
+            yield self._maps(maps, of_maps)
+            last: Masked | None = None
+            for fraction in self.plan.fractions:
+                masked = Masked(self.method, "roar", fraction, seed)
+                if last is not None:
+                    before, trained = maps, specs.training_name(self.plan, self.track, last)
+                    maps = specs.next_maps_name(self.plan, self.track, last)
+                    make = specs.next_maps(self.plan, self.track, last, fraction, before, trained)
+                    needs = ("data", before, trained)
+                    passes = METHODS[self.method].passes * self.images
+                    yield Node(maps, "maps", needs, self._priority(seed), passes, make)
+                name = specs.training_name(self.plan, self.track, masked)
+                make = specs.chained_training(self.plan, self.track, masked, maps, last)
+                yield self._training(name, masked, ("data", maps), make)
+                last = masked
+
+    def _trainings(self) -> Iterator[Masked]:
+        modes = ("roar",) if self.track.recursive else self.plan.modes
+        for seed in self.plan.seeds_of(self.method):
+            for mode in modes:
+                for fraction in self.plan.fractions:
+                    if not (mode == "kar" and specs.has_dual(self.plan, self.method, fraction)):
+                        yield Masked(self.method, mode, fraction, seed)
+        if self.place == 0:
+            for mode, fraction in self.plan.mask_only:
+                yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
+
+    def _maps(self, name: str, track: Track) -> Node:
+        needs = ["data", specs.base_name(self.plan.seeds[0])]
+        needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
+        passes = METHODS[self.method].passes * self.images
+        # Maps that an earlier track needs too are made with its own.
+        place = 0 if track == self.plan.tracks[0] else self.place
+        priority = (place * len(self.plan.seeds), self.order, 0)
+        make = specs.maps(self.plan, track, self.method)
+        return Node(name, "maps", tuple(needs), priority, passes, make)
+
+    def _training(
+        self, name: str, masked: Masked, needs: tuple[str, ...], make: Callable[[Done], Cell]
+    ) -> Node:
+        priority = self._priority(masked.seed)
+        return Node(name, masked.kind, needs, priority, self.training, make)
+
+    def _priority(self, seed: int) -> tuple[int, int, int]:
+        plan = self.plan
+        return self.place * len(plan.seeds) + plan.seeds.index(seed), self.order, 1

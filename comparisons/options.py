@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import typer
 
-__all__ = ["as_fractions", "as_mode_shares", "as_whole_numbers", "as_words"]
+from evaluation.tracks import Track, crossfitted
+
+__all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*.")
@@ -18,6 +23,20 @@ OUT = typer.Option(help="Directory of the run; one that exists is continued.")
 WORKERS = typer.Option(help="Worker processes; by default one a processor.")
 THREADS = typer.Option(help="Threads of each worker.")
 DEVICE = typer.Option(help="cpu, or cuda where there is one.")
+FILL = typer.Option(
+    help="What removed pixels become: mean, noisy-linear, or both as two tracks, comma-separated."
+)
+UNIT = typer.Option(
+    help="What is removed: pixel, element (each channel by itself), or both as two tracks."
+)
+CROSSFIT = typer.Option(
+    help="A further track: the class to explain comes from networks that did not train on the "
+    "image, in so many folds.",
+)
+RECURSIVE = typer.Option(
+    help="A further track: at each fraction the maps come from the network retrained before "
+    "(ROAR alone)."
+)
 BATCH_SIZE = typer.Option(help="Images a training step.")
 
 
@@ -55,6 +74,33 @@ def as_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(word) for word in found)
     except ValueError:
         raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
+
+
+def as_tracks(
+    fill: str | None, unit: str | None, crossfit: int | None, recursive: bool
+) -> dict[str, Any]:
+    """The options that say how ROAR and KAR are read, as a plan has them.
+
+    Every track differs from the first in one thing, so that a change in ranking has one cause.
+
+    Args:
+        fill: fills, the first track's first.
+        unit: units, likewise.
+        crossfit: folds of the track with crossfitted targets; None for no such track.
+        recursive: whether there is a recursive track.
+
+    >>> as_tracks("mean,noisy-linear", None, None, False)["variants"][0].title
+    'fill noisy-linear'
+    """
+    fills, units = as_words(fill) or ("mean",), as_words(unit) or ("pixel",)
+    first = Track(fills[0], units[0])
+    variants = [replace(first, fill=other) for other in fills[1:]]
+    variants += [replace(first, mask_unit=other) for other in units[1:]]
+    if crossfit is not None:
+        variants.append(replace(first, target_from=crossfitted(crossfit)))
+    if recursive:
+        variants.append(replace(first, recursive=True))
+    return {"fill": first.fill, "unit": first.mask_unit, "variants": tuple(variants)}
 
 
 def as_mode_shares(option: str, text: str | None) -> tuple[tuple[str, float], ...] | None:

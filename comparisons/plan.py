@@ -8,8 +8,9 @@ from typing import Any
 
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
-from evaluation.masking import FILLS, MODES, Mode, check_fractions
+from evaluation.masking import MODES, Mode, check_fractions
 from evaluation.retraining import Recipe
+from evaluation.tracks import Track
 
 __all__ = ["PRESETS", "Plan", "PlanError"]
 
@@ -38,6 +39,9 @@ class Plan:
         measures: what to measure without retraining; keys of its registry.
         measure_images: how many test images at most those measures take.
         fill: what removed pixels are set to.
+        unit: what is ranked and removed: ``pixel``, or ``element``.
+        variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
+            say.
         recipe: how networks are trained.
     """
 
@@ -52,6 +56,8 @@ class Plan:
     measures: tuple[str, ...] = ()
     measure_images: int = 64
     fill: str = "mean"
+    unit: str = "pixel"
+    variants: tuple[Track, ...] = ()
     train_images: int | None = None
     test_images: int | None = None
     image_size: int | None = None
@@ -83,14 +89,22 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name}={value}: expected at least 1")
-        if self.fill not in FILLS:
-            raise PlanError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
         for name in self.measures:
             if name not in MEASURES:
                 raise PlanError(f"unknown measure {name!r}: expected some of {', '.join(MEASURES)}")
+        for track in self.tracks:
+            if self.tracks.count(track) > 1:
+                raise PlanError(f"the track {track.title or 'of the protocol'} is given twice")
+        if any(track.recursive for track in self.variants) and "roar" not in self.modes:
+            raise PlanError("recursive is a form of ROAR: expected roar among the modes")
         for name in (*self.methods, *self.first_seed_only):
             if name not in METHODS:
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every reading of ROAR and KAR: the first, then the variants."""
+        return (Track(self.fill, self.unit), *self.variants)
 
     @property
     def cuts(self) -> tuple[float, ...]:
@@ -114,6 +128,7 @@ class Plan:
         values = dict(data)
         values["recipe"] = Recipe(**values["recipe"])
         values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
+        values["variants"] = tuple(Track(**track) for track in values.get("variants", ()))
         for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
             # A plan from before there were measures has none.
             values[name] = tuple(values.get(name, ()))
@@ -122,10 +137,11 @@ class Plan:
     def conflicts(self, other: Plan) -> list[str]:
         """The options that keep two plans from sharing a directory.
 
-        Methods, modes and seeds may be added later; what every cell depends on may not change.
+        Methods, modes, seeds and variants may be added later; what every cell depends on may not
+        change.
         """
         may_change = {"methods", "modes", "seeds", "first_seed_only", "mask_only", "fractions"}
-        may_change |= {"measures"}
+        may_change |= {"measures", "variants"}
         names = [entry.name for entry in fields(self) if entry.name not in may_change]
         changed = [name for name in names if getattr(self, name) != getattr(other, name)]
         if self.cuts != other.cuts:

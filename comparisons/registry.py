@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from comparisons.blurred import SUFFIX, WithBlurred
+from comparisons.blurred import WithBlurred
+from evaluation.tracks import BLURRED
 
 __all__ = [
     "GROUPS",
@@ -163,8 +164,8 @@ def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ..
     """
     names: dict[str, None] = {}
     for word in words:
-        suffix = SUFFIX if word.endswith(SUFFIX) else ""
-        chosen = SETS.get(word.removesuffix(SUFFIX))
+        suffix = BLURRED if word.endswith(BLURRED) else ""
+        chosen = SETS.get(word.removesuffix(BLURRED))
         if chosen is None:
             names[word] = None
         else:

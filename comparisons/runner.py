@@ -11,7 +11,8 @@ from rich.console import Console
 
 import reports
 from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
-from comparisons.graph import Estimate, Node, build_nodes, data_cell, estimate
+from comparisons.estimate import Estimate, estimate
+from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from comparisons.session import (
@@ -23,6 +24,7 @@ from comparisons.session import (
     worker_count,
     working_in,
 )
+from comparisons.specs import data_cell
 from evaluation.images import Dataset
 from evaluation.networks import build_network
 from evaluation.store import Store, write_atomically

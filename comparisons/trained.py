@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.images import SPLITS, Dataset
+from evaluation.maps import Levels, stage
+from evaluation.masking import Masking
 from evaluation.networks import build_network
 from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import Recipe, correctness, train
-from evaluation.store import Store
+from evaluation.retraining import Recipe, correctness, predictions, train
+from evaluation.store import Store, content_hash
+from evaluation.tracks import Track
 from evaluation.views import InputView
 from fastsal import __version__
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell
 
-__all__ = ["frozen", "new_network", "record", "train_and_test"]
+__all__ = ["frozen", "keep_network", "masked_views", "new_network", "record", "train_and_test"]
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
@@ -39,6 +43,54 @@ def frozen(
     with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
         targets = {name: predicted[name] for name in SPLITS}
     return network.to(device).eval(), targets
+
+
+def keep_network(
+    cell: Cell,
+    network: torch.nn.Module,
+    views: tuple[InputView, InputView],
+    store: Store,
+    device: str,
+) -> str:
+    """Leave a trained network for `frozen`, and what it predicts for the images it is shown.
+
+    Returns:
+        Hash of the predictions.
+    """
+    store.save_model(cell.id, network.state_dict())
+    predicted = {
+        name: predictions(network, view, device=device)
+        for name, view in zip(SPLITS, views, strict=True)
+    }
+    store.save_arrays(store.predictions(cell.id), predicted)
+    return content_hash(predicted["train"], predicted["test"])
+
+
+def masked_views(
+    dataset: Dataset, spec: Mapping[str, Any], store: Store, *, mask_only: bool = False
+) -> tuple[InputView, InputView]:
+    """Training and test images, masked as a specification says; `filled` fills the holes.
+
+    Args:
+        dataset: the images.
+        spec: ``maps``, their ``cuts``, and ``mode``, ``fraction`` and ``fill``.
+        store: where the maps are.
+        mask_only: show the masks in place of the images.
+    """
+    masking = Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"])
+    folder = store.maps(spec["maps"])
+
+    def view(name: str) -> InputView:
+        return InputView(
+            dataset.split(name).images,
+            dataset.mean,
+            dataset.std,
+            stage(Levels(folder / f"{name}.zarr"), folder / f"{name}.npy"),
+            masking,
+            mask_only,
+        )
+
+    return view("train"), view("test")
 
 
 def train_and_test(
@@ -108,6 +160,7 @@ def record(
         seed=spec.get("seed"),
         version=__version__,
         cell=cell.id,
+        **asdict(Track.of_spec(spec)),
     )
 
 

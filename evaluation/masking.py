@@ -19,8 +19,10 @@ __all__ = [
     "FILLS",
     "MODES",
     "Masking",
+    "as_elements",
     "by_saliency",
     "check_fractions",
+    "continued_levels",
     "pixels_at",
     "saliency_levels",
     "tie_orders",
@@ -96,19 +98,69 @@ def saliency_levels(
     """
     n, height, width = saliency.shape
     pixels = height * width
-    finite = np.isfinite(saliency).all(axis=(1, 2))
-    if not finite.all():
-        bad = int(indices[np.flatnonzero(~finite)[0]])
-        raise ValueError(
-            f"the saliency map of image {bad} holds NaN or infinity: a ranking needs finite "
-            "values; look at the method's output for that image"
-        )
+    _refuse_not_finite(saliency, indices)
     counts = np.array([pixels_at(cut, pixels) for cut in cuts])
     level_of_rank = np.searchsorted(counts, np.arange(pixels), side="right").astype(np.uint8)
     levels = np.empty((n, pixels), dtype=np.uint8)
     ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
     np.put_along_axis(levels, ranked, np.broadcast_to(level_of_rank, levels.shape), axis=1)
     return levels.reshape(n, height, width)
+
+
+def continued_levels(
+    saliency: NDArray[np.floating],
+    removed: NDArray[np.bool_],
+    fraction: float,
+    indices: NDArray[np.integer],
+    *,
+    seed: int = 0,
+) -> NDArray[np.uint8]:
+    """Levels of one cut that takes what was removed before, then the most salient of the rest.
+
+    Args:
+        saliency: ``(N, H, W)``, higher is more salient; finite.
+        removed: ``(N, H, W)``, at most as many pixels as `fraction` is.
+        fraction: the cut.
+        indices: ``(N,)``, which image of its split each map belongs to.
+        seed: seed of the order of ties.
+
+    Returns:
+        ``(N, H, W)``: 0 for the pixels within the cut, 1 for the others.
+
+    Raises:
+        ValueError: a map holds a NaN or an infinity; names the image.
+
+    >>> saliency, removed = np.array([[[4.0, 3.0, 2.0, 1.0]]]), np.array([[[0, 0, 0, 1]]]) > 0
+    >>> continued_levels(saliency, removed, 0.5, np.array([0])).tolist()
+    [[[0, 1, 1, 0]]]
+    """
+    _refuse_not_finite(saliency, indices)
+    n, pixels = len(saliency), saliency[0].size
+    ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
+    # Whole numbers without ties, those removed before above all others.
+    scores = np.empty((n, pixels))
+    np.put_along_axis(scores, ranked, np.broadcast_to(-np.arange(pixels), scores.shape), axis=1)
+    scores += pixels * removed.reshape(n, pixels)
+    return saliency_levels(scores.reshape(saliency.shape), (fraction,), indices, seed=seed)
+
+
+def as_elements(saliency: NDArray[np.floating], channels: int) -> NDArray[np.floating]:
+    """Maps of pixels or of channels as one row of elements for each row of pixels.
+
+    Args:
+        saliency: ``(N, H, W)``, the same for every channel, or ``(N, C, H, W)``.
+        channels: ``C``.
+
+    Returns:
+        ``(N, H, W * C)``, the channels of a pixel side by side.
+
+    >>> as_elements(np.array([[[1.0, 2.0]]]), 3).tolist()
+    [[[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]]]
+    """
+    if saliency.ndim == 3:
+        return saliency.repeat(channels, axis=2)
+    n, _, height, width = saliency.shape
+    return np.moveaxis(saliency, 1, 3).reshape(n, height, width * channels)
 
 
 def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
@@ -147,6 +199,16 @@ def by_saliency(saliency: NDArray[np.floating], orders: NDArray[np.int64]) -> ND
     return np.take_along_axis(orders, ranked, axis=1)
 
 
+def _refuse_not_finite(saliency: NDArray[np.floating], indices: NDArray[np.integer]) -> None:
+    finite = np.isfinite(saliency).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(indices[np.flatnonzero(~finite)[0]])
+        raise ValueError(
+            f"the saliency map of image {bad} holds NaN or infinity: a ranking needs finite "
+            "values; look at the method's output for that image"
+        )
+
+
 @dataclass(frozen=True)
 class Masking:
     """Which pixels a mode and a fraction leave in an image.
@@ -158,7 +220,8 @@ class Masking:
         mode: ``"roar"`` or ``"kar"``.
         fraction: share of the pixels removed (ROAR) or kept (KAR); one of `cuts`.
         cuts: the cuts the levels were made with.
-        fill: what removed pixels are set to; ``"mean"``: the training set's channel mean.
+        fill: what removed pixels are set to; ``"mean"``: the training set's channel mean;
+            ``"noisy-linear"``: what `evaluation.imputation.noisy_linear` makes of their neighbours.
 
     Raises:
         ValueError: an unknown mode or fill, or a fraction that is not among the cuts.

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation.masking import FILLS
 
-__all__ = ["OWN_TARGET", "UNITS", "Track"]
+__all__ = ["BLURRED", "OWN_TARGET", "UNITS", "Track", "crossfitted"]
 
 # What is removed: a pixel with all its channels, or each channel of a pixel by itself.
 UNITS: tuple[str, ...] = ("pixel", "element")
 # The class that a map explains is what the explained network predicts.
 OWN_TARGET = "self"
 _CROSSFIT = "crossfit-"
+# After a method's name: its maps, blurred.
+BLURRED = "+blur"
+
+
+def crossfitted(folds: int) -> str:
+    """Where targets come from that are crossfitted over so many folds.
+
+    >>> crossfitted(5)
+    'crossfit-5'
+    """
+    return f"{_CROSSFIT}{folds}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Track:
 
     >>> Track(fill="noisy-linear").title
     'fill noisy-linear'
-    >>> Track.crossfitted(5).folds
+    >>> Track(target_from=crossfitted(5)).folds
     5
     """
 
@@ -50,11 +62,6 @@ class Track:
                 f"targets from {self.target_from!r}: expected {OWN_TARGET!r}, or crossfit-K with "
                 "at least 2 folds"
             )
-
-    @classmethod
-    def crossfitted(cls, folds: int, *, fill: str = "mean", mask_unit: str = "pixel") -> Track:
-        """The track whose targets are crossfitted over so many folds."""
-        return cls(fill, mask_unit, f"{_CROSSFIT}{folds}")
 
     @property
     def folds(self) -> int:
@@ -92,7 +99,7 @@ class Track:
         return said
 
     @classmethod
-    def of_spec(cls, spec: Any) -> Track:
+    def of_spec(cls, spec: Mapping[str, Any]) -> Track:
         """The track that a cell's specification says.
 
         >>> Track.of_spec({"fill": "mean", "unit": "element"})

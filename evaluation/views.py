@@ -83,6 +83,16 @@ class InputView:
             pixels.mul_(kept)
         return pixels.permute(0, 3, 1, 2)
 
+    def kept(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Which pixels stay, ``(B, H, W, 1)``, or which elements, ``(B, H, W, 3)``.
+
+        Raises:
+            ValueError: nothing is masked.
+        """
+        if self.levels is None or self.masking is None:
+            raise ValueError("nothing is masked: give levels and masking")
+        return self._kept(self.levels[indices], self.masking)
+
     def filled(self, first_index: int) -> InputView:
         """The same view with removed pixels filled as its masking says, once for all epochs.
 

@@ -68,7 +68,7 @@ def costs_context(run: Run) -> dict[str, Any]:
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records),
+        "traced": traced(run.all_records, run.track),
     }
 
 

@@ -28,6 +28,7 @@ from reports.reading import GROUPS, Method, Run, read_run
 from reports.rendering import rendered
 from reports.replacement import SCORES, replacements, verdict
 from reports.tables import accuracies, levels, per_method, unmasked
+from reports.track_changes import track_changes
 
 __all__ = ["build", "render"]
 
@@ -140,13 +141,14 @@ def _context(run: Run) -> dict[str, Any]:
             *([_REFERENCE] if any("none" in by for by in costs.values()) else []),
             *run.methods.values(),
         ],
+        "changes": track_changes(run),
         "cost_chart": cost_chart(run, rows, costs),
         **measures_context(run, rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records),
+        "traced": traced(run.all_records, run.track),
     }
 
 

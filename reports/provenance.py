@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.tracks import Track
 from reports.formatting import slug, trace
 from reports.reading import Run
+from reports.tables import TRACK_COLUMNS
 
 __all__ = ["set_up", "traced"]
 
@@ -59,8 +61,13 @@ def _readable(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def traced(records: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Records in groups, each under the id that the numbers made of it link to."""
+def traced(records: pd.DataFrame, first: Track) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Records in groups, each under the id that the numbers made of it link to.
+
+    Args:
+        records: every record.
+        first: the track whose numbers the page links; others are in groups of their own.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     order = ["metric", "method", "mode", "fraction", "seed"]
     for row in records.sort_values(order).to_dict("records"):
@@ -78,5 +85,9 @@ def traced(records: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
         )
         if shown["layer"]:
             key += f"-{slug(shown['layer'])}"
+        other = Track(**{name: row[name] for name in TRACK_COLUMNS})
+        shown["track"] = "" if other == first else other.title or "as the protocol"
+        if shown["track"] and shown["mode"] != "unmasked":
+            key += f"-{slug(shown['track'])}"
         groups.setdefault(key, []).append(shown)
     return list(groups.items())

@@ -125,6 +125,8 @@ def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
     same = pd.Series(True, index=records.index)
     for name, value in asdict(track).items():
         same &= records[name] == value
+        if name == "fill":  # a map, and what it costs, knows nothing of what is done with it
+            same |= records["mode"] == "unmasked"
     found: pd.DataFrame = records[same | (records["method"] == "none")]
     return found
 

@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from comparisons.cells import Cell
-from comparisons.graph import Done, Node
+from comparisons.graph import Node
 from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan
+from comparisons.specs import Done
 from evaluation.images import Dataset
 from evaluation.layer_arrays import RANDOM
 from evaluation.masking import MODES, Mode

@@ -28,7 +28,7 @@ from evaluation.store import Store
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 # They never look at the network: nothing done to it can change them.
-BLIND = ("random", "centre", "sobel", "oracle")
+BLIND = ("random", "random-blobs", "centre", "sobel", "oracle")
 SANITY = ("weights_spearman", "weights_ssim", "labels_spearman", "labels_ssim")
 
 

@@ -10,9 +10,11 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from comparisons.graph import build_nodes, data_cell, estimate
+from comparisons.estimate import estimate
+from comparisons.graph import build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan, PlanError
+from comparisons.specs import data_cell
 from evaluation.records import CellResult
 from evaluation.retraining import Recipe
 

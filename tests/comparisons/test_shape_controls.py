@@ -8,10 +8,11 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 
 from comparisons.blobs import arrival_times
-from comparisons.blurred import SUFFIX, blur
+from comparisons.blurred import blur
 from comparisons.methods import METHODS, Batch, resolve
 from evaluation.masking import Masking, pixels_at, saliency_levels
 from evaluation.networks import build_network
+from evaluation.tracks import BLURRED
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
@@ -101,7 +102,7 @@ def test_a_map_smaller_than_the_blur_s_reach_is_blurred_all_the_same():
 
 @pytest.mark.parametrize("name", ["random", "oracle", "smoe-linear", "gradient", "fastcam"])
 def test_a_blurred_method_is_the_method_s_map_blurred(name, network, batch):
-    plain, blurred = METHODS[name], METHODS[name + SUFFIX]
+    plain, blurred = METHODS[name], METHODS[name + BLURRED]
     torch.testing.assert_close(
         blurred.prepare(network)(batch), blur(plain.prepare(network)(batch).detach())
     )
@@ -116,7 +117,7 @@ def test_blurred_forms_are_known_but_not_listed():
     assert "gradient+blur" in METHODS
     assert "lime+blur" not in METHODS
     assert "gradient+blur+blur" not in METHODS
-    assert all(SUFFIX not in name for name in METHODS)
+    assert all(BLURRED not in name for name in METHODS)
     with pytest.raises(KeyError, match=r"lime\+blur"):
         METHODS["lime+blur"]
 
@@ -124,7 +125,7 @@ def test_blurred_forms_are_known_but_not_listed():
 def test_a_list_may_name_blurred_methods_and_blurred_sets():
     chosen = resolve("ig,ig+blur,gradients+blur", has_object_masks=False)
     gradients = [name for name, entry in METHODS.items() if entry.group == "gradient"]
-    own = [name + SUFFIX for name in gradients if name != "ig"]
+    own = [name + BLURRED for name in gradients if name != "ig"]
     assert chosen[:2] == ("ig", "ig+blur")
     assert sorted(chosen[2:]) == sorted(own)
     with pytest.raises(ValueError, match=r"method 'oracle\+blur' needs the true object's pixels"):
