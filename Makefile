@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(VENV)/.installed: pyproject.toml fastsal/_version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -31,6 +31,9 @@ test: setup ## lint, types and every test but the long ones
 test-long: setup ## the longer checks too
 	$(BIN)/python -m pytest
 
+reproduction: setup ## the paper's claims beside our figures: reports/reproduction/report.html
+	@$(BIN)/python -m reports.reproduction $(RUNS)
+
 bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds options
 	$(BIN)/python -m pytest tests/speed --benchmark-only --benchmark-group-by=group \
 		--benchmark-columns=median,iqr,rounds --benchmark-sort=mean $(BENCH)
@@ -38,4 +41,4 @@ bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds 
 clean: ## remove .venv and caches; runs stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup compare test test-long bench clean
+.PHONY: help setup compare test test-long reproduction bench clean

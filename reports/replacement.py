@@ -13,7 +13,7 @@ from evaluation.scores import t_interval
 from reports.reading import Method, Run
 from reports.tables import Estimate, Sums, seed_sums, sums
 
-__all__ = ["SCORES", "Replacement", "replacements", "verdict"]
+__all__ = ["SCORES", "Replacement", "paired_gain", "replacements", "verdict"]
 
 # Each score of a difference, and the modes it sums over.
 SCORES: dict[str, tuple[str, ...]] = {"KAR": ("kar",), "ROAR": ("roar",), "SUM": ("kar", "roar")}
@@ -53,7 +53,7 @@ def replacements(run: Run) -> list[Replacement]:
             methods=methods,
             sums={role: measured.get(method.name, _NOTHING) for role, method in methods.items()},
             gain={
-                score: _gain(run, methods["fast"].name, methods["guided"].name, modes)
+                score: paired_gain(run, methods["fast"].name, methods["guided"].name, modes)
                 for score, modes in SCORES.items()
             },
         )
@@ -83,10 +83,18 @@ def _role(method: Method) -> str:
     return "guided" if "times" in method.parameters else "alone"
 
 
-def _gain(run: Run, fast: str, guided: str, modes: tuple[str, ...]) -> Estimate | None:
+def paired_gain(run: Run, first: str, second: str, modes: tuple[str, ...]) -> Estimate | None:
+    """A score of the first method less that of the second, over the seeds that have both.
+
+    Args:
+        run: the run.
+        first: name of a method.
+        second: of the one it is held against.
+        modes: that the score sums over, ``"kar"`` up and ``"roar"`` down.
+    """
     rows = run.records[(run.records["metric"] == "accuracy") & run.records["layer"].isna()]
     own, other = (
-        seed_sums(rows[rows["method"] == name], run.fractions, modes) for name in (fast, guided)
+        seed_sums(rows[rows["method"] == name], run.fractions, modes) for name in (first, second)
     )
     paired = {seed: (own[seed], other[seed]) for seed in own if seed in other}
     if not paired:

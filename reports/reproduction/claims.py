@@ -1,0 +1,103 @@
+"""A claim of the paper with our figure beside it, and the registry of what claims there are.
+
+To add claims, decorate a function of the evidence with `section`; the page shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reports.reading import Run
+
+__all__ = ["OWN_COMMAND", "SECTIONS", "Claim", "Claims", "nearest", "of_kind", "section"]
+
+OWN_COMMAND = "python -m reports.reproduction"
+
+Rule = Literal["equal to", "at most", "at least", "more than"]
+Verdict = Literal["held", "fails", "not measured"]
+_TESTS: dict[Rule, Callable[[float, float], bool]] = {
+    "equal to": lambda ours, bound: math.isclose(ours, bound, rel_tol=1e-9),
+    "at most": lambda ours, bound: ours <= bound,
+    "at least": lambda ours, bound: ours >= bound,
+    "more than": lambda ours, bound: ours > bound,
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the page.
+
+    Args:
+        place: where the paper says it.
+        statement: what it says.
+        claimed: its figure, as printed.
+        rule: how our figure has to stand to `bound` for the claim to hold.
+        bound: in the unit of `ours`.
+        ours: our figure; None if it was not measured.
+        unit: of `ours` and `bound`; empty for a plain number.
+        paper: the paper's figure in the same unit, of which the ratio is taken; None for none.
+        measured_on: network, images, seeds or machine of our figure.
+        command: what gives our figure.
+        note: what a reader has to know beside the verdict.
+        cells: ids of the cells that measured it.
+    """
+
+    place: str
+    statement: str
+    claimed: str
+    rule: Rule
+    bound: float
+    ours: float | None
+    unit: str = ""
+    paper: float | None = None
+    measured_on: str = ""
+    command: str = OWN_COMMAND
+    note: str = ""
+    cells: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """Our figure over the paper's; None where there is none to take."""
+        return None if self.ours is None or not self.paper else self.ours / self.paper
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the claim holds for our figure.
+
+        >>> Claim("Table 6", "as many", "10", "at most", 10, ours=12).verdict
+        'fails'
+        """
+        if self.ours is None:
+            return "not measured"
+        return "held" if _TESTS[self.rule](self.ours, self.bound) else "fails"
+
+
+Claims = Callable[[Sequence[Run]], Iterable[Claim]]
+SECTIONS: dict[str, Claims] = {}
+
+
+def section(title: str) -> Callable[[Claims], Claims]:
+    """Register a function from the runs at hand to the claims of a section, under its heading."""
+
+    def register(claims: Claims) -> Claims:
+        SECTIONS[title] = claims
+        return claims
+
+    return register
+
+
+def of_kind(runs: Iterable[Run], kind: str) -> list[Run]:
+    """The runs of a kind: ``"run"``, ``"layers"`` or ``"profile"``."""
+    return [run for run in runs if run.kind == kind]
+
+
+def nearest(ours: float, low: float, high: float) -> float:
+    """The number of a range that is nearest to ours.
+
+    >>> nearest(5.1, 0.3, 1.0), nearest(0.5, 0.3, 1.0)
+    (1.0, 0.5)
+    """
+    return min(max(ours, low), high)

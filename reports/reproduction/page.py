@@ -1,0 +1,152 @@
+"""The claims as one page, and as records."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evaluation.store import write_atomically
+from fastsal import __version__
+from reports.formatting import digits
+from reports.reading import Run, read_run
+from reports.rendering import rendered
+from reports.reproduction import counted, printed, recorded
+from reports.reproduction.claims import SECTIONS, Claim
+
+__all__ = ["HERE", "build", "claims_of", "committed_runs", "figure", "frame_of"]
+
+HERE = Path(__file__).parent
+# Importing them fills the registry of sections, in this order on the page.
+_SOURCES = (counted, recorded, printed)
+_ORDER = (
+    "Operations (Table 6)",
+    "Added work, counted",
+    "Added work and memory, profiled",
+    "Memory (section 4.1)",
+    "Order of locations (A.1)",
+    "Inside the network (Tables 1 and 4)",
+    "On the input (Table 5)",
+    "Fast-CAM in the place of Guided Backprop (section 4.2)",
+    "The paper's tables against each other",
+)
+
+
+def committed_runs() -> list[Path]:
+    """The runs that are kept beside this package, by name."""
+    return sorted(path.parent for path in HERE.parent.glob("*/plan.json"))
+
+
+def claims_of(runs: Sequence[Run]) -> dict[str, list[Claim]]:
+    """Every claim by its section's title.
+
+    Args:
+        runs: finished or not, of any kind.
+    """
+    titles = sorted(SECTIONS, key=lambda title: _ORDER.index(title) if title in _ORDER else 99)
+    return {title: list(SECTIONS[title](runs)) for title in titles}
+
+
+def build(paths: Sequence[Path], out: Path = HERE) -> Path:
+    """Write ``report.html``, ``records.csv`` and ``records.parquet``.
+
+    Args:
+        paths: directories of runs; what none of them has reads "not measured".
+        out: where the files go.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: a path is no run.
+    """
+    runs = [read_run(path) for path in paths]
+    sections = claims_of(runs)
+    frame = frame_of(sections)
+    verdicts = frame["verdict"].value_counts().to_dict()
+    html = rendered(
+        "reproduction.html.j2",
+        {
+            "sections": sections,
+            "figure": figure,
+            "digits": digits,
+            "held": verdicts.get("held", 0),
+            "fails": verdicts.get("fails", 0),
+            "missing": verdicts.get("not measured", 0),
+            "commands": _lettered(claim.command for own in sections.values() for claim in own),
+            "environment": list(_environment().items()),
+        },
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "records.csv", lambda file: frame.to_csv(file, index=False))
+    write_atomically(out / "records.parquet", lambda file: frame.to_parquet(file, index=False))
+    write_atomically(out / "report.html", lambda file: file.write(html.encode()))
+    return out / "report.html"
+
+
+def frame_of(sections: dict[str, list[Claim]]) -> pd.DataFrame:
+    """One row a claim; `ours` and `ratio` are empty where nothing was measured."""
+    rows: list[dict[str, Any]] = [
+        {
+            "section": title,
+            "place": claim.place,
+            "statement": claim.statement,
+            "claimed": claim.claimed,
+            "rule": claim.rule,
+            "bound": float(claim.bound),
+            "paper": claim.paper,
+            "ours": claim.ours,
+            "unit": claim.unit,
+            "ratio": claim.ratio,
+            "verdict": claim.verdict,
+            "measured_on": claim.measured_on,
+            "note": claim.note,
+            "command": claim.command,
+            "cells": " ".join(claim.cells),
+            "version": __version__,
+        }
+        for title, claims in sections.items()
+        for claim in claims
+    ]
+    numbers = dict.fromkeys(("paper", "ours", "ratio"), "float64")
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(numbers)
+    return frame
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A figure with its unit, as the page prints it.
+
+    >>> figure(9249093, "operations"), figure(2, "of 9"), figure(0.3, "%"), figure(50176, "B")
+    ('9,249,093', '2 of 9', '0.3 %', '50.2 kB')
+    """
+    if value is None:
+        return "not measured"
+    if unit == "operations":
+        return f"{value:,.0f}"
+    if unit.startswith("of "):
+        return f"{value:g} {unit}"
+    if unit == "B":
+        return f"{value / 1000:.1f} kB"
+    if unit == "rank correlation":
+        return f"{value:.4f}"
+    if unit in ("%", "times"):
+        return f"{digits(value)} {unit}"
+    return "0" if value == 0 else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _lettered(commands: Iterable[str]) -> dict[str, str]:
+    """Each command once, with a number to point at."""
+    return {command: str(index) for index, command in enumerate(dict.fromkeys(commands), 1)}
+
+
+def _environment() -> dict[str, str]:
+    packages = ("torch", "torchvision", "captum", "numpy", "scipy")
+    return {
+        "fastsal": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,324 @@
+"""Claims that runs answer: time and memory as profiled, scores as retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from evaluation.scores import kar_score, roar_score
+from evaluation.timing import Interval
+from reports.cost_reading import REFERENCE, Ratio, Setting, cost_tables
+from reports.formatting import digits, spread
+from reports.layer_tables import RANDOM, LayerTable, measured
+from reports.paper import table_5
+from reports.reading import Run
+from reports.replacement import SCORES, paired_gain, replacements
+from reports.reproduction.claims import Claim, nearest, of_kind, section
+from reports.reproduction.counted import GRADIENT, MEMORY_BYTES, OVERHEAD, SMOOTHGRAD
+from reports.tables import Estimate
+
+__all__: list[str] = []
+
+# The network and image size that the paper's costs are of.
+_NETWORK = "resnet50"
+_SIDE = 224
+_PLAIN = ("gradient", "guided-backprop")
+_SMOOTHED = ("gradient-sg", "gradient-sgsq", "guided-backprop-sg", "guided-backprop-sgsq")
+_SMOE = "smoe_scale"
+# How Table 5 calls the harness's methods.
+_TABLE_5 = {
+    "gradient": "Gradient",
+    "guided-backprop": "Guided Backprop",
+    "ig": "Integrated Grad.",
+    "gradient-sgsq": "Gradient -w- SmoothGrad Sq.",
+    "guided-backprop-sgsq": "Guided Backprop -w- SmoothGrad Sq.",
+    "ig-sgsq": "Integrated Grad. -w- SmoothGrad Sq.",
+    "smoe-prior": "SMOE Scale + Prior Layer Weights",
+    "smoe-linear": "SMOE Scale + Layer Weights [1,...,5]",
+    "smoe-equal": "SMOE Scale + Layer Weights [1,...,1]",
+}
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One number of a profile: where it was measured, and how well it is known."""
+
+    value: float
+    measured_on: str
+    command: str
+    note: str = ""
+
+
+@section("Added work and memory, profiled")
+def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
+    profiles = [(run, cost_tables(run)) for run in of_kind(runs, "profile")]
+    rows = [
+        (run, table, row)
+        for run, tables in profiles
+        for table in tables.times
+        if _is_the_papers(table.setting)
+        for row in table.rows
+    ]
+    yield from _bounded(
+        "A map adds 0.3 to 1.0 % to a forward pass, in time",
+        OVERHEAD,
+        "%",
+        (
+            _Figure(row.added.median, table.title, _command(run), _ends(row.added, "%"))
+            for run, table, row in rows
+            if row.name == REFERENCE
+        ),
+    )
+    for names, what, (low, high) in (
+        (_PLAIN, "a gradient method", GRADIENT),
+        (_SMOOTHED, "SmoothGrad with 15 copies", SMOOTHGRAD),
+    ):
+        yield from _bounded(
+            f"A map adds {low:g} to {high:g} times less than {what}, in time",
+            (low, high),
+            "times",
+            (
+                _Figure(
+                    ratio.value,
+                    f"{row.title}; {table.title}",
+                    _command(run),
+                    _ends(ratio, "times"),
+                )
+                for run, table, row in rows
+                if row.name in names
+                if (ratio := row.times_smoe) is not None and ratio.value is not None
+            ),
+        )
+    yield from _bounded(
+        "Memory that a 224x224 image takes beyond the forward pass, besides the returned map",
+        (MEMORY_BYTES, MEMORY_BYTES),
+        "B",
+        (
+            _Figure(row.value("scratch_bytes"), f"{setting.title}; counted", _command(run))
+            for run, tables in profiles
+            for setting, counts in tables.counts.items()
+            if _is_the_papers(setting)
+            for row in counts
+            if row.name == REFERENCE
+        ),
+    )
+
+
+def _is_the_papers(setting: Setting) -> bool:
+    """Whether costs are of the paper's network at its size, as users run it."""
+    eager = setting.precision == "float32" and not setting.compiled
+    return eager and (setting.model, setting.size) == (_NETWORK, _SIDE)
+
+
+def _ends(found: Interval | Ratio, unit: str) -> str:
+    between = f"{digits(found.low)} to {digits(found.high)} {unit}"
+    if isinstance(found, Ratio):
+        return f"its intervals allow {between}"
+    return f"{100 * found.covers:.0f} % interval {between}"
+
+
+def _bounded(
+    statement: str, claimed: tuple[float, float], unit: str, figures: Iterable[_Figure]
+) -> Iterator[Claim]:
+    """A claim for each figure, or one without; what others add has to be at least so much."""
+    low, high = claimed
+    at_least = unit == "times"
+    common = partial(
+        Claim,
+        "section 4.1",
+        statement,
+        "117 kB" if unit == "B" else f"{low:g} to {high:g} {unit}",
+        "at least" if at_least else "at most",
+        low if at_least else high,
+        unit=unit,
+    )
+    nothing = True
+    for figure in figures:
+        nothing = False
+        yield common(
+            ours=figure.value,
+            paper=nearest(figure.value, low, high),
+            measured_on=figure.measured_on,
+            command=figure.command,
+            note=figure.note,
+        )
+    if nothing:
+        yield common(ours=None, command=f"python -m comparisons profile --model {_NETWORK}")
+
+
+@section("Inside the network (Tables 1 and 4)")
+def _inside(runs: Sequence[Run]) -> Iterator[Claim]:
+    found = of_kind(runs, "layers")
+    for run in found:
+        names = [name for name in run.methods if name != RANDOM]
+        table = measured(run.records, run.layers, names)
+        yield from _inside_of(run, table)
+    if not found:
+        yield Claim(
+            "Table 1",
+            "SMOE Scale has the highest difference score",
+            "1.",
+            "equal to",
+            1,
+            None,
+            command="python -m comparisons layers",
+        )
+
+
+def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
+    scores = {name: table.difference(name) for name in table.ranked}
+    means = {name: score.mean for name, score in scores.items() if score is not None}
+    rank = list(means).index(_SMOE) + 1 if _SMOE in means else None
+    where, command = _where(run, scores.get(_SMOE)), _command(run)
+    yield Claim(
+        "Table 1",
+        "SMOE Scale has the highest difference score; its rank",
+        "1.",
+        "equal to",
+        1,
+        rank,
+        unit=f"of {len(means)}",
+        measured_on=where,
+        command=command,
+        note=", ".join(f"{name} {value:.3f}" for name, value in list(means.items())[:3]),
+    )
+    yield Claim(
+        "Table 1",
+        "Statistics with a higher difference score than random locations",
+        "all",
+        "equal to",
+        len(means),
+        sum(value > 0 for value in means.values()) if means else None,
+        unit=f"of {len(means)}",
+        measured_on=where,
+        command=command,
+    )
+    by_layer = [table.difference(_SMOE, [layer]) for layer in run.layers]
+    own = [score.mean for score in by_layer if score is not None]
+    yield Claim(
+        "section 3, prior weights",
+        "The last scale weighs most: its difference score less the highest of the others'",
+        "0.72 against 0.40",
+        "more than",
+        0.0,
+        own[-1] - max(own[:-1]) if len(own) == len(by_layer) > 1 else None,
+        measured_on=where,
+        command=command,
+        note=", ".join(f"{value:.3f}" for value in own) + ", the shallowest first",
+    )
+
+
+@section("On the input (Table 5)")
+def _on_the_input(runs: Sequence[Run]) -> Iterator[Claim]:
+    found = of_kind(runs, "run")
+    plain = ("gradient", "guided-backprop", "ig")
+    squared = tuple(f"{name}-sgsq" for name in plain)
+    yield from _leads(found, "KAR", "smoe-linear", (*plain, *squared), "the best gradient method")
+    yield from _leads(found, "ROAR", "smoe-linear", plain, "the best plain gradient method")
+    yield from _leads(found, "SUM", "smoe-linear", plain, "the best plain gradient method")
+    yield from _leads(found, "SUM", "gradient-sgsq", ("smoe-linear",), "")
+    yield from _leads(found, "SUM", "smoe-prior", ("smoe-linear",), "")
+    yield from _leads(found, "SUM", "smoe-linear", ("smoe-equal",), "")
+
+
+def _leads(
+    runs: Sequence[Run], score: str, own: str, others: Sequence[str], called: str
+) -> Iterator[Claim]:
+    """That a method's score is above the best of some others, as in Table 5."""
+    modes = SCORES[score]
+    printed = _printed(own, modes) - max(_printed(name, modes) for name in others)
+    nothing = True
+    for run in runs:
+        gains = [paired_gain(run, own, name, modes) for name in others]
+        found = [(gain.mean, name, gain) for name, gain in zip(others, gains, strict=True) if gain]
+        if found:
+            nothing = False
+            _, name, gain = min(found, key=lambda entry: entry[0])
+            title = run.methods[name].title
+            yield _gain_claim(
+                "Table 5",
+                f"{score} of {run.methods[own].title} less that of {called or title}",
+                gain,
+                run,
+                claimed=f"{printed:+.3f}",
+                note=f"the best is {title}" if called else "",
+            )
+    if nothing:
+        yield Claim(
+            "Table 5",
+            f"{score} of {own} less that of {called or others[0]}",
+            f"{printed:+.3f}",
+            "more than",
+            0.0,
+            None,
+            command="python -m comparisons run --methods paper",
+        )
+
+
+def _printed(method: str, modes: Sequence[str]) -> float:
+    row = table_5().loc[_TABLE_5[method]]
+    kar, roar = (row.filter(like=f"{mode}_").tolist() for mode in ("kar", "roar"))
+    return (kar_score(kar) if "kar" in modes else 0.0) + (
+        roar_score(roar) if "roar" in modes else 0.0
+    )
+
+
+@section("Fast-CAM in the place of Guided Backprop (section 4.2)")
+def _fast_cam(runs: Sequence[Run]) -> Iterator[Claim]:
+    statement = "By replacing Guided Backprop with SMOE Scale accuracy should increase"
+    nothing = True
+    for run in of_kind(runs, "run"):
+        for row in replacements(run):
+            for score, gain in row.gain.items():
+                if gain is not None:
+                    nothing = False
+                    title = row.methods["alone"].title if "alone" in row.methods else row.cam
+                    yield _gain_claim("section 4.2", f"{statement}: {title}, {score}", gain, run)
+    if nothing:
+        yield Claim(
+            "section 4.2",
+            statement,
+            "better",
+            "more than",
+            0.0,
+            None,
+            command="python -m comparisons run --methods cams",
+        )
+
+
+def _gain_claim(
+    place: str, statement: str, gain: Estimate, run: Run, *, claimed: str = "better", note: str = ""
+) -> Claim:
+    """That a difference of two methods' scores is above 0."""
+    sure = spread(gain, 1, 3).strip()
+    if gain.interval is not None and gain.interval[0] <= 0 <= gain.interval[1]:
+        sure += ", which holds 0"
+    return Claim(
+        place,
+        statement,
+        claimed,
+        "more than",
+        0.0,
+        gain.mean,
+        measured_on=_where(run, gain),
+        command=_command(run),
+        note="; ".join(part for part in (sure or "one seed, no interval", note) if part),
+        cells=gain.cells,
+    )
+
+
+def _where(run: Run, score: Estimate | None) -> str:
+    """Network, images, fractions and seeds of a figure."""
+    seeds = () if score is None else score.seeds
+    data = run.data
+    images = f", {data.get('train')} training images" if data else ""
+    shares = ", ".join(f"{100 * fraction:g}" for fraction in run.fractions)
+    fractions = f"; {shares} %" if run.kind == "run" else ""
+    return f"{run.model} on {run.dataset}{images}{fractions}; {len(seeds)} seeds".replace(
+        "; 1 seeds", "; 1 seed"
+    )
+
+
+def _command(run: Run) -> str:
+    return run.command or f"python -m reports {run.store.root}"
