@@ -11,7 +11,7 @@ from torch import nn
 
 from comparisons import budget
 from comparisons.attribution import example_batch
-from comparisons.budget import rows_at_once, set_memory_budget
+from comparisons.budget import in_slices, rows_at_once, set_memory_budget
 from comparisons.methods import METHODS, Batch
 from evaluation.datasets import Request, load_dataset
 from evaluation.memory import peak_bytes
@@ -96,3 +96,20 @@ def test_no_pass_holds_more_than_the_budget(name, network, batch):
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ValueError, match="memory budget of 0 MiB: expected at least 1"):
         set_memory_budget(0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_once", "lengths"),
+    [(64, 21, [16] * 4), (7, 3, [3, 3, 1]), (9, 4, [3] * 3), (5, 5, [5]), (2, 9, [2])],
+)
+def test_slices_are_few_and_of_a_length(rows, at_once, lengths):
+    seen = []
+
+    def explain(inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs))
+        return 10 * inputs + target
+
+    inputs, target = torch.arange(rows), torch.arange(rows) % 3
+    found = in_slices(explain, inputs, target, at_once)
+    assert seen == lengths
+    assert found.tolist() == (10 * inputs + target).tolist()
