@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,18 +13,22 @@ from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from fastsal import capture, tiles, untouched
+from fastsal import capture, fused, tiles, untouched
 from fastsal.batches import Part, checked_max_batch, joined_outputs, parts
 from fastsal.combine import Weights, layer_weights
 from fastsal.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.layers import Layer, describe_layer, name_layers
 from fastsal.normalize import NormalizeOver, get_normalization
+from fastsal.planned import PlannedReader
 from fastsal.prior import Prior, loaded
-from fastsal.reading import Maps, ScaleReader
+from fastsal.reading import Maps, ScaleReader, occasion
 from fastsal.scales import Scale, find_scales
 from fastsal.statistics import Statistic, StatisticFunction, get_statistic
 from fastsal.targets import check_target
 from fastsal.tiles import checked_tile
+
+# Kinds of batches whose readers are kept for the next: the last of an epoch is often smaller.
+PLANS = 4
 
 
 class SMOEScale(InternalAttribution):  # type: ignore[misc]
@@ -113,6 +118,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         self._warned = False
         # Whether a layer that was given has negative activations, as it was first seen.
         self._signed: dict[tuple[int, bool], bool] = {}
+        self._plans: list[PlannedReader] = []
         # A wrong weight is known now; how many there must be, only where layers were given.
         if self._layers is not None:
             names = [name for name, _, _ in self._layers]
@@ -169,11 +175,11 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
                 tensors or values that are not finite, or the weights do not fit the scales.
         """
         with torch.no_grad():
-            reader, readings, _ = self._read(
-                inputs, target, additional_forward_args, attribute_to_layer_input
-            )
-            channels = reader.channels if expand_channels else 1
-            return as_attributions(inputs, reader.combined(readings, channels), expand_channels)
+            given = parts(as_tuple(inputs), target, additional_forward_args, self.max_batch)
+            with self.reading(given, attribute_to_layer_input) as reader:
+                readings, _ = self._read(given, reader)
+                combined = reader.combined(readings, reader.channels if expand_channels else 1)
+            return as_attributions(inputs, combined, expand_channels)
 
     def maps(
         self,
@@ -205,21 +211,26 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
         with torch.no_grad():
-            reader, readings, outputs = self._read(
-                inputs, None, additional_forward_args, attribute_to_layer_input
+            given = parts(as_tuple(inputs), None, additional_forward_args, self.max_batch)
+            first = given[0]
+            reader = self.reader(
+                first.inputs, first.additional_forward_args, attribute_to_layer_input
             )
+            readings, outputs = self._read(given, reader)
             output = joined_outputs(outputs) if outputs else None
             return Maps(reader.scales, tuple(readings), reader.combined(readings), output)
 
     def _read(
-        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> tuple[ScaleReader, list[Tensor], list[Any]]:
-        """Return what read the scales, what it read and the model's output for every part."""
-        given = parts(as_tuple(inputs), target, additional_forward_args, self.max_batch)
-        reader = self.reader(given[0].inputs, given[0].additional_forward_args, layer_input)
+        self, given: Sequence[Part], reader: ScaleReader | PlannedReader
+    ) -> tuple[list[Tensor], list[Any]]:
+        """Return what was read of all parts and the model's output for every part."""
         outputs, readings = [], []
         for part in given:
-            if self.tiling is None or self.tiling.fits(reader.size):
+            if (
+                self.tiling is None
+                or isinstance(reader, PlannedReader)
+                or self.tiling.fits(reader.size)
+            ):
                 output, values = self._run(part, reader, part.inputs)
                 outputs.append(output)
             else:
@@ -227,10 +238,10 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
                     part.inputs, self.tiling, reader, partial(self._run, part, reader)
                 )
             readings.append(values)
-        return reader, reader.joined(readings), outputs
+        return reader.joined(readings), outputs
 
     def _run(
-        self, part: Part, reader: ScaleReader, inputs: tuple[Tensor, ...]
+        self, part: Part, reader: ScaleReader | PlannedReader, inputs: tuple[Tensor, ...]
     ) -> tuple[Any, list[Tensor]]:
         output, values = capture.forward(
             self.forward_func,
@@ -258,6 +269,50 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
             found = find_scales(self.forward_func, shown, additional_forward_args)
             self._layers = tuple((scale.name, scale.module, scale) for scale in found)
         return ScaleReader(self, self._layers, image, layer_input)
+
+    @contextmanager
+    def reading(
+        self, given: Sequence[Part], layer_input: bool = False
+    ) -> Iterator[ScaleReader | PlannedReader]:
+        """Give what reads this attributor's scales of a batch, and only combines them.
+
+        It is that of an earlier call with a batch like this one, or is kept for the next.
+        """
+        first = given[0]
+        ordinary = partial(self.reader, first.inputs, first.additional_forward_args, layer_input)
+        plan = self._planned(first.inputs, layer_input) if len(given) == 1 else None
+        if plan is None:
+            reader = ordinary()
+            yield reader
+            plan = reader.planned() if len(given) == 1 else None
+        else:
+            plan.begin(ordinary)
+            try:
+                yield plan
+            finally:
+                plan.end()
+        if plan is not None:
+            # In place, each step at once: no other thread may see a plan that is taken.
+            self._plans.insert(0, plan)
+            del self._plans[PLANS:]
+
+    def _planned(self, inputs: tuple[Tensor, ...], layer_input: bool) -> PlannedReader | None:
+        if not self._plans or self._layers is None or self.tiling is not None:
+            return None
+        if not fused.available() or not fused.unfollowed():
+            return None
+        wanted = occasion(self, self._layers, image_of(inputs), layer_input)
+        for plan in tuple(self._plans):
+            if plan.occasion == wanted:
+                # Off the list, so that no other thread has it.
+                with suppress(ValueError):
+                    self._plans.remove(plan)
+                    return plan
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies have of this: all but the plans, which hold addresses."""
+        return {**self.__dict__, "_plans": []}
 
     def describe(
         self, layer: tuple[int, str, nn.Module, bool], tensor: Tensor, size: tuple[int, int]

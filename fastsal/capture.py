@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,11 @@ from fastsal.untouched import (
     uncompiled,
 )
 
+CPU = torch.device("cpu")
+grad_enabled = torch.is_grad_enabled
 
-@dataclass(frozen=True)
-class Tap:
+
+class Tap(NamedTuple):
     """A place in the network that is read as the forward pass goes by.
 
     Attributes:
@@ -117,6 +118,7 @@ class Reading:
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
+        self.output = not tap.layer_input and tap.replace is None
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
@@ -124,6 +126,13 @@ class Reading:
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor: a pre-hook's `other` is the keyword arguments, a hook's the output."""
         tap = self.tap
+        if self.output and type(other) is Tensor and other.is_cpu and not grad_enabled():
+            # The same as below, in few steps: between two layers each waits for memory.
+            call = self.calls.get(CPU, 0)
+            self.calls[CPU] = call + 1
+            if tap.call is None or call == tap.call:
+                self.values[CPU] = tap.read(other)
+            return None
         source = (*args, *other.values()) if tap.layer_input else other
         tensor = only_tensor(source, tap.name)
         with self.lock:

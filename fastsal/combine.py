@@ -51,15 +51,12 @@ def combine(
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))
-    combined = repeated[:, 0]
-    if not fused.combine(maps, shares, combined):
-        combined.zero_()
+    if not fused.combine(maps, shares, repeated):
+        combined = repeated[:, 0].zero_()
         for scale_map, share in zip(maps, shares, strict=True):
             combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=share)
-    if channels is None:
-        return combined
-    repeated[:, 1:] = repeated[:, :1]
-    return repeated
+        repeated[:, 1:] = repeated[:, :1]
+    return repeated[:, 0] if channels is None else repeated
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:

@@ -11,13 +11,14 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.attribution import SMOEScale
-from fastsal.batches import parts
+from fastsal.batches import Part, parts
 from fastsal.cam import Cam, get_cam
 from fastsal.combine import Weights, upsample
 from fastsal.contributions import layer_contributions, warn_of_zero
 from fastsal.inputs import Inputs, as_attributions, as_tuple
 from fastsal.layers import Layer, describe_layer, name_layer
 from fastsal.normalize import NormalizeOver
+from fastsal.planned import PlannedReader
 from fastsal.reading import ScaleReader
 from fastsal.scales import Scale
 from fastsal.statistics import Statistic, StatisticFunction
@@ -143,13 +144,14 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
-        arguments = (target, additional_forward_args, attribute_to_layer_input)
-        reader, readings, activation_map = self._read(inputs, *arguments)
-        warn_of_zero(activation_map, self.cam, "; their Fast-CAM map is 0")
-        peak = activation_map.amax((1, 2), keepdim=True)
-        activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
-        with torch.no_grad():
+        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
+        with torch.no_grad(), self.smoe.reading(given) as reader:
+            readings, activation_map = self._read(given, reader, attribute_to_layer_input)
             product = reader.combined(readings, reader.channels if expand_channels else 1)
+        warn_of_zero(activation_map, self.cam, "; their Fast-CAM map is 0")
+        with torch.no_grad():
+            peak = activation_map.amax((1, 2), keepdim=True)
+            activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
             product *= upsample(activation_map, reader.size, interpolate_mode).to(product.device)
             return as_attributions(inputs, product, expand_channels)
 
@@ -174,16 +176,15 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         Raises:
             ValueError: As for `attribute`.
         """
-        arguments = (target, additional_forward_args, attribute_to_layer_input)
-        return self._read(inputs, *arguments)[2]
-
-    def _read(
-        self, inputs: Inputs, target: Any, additional_forward_args: object, layer_input: bool
-    ) -> tuple[ScaleReader, list[Tensor], Tensor]:
-        """Return what read the scales, what it read and the class activation map."""
         given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
         with torch.no_grad():
             reader = self.smoe.reader(given[0].inputs, given[0].additional_forward_args)
+            return self._read(given, reader, attribute_to_layer_input)[1]
+
+    def _read(
+        self, given: Sequence[Part], reader: ScaleReader | PlannedReader, layer_input: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return what was read of the scales and the class activation map."""
         layer = self._cam_layer or reader.layers[-1]
         activation_maps, readings = [], []
         for part in given:
@@ -204,5 +205,4 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
                 describe_layer(name, module, contributions, reader.size, False)
             activation_maps.append(contributions.sum(1).relu())
             readings.append(values)
-        with torch.no_grad():
-            return reader, reader.joined(readings), torch.cat(activation_maps)
+        return reader.joined(readings), torch.cat(activation_maps)

@@ -48,6 +48,13 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
     returned as they are. An input that is no image batch gives an empty tensor, as in Captum's
     GuidedGradCam.
     """
+    if (
+        isinstance(inputs, Tensor)
+        and inputs.shape == maps.shape
+        and inputs.dtype == maps.dtype
+        and maps.is_contiguous()
+    ):
+        return maps
     if maps.dim() == 3:
         maps = maps.unsqueeze(1)
     attributions = []

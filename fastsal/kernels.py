@@ -1,7 +1,7 @@
 """SMOE Scale in one pass over the activations; `fused` says when.
 
 Of a location's channels a sum is kept, and their product as a mantissa and an exponent: one
-logarithm of it stands for all of theirs.
+logarithm of it stands for all of theirs. A unit of the work is a block of an image's locations.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import numpy as np
 from numba import carray, types
 from numba.extending import overload
 
-from fastsal.compiled import compiled, pointer
+from fastsal.compiled import claim, compiled, join, pointer
+from fastsal.tasks import STATISTIC_SCRATCH_BYTES, StatisticTask
 
-# Locations whose sums stay in the cache while the channels go by.
-BLOCK = 1024
-# Bytes that `planes` needs: a double sum, a product and an exponent for each of them.
-PLANES_SCRATCH_BYTES = 16 * BLOCK
+TASK = np.dtype(StatisticTask)
 # Below it four values' product is a float32 number, if none is below the least epsilon.
 LARGEST = 4e9
 LEAST_EPSILON = 1e-9
@@ -140,9 +138,9 @@ def _by_eights(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: 
 @compiled()
 def _clear(sums: Any) -> None:
     total, product, exponent = sums
-    total[:] = 0.0
-    product[:] = np.float32(1)
-    exponent[:] = 0
+    # One by one, which Numba compiles in a part of the time that whole arrays take.
+    for l in range(total.size):  # noqa: E741
+        total[l], product[l], exponent[l] = 0.0, np.float32(1), 0
 
 
 @compiled()
@@ -154,65 +152,58 @@ def _any_large(total: Any) -> Any:
 
 
 @compiled()
-def planes(
-    kind: Any,
-    source: int,
-    image_stride: int,
-    channel_stride: int,
-    channels: int,
-    locations: int,
-    epsilon: float,
-    target: int,
-    scratch: int,
-    first: int,
-    last: int,
-) -> None:
-    """Write SMOE Scale of activations whose locations follow each other in memory.
+def _write(values: Any, sums: Any, channels: Any) -> None:
+    total, product, exponent = sums
+    for l in range(values.size):  # noqa: E741
+        values[l] = _smoe(total[l], product[l], exponent[l], channels)
 
-    Args:
-        kind: Any number of the type that is stored, as `_number` reads it.
-        source: Address of the activations.
-        image_stride: From one image to the next.
-        channel_stride: From one channel to the next.
-        channels: C.
-        locations: HW.
-        epsilon: Added to every activation.
-        target: Address of the float32 values `(N, HW)`.
-        scratch: Address of `PLANES_SCRATCH_BYTES`.
-        first: The first of the work's blocks, counted through all images.
-        last: The block after the last.
-    """
-    shift = np.float32(epsilon)
-    blocks = (locations + BLOCK - 1) // BLOCK
-    images = (last + blocks - 1) // blocks
-    span = (images - 1) * image_stride + (channels - 1) * channel_stride + locations
-    x = carray(pointer(source, kind), (span,))
-    values = carray(pointer(target, np.float32), (images * locations,))
-    totals = carray(pointer(scratch, np.float64), (BLOCK,))
-    products = carray(pointer(scratch + 8 * BLOCK, np.float32), (BLOCK,))
-    exponents = carray(pointer(scratch + 12 * BLOCK, np.int32), (BLOCK,))
-    eights = channels // 8 * 8 if epsilon >= LEAST_EPSILON else 0
-    for unit in range(first, last):
-        start = unit % blocks * BLOCK
-        size = min(BLOCK, locations - start)
-        at = unit // blocks * image_stride + start
+
+@compiled()
+def _sums(task: Any, worker: Any) -> Any:
+    """Return a worker's scratch: a double sum, a product and an exponent for each location."""
+    start = task.scratch + worker * task.block * STATISTIC_SCRATCH_BYTES
+    totals = carray(pointer(start, np.float64), (task.block,))
+    products = carray(pointer(start + 8 * task.block, np.float32), (task.block,))
+    return totals, products, carray(pointer(start + 12 * task.block, np.int32), (task.block,))
+
+
+@compiled()
+def _planes(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose locations follow each other in memory."""
+    task = carray(pointer(address, TASK), 1)[0]
+    worker = join(address)
+    if worker < 0:
+        return
+    channels, locations, stride = task.channels, task.locations, task.stride
+    shift = np.float32(task.epsilon)
+    blocks = (locations + task.block - 1) // task.block
+    images = task.units // blocks
+    span = (images - 1) * task.image_stride + (channels - 1) * stride + locations
+    x = carray(pointer(task.source, kind), (span,))
+    values = carray(pointer(task.target, np.float32), (images * locations,))
+    totals, products, exponents = _sums(task, worker)
+    eights = channels // 8 * 8 if task.epsilon >= LEAST_EPSILON else 0
+    unit = claim(address)
+    while unit >= 0:
+        start = unit % blocks * task.block
+        size = min(task.block, locations - start)
+        at = unit // blocks * task.image_stride + start
         sums = totals[:size], products[:size], exponents[:size]
         _clear(sums)
-        _by_eights(x, at, channel_stride, eights, shift, sums)
-        rest = at + eights * channel_stride
-        _one_by_one(x, rest, channel_stride, channels - eights, shift, sums)
+        _by_eights(x, at, stride, eights, shift, sums)
+        _one_by_one(x, at + eights * stride, stride, channels - eights, shift, sums)
         if _any_large(sums[0]):
             _clear(sums)
-            _one_by_one(x, at, channel_stride, channels, shift, sums)
-        result = values[unit // blocks * locations + start :][:size]
-        for l in range(size):  # noqa: E741
-            result[l] = _smoe(sums[0][l], sums[1][l], sums[2][l], channels)
+            _one_by_one(x, at, stride, channels, shift, sums)
+        first = unit // blocks * locations + start
+        _write(values[first : first + size], sums, channels)
+        unit = claim(address)
 
 
 @compiled(fastmath={"reassoc"})
 def _column(column: Any, epsilon: Any) -> Any:
     """Return a column's sum, and its product's mantissa and exponent, four values at a time."""
-    total, exponent, product = 0.0, 0, np.float32(1)
+    exponent = 0
     quarter = column.size // 4
     a, b, c, d = column[:quarter], column[quarter:], column[2 * quarter :], column[3 * quarter :]
     subtotal, mantissas = np.float32(0), np.float32(1)
@@ -223,61 +214,89 @@ def _column(column: Any, epsilon: Any) -> Any:
         p = (v0 * v1) * (v2 * v3)
         exponent += _exponent(p)
         mantissas *= _mantissa(p)
-    exponent += _exponent(mantissas)
-    product = _mantissa(mantissas)
-    total += subtotal
-    return total, product, exponent
+    return subtotal, _mantissa(mantissas), exponent + _exponent(mantissas)
 
 
 @compiled()
-def columns(
-    kind: Any,
-    source: int,
-    image_stride: int,
-    location_stride: int,
-    channels: int,
-    locations: int,
-    epsilon: float,
-    target: int,
-    first: int,
-    last: int,
-) -> None:
-    """Write SMOE Scale of activations whose channels follow each other in memory.
+def _columns(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose channels follow each other in memory."""
+    task = carray(pointer(address, TASK), 1)[0]
+    worker = join(address)
+    if worker < 0:
+        return
+    channels, locations = task.channels, task.locations
+    shift = np.float32(task.epsilon)
+    blocks = (locations + task.block - 1) // task.block
+    images = task.units // blocks
+    span = (images - 1) * task.image_stride + (locations - 1) * task.stride + channels
+    x = carray(pointer(task.source, kind), (span,))
+    values = carray(pointer(task.target, np.float32), (images * locations,))
+    totals, products, exponents = _sums(task, worker)
+    fours = channels // 4 * 4 if task.epsilon >= LEAST_EPSILON else 0
+    unit = claim(address)
+    while unit >= 0:
+        begin = unit % blocks * task.block
+        size = min(task.block, locations - begin)
+        for l in range(size):  # noqa: E741
+            at = unit // blocks * task.image_stride + (begin + l) * task.stride
+            total, product, exponent = 0.0, np.float32(1), 0
+            for start in range(0, fours, COLUMN):
+                part = _column(x[at + start : at + min(start + COLUMN, fours)], shift)
+                total += part[0]
+                p = product * part[1]
+                exponent += part[2] + _exponent(p)
+                product = _mantissa(p)
+            rest = fours
+            if not total < LARGEST:
+                total, product, exponent, rest = 0.0, np.float32(1), 0, 0
+            for k in range(at + rest, at + channels):
+                value = _shifted(x[k], shift)
+                total += value
+                p = _mantissa(value) * product
+                exponent += _exponent(value) + _exponent(p)
+                product = _mantissa(p)
+            totals[l], products[l], exponents[l] = total, product, exponent
+        first = unit // blocks * locations + begin
+        # Apart from the columns, so that the logarithms go through several at a time.
+        _write(values[first : first + size], (totals, products, exponents), channels)
+        unit = claim(address)
 
-    Args:
-        kind: As for `planes`.
-        source: As for `planes`.
-        image_stride: As for `planes`.
-        location_stride: From one location to the next.
-        channels: As for `planes`.
-        locations: As for `planes`.
-        epsilon: As for `planes`.
-        target: As for `planes`.
-        first: The first of the work's locations, counted through all images.
-        last: The location after the last.
-    """
-    shift = np.float32(epsilon)
-    images = (last + locations - 1) // locations
-    span = (images - 1) * image_stride + (locations - 1) * location_stride + channels
-    x = carray(pointer(source, kind), (span,))
-    values = carray(pointer(target, np.float32), (images * locations,))
-    fours = channels // 4 * 4 if epsilon >= LEAST_EPSILON else 0
-    for unit in range(first, last):
-        at = unit // locations * image_stride + unit % locations * location_stride
-        total, product, exponent = 0.0, np.float32(1), 0
-        for start in range(0, fours, COLUMN):
-            sums = _column(x[at + start : at + min(start + COLUMN, fours)], shift)
-            total += sums[0]
-            p = product * sums[1]
-            exponent += sums[2] + _exponent(p)
-            product = _mantissa(p)
-        rest = fours
-        if not total < LARGEST:
-            total, product, exponent, rest = 0.0, np.float32(1), 0, 0
-        for k in range(at + rest, at + channels):
-            value = _shifted(x[k], shift)
-            total += value
-            p = _mantissa(value) * product
-            exponent += _exponent(value) + _exponent(p)
-            product = _mantissa(p)
-        values[unit] = _smoe(total, product, exponent, channels)
+
+def planes_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations, location after location in memory."""
+    _planes(address, np.float32)
+
+
+def planes_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations, location after location in memory."""
+    _planes(address, np.float64)
+
+
+def planes_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations, location after location in memory."""
+    _planes(address, np.int16)
+
+
+def planes_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations, location after location in memory."""
+    _planes(address, np.uint16)
+
+
+def columns_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations, channel after channel in memory."""
+    _columns(address, np.float32)
+
+
+def columns_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations, channel after channel in memory."""
+    _columns(address, np.float64)
+
+
+def columns_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations, channel after channel in memory."""
+    _columns(address, np.int16)
+
+
+def columns_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations, channel after channel in memory."""
+    _columns(address, np.uint16)

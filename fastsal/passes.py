@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -86,7 +85,7 @@ class Pass:
         # What the caller does with its batch afterwards is not the sample's.
         self.images = image[: watch.images].detach().clone()
         self.reader = watch.attributor.reader((image,))
-        taps = [replace(tap, read=self._first(tap.read)) for tap in self.reader.taps]
+        taps = [tap._replace(read=self._first(tap.read)) for tap in self.reader.taps]
         parallel = network if isinstance(model, nn.DataParallel) else None
         self.readings = self._hooks.enter_context(capture.held(taps, parallel))
 

@@ -130,7 +130,7 @@ def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
 @register_statistic(
     "smoe_scale", citation="Mundhenk, Chen & Friedland 2019, Eq 1 and 2", rectifies=True
 )
-def smoe_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def smoe_scale(activations: Tensor, epsilon: float = fused.EPSILON) -> Tensor:
     r"""Return the SMOE Scale of every location.
 
     $$\phi_{ij} = \frac{1}{r} \sum_k \mu_{ij} \log_2 \frac{\mu_{ij}}{T_{ijk}}

@@ -19,8 +19,12 @@ def check_target(output: Any, target: Any, samples: int) -> None:
     Raises:
         TargetError: Naming the target and the output's shape.
     """
-    if target is not None and not callable(target) and isinstance(output, Tensor):
-        select_target(output, target, samples)
+    if target is None or callable(target) or not isinstance(output, Tensor):
+        return
+    if type(target) is int and output.dim() == 2 and 0 <= target < output.shape[1]:
+        # The usual one fits whatever the rest; to select would take as long as a layer's reading.
+        return
+    select_target(output, target, samples)
 
 
 def select_target(output: Tensor, target: Any, samples: int) -> Tensor:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,14 +57,17 @@ def parts(module: nn.Module | None) -> list[nn.Module]:
     >>> len(parts(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))))
     4
     """
-    found = {} if module is None else {module: None}
-    waiting = list(found)
-    while waiting:
-        for part in waiting.pop()._modules.values():
-            if part is not None and part not in found:
-                found[part] = None
-                waiting.append(part)
-    return list(found)
+    if module is None:
+        return []
+    found = [module]
+    seen = set()
+    for part in found:
+        children = part._modules
+        # Most have none; the few others are gone into once.
+        if children and part not in seen:
+            seen.add(part)
+            found.extend([child for child in children.values() if child is not None])
+    return list(dict.fromkeys(found))
 
 
 # What threads share: the modules put into evaluation mode, with how many passes hold each so, and
@@ -115,11 +119,12 @@ def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
     held: list[nn.Module] = []
     try:
         with _lock:
-            for part in found:
-                if part.training or part in _evaluated:
-                    _evaluated[part] = _evaluated.get(part, 0) + 1
-                    held.append(part)
-                    part.training = False
+            if _evaluated or any(map(attrgetter("training"), found)):
+                for part in found:
+                    if part.training or part in _evaluated:
+                        _evaluated[part] = _evaluated.get(part, 0) + 1
+                        held.append(part)
+                        part.training = False
         yield
     finally:
         with _lock:
@@ -142,7 +147,8 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
         LayerError: If a module is scripted or traced, and so calls no hooks.
     """
     before = getattr(_active, "hooks", None)
-    with ExitStack() as stack:
+    handles = []
+    try:
         for module, hook, on_input in hooks:
             if isinstance(module, torch.jit.ScriptModule):
                 raise LayerError(
@@ -156,10 +162,13 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                     handle = module.register_forward_pre_hook(own, with_kwargs=True)
                 else:
                     handle = module.register_forward_hook(own)
-            stack.callback(handle.remove)
+            handles.append(handle)
         _active.hooks = hooks
-        stack.callback(setattr, _active, "hooks", before)
         yield
+    finally:
+        _active.hooks = before
+        for handle in handles:
+            handle.remove()
 
 
 class _OwnCalls:

@@ -19,7 +19,9 @@ MOST_LINES = 400
 # Of fastsal, what is imported inside functions alone.
 LAZY = {"cli.py": {"torchvision", "PIL", "numpy"}, "fused.py": {"numba", "numpy"}}
 # What is needed by modules that only each other and functions import.
-OPTIONAL = {name: {"numba", "numpy"} for name in ("compiled.py", "kernels.py", "map_kernels.py")}
+OPTIONAL = {
+    name: {"numba", "numpy", "llvmlite"} for name in ("compiled.py", "kernels.py", "map_kernels.py")
+}
 OPTIONAL["lightning.py"] = {"lightning"}
 
 

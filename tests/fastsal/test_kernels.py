@@ -13,7 +13,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastsal import SMOEScale, fused
+from fastsal import SMOEScale, fused, sharing
 from fastsal.combine import combine
 from fastsal.normalize import gaussian
 from fastsal.statistics import smoe_scale, smoe_scale_plain
@@ -186,7 +186,7 @@ def test_combining_is_pytorchs_upsampling(size):
     maps = [normal((2, *of)) for of in [(28, 28), (14, 7), (9, 13), (1, 1), (40, 50)]]
     weights = [1, 2, 3.5, 0, 0.25]
     out = torch.full((2, 3, *size), float("nan"))
-    assert fused.combine(maps, weights, out[:, 1])
+    assert fused.combine(maps, weights, out[:, 1:2])
     expected = sum(
         weight * F.interpolate(given[:, None].double(), size, mode="bilinear")
         for given, weight in zip(maps, weights, strict=True)
@@ -221,7 +221,7 @@ def test_shared_work_is_the_same_work(monkeypatch, threads):
         ]
 
     alone = results()
-    monkeypatch.setattr(fused, "ELEMENTS_A_THREAD", 1)
+    monkeypatch.setattr(sharing, "ELEMENTS_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for shared, expected in zip(results(), alone, strict=True):
         assert torch.equal(shared, expected)
@@ -289,8 +289,8 @@ def test_no_place_for_compiled_code():
 def test_a_forked_process_has_threads_of_its_own():
     code = (
         "import os, torch\n"
-        "from fastsal import fused\n"
-        "fused.ELEMENTS_A_THREAD = 1\n"
+        "from fastsal import fused, sharing\n"
+        "sharing.ELEMENTS_A_THREAD = 1\n"
         "torch.get_num_threads = lambda: 2\n"
         "maps = torch.rand(4, 9, 9)\n"
         "expected = fused.gaussian(maps)\n"
