@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml fastsal/_version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "fastsal needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[harness,pictures,test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[harness,pictures,onnx,test,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv with everything in it

@@ -12,6 +12,7 @@ from torch import nn
 
 from fastsal._version import __version__
 from fastsal.cam import CAMS
+from fastsal.export_command import add_export_options, export_network
 from fastsal.map_command import write_maps
 from fastsal.map_pictures import Settings
 from fastsal.model_names import FORMS, build_network
@@ -90,17 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         default=224,
         help="shorter side in pixels (224), or 'original'",
     )
-    maps.add_argument("--layers", nargs="+", metavar="NAME", help="layers to read (found)")
-    maps.add_argument(
-        "--scale-weights",
-        type=_scale_weights,
-        default="linear",
-        metavar="NAME_OR_NUMBERS",
-        help="linear, equal, prior, or a number a scale: 1,1,2,3,5 (linear)",
-    )
-    maps.add_argument(
-        "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
-    )
+    _add_reading(maps)
     maps.add_argument(
         "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
     )
@@ -119,6 +110,19 @@ def _parser() -> argparse.ArgumentParser:
         )
     maps.add_argument("--quiet", action="store_true", help="no progress bar")
     maps.set_defaults(run=_maps)
+
+    export = commands.add_parser(
+        "export",
+        parents=[model],
+        help="write a network with its map as an ONNX file",
+        description="Write one ONNX file that gives the network's output, the map and the maps of "
+        "the scales: with onnxruntime and NumPy alone it runs. The file is compared with PyTorch "
+        "on images the export has not seen before it takes its place. A network of torchvision or "
+        "timm has its pretrained weights unless --weights or --random-weights is given.",
+    )
+    add_export_options(export)
+    _add_reading(export)
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -127,6 +131,20 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
     weights.add_argument(
         "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
+    )
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers to read (found)")
+    parser.add_argument(
+        "--scale-weights",
+        type=_scale_weights,
+        default="linear",
+        metavar="NAME_OR_NUMBERS",
+        help="linear, equal, prior, or a number a scale: 1,1,2,3,5 (linear)",
+    )
+    parser.add_argument(
+        "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
     )
 
 
@@ -221,6 +239,21 @@ def _maps(options: argparse.Namespace) -> int:
     print(f"{counts}: {manifest}")
     if not tally.written and not tally.done_before:
         raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.target is not None and options.method != "fastcam":
+        raise CommandError(f"--target {options.target} is for --method fastcam")
+    network = _network(options, pretrained=not options.random_weights)
+    try:
+        written = export_network(network, options)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        raise CommandError(f"{options.model}: {error}") from error
+    print(
+        f"{written.path}: {', '.join(written.outputs)}; {written.file_bytes / 1e6:.1f} MB, equal "
+        f"to PyTorch's to {written.difference:.1g}"
+    )
     return 0
 
 

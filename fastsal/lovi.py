@@ -70,9 +70,21 @@ def lovi(maps: Tensor) -> Tensor:
     [[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     maps = _unit_range(maps, "lovi: maps", ("N", "R", "H", "W"))
-    r = maps.shape[1]
-    if r == 0:
+    if maps.shape[1] == 0:
         raise ValueError("lovi: maps holds no layer; expected (N, R, H, W) with R at least 1")
+    return lovi_colours(maps)
+
+
+def lovi_colours(maps: Tensor) -> Tensor:
+    """Return what `lovi` does without a look at the values, so that a compiler can follow.
+
+    Args:
+        maps: As for `lovi`, in [0, 1].
+
+    >>> lovi_colours(torch.ones(1, 2, 1, 1)).flatten().tolist()
+    [1.0, 1.0, 1.0]
+    """
+    r = maps.shape[1]
     value = maps.amax(1)
     if r == 1:
         return value[:, None].expand(-1, 3, -1, -1).contiguous()
