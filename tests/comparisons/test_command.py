@@ -18,6 +18,7 @@ from torch import nn
 
 from comparisons import __main__ as command
 from comparisons import session
+from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan
 from evaluation import store
@@ -94,6 +95,11 @@ def _refused(said: str, message: str) -> None:
         ("--fractions ,", "no fractions given"),
         ("--mask-only roar", "--mask-only 'roar': expected MODE:PERCENT, such as roar:50"),
         ("--mask-only road:50", "unknown mode 'road'"),
+        (
+            "--measures rod",
+            "unknown measure 'rod': expected all, none, or some of insertion",
+        ),
+        ("--measure-images 0", "measure_images=0: expected at least 1"),
         ("--mask-only roar:0", "fraction 0 % is out of range"),
         ("--modes road", "unknown mode 'road': expected some of roar, kar"),
         ("--modes roar,roar", "mode roar is given twice"),
@@ -279,6 +285,15 @@ def test_options_go_before_the_preset(planned):
 
 def test_no_mask_only_trainings(planned):
     assert planned("--mask-only", "none").mask_only == ()
+
+
+def test_measures_without_retraining_are_all_none_or_some(planned):
+    assert planned().measures == planned("--measures", "all").measures == tuple(MEASURES)
+    assert planned("--measures", "none").measures == ()
+    assert planned("--measures", "weights,road").measures == ("weights", "road")
+    # Where the object is unknown, what needs it is left out.
+    assert "localisation" not in planned("--data", "folder:pictures").measures
+    assert planned("--measure-images", "10").measure_images == 10
 
 
 def test_a_preset_is_not_changed_by_a_run(planned):
