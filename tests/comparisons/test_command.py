@@ -83,7 +83,7 @@ def _refused(said: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--methods random,lime", "unknown method 'lime': expected some of random, centre"),
+        ("--methods random,lime", "unknown method 'lime': expected some of random, "),
         ("--first-seed-only lime", "unknown method 'lime'"),
         ("--methods ,", "no methods given"),
         ("--fractions 0", "fraction 0 % is out of range"),
