@@ -26,7 +26,7 @@ from reports.overview import (
 from reports.provenance import set_up, traced
 from reports.reading import GROUPS, Method, Run, read_run
 from reports.rendering import rendered
-from reports.replacement import SCORES, replacements, verdict
+from reports.replacement import replacements, verdict
 from reports.tables import accuracies, levels, per_method, unmasked
 from reports.track_changes import track_changes
 
@@ -116,7 +116,6 @@ def _context(run: Run) -> dict[str, Any]:
         "agreements": agreements(run),
         "forest": forest_chart(run, sure),
         "replaced": replacements(run),
-        "replaced_scores": tuple(SCORES),
         "verdict": verdict,
         "accuracies": found,
         "levels": levels(records, run.chance),

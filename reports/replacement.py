@@ -6,19 +6,18 @@ times SMOE Scale (Fast-CAM) against the same map times Guided Backprop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from evaluation.scores import t_interval
+from reports.answers import numbered, read_answers, resampled
+from reports.certainty import SCORES
 from reports.reading import Method, Run
-from reports.tables import Estimate, Sums, seed_sums, sums
+from reports.tables import Estimate, Sums, differences, sums
 
-__all__ = ["SCORES", "Replacement", "paired_gain", "replacements", "verdict"]
+__all__ = ["Replacement", "gains", "replacements", "verdict"]
 
-# Each score of a difference, and the modes it sums over.
-SCORES: dict[str, tuple[str, ...]] = {"KAR": ("kar",), "ROAR": ("roar",), "SUM": ("kar", "roar")}
-
-_NOTHING = Sums(None, None, None)
+Pair = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -26,40 +25,68 @@ class Replacement:
     """One class activation map alone, times Guided Backprop, and as Fast-CAM.
 
     Args:
-        cam: name of the map.
         methods: the three as the run has them; ``"alone"`` may be missing.
         sums: of each.
-        gain: Fast-CAM less the product with Guided Backprop, by score, paired by seed; None where
-            no seed has both.
+        gain: Fast-CAM less the product with Guided Backprop, paired by seed and test image.
     """
 
-    cam: str
     methods: Mapping[str, Method]
     sums: Mapping[str, Sums]
-    gain: Mapping[str, Estimate | None]
+    gain: Sums
 
 
 def replacements(run: Run) -> list[Replacement]:
     """Every class activation map that the run has both times Guided Backprop and as Fast-CAM."""
-    by_cam: dict[str, dict[str, Method]] = {}
+    by_cam: dict[Any, dict[str, Method]] = {}
     for method in run.methods.values():
         cam = method.parameters.get("cam")
         if cam is not None:
-            by_cam.setdefault(cam, {})[_role(method)] = method
-    measured = sums(run.records, run.fractions)
+            # Blurred methods are held against one another.
+            blur = method.parameters.get("blur_sigma_share")
+            by_cam.setdefault((cam, blur), {})[_role(method)] = method
+    both = [methods for methods in by_cam.values() if {"guided", "fast"} <= methods.keys()]
+    pairs = [(methods["fast"].name, methods["guided"].name) for methods in both]
+    alone = [(method.name, None) for methods in both for method in methods.values()]
+    found = gains(run, [*pairs, *alone])
     return [
         Replacement(
-            cam=cam,
             methods=methods,
-            sums={role: measured.get(method.name, _NOTHING) for role, method in methods.items()},
-            gain={
-                score: paired_gain(run, methods["fast"].name, methods["guided"].name, modes)
-                for score, modes in SCORES.items()
+            sums={
+                role: Sums(**{score: found.get((method.name, None, score)) for score in SCORES})
+                for role, method in methods.items()
             },
+            gain=Sums(**{score: found.get((*pair, score)) for score in SCORES}),
         )
-        for cam, methods in by_cam.items()
-        if {"guided", "fast"} <= methods.keys()
+        for methods, pair in zip(both, pairs, strict=True)
     ]
+
+
+def gains(run: Run, pairs: Iterable[Pair]) -> dict[tuple[str, str | None, str], Estimate]:
+    """Scores of the first method of each pair less the second's, over the seeds that have both.
+
+    Args:
+        run: the run.
+        pairs: names of methods; None in the second place for the scores themselves.
+
+    Returns:
+        By first and second name and score; with intervals over seeds and test images where the
+        answers to every test image are kept, and none for one seed.
+    """
+    answers = read_answers(run)
+    measured = sums(run.records, run.fractions)
+    nothing = Sums(None, None, None)
+    wanted = {}
+    for first, second in dict.fromkeys(pairs):
+        for score, modes in SCORES.items():
+            if second is None:
+                estimate: Estimate | None = getattr(measured.get(first, nothing), score)
+            else:
+                paired = differences(run.records, run.fractions, second, modes)
+                estimate = paired.get(first)
+            if estimate is not None:
+                parts = answers.area(first, modes, numbered(estimate), second)
+                wanted[first, second, score] = estimate, parts
+    return resampled(answers, wanted)
 
 
 def verdict(gain: Estimate | None) -> str:
@@ -81,24 +108,3 @@ def _role(method: Method) -> str:
     if "weights" in method.parameters:
         return "fast"
     return "guided" if "times" in method.parameters else "alone"
-
-
-def paired_gain(run: Run, first: str, second: str, modes: tuple[str, ...]) -> Estimate | None:
-    """A score of the first method less that of the second, over the seeds that have both.
-
-    Args:
-        run: the run.
-        first: name of a method.
-        second: of the one it is held against.
-        modes: that the score sums over, ``"kar"`` up and ``"roar"`` down.
-    """
-    rows = run.records[(run.records["metric"] == "accuracy") & run.records["layer"].isna()]
-    own, other = (
-        seed_sums(rows[rows["method"] == name], run.fractions, modes) for name in (first, second)
-    )
-    paired = {seed: (own[seed], other[seed]) for seed in own if seed in other}
-    if not paired:
-        return None
-    values = [mine[0] - theirs[0] for mine, theirs in paired.values()]
-    cells = tuple(cell for mine, theirs in paired.values() for cell in (*mine[1], *theirs[1]))
-    return Estimate(sum(values) / len(values), t_interval(values), tuple(paired), cells)

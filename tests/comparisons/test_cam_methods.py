@@ -204,7 +204,8 @@ def test_every_registered_statistic_is_a_method_once():
 
 
 def test_sets_are_their_methods():
-    assert resolve("controls", has_object_masks=True) == ("random", "centre", "sobel", "oracle")
+    controls = ("random", "random-blobs", "centre", "sobel", "oracle")
+    assert resolve("controls", has_object_masks=True) == controls
     assert resolve("all", has_object_masks=True) == tuple(METHODS)
     # Three of each class activation map, and nothing else.
     assert len(resolve("cams", has_object_masks=False)) == 3 * len(CAMS) == 9
@@ -232,8 +233,8 @@ def test_a_set_leaves_out_what_the_images_do_not_allow():
 
 def test_sets_and_names_go_together_each_once():
     names = resolve("sobel,controls,smoe-linear,statistics", has_object_masks=False)
-    assert names[:4] == ("sobel", "random", "centre", "smoe-linear")
-    assert len(set(names)) == len(names) == 3 + 13
+    assert names[:5] == ("sobel", "random", "random-blobs", "centre", "smoe-linear")
+    assert len(set(names)) == len(names) == 4 + 13
 
 
 def test_an_unknown_word_gets_the_sets_too():
