@@ -39,8 +39,11 @@ ADDED = {
 }
 
 
-def plant(root: Path, *, model: str = "resnet50", spread: float = 0.1, **place: Any) -> Path:
+def plant(
+    root: Path, *, model: str = "resnet50", spread: float = 0.1, rounds: int = 8, **place: Any
+) -> Path:
     store = Store(root)
+    root.mkdir(exist_ok=True)
     where = {"size": 224, "classes": 1000, "precision": "float32", "device": "cpu"}
     where |= {"hardware": "cpu", "model": model, **place}
     timed = {**where, "threads": 2, "rounds": 8, "limit_s": 30.0, "compiled": False} | place
@@ -59,8 +62,9 @@ def plant(root: Path, *, model: str = "resnet50", spread: float = 0.1, **place: 
 
     for name, added in ADDED.items():
         steps = [spread * step for step in (-4, -3, -2, -1, 1, 2, 3, 4)]
-        rounds = tuple({"forward_ms": 100.0, "map_ms": 100.0 + added + step} for step in steps)
-        save("cost", name, {"first_ms": 500.0}, rounds, {**timed, "batch": timed.get("batch", 1)})
+        taken = [{"forward_ms": 100.0, "map_ms": 100.0 + added + step} for step in steps]
+        history = tuple(taken[:rounds])
+        save("cost", name, {"first_ms": 500.0}, history, {**timed, "batch": timed.get("batch", 1)})
         counted = {
             "map_flops": 0.0 if name == "centre" else FLOPS * (2 if "guided" in name else 1),
             "map_elementwise": 3e6 + (0 if name == "none" else 2e7),
@@ -140,6 +144,10 @@ def test_an_added_time_that_cannot_be_told_from_none_says_so(tmp_path):
 def test_one_that_is_surely_below_none_is_called_a_fault(tmp_path):
     plant(tmp_path, batch=8, spread=0.01)
     assert "below 0: no cost, a fault of the timing" in section(tmp_path, "times")
+    plant(tmp_path / "few", batch=8, spread=0.01, rounds=3)
+    few = section(tmp_path / "few", "times")
+    assert "below 0: too few rounds to tell" in few
+    assert "fault" not in few
 
 
 def test_a_goal_of_one_network_is_none_of_another(tmp_path):
