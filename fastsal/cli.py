@@ -75,10 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
         "read is recorded there and the rest goes on; what is done is not done again. A network of "
         "torchvision or timm has its pretrained weights unless --weights or --random-weights is "
-        "given. Pictures have the size the network saw.",
+        "given. Pictures have the size the network saw. A video gives videos.",
     )
     maps.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="files, or whole folders"
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="files, videos among them, or whole folders of images",
     )
     maps.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=FORMS)
     _add_weights(maps)
@@ -92,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         help="shorter side in pixels (224), or 'original'",
     )
     _add_reading(maps)
+    maps.add_argument(
+        "--smoothing",
+        type=_smoothing,
+        default=0.0,
+        metavar="A",
+        help="average maps over time, of a video, or of a folder's images by name: each is A times "
+        "the one before and 1 - A of its own (0)",
+    )
     maps.add_argument(
         "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
     )
@@ -159,6 +171,13 @@ def _size(text: str) -> int:
     return size
 
 
+def _smoothing(text: str) -> float:
+    smoothing = float(text)
+    if not 0 <= smoothing < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 up to but not 1, got {text}")
+    return smoothing
+
+
 def _scale_weights(text: str) -> str | tuple[float, ...]:
     try:
         return tuple(float(number) for number in text.split(","))
@@ -221,6 +240,7 @@ def _maps(options: argparse.Namespace) -> int:
             lovi=options.lovi,
             mean=tuple(options.mean or known.mean),
             std=tuple(options.std or known.std),
+            smoothing=options.smoothing,
         )
         tally = write_maps(
             network,

@@ -1,4 +1,4 @@
-"""`fastsal maps`: the maps of photographs as pictures, with a manifest."""
+"""`fastsal maps`: the maps of photographs and videos as pictures, with a manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal import clips
 from fastsal._version import __version__
 from fastsal.manifest import Entry, Manifest, file_hash
 from fastsal.map_pictures import USUAL_SIZE, MapPictures, Settings
 from fastsal.model_names import needed
-from fastsal.pictures import Photograph, find_photographs, read_photograph, write_png
+from fastsal.pictures import find_photographs, read_photograph, write_png
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,24 @@ def write_maps(
     return Tally(written, done_before, failed)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made of one file: pictures by kind, the manifest's entry, and what writes them."""
+
+    names: dict[str, str]
+    found: Entry
+    put: Callable[[], None]
+
+
+def _entry(size: list[int], image: Tensor, found: Entry, told: list[str]) -> Entry:
+    return {
+        "image_size": size,
+        "shown_size": list(image.shape[:1:-1]),
+        **found,
+        "warnings": told,
+    }
+
+
 class _Run:
     """Does one photograph after the other; `messages` is what to tell the user."""
 
@@ -104,21 +123,24 @@ class _Run:
         self.manifest, self.pictures = manifest, pictures
         self.used, self.environment = used, environment
         self.messages: list[str] = []
+        self.folder: Path | None = None
 
     def one(self, path: Path, place: Path) -> str:
         """Return "written", "done before" or "failed"."""
         file = _relative(path, self.manifest.folder)
+        is_clip = path.suffix.lower() in clips.SUFFIXES
         content = None
         try:
             content = file_hash(path)
-            if self.manifest.is_done(file, content, self.used):
+            # A smoothed map has those before it in it, which are not kept.
+            alone = is_clip or not self.pictures.settings.smoothing
+            if alone and self.manifest.is_done(file, content, self.used):
                 return "done before"
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                photograph = read_photograph(path, self.pictures.settings.size)
-            self._prepare(photograph)
-            made, found = self.pictures(photograph.image)
-            told = [str(one.message) for one in caught] + found.pop("warnings")
+            if is_clip or place.parent != self.folder:
+                self.pictures.smoother.restart()
+            self.folder = None if is_clip else place.parent
+            stem = self.manifest.stem(file, place.with_suffix("").as_posix())
+            made = self._clip(path, stem) if is_clip else self._photograph(path, stem)
         except (ImportError, _Impossible):
             raise
         # A decoder and a network raise whatever their authors chose; one photograph's fault must
@@ -131,29 +153,62 @@ class _Run:
                 {"file": file, "sha256": content, "error": reason, "settings": self.used}
             )
             return "failed"
-        stem = self.manifest.stem(file, place.with_suffix("").as_posix())
         self.manifest.begin(file)
-        names = {kind: f"{stem}_{kind}.png" for kind in made}
-        for kind, picture in made.items():
-            write_png(picture, self.manifest.folder / names[kind])
+        made.put()
         self.manifest.add(
             {
                 "file": file,
                 "sha256": content,
-                "image_size": [photograph.width, photograph.height],
-                "shown_size": list(photograph.image.shape[:1:-1]),
-                **found,
-                "warnings": told,
+                **made.found,
                 "stem": stem,
-                "pictures": names,
+                "pictures": made.names,
                 "settings": self.used,
                 "environment": self.environment,
             }
         )
-        self.messages += [f"{path}: {message}" for message in told]
+        self.messages += [f"{path}: {message}" for message in made.found["warnings"]]
         return "written"
 
-    def _prepare(self, photograph: Photograph) -> None:
+    def _photograph(self, path: Path, stem: str) -> _Made:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            photograph = read_photograph(path, self.pictures.settings.size)
+        self._prepare(photograph.image)
+        pictures, found = self.pictures(photograph.image)
+        names = {kind: f"{stem}_{kind}.png" for kind in pictures}
+
+        def put() -> None:
+            for kind, picture in pictures.items():
+                write_png(picture, self.manifest.folder / names[kind])
+
+        told = [str(one.message) for one in caught] + found.pop("warnings")
+        size = [photograph.width, photograph.height]
+        return _Made(names, _entry(size, photograph.image, found, told), put)
+
+    def _clip(self, path: Path, stem: str) -> _Made:
+        clip = clips.Clip(path, self.pictures.settings.size)
+        kinds = ("map", "overlay", "lovi") if self.pictures.settings.lovi else ("map", "overlay")
+        names = {kind: f"{stem}_{kind}.mp4" for kind in kinds}
+        writer = clips.ClipWriter(self.manifest.folder, names, clip.rate)
+        told: list[str] = []
+        found: Entry = {}
+        image = None
+        try:
+            for image in clip:
+                self._prepare(image)
+                pictures, found = self.pictures(image)
+                told += [message for message in found["warnings"] if message not in told]
+                writer.add(pictures)
+            if image is None:
+                raise ValueError("it has no frames")
+        except BaseException:
+            writer.drop()
+            raise
+        found = {"frames": writer.frames, "rate": float(clip.rate), "scales": found["scales"]}
+        size = [clip.width, clip.height]
+        return _Made(names, _entry(size, image, found, told), writer.finish)
+
+    def _prepare(self, image: Tensor) -> None:
         if self.pictures.ready:
             return
         size = self.pictures.settings.size
@@ -163,7 +218,7 @@ class _Run:
             if size is not None:
                 raise _Impossible(f"no map can be made at --size {size}: {error}") from error
             # The network may take photographs of one size alone.
-            self.messages += self.pictures.prepare(*photograph.image.shape[2:])
+            self.messages += self.pictures.prepare(*image.shape[2:])
 
 
 class _Impossible(ValueError):

@@ -14,6 +14,7 @@ from fastsal.fastcam import FastCAM
 from fastsal.lovi import heatmap, lovi, overlay
 from fastsal.manifest import Entry
 from fastsal.reading import Maps
+from fastsal.video import Smoother
 
 # Where photographs keep their own sizes, scales are still found on one size.
 USUAL_SIZE = 224
@@ -35,6 +36,8 @@ class Settings:
         lovi: Whether a LOVI picture is written.
         mean: The network's input mean.
         std: The network's input standard deviation.
+        smoothing: As for `fastsal.video.maps`, of a video's frames, or of a folder's photographs in
+            the order of their names; 0 for none.
     """
 
     method: str
@@ -48,6 +51,7 @@ class Settings:
     lovi: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    smoothing: float = 0.0
 
 
 class MapPictures:
@@ -75,6 +79,8 @@ class MapPictures:
             for values in (settings.mean, settings.std)
         )
         self.ready = False
+        self.smoother = Smoother(settings.smoothing)
+        self.last_size: torch.Size | None = None
         layers = None if settings.layers is None else list(settings.layers)
         options: dict[str, Any] = {
             "weights": settings.scale_weights,
@@ -104,6 +110,7 @@ class MapPictures:
             # Of what has no class in it, a map of zeros is no surprise.
             warnings.simplefilter("ignore")
             self(pixels)
+        self.smoother.restart()
         self.ready = True
         return _told(caught)
 
@@ -125,10 +132,15 @@ class MapPictures:
                 combined = self.fastcam.attribute(
                     inputs, target=self.settings.target, expand_channels=False
                 )[:, 0]
+        if self.last_size != combined.shape[1:]:
+            self.smoother.restart()
+            self.last_size = combined.shape[1:]
+        stacked = [maps.stacked] if self.settings.lovi else []
+        combined, *stacked = self.smoother([combined, *stacked])
         shown, bounds = self._bounded(combined.cpu())
         pictures = {"map": heatmap(shown)[0], "overlay": overlay(image, shown)[0]}
-        if self.settings.lovi:
-            pictures["lovi"] = lovi(self._bounded(maps.stacked.cpu())[0])[0]
+        if stacked:
+            pictures["lovi"] = lovi(self._bounded(stacked[0].cpu())[0])[0]
         return pictures, {
             **self._prediction(maps.logits),
             "scales": _scales(maps),

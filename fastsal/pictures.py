@@ -117,10 +117,14 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
         shown = shown_size(width, height, size)
         if shown != (width, height):
             picture = picture.resize(shown, pillow.Resampling.BILINEAR)
-        content = bytearray(picture.tobytes())
-    pixels = torch.frombuffer(content, dtype=torch.uint8)
-    image = pixels.reshape(1, shown[1], shown[0], 3).movedim(-1, 1).float() / 255
-    return Photograph(image, width, height)
+        return Photograph(tensor_of(picture), width, height)
+
+
+def tensor_of(picture: Any) -> Tensor:
+    """Return a Pillow image in RGB as a tensor `(1, 3, H, W)` in [0, 1]."""
+    width, height = picture.size
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, height, width, 3).movedim(-1, 1).float() / 255
 
 
 def shown_size(width: int, height: int, size: int | None) -> tuple[int, int]:
