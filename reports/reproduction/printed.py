@@ -97,7 +97,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[Claim]:
         "second crop",
     )
     yield Claim(
-        "section 3, prior weights",
+        "prior layer weights",
         "The prior layer weights follow from the table of scores: largest difference to the "
         "nearest formula found",
         "0.18, 0.15, 0.37, 0.4, 0.72",

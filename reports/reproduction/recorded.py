@@ -127,7 +127,7 @@ def _bounded(
     at_least = unit == "times"
     common = partial(
         Claim,
-        "section 4.1",
+        "section 4.1" if unit == "B" else "claims beside Table 6",
         statement,
         "117 kB" if unit == "B" else f"{low:g} to {high:g} {unit}",
         "at least" if at_least else "at most",
@@ -198,7 +198,7 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
     by_layer = [table.difference(_SMOE, [layer]) for layer in run.layers]
     own = [score.mean for score in by_layer if score is not None]
     yield Claim(
-        "section 3, prior weights",
+        "prior layer weights",
         "The last scale weighs most: its difference score less the highest of the others'",
         "0.72 against 0.40",
         "more than",
