@@ -140,7 +140,9 @@ class StatisticWork:
         workers = workers_for(images * -(-locations // SMALLEST_BLOCK), layout.shape.numel())
         # As many blocks as threads at least, each in whole vectors.
         each = -(-locations * images // workers)
-        block = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, -(-min(each, locations) // 16) * 16))
+        # And no more scratch for many threads than for two.
+        largest = min(LARGEST_BLOCK, 2 * LARGEST_BLOCK // workers)
+        block = max(SMALLEST_BLOCK, min(largest, -(-min(each, locations) // 16) * 16))
         units = images * -(-locations // block)
         self.bytes = 4 * images * locations
         self.workers = min(workers, units)
@@ -222,11 +224,14 @@ class CombineWork:
         squash: bool,
     ) -> None:
         height, width = size
-        workers = workers_for(images * height, 8 * images * height * width)
+        widest = max(columns for _, columns in sizes)
+        each = combine_scratch_bytes(len(sizes), width, widest)
+        # Scratch of all threads is no more than a byte for each location.
+        affordable = max(1, images * height * width // each)
+        workers = min(affordable, workers_for(images * height, 8 * images * height * width))
         bands = min(height, -(-BANDS * workers // images) if workers > 1 else 1)
         band = -(-height // bands)
         units = images * -(-height // band)
-        widest = max(columns for _, columns in sizes)
         self.workers = min(workers, units)
         self.scales = (ScaleMaps * len(sizes))(
             *(
@@ -234,7 +239,6 @@ class CombineWork:
                 for (rows, columns), weight in zip(sizes, weights, strict=True)
             )
         )
-        each = combine_scratch_bytes(len(sizes), width, widest)
         self.scratch_bytes = self.workers * each
         self.task = CombineTask(
             workers=self.workers,

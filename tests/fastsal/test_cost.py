@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from evaluation.memory import peak_bytes
-from fastsal import FastCAM, SMOEScale, fused
+from fastsal import FastCAM, SMOEScale, fused, sharing
 from fastsal.scales import Scale
 
 # Of the paper, for a 224x224 image.
@@ -46,7 +46,11 @@ def map_bytes(shapes, images=1):
 @pytest.mark.skipif(not fused.available(), reason="Numba is not installed")
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("expand", [True, False])
-def test_all_that_is_alive_beside_the_result(images, expand):
+@pytest.mark.parametrize("threads", [1, 2, 8, 64])
+def test_all_that_is_alive_beside_the_result(monkeypatch, images, expand, threads):
+    # As many are allowed for; no more than there are run.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(sharing, "_team", lambda: None)
     net, batch = Activations(RESNET50, images), torch.zeros(images, 3, 224, 224)
     attributor = SMOEScale(net, net.scales)
     attributor.attribute(batch)
