@@ -55,8 +55,9 @@ class Written:
         path: The file.
         outputs: The names of its outputs, the model's own first.
         file_bytes: Its size.
-        difference: The largest difference from PyTorch over output, map and inputs tried, as a
-            share of each one's largest magnitude; of the scales' maps the mean difference.
+        difference: The largest over outputs and inputs tried of what onnxruntime differs by from
+            PyTorch, as a share of the output's largest magnitude: of the model's own outputs the
+            largest difference, of maps the mean one.
     """
 
     path: Path
@@ -122,7 +123,7 @@ def write_onnx(
         except ValueError as error:
             raise ExportError(f"cannot write {path}: {_told(error)}") from error
         unseen = _unseen(inputs, dynamic_batch, dynamic_size)
-        difference = _difference(module, draft, unseen, whole=len(own) + 1)
+        difference = _difference(module, draft, unseen, whole=len(own))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"onnxruntime's outputs differ from PyTorch's by {difference:.2g} of their "
@@ -267,9 +268,9 @@ def _difference(
 ) -> float:
     """Return how far onnxruntime's outputs are from PyTorch's, and raise if it cannot run.
 
-    The first outputs, as many as `whole` says, count by their largest difference, the maps of
-    single scales by their mean one: where an activation is within rounding of 0, its logarithm is
-    not, and PyTorch itself is some thousandths from float64 at single locations.
+    The first outputs, as many as `whole` says, count by their largest difference, maps by their
+    mean one: where an activation is within rounding of 0, its logarithm is not, and at single
+    locations PyTorch itself is some thousandths from float64.
     """
     runtime: Any = needed("onnxruntime", "an ONNX file")
     distances = [0.0]
