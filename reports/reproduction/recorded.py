@@ -66,7 +66,9 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
         OVERHEAD,
         "%",
         (
-            _Figure(row.added.median, table.title, _command(run), _ends(row.added, "%"))
+            _Figure(
+                row.added.median, table.title, _command(run), _ends(row.added, "%", OVERHEAD[1])
+            )
             for run, table, row in rows
             if row.name == REFERENCE
         ),
@@ -84,7 +86,7 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
                     ratio.value,
                     f"{row.title}; {table.title}",
                     _command(run),
-                    _ends(ratio, "times"),
+                    _ends(ratio, "times", low),
                 )
                 for run, table, row in rows
                 if row.name in names
@@ -112,8 +114,10 @@ def _is_the_papers(setting: Setting) -> bool:
     return eager and (setting.model, setting.size) == (_NETWORK, _SIDE)
 
 
-def _ends(found: Interval | Ratio, unit: str) -> str:
+def _ends(found: Interval | Ratio, unit: str, bound: float) -> str:
     between = f"{digits(found.low)} to {digits(found.high)} {unit}"
+    if found.low < bound < found.high:
+        between += ", so that either verdict may be"
     if isinstance(found, Ratio):
         return f"its intervals allow {between}"
     return f"{100 * found.covers:.0f} % interval {between}"

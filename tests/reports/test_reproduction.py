@@ -103,6 +103,8 @@ def test_profiled_claims_are_those_of_the_rounds(profiled):
     assert rows["verdict"].tolist() == ["held", "held", "fails", "held"]
     assert rows["ratio"].tolist() == pytest.approx([1.0, 1.0, 875 / 1456, 49 / 117])
     assert set(rows["command"]) == {"the command"}
+    # Every round has the same share: no interval holds a bound.
+    assert not rows["note"].str.contains("either verdict").any()
     assert "batch 1" in rows["measured_on"].iloc[0]
 
 
