@@ -26,7 +26,7 @@ test: setup ## lint, types and every test but the long ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-long: setup ## the longer checks too
 	$(BIN)/python -m pytest
