@@ -207,7 +207,8 @@ def test_a_map_of_zero_is_named(images):
 def test_a_batch_equals_the_loop(resnet, images):
     fast = FastCAM(resnet)
     loop = torch.cat([fast.attribute(image[None], 1) for image in images])
-    torch.testing.assert_close(fast.attribute(images, 1), loop, rtol=0, atol=1e-5)
+    # Convolutions of another batch size may sum in another order.
+    torch.testing.assert_close(fast.attribute(images, 1), loop, rtol=0, atol=1e-4)
 
 
 def test_given_scales_and_weights(resnet, images):
