@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import typer.testing
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from comparisons import __main__ as command
@@ -330,7 +331,9 @@ def test_the_command_is_recorded(invoke, monkeypatch, tmp_path):
     assert seen["command"] == "python -m comparisons run --out 'a folder'"
 
 
-def test_methods_are_listed_with_their_citation(invoke):
+def test_methods_are_listed_with_their_citation(invoke, monkeypatch):
+    # So wide that no title is cut in two, wherever the tests run.
+    monkeypatch.setattr(command, "_console", Console(highlight=False, width=400))
     code, said = invoke("methods")
     assert code == 0
     squeezed = " ".join(said.split())
