@@ -14,6 +14,7 @@ from rich.table import Table
 from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
+from comparisons.engines import engine_of
 from comparisons.layers.command import layers
 from comparisons.methods import METHODS
 from comparisons.plan_options import PlanOptions, with_plan_options
@@ -55,6 +56,10 @@ def run(
         typer.Option(help="MiB that one pass of a saliency method may hold, in each worker."),
     ] = MEMORY_BUDGET_MIB,
     device: Annotated[str, shared.DEVICE] = "cpu",
+    engine: Annotated[str, shared.ENGINE] = "local",
+    address: Annotated[str | None, shared.ADDRESS] = None,
+    cpus_per_cell: Annotated[float | None, shared.CPUS_PER_CELL] = None,
+    gpus_per_cell: Annotated[float | None, shared.GPUS_PER_CELL] = None,
 ) -> None:
     """Run a comparison, or continue it, and write its report."""
     with one_message(_console, out):
@@ -62,10 +67,16 @@ def run(
         report = run_plan(
             options.plan(device),
             out,
-            workers=workers,
-            threads=threads,
-            device=device,
-            memory_budget_mib=memory_budget,
+            engine=engine_of(
+                engine,
+                address=address,
+                workers=workers,
+                threads=threads,
+                cpus_per_cell=cpus_per_cell,
+                gpus_per_cell=gpus_per_cell,
+                device=device,
+                memory_budget_mib=memory_budget,
+            ),
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )

@@ -7,6 +7,7 @@ cell whose result exists is complete.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,14 @@ from comparisons.layers import cells as layer_cells
 from comparisons.measure_cells import measure, train_on_permuted
 from comparisons.methods import METHODS
 from comparisons.tracks import crossfitted_targets, taken_over, train_without_fold
-from comparisons.trained import frozen, keep_network, masked_views, record, train_and_test
+from comparisons.trained import (
+    TrainingDone,
+    frozen,
+    keep_network,
+    masked_views,
+    record,
+    train_and_test,
+)
 from evaluation.datasets import Request, files_hash, load_dataset
 from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
 from evaluation.profiling import count, time_metrics
@@ -38,7 +46,7 @@ from evaluation.tracks import Track
 from evaluation.views import InputView
 from fastsal import __version__
 
-__all__ = ["CODE_VERSION", "Cell", "run_cell"]
+__all__ = ["CODE_VERSION", "Cell", "assist_cell", "run_cell"]
 
 # Part of every cell's id. Raised when a change alters what a cell computes, so that
 # results from before are not taken for results from after.
@@ -70,6 +78,15 @@ class Cell:
         """Hash of the full specification and the version of the code."""
         return spec_id({"kind": self.kind, "code": CODE_VERSION, "spec": self.spec})
 
+    @property
+    def ranks(self) -> int:
+        """How many processes do it together: those that its network is trained by.
+
+        >>> Cell("base", {"recipe": {"ranks": 4}}).ranks, Cell("data", {}).ranks
+        (4, 1)
+        """
+        return int(self.spec.get("recipe", {}).get("ranks", 1))
+
 
 def run_cell(cell: Cell, store: Store, *, device: str = "cpu") -> CellResult:
     """Do the work of a cell, unless it is done, and record it.
@@ -97,6 +114,18 @@ def run_cell(cell: Cell, store: Store, *, device: str = "cpu") -> CellResult:
     )
     store.save_result(result)
     return result
+
+
+def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
+    """Take part in the training of a cell as one of its other ranks; rank 0 records it.
+
+    Args:
+        cell: what to do.
+        store: where its inputs are.
+        device: where its network runs.
+    """
+    with contextlib.suppress(TrainingDone):
+        _WORK[cell.kind](cell, store, device)
 
 
 def _data(cell: Cell, store: Store, device: str) -> Outcome:

@@ -20,8 +20,20 @@ PRECISION = typer.Option(help="float32 or bfloat16; bfloat16 where this machine 
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
 OUT = typer.Option(help="Directory of the run; one that exists is continued.")
-WORKERS = typer.Option(help="Worker processes; by default one a processor.")
+WORKERS = typer.Option(help="Processes that work at once; by default as many as there is room for.")
 THREADS = typer.Option(help="Threads of each worker.")
+ENGINE = typer.Option(help="local: processes of this machine; ray: tasks of a Ray cluster.")
+ADDRESS = typer.Option(
+    help="The Ray cluster to join, or auto for the one this machine belongs to; by default Ray is "
+    "started here."
+)
+CPUS_PER_CELL = typer.Option(
+    help="Processors set aside for each piece of work; by default as many as it has threads."
+)
+GPUS_PER_CELL = typer.Option(
+    help="GPUs set aside for each training, which they share; 0.5 lets two trainings share one. "
+    "By default one, none on the CPU."
+)
 DEVICE = typer.Option(help="cpu, or cuda where there is one.")
 FILL = typer.Option(
     help="What removed pixels become: mean, noisy-linear, or both as two tracks, comma-separated."

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 import reports
-from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
+from comparisons.budget import set_memory_budget
+from comparisons.engines import Engine
 from comparisons.estimate import Estimate, estimate
 from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS
@@ -21,7 +22,6 @@ from comparisons.session import (
     run_nodes,
     staged,
     told,
-    worker_count,
     working_in,
 )
 from comparisons.specs import data_cell
@@ -37,36 +37,29 @@ def run_plan(
     plan: Plan,
     out: Path,
     *,
-    workers: int | None,
-    threads: int,
-    device: str,
+    engine: Engine,
     command: str,
     console: Console,
-    memory_budget_mib: int = MEMORY_BUDGET_MIB,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
     Args:
         plan: the options.
         out: directory of the run.
-        workers: processes; None for one a processor.
-        threads: threads of each.
-        device: where networks run.
+        engine: where cells run, and what each worker has.
         command: what was typed, for the record.
         console: where to say what happens.
-        memory_budget_mib: what one pass of a saliency method may hold in each process.
 
     Returns:
         The report's path.
 
     Raises:
-        RunError: another run is working in `out`, `out` belongs to a different plan, a
-            worker died, or some cells failed; what is finished stays.
+        RunError: another run is working in `out`, `out` belongs to a different plan, or some
+            cells failed; what is finished stays.
         evaluation.images.DatasetError: the images cannot be used.
         ValueError: the network cannot be used.
     """
-    workers = worker_count(workers, threads)
-    set_memory_budget(memory_budget_mib)
+    set_memory_budget(engine.resources.memory_budget_mib)
     store = Store(out)
     with working_in(out):
         _refuse_another_plan(plan, out)
@@ -82,8 +75,11 @@ def run_plan(
             train_images=len(dataset.train.labels),
             test_images=len(dataset.test.labels),
         )
-        _announce(_estimate(plan, nodes, dataset, workers), workers, console)
-        failures = run_nodes(nodes, store, workers, threads, device, console, memory_budget_mib)
+        with engine.running(store) as executor:
+            workers = executor.slots
+            console.print(executor.about(), soft_wrap=True, markup=False)
+            _announce(_estimate(plan, nodes, dataset, workers), workers, console)
+            failures = run_nodes(nodes, store, executor, console)
         report = reports.build(out)
     if failures:
         raise RunError(told(failures, report))

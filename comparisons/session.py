@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.cells import Cell, run_cell
-from comparisons.engine import Event, LocalExecutor, execute
+from comparisons.engine import Event, Executor, execute
 from comparisons.graph import Node
 from comparisons.progress import RunProgress
+from comparisons.ray_engine import RayMissing
 from evaluation.datasets import Request, files_hash, load_dataset
 from evaluation.images import Dataset, open_staged
-from evaluation.store import Store, remove_partial
+from evaluation.store import Store, remove_partial, write_atomically
 
 __all__ = [
     "RunError",
@@ -32,7 +33,6 @@ __all__ = [
     "run_nodes",
     "staged",
     "told",
-    "worker_count",
     "working_in",
 ]
 
@@ -51,7 +51,7 @@ def one_message(console: Console, out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (RunError, ValueError, OSError) as error:
+    except (RunError, RayMissing, ValueError, OSError) as error:
         # Escaped: a path may hold brackets, which mean styles.
         console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
         raise typer.Exit(2) from error
@@ -62,18 +62,6 @@ def one_message(console: Console, out: Path) -> Iterator[None]:
             markup=False,
         )
         raise typer.Exit(130) from None
-
-
-def worker_count(workers: int | None, threads: int) -> int:
-    """How many processes: those asked for, or one a processor.
-
-    Raises:
-        RunError: fewer than one process or thread.
-    """
-    for name, value in (("workers", workers), ("threads", threads)):
-        if value is not None and value < 1:
-            raise RunError(f"{name}={value}: expected at least 1")
-    return workers or _processors()
 
 
 def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
@@ -134,45 +122,19 @@ def staged(cell: Cell, store: Store) -> Dataset:
     return open_staged(store.data(data.id))
 
 
-def run_nodes(
-    nodes: list[Node],
-    store: Store,
-    workers: int,
-    threads: int,
-    device: str,
-    console: Console,
-    memory_budget_mib: int = MEMORY_BUDGET_MIB,
-) -> list[Event]:
+def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Console) -> list[Event]:
     """Run what is not done yet, and say so.
 
     Returns:
         The events of the cells that failed; everything else is done.
-
-    Raises:
-        RunError: a worker died.
     """
     failures = []
     progress = RunProgress(nodes, console)
-    try:
-        with (
-            progress.bar,
-            LocalExecutor.running(
-                store,
-                workers=workers,
-                threads=threads,
-                device=device,
-                memory_budget_mib=memory_budget_mib,
-            ) as executor,
-        ):
-            for event in execute(nodes, store, executor):
-                progress.show(event)
-                if event.kind == "failed":
-                    failures.append(event)
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a worker process died (killed, or out of memory?); what is finished is kept: start "
-            "the same command again to go on, with fewer --workers if memory was short"
-        ) from error
+    with progress.bar:
+        for event in execute(nodes, store, executor):
+            progress.show(event)
+            if event.kind == "failed":
+                failures.append(event)
     return failures
 
 
@@ -185,26 +147,37 @@ def told(failures: list[Event], report: Path) -> str:
     )
 
 
-def _processors() -> int:
-    """Processors this process may use; not every system can say which."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock")
+    lock, holder = FileLock(out / ".lock"), out / ".lock-holder.json"
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"another run is working in {out}: wait for it, stop it, or give another --out"
+            f"another run is working in {out}: wait for it, stop it{_told_holder(holder)}, or give "
+            "another --out"
         ) from None
     try:
+        who = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
+        text = json.dumps(who).encode()
+        write_atomically(holder, lambda file: file.write(text))
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _told_holder(holder: Path) -> str:
+    """Who holds a directory, as far as it can be read."""
+    try:
+        who = json.loads(holder.read_text())
+        return f" (process {who['process']} on {who['host']}, since {who['since']})"
+    except (OSError, ValueError, KeyError):  # it is only just being written
+        return ""
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 @contextmanager

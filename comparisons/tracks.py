@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.trained import new_network
+from comparisons.trained import new_network, train_cell
 from evaluation.crossfit import SubsetView, fold_of
 from evaluation.images import open_staged
-from evaluation.retraining import Recipe, predictions, train
+from evaluation.retraining import predictions
 from evaluation.store import Store
 from evaluation.tracks import Track
 from evaluation.views import InputView
@@ -32,9 +32,8 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     held_out = np.flatnonzero(fold == cell.spec["fold"])
     images = InputView(dataset.train.images, dataset.mean, dataset.std)
     network = new_network(cell, dataset)
-    recipe = Recipe(**cell.spec["recipe"])
     view = SubsetView(images, inside)
-    training = train(network, view, labels[inside], recipe, seed, device=device)
+    training = train_cell(cell, network, view, labels[inside], device)
     predicted = predictions(network, SubsetView(images, held_out), device=device)
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)

@@ -15,16 +15,29 @@ from evaluation.maps import Levels, stage
 from evaluation.masking import Masking
 from evaluation.networks import build_network
 from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import Recipe, correctness, predictions, train
+from evaluation.retraining import Recipe, Training, correctness, predictions, train
 from evaluation.store import Store, content_hash
 from evaluation.tracks import Track
-from evaluation.views import InputView
+from evaluation.views import InputView, View
 from fastsal import __version__
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell
 
-__all__ = ["frozen", "keep_network", "masked_views", "new_network", "record", "train_and_test"]
+__all__ = [
+    "TrainingDone",
+    "frozen",
+    "keep_network",
+    "masked_views",
+    "new_network",
+    "record",
+    "train_and_test",
+    "train_cell",
+]
+
+
+class TrainingDone(Exception):
+    """Raised in every rank but the first once the network that they train together is trained."""
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
@@ -108,16 +121,8 @@ def train_and_test(
     Returns:
         What a training leaves in its cell's result, and the network.
     """
-    seed = cell.spec["seed"]
     network = new_network(cell, dataset)
-    training = train(
-        network,
-        train_view,
-        dataset.train.labels,
-        Recipe(**cell.spec["recipe"]),
-        seed,
-        device=device,
-    )
+    training = train_cell(cell, network, train_view, dataset.train.labels, device)
     correct = correctness(network, test_view, dataset.test.labels, device=device)
     metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
     accuracy = float(correct.mean())
@@ -136,6 +141,32 @@ def train_and_test(
         },
     }
     return outcome, network
+
+
+def train_cell(
+    cell: Cell,
+    network: torch.nn.Module,
+    view: View,
+    labels: NDArray[np.int64],
+    device: str,
+) -> Training:
+    """Train a cell's network, alone or as one of the ranks of a gang.
+
+    Args:
+        cell: with which recipe and seed.
+        network: trained in place.
+        view: training images.
+        labels: their classes.
+        device: where to train.
+
+    Raises:
+        TrainingDone: this is not the first rank, which alone goes on.
+    """
+    recipe = Recipe(**cell.spec["recipe"])
+    training = train(network, view, labels, recipe, cell.spec["seed"], device=device)
+    if cell.ranks > 1 and torch.distributed.get_rank() > 0:
+        raise TrainingDone
+    return training
 
 
 def record(

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from comparisons import options as shared
+from comparisons.engines import engine_of
 from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
 from comparisons.layers.runner import run_layers
 from comparisons.options import as_mode_shares, as_whole_numbers, as_words
@@ -79,6 +80,10 @@ def layers(
     workers: Annotated[int | None, shared.WORKERS] = None,
     threads: Annotated[int, shared.THREADS] = 1,
     device: Annotated[str, shared.DEVICE] = "cpu",
+    engine: Annotated[str, shared.ENGINE] = "local",
+    address: Annotated[str | None, shared.ADDRESS] = None,
+    cpus_per_cell: Annotated[float | None, shared.CPUS_PER_CELL] = None,
+    gpus_per_cell: Annotated[float | None, shared.GPUS_PER_CELL] = None,
 ) -> None:
     """Mask every scale inside a network, by every statistic, and fine-tune what comes after."""
     with one_message(_console, out):
@@ -108,9 +113,15 @@ def layers(
             out,
             weights_out=weights_out,
             log_base=log_base,
-            workers=workers,
-            threads=threads,
-            device=device,
+            engine=engine_of(
+                engine,
+                address=address,
+                workers=workers,
+                threads=threads,
+                cpus_per_cell=cpus_per_cell,
+                gpus_per_cell=gpus_per_cell,
+                device=device,
+            ),
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 import reports
+from comparisons.engines import Engine
 from comparisons.graph import Node
 from comparisons.layers.graph import Layers, build_layer_nodes, data_cell, look_at
 from comparisons.layers.plan import LayersPlan
@@ -20,7 +21,6 @@ from comparisons.session import (
     run_nodes,
     staged,
     told,
-    worker_count,
     working_in,
 )
 from evaluation.images import Dataset
@@ -41,9 +41,7 @@ def run_layers(
     *,
     weights_out: Path | None,
     log_base: float | None,
-    workers: int | None,
-    threads: int,
-    device: str,
+    engine: Engine,
     command: str,
     console: Console,
 ) -> Path:
@@ -54,9 +52,7 @@ def run_layers(
         out: directory of the run.
         weights_out: file that gets one weight a scale; None for none.
         log_base: base of the information score's logarithm; None for e.
-        workers: processes; None for one a processor.
-        threads: threads of each.
-        device: where the network runs.
+        engine: where cells run, and what each worker has.
         command: what was typed, for the record.
         console: where to say what happens.
 
@@ -64,12 +60,11 @@ def run_layers(
         The report's path.
 
     Raises:
-        RunError: another run is working in `out`, `out` belongs to a different plan, a worker
-            died, or some cells failed; what is finished stays.
+        RunError: another run is working in `out`, `out` belongs to a different plan, or some
+            cells failed; what is finished stays.
         evaluation.images.DatasetError: the images cannot be used.
         ValueError: the network cannot be used, or no weights come out of the run.
     """
-    workers = worker_count(workers, threads)
     store = Store(out)
     with working_in(out):
         _refuse_another_plan(plan, out)
@@ -79,8 +74,10 @@ def run_layers(
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, layers, out, command, log_base)
         nodes = build_layer_nodes(plan, layers, dataset)
-        _announce(plan, layers, nodes, dataset, workers, console)
-        failures = run_nodes(nodes, store, workers, threads, device, console)
+        with engine.running(store) as executor:
+            console.print(executor.about(), soft_wrap=True, markup=False)
+            _announce(plan, layers, nodes, dataset, executor.slots, console)
+            failures = run_nodes(nodes, store, executor, console)
         report = reports.build(out)
         if failures:
             raise RunError(told(failures, report))

@@ -34,6 +34,9 @@ class InlineExecutor:
         self.store = store
         self.submitted: list[Cell] = []
 
+    def about(self) -> str:
+        return "In this process"
+
     def submit(self, cell: Cell) -> Future[CellResult]:
         self.submitted.append(cell)
         future: Future[CellResult] = Future()

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from comparisons import __main__ as command
-from comparisons import session
+from comparisons import engines
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan
@@ -125,6 +125,10 @@ def _refused(said: str, message: str) -> None:
         ("--device tpu9", "device 'tpu9'"),
         ("--workers 0", "workers=0: expected at least 1"),
         ("--threads 0", "threads=0: expected at least 1"),
+        ("--engine slurm", "engine 'slurm': expected one of local, ray"),
+        ("--address auto", "--address auto is of a Ray cluster: give --engine ray too"),
+        ("--gpus-per-cell 1", "--gpus-per-cell 1 on the CPU: give --device cuda"),
+        ("--cpus-per-cell 0", "0 CPUs for a process: expected more than 0"),
     ],
 )
 def test_bad_options_end_with_one_message(invoke, tmp_path, options, message):
@@ -187,7 +191,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(session, "LocalExecutor", InProcess)
+    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

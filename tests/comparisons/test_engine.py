@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
@@ -20,9 +19,10 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from comparisons import runner, session
+from comparisons import engines, runner
 from comparisons.cells import Cell
-from comparisons.engine import Event, execute
+from comparisons.engine import Event, WorkerLost, execute
+from comparisons.engines import Engine
 from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS, Method
 from comparisons.plan import Plan
@@ -165,10 +165,34 @@ def test_what_is_timed_runs_alone(tmp_path):
     assert len(_names(events, "finished")) == 5
 
 
-def test_a_dead_worker_ends_the_run(tmp_path):
-    executor = FakeExecutor(fails={"a": BrokenProcessPool("a process died")})
-    with pytest.raises(BrokenProcessPool):
-        list(execute([_node("a"), _node("b")], Store(tmp_path), executor))
+def test_a_cell_that_loses_every_worker_fails_alone(tmp_path):
+    executor = FakeExecutor(fails={"a": WorkerLost("its worker died")})
+    events = list(execute([_node("a"), _node("b")], Store(tmp_path), executor))
+    (failed,) = [event for event in events if event.kind == "failed"]
+    assert (failed.node.name, failed.error) == ("a", "WorkerLost: its worker died")
+    assert _names(events, "finished") == ["b"]
+
+
+def test_a_training_of_several_ranks_takes_several_slots(tmp_path):
+    def gang(name: str, ranks: int, priority: int) -> Node:
+        spec = {"name": name, "alone": False, "recipe": {"ranks": ranks}}
+        return Node(name, "fake", (), (priority, 0, 0), 1, lambda _: Cell("fake", spec))
+
+    nodes = [gang("a", 2, 0), gang("b", 1, 1), gang("c", 2, 2), gang("d", 1, 3)]
+
+    class Counting(SlowExecutor):
+        """Three slots: a and b fill them; c comes when both are through, d beside it."""
+
+        def submit(self, cell: Cell) -> Future[CellResult]:
+            future = super().submit(cell)
+            if set(self.running) in ({"a", "b"}, {"c", "d"}):
+                for name in list(self.running):
+                    self.running.pop(name).set_result(CellResult(name, "fake", {}, ()))
+            return future
+
+    executor = Counting(slots=3, cells=4)
+    list(execute(nodes, Store(tmp_path), executor))
+    assert executor.together == [{"a"}, {"a", "b"}, {"c"}, {"c", "d"}]
 
 
 def test_a_circle_is_refused(tmp_path):
@@ -184,9 +208,7 @@ def _run(plan: Plan, out: Path) -> tuple[Path, str]:
     report = run_plan(
         plan,
         out,
-        workers=1,
-        threads=1,
-        device="cpu",
+        engine=Engine(workers=1),
         command="python -m comparisons run",
         console=Console(file=said, width=200),
     )
@@ -203,7 +225,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(session, "LocalExecutor", InProcess)
+    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
 
 
 def _broken(model: nn.Module):

@@ -20,10 +20,11 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from comparisons import session
+from comparisons import engines
 from comparisons.__main__ import app
 from comparisons.cells import run_cell
 from comparisons.engine import execute
+from comparisons.engines import Engine
 from comparisons.layers import prior
 from comparisons.layers.graph import build_layer_nodes, data_cell, look_at
 from comparisons.layers.plan import LayersPlan, tuning_recipe
@@ -408,7 +409,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(session, "LocalExecutor", InProcess)
+    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
 
 
 def test_a_run_says_what_it_needs_and_writes_its_page_and_weights(
@@ -450,5 +451,5 @@ def test_another_plan_may_not_use_the_directory(in_process, tmp_path):
 
 def _run(plan: LayersPlan, out: Path, **options) -> Path:
     stated = {"weights_out": None, "log_base": None, "console": Console(quiet=True)}
-    stated |= {"workers": 1, "threads": 1, "device": "cpu", "command": "a command"}
+    stated |= {"engine": Engine(workers=1), "command": "a command"}
     return run_layers(plan, out, **(stated | options))

@@ -1,0 +1,84 @@
+"""What a worker has: a device, threads, and its share of the machine's processors and GPUs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from comparisons.budget import MEMORY_BUDGET_MIB
+
+__all__ = ["Resources", "processors"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one process that runs cells has; a training of several ranks takes it for each.
+
+    Args:
+        device: where networks run, ``cpu`` or ``cuda``.
+        threads: of PyTorch's operations.
+        memory_budget_mib: what one pass of a saliency method may hold.
+        cpus: processors that are set aside for it.
+        gpus: GPUs that are set aside for it, a share of one where several may share it.
+
+    >>> Resources(device="cuda", gpus=0.5).gpus
+    0.5
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    memory_budget_mib: int = MEMORY_BUDGET_MIB
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no worker can have."""
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: expected at least 1")
+        if not self.cpus > 0:
+            raise ValueError(f"{self.cpus:g} CPUs for a process: expected more than 0")
+        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ValueError(
+                f"{self.gpus:g} GPUs for a process: expected a share of one, or a whole number"
+            )
+        if self.gpus and self.on_cpu:
+            raise ValueError(f"{self.gpus:g} GPUs for a process on the CPU: give --device cuda")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether networks run on the CPU."""
+        return torch.device(self.device).type == "cpu"
+
+    def workers_here(self) -> int:
+        """How many such processes this machine has room for, at least one."""
+        room = processors() / self.cpus
+        if self.gpus:
+            room = min(room, len(_visible()) / self.gpus)
+        return max(1, int(room))
+
+    def visible_gpus(self, slot: int) -> str | None:
+        """The GPU that the worker in a slot sees; None where it may see all.
+
+        Workers share a GPU where there are more of them than GPUs.
+        """
+        here = _visible()
+        if self.on_cpu or not here or torch.device(self.device).index is not None:
+            return None
+        return here[int(slot * (self.gpus or 1.0)) % len(here)]
+
+
+def processors() -> int:
+    """Processors this process may use; not every system can say which."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _visible() -> list[str]:
+    """The GPUs of this machine that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is not None:
+        return [name.strip() for name in stated.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,0 +1,112 @@
+"""Worker processes of this machine: one that dies, GPUs shared out, and who holds a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from comparisons.engine import RETRIES
+from comparisons.engines import Engine, engine_of, ranks_of
+from comparisons.resources import Resources
+from comparisons.runner import run_plan
+from comparisons.session import RunError, working_in
+from evaluation.store import Store
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# Cells that build the network in a worker, each once: trainings, and what explains them.
+_BUILD = ("base", "maps", "retrain", "mask_only", "profile")
+
+
+@pytest.fixture
+def mortal(tmp_path) -> Path:
+    """A folder with the network that dies where a file in it says so."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    shutil.copy(Path(__file__).with_name("mortal.py"), folder)
+    (folder / "driver").write_text(str(os.getpid()))
+    return folder
+
+
+def _run(plan, out: Path, engine: Engine) -> str:
+    said = StringIO()
+    run_plan(plan, out, engine=engine, command="a command", console=Console(file=said, width=300))
+    return said.getvalue()
+
+
+def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan):
+    plan = replace(make_tiny_plan("centre"), model=f"{mortal}/mortal.py:network")
+    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
+    _run(plan, whole, Engine(workers=1))
+    undisturbed = (mortal / "built").read_text().splitlines()
+    (mortal / "built").unlink()
+    for number in range(2):
+        (mortal / f"kill-{number}").touch()
+    _run(plan, disturbed, Engine(workers=2))
+    assert not list(mortal.glob("kill-*"))
+    expected = {result.id: result for result in Store(whole).results()}
+    found = {result.id: result for result in Store(disturbed).results()}
+    assert found.keys() == expected.keys()
+    for name, result in found.items():
+        assert result.hashes == expected[name].hashes
+        assert result.correct == expected[name].correct
+    # Each cell once, and once more for each worker that died in the middle of one.
+    built = (mortal / "built").read_text().splitlines()
+    kinds = Counter(result.kind for result in expected.values())
+    assert len(undisturbed) == sum(kinds[kind] for kind in _BUILD)
+    assert len(built) == len(undisturbed) + 2
+
+
+def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(mortal, tmp_path, make_tiny_plan):
+    (mortal / "always").touch()
+    plan = replace(make_tiny_plan("centre"), model=f"{mortal}/mortal.py:network")
+    with pytest.raises(RunError) as caught:
+        _run(plan, tmp_path / "run", Engine(workers=1))
+    message = str(caught.value)
+    died = f"WorkerLost: its worker process died {RETRIES + 1} times (killed, or out of memory?)"
+    assert f"unmasked, seed 0: {died}" in message
+    assert len((mortal / "built").read_text().splitlines()) == RETRIES + 1
+    assert {result.kind for result in Store(tmp_path / "run").results()} == {"data"}
+
+
+def test_the_second_driver_is_told_who_is_first(tmp_path):
+    with working_in(tmp_path):
+        who = json.loads((tmp_path / ".lock-holder.json").read_text())
+        assert who["process"] == os.getpid()
+        told = rf"another run is working in .* \(process {os.getpid()} on {who['host']}, since "
+        with pytest.raises(RunError, match=told), working_in(tmp_path):
+            pass
+    with working_in(tmp_path):
+        pass
+    assert not (tmp_path / ".lock-holder.json").exists()
+
+
+def test_workers_share_the_gpus_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    whole = Resources(device="cuda", gpus=1.0)
+    assert [whole.visible_gpus(slot) for slot in range(3)] == ["2", "5", "7"]
+    half = Resources(device="cuda", gpus=0.5, cpus=0.01)
+    assert [half.visible_gpus(slot) for slot in range(6)] == ["2", "2", "5", "5", "7", "7"]
+    assert half.workers_here() == 6
+    assert Resources().visible_gpus(0) is None
+    assert Resources(device="cuda:1").visible_gpus(0) is None
+
+
+def test_a_cell_has_what_its_ranks_share():
+    assert ranks_of(1, 4.0) == 4
+    engine = engine_of("ray", device="cuda", gpus_per_cell=4.0, cpus_per_cell=16.0, ranks=4)
+    assert (engine.resources.gpus, engine.resources.cpus) == (1.0, 4.0)
+    assert engine_of("local", device="cuda", gpus_per_cell=0.5).resources.gpus == 0.5
+    with pytest.raises(ValueError, match=r"--gpus-per-cell 3 with --ranks 2: expected a whole"):
+        ranks_of(2, 3.0)
+    with pytest.raises(ValueError, match=r"--gpus-per-cell 1 for 2 ranks: expected a GPU for each"):
+        engine_of("ray", device="cuda", gpus_per_cell=1.0, ranks=2)
+    with pytest.raises(ValueError, match=r"a training of 2 ranks does not fit into 1 workers"):
+        engine_of("local", workers=1, ranks=2)
