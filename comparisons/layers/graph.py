@@ -165,7 +165,7 @@ def _base(plan: LayersPlan, seed: int) -> Callable[[Done], Cell]:
     def make(done: Done) -> Cell:
         common = _common(plan, done)
         if plan.start == TRAIN:
-            return Cell("base", common | {"recipe": asdict(plan.base), "seed": seed})
+            return Cell("base", common | {"recipe": plan.base.in_spec(), "seed": seed})
         given: dict[str, Any] = {"start": plan.start}
         if plan.start != AS_BUILT:
             content = Path(plan.start).read_bytes()
@@ -212,7 +212,7 @@ def _tune(
             "layer": layer,
             "mode": mode,
             "fraction": plan.locations.fraction(mode),
-            "recipe": asdict(plan.tuning),
+            "recipe": plan.tuning.in_spec(),
             "seed": seed,
         }
         return Cell("tune", _frozen(plan, layers, done, names.base) | spec)
