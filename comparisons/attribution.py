@@ -187,7 +187,7 @@ def example_batch(
     """
     split = dataset.split(split_name)
     shown = InputView(split.images, dataset.mean, dataset.std) if view is None else view
-    inputs = shown(indices).contiguous()
+    inputs = shown(indices, device).contiguous()
     masks = None
     if split.object_masks is not None:
         masks = torch.from_numpy(np.asarray(split.object_masks[indices]))

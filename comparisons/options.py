@@ -16,7 +16,6 @@ DATA = typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and
 MODEL = typer.Option(
     help="resnet9, resnet20, a torchvision classifier, or package.module:function."
 )
-PRECISION = typer.Option(help="float32 or bfloat16; bfloat16 where this machine is fast at it.")
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
 OUT = typer.Option(help="Directory of the run; one that exists is continued.")
@@ -49,7 +48,6 @@ RECURSIVE = typer.Option(
     help="A further track: at each fraction the maps come from the network retrained before "
     "(ROAR alone)."
 )
-BATCH_SIZE = typer.Option(help="Images a training step.")
 
 
 def as_words(text: str | None) -> tuple[str, ...] | None:

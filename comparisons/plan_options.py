@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from comparisons import options as shared
+from comparisons import recipe_options as training
 from comparisons.measures import MEASURES, resolve_measures
 from comparisons.methods import resolve
 from comparisons.options import (
@@ -21,9 +22,9 @@ from comparisons.options import (
     as_words,
 )
 from comparisons.plan import PRESETS, Plan
+from comparisons.recipe_options import as_augmentation, as_milestones, stated_recipe
 from comparisons.registry import SETS
 from evaluation.datasets import has_object_masks
-from evaluation.retraining import Recipe, default_precision
 
 __all__ = ["PlanOptions", "with_plan_options"]
 
@@ -63,10 +64,20 @@ def _plan(
     unit: Annotated[str | None, shared.UNIT] = None,
     crossfit: Annotated[int | None, shared.CROSSFIT] = None,
     recursive: Annotated[bool, shared.RECURSIVE] = False,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, shared.BATCH_SIZE] = None,
-    precision: Annotated[str | None, shared.PRECISION] = None,
+    recipe: Annotated[str | None, training.RECIPE] = None,
+    epochs: Annotated[int | None, training.EPOCHS] = None,
+    learning_rate: Annotated[float | None, training.LEARNING_RATE] = None,
+    batch_size: Annotated[int | None, training.BATCH_SIZE] = None,
+    precision: Annotated[str | None, training.PRECISION] = None,
+    optimizer: Annotated[str | None, training.OPTIMIZER] = None,
+    schedule: Annotated[str | None, training.SCHEDULE] = None,
+    milestones: Annotated[str | None, training.MILESTONES] = None,
+    warmup: Annotated[float | None, training.WARMUP] = None,
+    weight_decay: Annotated[float | None, training.WEIGHT_DECAY] = None,
+    label_smoothing: Annotated[float | None, training.LABEL_SMOOTHING] = None,
+    augment: Annotated[str | None, training.AUGMENT] = None,
+    compile: Annotated[bool | None, training.COMPILE] = None,
+    channels_last: Annotated[bool | None, training.CHANNELS_LAST] = None,
     train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
     test_images: Annotated[int | None, typer.Option(help="Test images likewise.")] = None,
     image_size: Annotated[int | None, shared.IMAGE_SIZE] = None,
@@ -90,11 +101,20 @@ def _plan(
     Raises:
         ValueError: an option that makes no sense; says which and what to do.
     """
-    recipe = {
+    trained = {
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
-        "precision": precision or default_precision(device),
+        "precision": precision,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "milestones": as_milestones(milestones),
+        "warmup": warmup,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "compile": compile,
+        "channels_last": channels_last,
+        **as_augmentation(augment),
     }
     options = _preset(preset)
     stated: dict[str, Any] = {
@@ -112,8 +132,7 @@ def _plan(
         **as_tracks(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}
-    given = {name: value for name, value in recipe.items() if value is not None}
-    options["recipe"] = Recipe(**(options["recipe"] | given))
+    options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)
     known = has_object_masks(options["data"])
     if first_seed_only is not None:
         options["first_seed_only"] = resolve(first_seed_only, has_object_masks=known)

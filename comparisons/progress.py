@@ -79,7 +79,7 @@ def _outcome(event: Event) -> str:
     shown = [
         f"  {record.metric.replace('_', ' ')} {100 * record.value:.1f} %"
         for record in event.result.records
-        if record.unit == "1" and record.derived_from is None
+        if record.unit == "1" and record.derived_from is None and not record.timed
         # Of measures at several layers the page tells; an accuracy inside a network is one number.
         if record.layer is None or record.metric == "accuracy"
     ]

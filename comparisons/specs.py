@@ -7,7 +7,7 @@ without tracks keep the ids they have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comparisons.cells import Cell
@@ -93,7 +93,7 @@ def base(plan: Plan, seed: int, kind: str = "base") -> Make:
     """The training on whole images; of kind ``permuted``, with labels that mean nothing."""
 
     def make(done: Done) -> Cell:
-        return Cell(kind, _common(plan, done) | {"recipe": asdict(plan.recipe), "seed": seed})
+        return Cell(kind, _common(plan, done) | {"recipe": plan.recipe.in_spec(), "seed": seed})
 
     return make
 
@@ -107,7 +107,7 @@ def fold(plan: Plan, folds: int, left_out: int) -> Make:
     """The training on all folds but one, and what it predicts for that one."""
 
     def make(done: Done) -> Cell:
-        own = {"recipe": asdict(plan.recipe), "seed": plan.seeds[0]}
+        own = {"recipe": plan.recipe.in_spec(), "seed": plan.seeds[0]}
         return Cell("fold", _common(plan, done) | own | {"folds": folds, "fold": left_out})
 
     return make
@@ -267,7 +267,7 @@ def has_dual(plan: Plan, method: str, fraction: float) -> bool:
 def _on_masked(plan: Plan, done: Done, track: Track, masked: Masked, maps: str) -> dict[str, Any]:
     dual = masked.kind == "retrain" and masked.mode == "roar" and not track.recursive
     return _common(plan, done) | {
-        "recipe": asdict(plan.recipe),
+        "recipe": plan.recipe.in_spec(),
         "seed": masked.seed,
         "method": masked.method,
         "parameters": dict(METHODS[masked.method].parameters),

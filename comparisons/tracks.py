@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.trained import new_network, train_cell
+from comparisons.trained import new_network, record, train_cell
 from evaluation.crossfit import SubsetView, fold_of
 from evaluation.images import open_staged
 from evaluation.retraining import predictions
@@ -38,7 +38,8 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)
     hashes = {"init": training.init_hash, "model": training.model_hash}
-    return {"records": (), "history": training.history, "hashes": hashes}
+    records = (record(cell, dataset, "data_wait_share", training.wait_share),)
+    return {"records": records, "history": training.history, "hashes": hashes}
 
 
 def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]:
@@ -69,13 +70,13 @@ def taken_over(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     said = cell.spec["why"]
     records = tuple(
         replace(
-            record,
+            taken,
             cell=cell.id,
-            derived_from="; ".join(filter(None, (said, record.derived_from))),
+            derived_from="; ".join(filter(None, (said, taken.derived_from))),
             **track,
         )
-        for record in source.records
-        if record.mode == cell.spec["mode"] or cell.spec["dual"]
+        for taken in source.records
+        if not taken.timed and (taken.mode == cell.spec["mode"] or cell.spec["dual"])
     )
     return {
         "records": records,

@@ -126,7 +126,10 @@ def train_and_test(
     correct = correctness(network, test_view, dataset.test.labels, device=device)
     metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
     accuracy = float(correct.mean())
-    records = [record(cell, dataset, metric, accuracy)]
+    records = [
+        record(cell, dataset, metric, accuracy),
+        record(cell, dataset, "data_wait_share", training.wait_share),
+    ]
     if cell.spec.get("dual"):
         records.append(_dual_record(cell, dataset, metric, accuracy))
     outcome = {

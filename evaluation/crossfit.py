@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.views import View
+from evaluation.views import Parts, View
 
 __all__ = ["SubsetView", "fold_of"]
 
@@ -39,7 +39,7 @@ def fold_of(images: int, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class SubsetView:
+class SubsetView(View):
     """Some images of a view, as a view of their own.
 
     Args:
@@ -53,6 +53,10 @@ class SubsetView:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices into the chosen images to what the network takes."""
-        return self.view(self.chosen[indices])
+    def read(self, indices: NDArray[np.integer]) -> Parts:
+        """``(B,)`` indices into the chosen images to what the view keeps of them."""
+        return self.view.read(self.chosen[indices])
+
+    def shown(self, parts: Parts) -> Tensor:
+        """What `read` gave to what the network takes."""
+        return self.view.shown(parts)

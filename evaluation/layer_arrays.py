@@ -79,7 +79,7 @@ def cache_activations(
         files: list[ArrayFile] = []
         for indices in _batches(chosen):
             for place, (scale, tensor) in enumerate(
-                zip(scales, read_scales(network, scales, images(indices).to(device)), strict=True)
+                zip(scales, read_scales(network, scales, images(indices, device)), strict=True)
             ):
                 values = scale.channels_first(tensor).permute(0, 2, 3, 1).float().cpu().numpy()
                 if not np.isfinite(values).all():
@@ -153,7 +153,7 @@ def write_locations(
     with ExitStack() as stack:
         files: dict[tuple[str, int], ArrayFile] = {}
         for rows in _batches(np.arange(len(chosen))):
-            inputs = images(chosen[rows]).to(device)
+            inputs = images(chosen[rows], device)
             maps = statistic_maps(network, scales, computed, inputs)
             for place, scale in enumerate(scales):
                 height, width = _size(scale)

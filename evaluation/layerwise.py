@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.masking import Mode, by_saliency, pixels_at
+from evaluation.masking import LevelArray, Mode, by_saliency, pixels_at
+from evaluation.views import Parts, View
 
 __all__ = ["ActivationView", "Locations", "kept_locations", "rank_locations"]
 
@@ -94,18 +96,18 @@ def rank_locations(
     return bits.reshape(n, height, width)
 
 
-def kept_locations(bits: NDArray[np.uint8], mode: Mode) -> NDArray[np.bool_]:
-    """The locations that pass in a mode, of what `rank_locations` returned.
+def kept_locations(bits: LevelArray, mode: Mode) -> LevelArray:
+    """The locations that pass in a mode, of what `rank_locations` returned, as booleans.
 
     >>> kept_locations(np.array([[2, 1], [0, 2]], dtype=np.uint8), "roar").tolist()
     [[True, False], [False, True]]
     """
-    kept: NDArray[np.bool_] = (bits & _BITS[mode]) != 0
-    return kept
+    kept: Any = (bits & _BITS[mode]) != 0
+    return kept  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
-class ActivationView:
+class ActivationView(View):
     """A scale's activations as the part after it sees them: 0 in all channels where masked.
 
     Args:
@@ -132,10 +134,14 @@ class ActivationView:
     def __len__(self) -> int:
         return len(self.activations)
 
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices to ``(B, C, h, w)``, or ``(B, h, w, C)`` where the network has it so."""
+    def read(self, indices: NDArray[np.integer]) -> Parts:
+        """``(B,)`` indices to activations ``(B, h, w, C)`` and, where some are masked, bits."""
         chosen = torch.from_numpy(self.activations[indices])
-        if self.bits is not None and self.mode is not None:
-            kept = torch.from_numpy(kept_locations(self.bits[indices], self.mode))
-            chosen.mul_(kept[..., None])
+        return (chosen,) if self.bits is None else (chosen, torch.from_numpy(self.bits[indices]))
+
+    def shown(self, parts: Parts) -> Tensor:
+        """What `read` gave to ``(B, C, h, w)``, or ``(B, h, w, C)`` where the network has it so."""
+        chosen = parts[0]
+        if self.mode is not None:
+            chosen.mul_(kept_locations(parts[1], self.mode)[..., None])
         return chosen if self.channels_last else chosen.permute(0, 3, 1, 2)

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
     "FILLS",
     "MODES",
+    "LevelArray",
     "Masking",
     "as_elements",
     "by_saliency",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 Mode = Literal["roar", "kar"]
+LevelArray = TypeVar("LevelArray", NDArray[Any], Tensor)
 MODES: tuple[Mode, ...] = ("roar", "kar")
 FILLS: tuple[str, ...] = ("mean", "noisy-linear")
 
@@ -249,7 +252,8 @@ class Masking:
                 "compute the maps with it"
             )
 
-    def kept(self, levels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """The pixels that stay: ``(N, H, W)`` levels to booleans."""
-        salient: NDArray[np.bool_] = levels <= self.cuts.index(self.fraction)
-        return ~salient if self.mode == "roar" else salient
+    def kept(self, levels: LevelArray) -> LevelArray:
+        """The pixels that stay: ``(N, H, W)`` levels, an array or a tensor, to booleans."""
+        salient: Any = levels <= self.cuts.index(self.fraction)
+        kept: LevelArray = ~salient if self.mode == "roar" else salient
+        return kept

@@ -32,6 +32,7 @@ class Metric:
         title: how a table or an axis calls it.
         unit: unit of the value; ``"1"`` for a share.
         higher_is_better: None where neither end is better.
+        timed: a clock decides it, so that a second run gives another value.
 
     >>> METRICS["accuracy"].unit
     '1'
@@ -41,6 +42,7 @@ class Metric:
     title: str
     unit: str
     higher_is_better: bool | None
+    timed: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -63,17 +65,18 @@ METRICS: dict[str, Metric] = {
         Metric("permuted_train_accuracy", "Training accuracy on permuted labels", "1", None),
         Metric("total_variation", "Total variation", "1", None),
         Metric("png_bytes", "PNG file of the map", "B", None),
-        Metric("train_images_per_s", "Training throughput", "images/s", True),
-        Metric("attribution_ms", "Time an image in the run", "ms", False),
-        Metric("attribution_images_per_s", "Maps a second in the run", "images/s", True),
-        Metric("forward_ms", "Forward pass an image", "ms", False),
-        Metric("map_ms", "Time an image, measured alone", "ms", False),
+        Metric("data_wait_share", "Share of the training that waited for data", "1", False, True),
+        Metric("train_images_per_s", "Training throughput", "images/s", True, True),
+        Metric("attribution_ms", "Time an image in the run", "ms", False, True),
+        Metric("attribution_images_per_s", "Maps a second in the run", "images/s", True, True),
+        Metric("forward_ms", "Forward pass an image", "ms", False, True),
+        Metric("map_ms", "Time an image, measured alone", "ms", False, True),
         Metric("map_flops", "Convolutions and matrix products", "FLOP", False),
         Metric("map_elementwise", "Elementwise operations", "operations", False),
         Metric("map_transcendental", "Transcendental operations", "operations", False),
         Metric("map_reduction", "Reducing operations", "operations", False),
-        Metric("overhead_percent", "Time beyond the forward pass", "%", False),
-        Metric("first_ms", "Time of the first call", "ms", False),
+        Metric("overhead_percent", "Time beyond the forward pass", "%", False, True),
+        Metric("first_ms", "Time of the first call", "ms", False, True),
         Metric("forward_bytes", "Peak memory of the forward pass", "B", None),
         Metric("peak_bytes", "Peak memory beyond the forward pass", "B", False),
         Metric("scratch_bytes", "The same besides the returned map", "B", False),
@@ -135,6 +138,18 @@ class Record:
     target_from: str = "self"
     recursive: bool = False
 
+    @property
+    def timed(self) -> bool:
+        """Whether a clock decides the value: leave it out where two runs are compared.
+
+        >>> from dataclasses import replace
+        >>> record = Record("none", {}, "shapes", "resnet9", "unmasked", None, None,
+        ...                 "accuracy", 0.9, "1", 0, "0.1.0", "c0ffee")
+        >>> record.timed, replace(record, metric="data_wait_share").timed
+        (False, True)
+        """
+        return METRICS[self.metric].timed
+
     def __post_init__(self) -> None:
         """Refuse a metric nobody has defined, at the edge."""
         if self.metric not in METRICS:
@@ -161,8 +176,8 @@ class CellResult:
             flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images), ``files`` (the
             files of a folder of images); of a cost, as ``not_counted``, the operations that no
             rule covers.
-        history: one entry an epoch: ``epoch, loss, accuracy, seconds``; of a cost, one a round;
-            of a measure, one an image.
+        history: one entry an epoch: ``epoch, loss, accuracy, seconds, wait_seconds``; of a cost,
+            one a round; of a measure, one an image.
         seconds: wall time of the cell.
         environment: versions, processor and threads it ran with.
     """

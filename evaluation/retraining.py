@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,66 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluation.augmentation import EpochDraw
 from evaluation.networks import state_hash
-from evaluation.views import View
+from evaluation.ranks import Ranks
+from evaluation.reading_ahead import ReadAhead
+from evaluation.recipe import PRECISIONS, Recipe, default_precision
+from evaluation.schedules import OPTIMIZERS, SCHEDULES, training_steps
+from evaluation.views import Parts, View, on_device
 
 __all__ = [
+    "READ_AHEAD",
     "Recipe",
     "Training",
     "check_device",
     "correctness",
-    "crop_and_flip",
     "default_precision",
     "predictions",
     "train",
 ]
 
 _EVALUATION_BATCH = 250
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: SGD with Nesterov momentum and a one-cycle learning rate.
-
-    Args:
-        epochs: passes over the training images.
-        batch_size: images a step; the last, smaller batch of an epoch is used too.
-        learning_rate: peak of the one-cycle schedule.
-        momentum: Nesterov momentum.
-        weight_decay: of all weights.
-        label_smoothing: of the cross-entropy.
-        warmup: share of the steps in which the learning rate rises.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast.
-        channels_last: memory format of activations.
-        crop_padding: pixels added at each side before the random crop; 0 for none.
-        flip: random horizontal flip.
-
-    >>> Recipe(epochs=2).precision
-    'float32'
-    """
-
-    epochs: int = 6
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    warmup: float = 0.25
-    precision: str = "float32"
-    channels_last: bool = True
-    crop_padding: int = 2
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"epochs={self.epochs}, batch_size={self.batch_size}: expected at least 1 of each"
-            )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate:g}: expected more than 0")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {self.precision!r}: expected 'float32' or 'bfloat16'")
+# Batches that are read while one is trained on.
+READ_AHEAD = 2
 
 
 def check_device(device: str) -> None:
@@ -98,14 +61,6 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def default_precision(device: str) -> str:
-    """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
-    if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"
-
-
 @dataclass(frozen=True)
 class Training:
     """What a training leaves behind.
@@ -114,13 +69,24 @@ class Training:
         init_hash: hash of the initial weights.
         order_hash: hash of the order of images, crops and flips.
         model_hash: hash of the final weights.
-        history: an entry an epoch: ``epoch, loss, accuracy, seconds``.
+        history: an entry an epoch: ``epoch, loss, accuracy, seconds, wait_seconds``; the last is
+            what this process waited for images to be read.
     """
 
     init_hash: str
     order_hash: str
     model_hash: str
     history: tuple[Mapping[str, float], ...]
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the training's time in which it waited for images to be read.
+
+        >>> Training("", "", "", ({"seconds": 4.0, "wait_seconds": 1.0},)).wait_share
+        0.25
+        """
+        waited = sum(entry["wait_seconds"] for entry in self.history)
+        return waited / sum(entry["seconds"] for entry in self.history)
 
 
 def train(
@@ -132,8 +98,14 @@ def train(
     *,
     device: str = "cpu",
     on_epoch: Callable[[int, float], object] | None = None,
+    read_ahead: int = READ_AHEAD,
 ) -> Training:
     """Train `network` in place, from the weights it has.
+
+    With ``recipe.ranks > 1`` every process of `torch.distributed`'s default group calls this with
+    the same arguments but the device. Each takes its share of every batch; gradients are those of
+    the whole batch's mean. BatchNorm normalises over a rank's own images, and the first rank's
+    statistics are kept.
 
     Args:
         network: returns ``(N, classes)``, or a tuple whose first entry is that.
@@ -143,71 +115,48 @@ def train(
         seed: seeds the order, the crops, the flips and dropout; with the epoch and the
             image's index it is all that they depend on.
         device: where to train.
-        on_epoch: called with the epoch and the mean loss after each epoch.
+        on_epoch: called with the epoch and the mean loss after each epoch, on the first rank.
+        read_ahead: batches that are read while one is trained on, each by a thread; 0 to read
+            each when it is needed. It changes no result.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite; names the epoch.
+        RuntimeError: the group is missing or of another size, or its ranks start from different
+            weights.
     """
+    ranks = Ranks.of(recipe.ranks, device)
     init_hash = state_hash(network)
+    ranks.check_equal_start(init_hash)
     order_digest = hashlib.sha256()
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
     n = len(labels)
-    steps = max(-(-n // recipe.batch_size) * recipe.epochs, 2)
-    # A rise of exactly one step is one that OneCycleLR divides by zero for.
-    one_step = recipe.warmup * steps == 1.0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=steps,
-        pct_start=recipe.warmup * (1 - 1e-9) if one_step else recipe.warmup,
-        cycle_momentum=False,
-    )
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
     history: list[Mapping[str, float]] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=_cuda(device)), ReadAhead[Parts](read_ahead) as ahead:
+        torch.manual_seed(ranks.seed(seed))
+        step = _Step.make(network, recipe, ranks, n, view)
         for epoch in range(1, recipe.epochs + 1):
-            started = time.perf_counter()
-            draw = _EpochDraw.make(n, recipe, seed, epoch)
+            started, waited = time.perf_counter(), ahead.waited
+            draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
-            loss_sum, right = 0.0, 0
-            for start in range(0, n, recipe.batch_size):
-                indices = draw.order[start : start + recipe.batch_size]
-                inputs = view(indices)
-                if recipe.crop_padding or recipe.flip:
-                    inputs = crop_and_flip(
-                        inputs,
-                        draw.top[indices],
-                        draw.left[indices],
-                        draw.flip[indices],
-                        recipe.crop_padding,
-                    )
-                inputs = inputs.to(device=device, memory_format=memory_format)
-                target = targets[torch.from_numpy(indices).to(device)]
-                with torch.autocast(
-                    torch.device(device).type,
-                    torch.bfloat16,
-                    enabled=recipe.precision == "bfloat16",
-                ):
-                    logits = _logits(network(inputs))
-                loss = F.cross_entropy(
-                    logits.float(), target, label_smoothing=recipe.label_smoothing
-                )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                loss_sum += loss.item() * len(indices)
-                right += int((logits.argmax(1) == target).sum())
-            mean_loss = loss_sum / n
+            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+            right = torch.zeros((), dtype=torch.int64, device=device)
+            shares = [
+                ranks.share(draw.order[start : start + recipe.batch_size])
+                for start in range(0, n, recipe.batch_size)
+            ]
+            read = (partial(_read, view, share.indices, device) for share in shares)
+            for share, parts in zip(shares, ahead.over(read), strict=True):
+                inputs = draw.augment(view.shown(on_device(parts, device)), share.indices, recipe)
+                target = targets[torch.from_numpy(share.indices).to(device)]
+                loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
+                # Added up where they are: to ask for a number would wait for the device.
+                if share.weight:
+                    loss_sum += loss.double() * len(target)
+                    right += (logits.argmax(1) == target).sum()
+            loss_total, right_total = ranks.total(loss_sum, right)
+            mean_loss = loss_total / n
             if not np.isfinite(mean_loss):
                 raise FloatingPointError(
                     f"the loss is {mean_loss} after epoch {epoch} at learning rate "
@@ -217,13 +166,78 @@ def train(
                 {
                     "epoch": epoch,
                     "loss": mean_loss,
-                    "accuracy": right / n,
+                    "accuracy": right_total / n,
                     "seconds": time.perf_counter() - started,
+                    "wait_seconds": ahead.waited - waited,
                 }
             )
-            if on_epoch is not None:
+            if on_epoch is not None and ranks.rank == 0:
                 on_epoch(epoch, mean_loss)
-    return Training(init_hash, order_digest.hexdigest()[:16], state_hash(network), tuple(history))
+    return Training(init_hash, order_digest.hexdigest()[:16], ranks.finish(network), tuple(history))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of a training.
+
+    Args:
+        network: as it is called: compiled, and sharing gradients, where the recipe says so.
+        optimizer: of its weights.
+        schedule: of the learning rate.
+        scaler: of the loss; does nothing but in float16.
+        recipe: how to train.
+    """
+
+    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    recipe: Recipe
+
+    @classmethod
+    def make(cls, network: nn.Module, recipe: Recipe, ranks: Ranks, n: int, view: View) -> _Step:
+        optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), recipe)
+        schedule = SCHEDULES[recipe.schedule](optimizer, recipe, training_steps(recipe, n))
+        device = ranks.device.type
+        scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "float16")
+        if scaler.is_enabled():
+            # Without gradients it does nothing. Float16 may leave out the first steps, of which
+            # the schedule would warn: it wants an optimiser that has been called.
+            optimizer.step()
+        called = ranks.joined(network, lambda: view(np.arange(min(2, n)), ranks.device))
+        if recipe.compile:
+            called = torch.compile(called)  # type: ignore[assignment]
+        return cls(called, optimizer, schedule, scaler, recipe)
+
+    def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """The mean loss and the logits of some images, and one step away from them."""
+        autocast = PRECISIONS[self.recipe.precision]
+        with torch.autocast(inputs.device.type, autocast, enabled=autocast is not None):
+            logits = _logits(self.network(inputs))
+        # A network of float64 keeps its precision.
+        loss = F.cross_entropy(
+            logits if logits.dtype == torch.float64 else logits.float(),
+            target,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return loss.detach(), logits.detach()
+
+
+def _read(view: View, indices: NDArray[np.int64], device: str) -> Parts:
+    """What a view keeps of some images, where a copy to the device need not be waited for."""
+    parts = view.read(indices)
+    on_cuda = torch.device(device).type == "cuda"
+    return tuple(part.pin_memory() for part in parts) if on_cuda else parts
+
+
+def _cuda(device: str) -> list[torch.device]:
+    """The devices whose generator a training uses beside the CPU's."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []
 
 
 def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArray[np.int64]:
@@ -233,7 +247,8 @@ def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArr
     with torch.inference_mode():
         for start in range(0, len(classes), _EVALUATION_BATCH):
             indices = np.arange(start, min(start + _EVALUATION_BATCH, len(classes)))
-            classes[indices] = _logits(network(view(indices).to(device))).argmax(1).cpu().numpy()
+            logits = _logits(network(view(indices, device)))
+            classes[indices] = logits.argmax(1).cpu().numpy()
     return classes
 
 
@@ -243,65 +258,6 @@ def correctness(
     """Which images of a view a network classifies rightly: ``(N,)``."""
     right: NDArray[np.bool_] = predictions(network, view, device=device) == labels
     return right
-
-
-def crop_and_flip(
-    images: Tensor,
-    top: NDArray[np.integer],
-    left: NDArray[np.integer],
-    flip: NDArray[np.bool_],
-    padding: int,
-) -> Tensor:
-    """Shift each image by its own offset and mirror some: no pixel is resampled.
-
-    Zeros, the channel mean after normalisation, come in at the sides.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        top: ``(B,)`` first row of the crop, ``0 .. 2 * padding``.
-        left: ``(B,)`` first column of the crop, ``0 .. 2 * padding``.
-        flip: ``(B,)`` whether to mirror.
-        padding: pixels added at each side.
-
-    Returns:
-        ``(B, C, H, W)``.
-
-    >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    >>> crop_and_flip(image, np.array([1]), np.array([1]), np.array([True]), 1).tolist()
-    [[[[2.0, 1.0], [4.0, 3.0]]]]
-    """
-    batch, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
-    rows = torch.from_numpy(top)[:, None] + torch.arange(height)
-    columns = torch.from_numpy(left)[:, None] + torch.arange(width)
-    columns = torch.where(torch.from_numpy(flip)[:, None], columns.flip(1), columns)
-    cropped = padded[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class _EpochDraw:
-    """What chance decides in one epoch; entry i of the last three belongs to image i."""
-
-    order: NDArray[np.int64]
-    top: NDArray[np.int64]
-    left: NDArray[np.int64]
-    flip: NDArray[np.bool_]
-
-    @classmethod
-    def make(cls, n: int, recipe: Recipe, seed: int, epoch: int) -> _EpochDraw:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-        offsets = 2 * recipe.crop_padding + 1
-        return cls(
-            rng.permutation(n),
-            rng.integers(0, offsets, n),
-            rng.integers(0, offsets, n),
-            rng.random(n) < 0.5 if recipe.flip else np.zeros(n, dtype=bool),
-        )
-
-    def add_to(self, digest: hashlib._Hash) -> None:
-        for array in (self.order, self.top, self.left, self.flip):
-            digest.update(array.tobytes())
 
 
 def _logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,26 +12,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.imputation import noisy_linear
-from evaluation.masking import Masking
+from evaluation.masking import LevelArray, Masking
 
-__all__ = ["InputView", "View"]
+__all__ = ["InputView", "Parts", "View", "on_device"]
 
 # Images whose fill is made at once; any number gives the same.
 _FILLED_TOGETHER = 256
 
 
-class View(Protocol):
-    """What a network is trained on: the images of one split, in any order."""
+# What a view keeps of some images, such as their pixels and their levels.
+Parts = tuple[Tensor, ...]
 
+
+class View(ABC):
+    """What a network is trained on: the images of one split, in any order.
+
+    It gives images in two steps, so that the first, which waits for memory and disk, can be
+    done ahead, and the second where the network is.
+    """
+
+    @abstractmethod
     def __len__(self) -> int:
         """How many images."""
 
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices to what the network takes for them."""
+    @abstractmethod
+    def read(self, indices: NDArray[np.integer]) -> Parts:
+        """``(B,)`` indices to what is kept of these images, as small as it is kept."""
+
+    @abstractmethod
+    def shown(self, parts: Parts) -> Tensor:
+        """What `read` gave, which may be changed, to what the network takes, on its device."""
+
+    def __call__(self, indices: NDArray[np.integer], device: str | torch.device = "cpu") -> Tensor:
+        """``(B,)`` indices to what the network takes for them, on `device`."""
+        return self.shown(on_device(self.read(indices), device))
+
+
+def on_device(parts: Parts, device: str | torch.device) -> Parts:
+    """Parts where a network is; pinned ones are copied while the processor goes on.
+
+    >>> on_device((torch.zeros(1),), "cpu")
+    (tensor([0.]),)
+    """
+    return tuple(part.to(device, non_blocking=True) for part in parts)
 
 
 @dataclass(frozen=True)
-class InputView:
+class InputView(View):
     """The images of one split as a network sees them: normalised, masked, in any order.
 
     Removed pixels become the training set's channel mean, which is 0 after
@@ -67,18 +95,28 @@ class InputView:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __call__(self, indices: NDArray[np.integer]) -> Tensor:
-        """``(B,)`` indices to ``(B, 3, H, W)`` float32 in channels-last order."""
+    def read(self, indices: NDArray[np.integer]) -> Parts:
+        """``(B,)`` indices to pixels ``(B, H, W, 3)`` and, of masked images, their levels."""
+        if self.masking is None or self.levels is None:
+            return (torch.from_numpy(self.images[indices]),)
+        levels = torch.from_numpy(self.levels[indices])
+        if self.mask_only:
+            return (levels,)
+        if self.masking.fill != "mean":
+            raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
+        return torch.from_numpy(self.images[indices]), levels
+
+    def shown(self, parts: Parts) -> Tensor:
+        """What `read` gave to ``(B, 3, H, W)`` float32 in channels-last order, where it is."""
         kept = None
-        if self.levels is not None and self.masking is not None:
-            kept = torch.from_numpy(self._kept(self.levels[indices], self.masking))
+        if self.masking is not None:
+            kept = self._kept(parts[-1], self.masking)
         if self.mask_only and kept is not None:
             shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
             return shown.permute(0, 3, 1, 2)
-        if self.masking is not None and self.masking.fill != "mean":
-            raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
-        pixels = torch.from_numpy(self.images[indices]).float()
-        pixels.sub_(255.0 * torch.tensor(self.mean)).div_(255.0 * torch.tensor(self.std))
+        pixels = parts[0].float()
+        mean, std = (torch.tensor(values).to(pixels.device) for values in (self.mean, self.std))
+        pixels.sub_(255.0 * mean).div_(255.0 * std)
         if kept is not None:
             pixels.mul_(kept)
         return pixels.permute(0, 3, 1, 2)
@@ -116,6 +154,6 @@ class InputView:
             )
         return InputView(images, self.mean, self.std)
 
-    def _kept(self, levels: NDArray[np.uint8], masking: Masking) -> NDArray[np.bool_]:
-        """``(B, H, W, 1)``, or a channel each."""
+    def _kept(self, levels: LevelArray, masking: Masking) -> LevelArray:
+        """``(B, H, W, 1)`` booleans, or a channel each."""
         return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)

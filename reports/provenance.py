@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.recipe import RECIPES, Recipe, name_of
 from evaluation.tracks import Track
 from reports.formatting import slug, trace
 from reports.reading import Run
@@ -33,13 +34,24 @@ def set_up(run: Run) -> dict[str, Any]:
     return {
         "image_facts": list(facts.items()) if data else [],
         "skipped": list(data.get("skipped", ())),
-        "options": [(name, _readable(value)) for name, value in run.options.items()],
+        "options": _options(run),
         "environment": _environment(run),
         "finished": [
             (kind, len(run.cells(kind)), sum(cell.seconds for cell in run.cells(kind)))
             for kind in kinds
         ],
     }
+
+
+def _options(run: Run) -> list[tuple[str, str]]:
+    """The plan's options; under a recipe that has a name, what is to be known of it."""
+    rows = []
+    for name, value in run.options.items():
+        rows.append((name, _readable(value)))
+        recipe = name_of(Recipe(**value)) if name == "recipe" else None
+        if recipe is not None:
+            rows.append((f"recipe {recipe}", RECIPES[recipe].about))
+    return rows
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
@@ -50,7 +62,12 @@ def _environment(run: Run) -> list[tuple[str, str]]:
             facts.setdefault(name, {})[_readable(value)] = None
     versions = run.all_records["version"].dropna().unique().tolist()
     own = [("fastsal", "; ".join(versions))] if versions and "fastsal" not in facts else []
-    return own + [(name, "; ".join(values)) for name, values in facts.items()]
+    found = own + [(name, "; ".join(values)) for name, values in facts.items()]
+    waited = run.all_records[run.all_records["metric"] == "data_wait_share"]["value"]
+    if len(waited):
+        said = f"median {100 * waited.median():.1f} %, at most {100 * waited.max():.1f} %"
+        found.append(("time of a training that waited for data", said))
+    return found
 
 
 def _readable(value: Any) -> str:

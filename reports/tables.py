@@ -133,7 +133,9 @@ def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
 
 def conflicts(records: pd.DataFrame) -> list[str]:
     """One sentence for each number that several cells measured, a few of them spelt out."""
-    repeated = records[records.duplicated(_KEY, keep=False)]
+    # How long a training waited is no such number: trainings of several kinds share its place.
+    numbers = records[records["metric"] != "data_wait_share"]
+    repeated = numbers[numbers.duplicated(_KEY, keep=False)]
     found = [
         f"{len(group)} cells measured the {key[6]} of {key[2]}, {key[3]}"
         f"{'' if pd.isna(key[4]) else f' {100 * key[4]:g} %'}"

@@ -121,7 +121,10 @@ def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     )
     correct = correctness(tail, views["test"], dataset.test.labels, device=device)
     return {
-        "records": (_record(cell, dataset, float(correct.mean())),),
+        "records": (
+            _record(cell, dataset, float(correct.mean())),
+            _record(cell, dataset, training.wait_share, "data_wait_share"),
+        ),
         "correct": pack_bits(correct),
         "images": len(correct),
         "history": training.history,
@@ -203,7 +206,7 @@ def _hash_before(network: nn.Module, tail: nn.Module) -> str:
     return content_hash(*(tensor.detach().cpu().numpy() for tensor in before.values()))
 
 
-def _record(cell: Cell, dataset: Dataset, accuracy: float) -> Record:
+def _record(cell: Cell, dataset: Dataset, value: float, metric: str = "accuracy") -> Record:
     spec = cell.spec
     return Record(
         method=spec.get("method", "none"),
@@ -213,9 +216,9 @@ def _record(cell: Cell, dataset: Dataset, accuracy: float) -> Record:
         mode=spec.get("mode", "unmasked"),
         fraction=spec.get("fraction"),
         layer=spec.get("layer"),
-        metric="accuracy",
-        value=accuracy,
-        unit=METRICS["accuracy"].unit,
+        metric=metric,
+        value=value,
+        unit=METRICS[metric].unit,
         seed=spec.get("seed"),
         version=__version__,
         cell=cell.id,

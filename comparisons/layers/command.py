@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from comparisons import options as shared
+from comparisons import recipe_options as training
 from comparisons.engines import engine_of
 from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
 from comparisons.layers.runner import run_layers
@@ -58,10 +59,10 @@ def layers(
     learning_rate: Annotated[float, typer.Option(help="Peak rate of fine-tuning.")] = 0.02,
     base_epochs: Annotated[int, typer.Option(help="Epochs of the network itself.")] = 6,
     base_learning_rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 0.1,
-    batch_size: Annotated[int, shared.BATCH_SIZE] = 64,
+    batch_size: Annotated[int, training.BATCH_SIZE] = 64,
     precision: Annotated[
         str | None,
-        shared.PRECISION,
+        training.PRECISION,
     ] = None,
     train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
     tuning_images: Annotated[

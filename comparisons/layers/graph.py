@@ -20,7 +20,7 @@ from evaluation.images import Dataset
 from evaluation.layer_arrays import RANDOM
 from evaluation.masking import MODES, Mode
 from evaluation.networks import build_network
-from evaluation.retraining import Recipe
+from evaluation.recipe import PRECISIONS, Recipe
 from evaluation.tails import tail_of
 from fastsal.scales import find_scales
 
@@ -165,7 +165,7 @@ def _base(plan: LayersPlan, seed: int) -> Callable[[Done], Cell]:
     def make(done: Done) -> Cell:
         common = _common(plan, done)
         if plan.start == TRAIN:
-            return Cell("base", common | {"recipe": asdict(plan.base), "seed": seed})
+            return Cell("base", common | {"recipe": plan.base.in_spec(), "seed": seed})
         given: dict[str, Any] = {"start": plan.start}
         if plan.start != AS_BUILT:
             content = Path(plan.start).read_bytes()
@@ -212,7 +212,7 @@ def _tune(
             "layer": layer,
             "mode": mode,
             "fraction": plan.locations.fraction(mode),
-            "recipe": asdict(plan.tuning),
+            "recipe": plan.tuning.in_spec(),
             "seed": seed,
         }
         return Cell("tune", _frozen(plan, layers, done, names.base) | spec)
@@ -241,13 +241,14 @@ def _step_us(part: torch.nn.Module, shape: Sequence[int], recipe: Recipe) -> flo
     if recipe.channels_last:
         inputs = inputs.to(memory_format=torch.channels_last)
     target = torch.zeros(recipe.batch_size, dtype=torch.int64)
+    autocast = PRECISIONS[recipe.precision]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds = []
     try:
         for _ in range(4):
             started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
                 logits = part(inputs)
             F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
             seconds.append(time.perf_counter() - started)

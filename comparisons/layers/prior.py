@@ -84,4 +84,5 @@ def _accuracies(store: Store) -> dict[tuple[str, str | None, str, int | None], f
         for result in store.results()
         if result.kind == "tune"
         for record in result.records
+        if record.metric == "accuracy"
     }

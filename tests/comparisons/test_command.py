@@ -118,7 +118,7 @@ def _refused(said: str, message: str) -> None:
         ("--image-size 16 --model alexnet", "model 'alexnet' fails on images of 16x16"),
         ("--epochs 0", "epochs=0, batch_size=64: expected at least 1 of each"),
         ("--batch-size 0", "batch_size=0: expected at least 1 of each"),
-        ("--precision float8", "precision 'float8': expected 'float32' or 'bfloat16'"),
+        ("--precision float8", "precision 'float8': expected 'float32', 'bfloat16' or 'float16'"),
         ("--train-images 0", "train_images=0: expected at least 1"),
         ("--test-images -1", "test_images=-1: expected at least 1"),
         ("--learning-rate 0", "learning_rate=0: expected more than 0"),

@@ -98,7 +98,8 @@ def test_every_statistic_scale_mode_and_seed_is_fine_tuned_once(run):
         for seed in (0, 1)
     )
     for result in run.of_kind("tune"):
-        (record,) = result.records
+        record, waited = result.records
+        assert (waited.metric, waited.layer) == ("data_wait_share", record.layer)
         assert record.layer == result.spec["layer"]
         assert record.fraction == {"kar": 0.025, "roar": 0.1}[record.mode]
         assert record.value == unpack_bits(result.correct, result.images).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -15,8 +16,9 @@ from comparisons.graph import build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan, PlanError
 from comparisons.specs import data_cell
+from evaluation.recipe import RECIPES, Recipe
 from evaluation.records import CellResult
-from evaluation.retraining import Recipe
+from evaluation.tracks import Track, crossfitted
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ELEVEN = tuple(name for name in METHODS if name not in ("random", "oracle"))[:11]
@@ -267,3 +269,48 @@ def test_modes_and_fractions_are_all_combined():
 
 def test_a_plan_error_is_a_value_error():
     assert issubclass(PlanError, ValueError)
+
+
+def test_the_cells_of_a_plan_keep_their_ids():
+    # Ids of before there were other recipes: a directory from then is continued, not done anew.
+    plan = Plan(
+        "shapes",
+        "resnet9",
+        ("random", "gradient"),
+        seeds=(0, 1),
+        fractions=(0.3, 0.5),
+        measures=("weights", "labels"),
+        variants=(Track(target_from=crossfitted(2)), Track(recursive=True)),
+        recipe=Recipe(epochs=3, learning_rate=0.05),
+    )
+    cells = _cells(plan)
+    assert cells["unmasked, seed 0"].id == "f0cdff39e948b931"
+    ids = repr(sorted((name, cell.id) for name, cell in cells.items()))
+    assert len(cells) == 63
+    assert hashlib.sha256(ids.encode()).hexdigest()[:16] == "45d23aae3c4d416f"
+
+
+def test_another_recipe_makes_other_trainings():
+    ids = {
+        _cells(replace(PLAN, recipe=recipe))["unmasked, seed 0"].id
+        for recipe in (
+            Recipe(),
+            Recipe(optimizer="adamw"),
+            Recipe(schedule="cosine"),
+            Recipe(compile=True),
+            Recipe(ranks=2),
+            Recipe(crop_padding=0, resized_crop=0.3),
+            *(named.recipe for named in RECIPES.values()),
+        )
+    }
+    assert len(ids) == 8
+
+
+def test_a_plan_read_back_from_its_file_is_the_plan():
+    for named in RECIPES.values():
+        plan = replace(PLAN, recipe=named.recipe)
+        assert Plan.from_json(json.loads(json.dumps(asdict(plan)))) == plan
+    # A plan from before there were other recipes holds none of their fields.
+    old = asdict(PLAN)
+    old["recipe"] = PLAN.recipe.in_spec()
+    assert Plan.from_json(old) == PLAN

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import typer
 import typer.testing
 
 from comparisons.plan_options import PlanOptions, with_plan_options
+from comparisons.recipe_options import as_augmentation
+from evaluation.recipe import RECIPES, Recipe
 
 
 @pytest.fixture
@@ -38,3 +42,77 @@ def test_what_was_typed_is_told_from_defaults(typed):
     assert width == 5
     assert typed()[0].stated == ()
     assert options.plan("cpu").mask_only == ()
+
+
+def test_a_named_recipe_is_taken_but_for_what_was_typed(typed):
+    named = typed("--recipe", "imagenet")[0].plan("cpu").recipe
+    assert replace(named, precision="float32") == RECIPES["imagenet"].recipe
+    changed = typed("--recipe", "imagenet", "--epochs", "90", "--weight-decay", "0.001")[0]
+    assert changed.plan("cpu").recipe == replace(named, epochs=90, weight_decay=0.001)
+    # A recipe that says its precision keeps it, whatever the machine is fast at.
+    assert typed("--recipe", "imagenet-short")[0].plan("cpu").recipe.precision == "bfloat16"
+    # Milestones belong to the schedule that was replaced.
+    cosine = typed("--recipe", "imagenet", "--schedule", "cosine")[0].plan("cpu").recipe
+    assert (cosine.schedule, cosine.milestones) == ("cosine", ())
+
+
+def test_every_part_of_a_recipe_can_be_typed(typed):
+    recipe = typed(
+        *("--optimizer", "adamw", "--schedule", "step", "--milestones", "0.5,5"),
+        *("--warmup", "0.1", "--weight-decay", "0.05", "--label-smoothing", "0"),
+        *("--augment", "resized-crop:0.3", "--compile", "--no-channels-last"),
+        *("--epochs", "8", "--learning-rate", "0.001", "--batch-size", "48"),
+        *("--precision", "float16"),
+    )[0].plan("cpu")
+    assert recipe.recipe == Recipe(
+        epochs=8,
+        batch_size=48,
+        learning_rate=0.001,
+        weight_decay=0.05,
+        label_smoothing=0.0,
+        warmup=0.1,
+        precision="float16",
+        channels_last=False,
+        crop_padding=0,
+        flip=False,
+        optimizer="adamw",
+        schedule="step",
+        milestones=(0.5, 5.0),
+        compile=True,
+        resized_crop=0.3,
+    )
+
+
+def test_without_a_word_on_training_the_preset_s_recipe_holds(typed):
+    usual = Recipe(epochs=4, batch_size=32, learning_rate=0.02, precision="float32")
+    assert typed("--precision", "float32")[0].plan("cpu").recipe == usual
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ("none", (0, 0.0, False)),
+        ("flip", (0, 0.0, True)),
+        ("crop:4, flip", (4, 0.0, True)),
+        ("resized-crop:0.08,flip", (0, 0.08, True)),
+    ],
+)
+def test_augmentation_by_words(words, fields):
+    found = as_augmentation(words)
+    assert (found["crop_padding"], found["resized_crop"], found["flip"]) == fields
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--recipe", "cifar"), "unknown recipe 'cifar': expected imagenet or imagenet-short"),
+        (("--milestones", "a,b"), "--milestones 'a,b': expected numbers"),
+        (("--augment", "rotate"), "--augment 'rotate': expected none, or some of flip"),
+        (("--augment", "crop"), "--augment 'crop': expected none"),
+        (("--augment", "crop:x"), "--augment 'crop:x': expected none"),
+        (("--schedule", "step"), "the schedule 'step' needs some"),
+    ],
+)
+def test_words_that_mean_no_recipe_are_named(typed, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        typed(*arguments)[0].plan("cpu")

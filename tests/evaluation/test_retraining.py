@@ -9,18 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation.augmentation import crop_and_flip
 from evaluation.datasets import Request, load_dataset
 from evaluation.imputation import noisy_linear
 from evaluation.masking import FILLS, MODES, Masking, saliency_levels
 from evaluation.networks import build_network, state_hash
 from evaluation.records import pack_bits, unpack_bits
-from evaluation.retraining import (
-    Recipe,
-    correctness,
-    crop_and_flip,
-    predictions,
-    train,
-)
+from evaluation.retraining import Recipe, correctness, predictions, train
 from evaluation.views import InputView
 
 CUTS = (0.1, 0.5, 0.9)
@@ -457,7 +452,10 @@ def test_auxiliary_heads_are_left_out(dataset):
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": 0.0}, "learning_rate=0: expected more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan: expected more than 0"),
-        ({"precision": "float16"}, "precision 'float16': expected 'float32' or 'bfloat16'"),
+        (
+            {"precision": "float8"},
+            "precision 'float8': expected 'float32', 'bfloat16' or 'float16'",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_trained_are_named(options, message):
