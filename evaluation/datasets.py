@@ -17,8 +17,10 @@ from evaluation.shapes import make_shapes
 
 __all__ = [
     "SOURCES",
+    "Extent",
     "Request",
     "Source",
+    "extent_of",
     "files_hash",
     "has_object_masks",
     "load_dataset",
@@ -45,6 +47,27 @@ class Request:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much an image set is, without its pixels.
+
+    Args:
+        name: how reports call it.
+        classes: number of classes.
+        train: training images that a request takes.
+        test: test images that a request takes.
+        size: height and width of every image; None where that is not known without its files.
+        found: whether its files are there; if not, the numbers are the published ones.
+    """
+
+    name: str
+    classes: int
+    train: int
+    test: int
+    size: tuple[int, int] | None
+    found: bool
+
+
 class Source(Protocol):
     """Reads or makes an image set; mean and standard deviation are filled in afterwards."""
 
@@ -53,6 +76,13 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {}
+# Classes, training and test images, height and width where they are all the same.
+_PUBLISHED: dict[str, tuple[int, int, int, tuple[int, int] | None]] = {
+    "imagenet": (1000, 1_281_167, 50_000, None),
+    "places365": (365, 1_803_460, 36_500, None),
+    "cifar10": (10, 50_000, 10_000, (32, 32)),
+    "cifar100": (100, 50_000, 10_000, (32, 32)),
+}
 _WITH_OBJECT_MASKS: set[str] = set()
 
 
@@ -111,6 +141,42 @@ def load_dataset(data: str, request: Request) -> Dataset:
     )
     std = np.maximum(np.sqrt(square / len(pixels)), 1e-3)
     return replace(dataset, mean=_three(mean), std=_three(std))
+
+
+def extent_of(data: str, request: Request) -> Extent:
+    """How many images of which size a request takes, without reading their pixels.
+
+    Args:
+        data: ``name`` or ``name:argument``.
+        request: which of its images; its `argument` is replaced by what `data` says.
+
+    Returns:
+        Counts from the files where they are there, from the publication of a known set where they
+        are not.
+
+    Raises:
+        DatasetError: an unknown name, or files that are neither there nor published.
+
+    >>> extent_of("imagenet", Request(image_size=224, test_images=1000))
+    Extent(name='imagenet', classes=1000, train=1281167, test=1000, size=(224, 224), found=False)
+    """
+    name, _, argument = data.partition(":")
+    request = replace(request, argument=argument)
+    size = None if request.image_size is None else (request.image_size, request.image_size)
+    if name == "shapes":
+        train, test = request.train_images or 4000, request.test_images or 1000
+        return Extent("shapes", len(SHAPES_CLASSES), train, test, size or (32, 32), True)
+    if name in _PUBLISHED:
+        classes, train, test, native = _PUBLISHED[name]
+        train, test = _least(request.train_images, train), _least(request.test_images, test)
+        return Extent(name, classes, train, test, size or native, found=False)
+    dataset = load_dataset(data, request)
+    train, test = len(dataset.train.labels), len(dataset.test.labels)
+    return Extent(dataset.name, len(dataset.classes), train, test, dataset.size, found=True)
+
+
+def _least(wanted: int | None, there: int) -> int:
+    return there if wanted is None else min(wanted, there)
 
 
 def files_hash(data: str) -> str | None:
