@@ -36,10 +36,11 @@ from comparisons.trained import (
     record,
     train_and_test,
 )
-from evaluation.datasets import Request, files_hash, load_dataset
-from evaluation.images import SPLITS, Dataset, open_staged, stage_dataset
+from evaluation.datasets import Request, stage
+from evaluation.images import SPLITS, Dataset, open_staged
 from evaluation.profiling import count, time_metrics
 from evaluation.records import CellResult
+from evaluation.staging import Progress
 from evaluation.store import Store, spec_id
 from evaluation.timing import time_in_turns
 from evaluation.tracks import Track
@@ -88,13 +89,16 @@ class Cell:
         return int(self.spec.get("recipe", {}).get("ranks", 1))
 
 
-def run_cell(cell: Cell, store: Store, *, device: str = "cpu") -> CellResult:
+def run_cell(
+    cell: Cell, store: Store, *, device: str = "cpu", progress: Progress | None = None
+) -> CellResult:
     """Do the work of a cell, unless it is done, and record it.
 
     Args:
         cell: what to do.
         store: where its inputs are and its result goes.
         device: where its network runs.
+        progress: of a ``data`` cell, told how many images are staged.
 
     Returns:
         The result, as it was written.
@@ -103,7 +107,10 @@ def run_cell(cell: Cell, store: Store, *, device: str = "cpu") -> CellResult:
     if finished is not None:
         return finished
     started = time.perf_counter()
-    outcome = _WORK[cell.kind](cell, store, device)
+    if cell.kind == "data":
+        outcome = _data(cell, store, progress)
+    else:
+        outcome = _WORK[cell.kind](cell, store, device)
     result = CellResult(
         id=cell.id,
         kind=cell.kind,
@@ -128,13 +135,10 @@ def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
         _WORK[cell.kind](cell, store, device)
 
 
-def _data(cell: Cell, store: Store, device: str) -> Outcome:
-    del device
-    dataset = load_dataset(cell.spec["source"], Request(**cell.spec["request"]))
-    stage_dataset(dataset, store.data(cell.id))
-    hashes = {"data": dataset.content_hash()}
-    files = files_hash(cell.spec["source"])
-    return {"records": (), "hashes": hashes | ({} if files is None else {"files": files})}
+def _data(cell: Cell, store: Store, progress: Progress | None) -> Outcome:
+    request = Request(**cell.spec["request"])
+    hashes = stage(cell.spec["source"], request, store.data(cell.id), progress)
+    return {"records": (), "hashes": hashes}
 
 
 def _base(cell: Cell, store: Store, device: str) -> Outcome:
@@ -217,7 +221,6 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
-    "data": _data,
     "base": _base,
     "maps": _maps,
     "retrain": _retrain,

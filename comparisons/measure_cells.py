@@ -14,8 +14,7 @@ from comparisons.attribution import example_batch
 from comparisons.measures import MEASURES, Sample
 from comparisons.methods import METHODS
 from comparisons.trained import frozen, new_network, record, train_and_test
-from evaluation.image_folder import choose_balanced
-from evaluation.images import Dataset, open_staged
+from evaluation.images import Dataset, choose_balanced, open_staged
 from evaluation.networks import build_network
 from evaluation.sanity import permuted_labels
 from evaluation.store import Store

@@ -17,7 +17,10 @@ from comparisons.engine import Event
 from comparisons.graph import Node
 from reports.formatting import duration
 
-__all__ = ["RunProgress"]
+__all__ = ["RunProgress", "StagingProgress"]
+
+# A log, which has no bar, gets a line so often.
+_LINE_SECONDS = 60.0
 
 
 class RunProgress:
@@ -71,6 +74,55 @@ class RunProgress:
             return ""
         rate = self._passes_run / (time.monotonic() - self._started)
         return f"about {duration(self._passes_left / rate)} left"
+
+
+class StagingProgress:
+    """Says how many images are read: a bar, or in a log a line a minute.
+
+    Args:
+        title: what is done with them.
+        console: where to say it.
+    """
+
+    def __init__(self, title: str, console: Console) -> None:
+        self._title, self._console = title, console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=None, left="")
+        self._started = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> StagingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note of how many images are done."""
+        now = time.monotonic()
+        if self._first is None:
+            # What an earlier start did took no time of this one.
+            self._first, self._started = done, now
+        left = ""
+        if done > self._first:
+            seconds = (now - self._started) / (done - self._first) * (total - done)
+            left = f"about {duration(seconds)} left"
+        title = self._title if done < total else "making sure of what is on disk"
+        self._bar.update(self._task, completed=done, total=total, description=title, left=left)
+        if not self._console.is_terminal and now - self._said >= _LINE_SECONDS:
+            self._said = now
+            line = f"{self._title}: {done} of {total}  {left}"
+            self._console.print(line.rstrip(), soft_wrap=True, markup=False)
 
 
 def _outcome(event: Event) -> str:

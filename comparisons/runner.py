@@ -64,7 +64,7 @@ def run_plan(
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
-        dataset = staged(data_cell(plan), store)
+        dataset = staged(data_cell(plan), store, console)
         for skipped in dataset.skipped:
             console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)

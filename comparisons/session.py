@@ -20,9 +20,9 @@ from rich.markup import escape
 from comparisons.cells import Cell, run_cell
 from comparisons.engine import Event, Executor, execute
 from comparisons.graph import Node
-from comparisons.progress import RunProgress
+from comparisons.progress import RunProgress, StagingProgress
 from comparisons.ray_engine import RayMissing
-from evaluation.datasets import Request, files_hash, load_dataset
+from evaluation.datasets import Request, files_hash, unchanged
 from evaluation.images import Dataset, open_staged
 from evaluation.store import Store, remove_partial, write_atomically
 
@@ -98,28 +98,32 @@ def working_in(out: Path) -> Iterator[None]:
         yield
 
 
-def staged(cell: Cell, store: Store) -> Dataset:
+def staged(cell: Cell, store: Store, console: Console) -> Dataset:
     """The images of a run, read or made at its first start.
 
     Args:
         cell: that reads or makes them.
         store: where they are kept.
+        console: where to say how far it is.
 
     Raises:
         RunError: they are others now than those that were staged.
         evaluation.images.DatasetError: they cannot be used.
     """
-    data = run_cell(cell, store)
+    with StagingProgress("staging images", console) as progress:
+        data = run_cell(cell, store, progress=progress)
+    dataset = open_staged(store.data(data.id))
     source = cell.spec["source"]
     if files_hash(source) != data.hashes.get("files"):
         # Files that were only touched or copied are the same images.
-        now = load_dataset(source, Request(**cell.spec["request"])).content_hash()
-        if now != data.hashes["data"]:
+        with StagingProgress("comparing images", console) as progress:
+            same = unchanged(source, Request(**cell.spec["request"]), dataset, progress)
+        if not same:
             raise RunError(
                 f"the images of {source} changed after {store.root} was started with them: put "
                 "them back to go on with it, or give another --out"
             )
-    return open_staged(store.data(data.id))
+    return dataset
 
 
 def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Console) -> list[Event]:

@@ -1,76 +1,68 @@
-"""Image sets by name: a source is one decorated function."""
+"""Image sets by name: how much is there, staged to disk, or in memory where they are few."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evaluation.image_folder import choose_balanced, listing_hash, read_image_folder
-from evaluation.images import Dataset, DatasetError, Split
-from evaluation.shapes import CLASSES as SHAPES_CLASSES
-from evaluation.shapes import make_shapes
+from evaluation.channel_sums import ChannelSums
+from evaluation.images import Dataset, DatasetError, Skipped, Split
+from evaluation.listing import Listing, Request, SplitListing
+
+# Importing these registers their sources, in this order.
+from evaluation.sources import (  # noqa: F401
+    cifar,
+    class_folders,
+    cowc,
+    imagenet,
+    places365,
+    shapes,
+    shards,
+)
+from evaluation.sources.files import listing_hash
+from evaluation.sources.registry import SOURCES, Source
+from evaluation.staging import Progress, same_images, stage_listing, staged_hash
+from evaluation.store import spec_id
 
 __all__ = [
     "SOURCES",
+    "Extent",
     "Request",
-    "Source",
+    "extent_of",
     "files_hash",
     "has_object_masks",
+    "list_images",
     "load_dataset",
-    "source",
+    "stage",
+    "unchanged",
 ]
+
+# How many images are tried for one that can be read, to see how large they are.
+_TRIED = 16
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which images of a source to take.
+class Extent:
+    """How much an image set is, without its pixels.
 
     Args:
-        argument: what follows the colon in ``--data name:argument``.
-        train_images: how many training images at most, the same number a class; None for all.
-        test_images: likewise of the test split.
-        image_size: height and width to resize and crop to; None to take images as they are.
-        seed: seed of generated images, and of which images are taken.
+        name: how reports call it.
+        classes: number of classes.
+        train: training images that a request takes.
+        test: test images that a request takes.
+        size: height and width of every image; None where that is not known without its files.
+        found: whether its files are there; if not, the numbers are the published ones.
     """
 
-    argument: str = ""
-    train_images: int | None = None
-    test_images: int | None = None
-    image_size: int | None = None
-    seed: int = 0
-
-
-class Source(Protocol):
-    """Reads or makes an image set; mean and standard deviation are filled in afterwards."""
-
-    def __call__(self, request: Request) -> Dataset:
-        """The images asked for."""
-
-
-SOURCES: dict[str, Source] = {}
-_WITH_OBJECT_MASKS: set[str] = set()
-
-
-def source(name: str, *, object_masks: bool = False) -> Callable[[Source], Source]:
-    """Register a source of images under the name that ``--data`` takes.
-
-    Args:
-        name: the name.
-        object_masks: whether its images come with the true object's pixels.
-    """
-
-    def register(function: Source) -> Source:
-        SOURCES[name] = function
-        if object_masks:
-            _WITH_OBJECT_MASKS.add(name)
-        return function
-
-    return register
+    name: str
+    classes: int
+    train: int
+    test: int
+    size: tuple[int, int] | None
+    found: bool
 
 
 def has_object_masks(data: str) -> bool:
@@ -79,11 +71,65 @@ def has_object_masks(data: str) -> bool:
     >>> has_object_masks("shapes"), has_object_masks("folder:pictures")
     (True, False)
     """
-    return data.partition(":")[0] in _WITH_OBJECT_MASKS
+    name = data.partition(":")[0]
+    return name in SOURCES and SOURCES[name].object_masks
+
+
+def list_images(data: str, request: Request) -> Listing:
+    """What a request takes of the image set that ``--data`` names; no pixel is read.
+
+    Args:
+        data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
+        request: which of its images; its `argument` is replaced by what `data` says.
+
+    Raises:
+        DatasetError: an unknown name, files that are not there, or not as expected.
+
+    >>> len(list_images("shapes", Request(train_images=1_000_000)).train)
+    1000000
+    """
+    entry, request = _looked_up(data, request)
+    if entry.takes_folder and not request.argument:
+        raise DatasetError(f"data {data!r} names no folder: expected {entry.name}:PATH")
+    return entry.listing(request).take(request)
+
+
+def extent_of(data: str, request: Request) -> Extent:
+    """How many images of which size a request takes, without reading their pixels.
+
+    Args:
+        data: ``name`` or ``name:argument``.
+        request: which of its images; its `argument` is replaced by what `data` says.
+
+    Returns:
+        Counts from the files where they are there, from the publication of a known set where they
+        are not. The size is that of the request, of the set, or of the first image.
+
+    Raises:
+        DatasetError: an unknown name, or files that are neither there nor published.
+
+    >>> extent_of("imagenet", Request(image_size=224, test_images=1000))
+    Extent(name='imagenet', classes=1000, train=1281167, test=1000, size=(224, 224), found=False)
+    """
+    entry, request = _looked_up(data, request)
+    found, known = entry.is_found(request), entry.published
+    # A set of one size is always the same files: its publication is right.
+    if known is not None and (not found or known.size is not None):
+        train = min(request.train_images or known.train, known.train)
+        test = min(request.test_images or known.test, known.test)
+        size = request.size or known.size
+        return Extent(entry.name, known.classes, train, test, size, found)
+    listing = list_images(data, request)
+    size = listing.size or _first_size(listing.train)
+    return Extent(
+        listing.name, len(listing.classes), len(listing.train), len(listing.test), size, found
+    )
 
 
 def load_dataset(data: str, request: Request) -> Dataset:
-    """Read or make the image set that ``--data`` names.
+    """Read or make the image set that ``--data`` names, in memory.
+
+    For images that are few; `stage` is for any number.
 
     Args:
         data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
@@ -95,22 +141,63 @@ def load_dataset(data: str, request: Request) -> Dataset:
     >>> load_dataset("shapes", Request(train_images=16, test_images=8)).train.images.shape
     (16, 32, 32, 3)
     """
-    name, _, argument = data.partition(":")
-    if name not in SOURCES:
-        raise DatasetError(
-            f"unknown data {data!r}: expected one of {', '.join(SOURCES)} "
-            "(folder takes a path: folder:PATH)"
-        )
-    dataset = SOURCES[name](replace(request, argument=argument))
-    pixels = dataset.train.images.reshape(-1, 3)
-    mean = pixels.mean(0, dtype=np.float64) / 255.0
-    # std in blocks: one float64 copy of all the pixels would be eight times the images.
-    square = sum(
-        np.square(block / 255.0 - mean).sum(0)
-        for block in np.array_split(pixels, max(1, len(pixels) // 1_000_000))
+    listing = list_images(data, request)
+    sums = ChannelSums()
+    train, skipped = _in_memory(listing, "train", sums)
+    test, skipped_too = _in_memory(listing, "test", ChannelSums())
+    sizes = [(split.images.shape[1], split.images.shape[2]) for split in (train, test)]
+    listing.check_size(*sizes)
+    return Dataset(
+        listing.name,
+        listing.classes,
+        train,
+        test,
+        mean=sums.mean(),
+        std=sums.std(),
+        skipped=skipped + skipped_too,
     )
-    std = np.maximum(np.sqrt(square / len(pixels)), 1e-3)
-    return replace(dataset, mean=_three(mean), std=_three(std))
+
+
+def stage(
+    data: str, request: Request, folder: Path, progress: Progress | None = None
+) -> dict[str, str]:
+    """Write the image set that ``--data`` names to disk, for `evaluation.images.open_staged`.
+
+    Memory does not grow with the number of images. After a kill it goes on where it was.
+
+    Args:
+        data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
+        request: which of its images; its `argument` is replaced by what `data` says.
+        folder: where the arrays go.
+        progress: told how many images are done, and how many there are.
+
+    Returns:
+        ``data``, the hash of all images and labels; ``files``, what `files_hash` says.
+
+    Raises:
+        DatasetError: an unknown name, or images that cannot be used.
+        OSError: the disk is full, or the files cannot be reached; what is staged stays.
+    """
+    files = files_hash(data)
+    of = spec_id({"data": data, "request": asdict(request), "files": files})
+    found = staged_hash(folder, of)
+    if found is None:
+        found = stage_listing(list_images(data, request), folder, of=of, progress=progress)
+    return {"data": found} | ({} if files is None else {"files": files})
+
+
+def unchanged(
+    data: str, request: Request, staged: Dataset, progress: Progress | None = None
+) -> bool:
+    """Whether the images that ``--data`` names are still those that were staged, pixel by pixel.
+
+    Args:
+        data: as it was given to `stage`.
+        request: as it was given to `stage`.
+        staged: what `evaluation.images.open_staged` opens.
+        progress: told how many images are compared, and how many there are.
+    """
+    return same_images(list_images(data, request), staged, progress)
 
 
 def files_hash(data: str) -> str | None:
@@ -120,65 +207,53 @@ def files_hash(data: str) -> str | None:
     True
     """
     name, _, argument = data.partition(":")
-    return listing_hash(Path(argument)) if name == "folder" else None
+    takes_folder = name in SOURCES and SOURCES[name].takes_folder
+    return listing_hash(Path(argument)) if takes_folder else None
 
 
-@source("shapes", object_masks=True)
-def _shapes(request: Request) -> Dataset:
-    train, test = make_shapes(
-        train=request.train_images or 4000,
-        test=request.test_images or 1000,
-        size=request.image_size or 32,
-        seed=request.seed,
-    )
-    return Dataset(
-        "shapes",
-        SHAPES_CLASSES,
-        Split(train.images, train.labels, train.object_masks),
-        Split(test.images, test.labels, test.object_masks),
-    )
-
-
-@source("cifar10")
-def _cifar10(request: Request) -> Dataset:
-    from torchvision.datasets import CIFAR10
-
-    root = Path(request.argument or "runs/data/cifar10")
-    try:
-        sets = [CIFAR10(str(root), train=train, download=True) for train in (True, False)]
-    except Exception as error:
+def _looked_up(data: str, request: Request) -> tuple[Source, Request]:
+    name, _, argument = data.partition(":")
+    if name not in SOURCES:
         raise DatasetError(
-            f"CIFAR-10 could not be had in {str(root)!r} ({error}): torchvision downloads it "
-            "once; where there is no network, put the images in folders and use folder:PATH"
-        ) from error
-    if request.image_size not in (None, 32):
-        raise DatasetError(
-            f"--image-size {request.image_size}: cifar10 is 32x32; use folder:PATH to resize"
+            f"unknown data {data!r}: expected one of {', '.join(SOURCES)} "
+            "(folder takes a path: folder:PATH)"
         )
+    entry = SOURCES[name]
+    only = entry.published.size if entry.published is not None else None
+    if only is not None and request.size not in (None, only):
+        raise DatasetError(
+            f"--image-size {request.image_size}: {name} is {only[0]}x{only[1]}; use folder:PATH "
+            "to resize"
+        )
+    return entry, replace(request, argument=argument)
 
-    def split(images: CIFAR10, wanted: int | None) -> Split:
-        labels = np.asarray(images.targets, dtype=np.int64)
-        chosen = choose_balanced(labels, wanted, request.seed)
-        return Split(np.asarray(images.data)[chosen], labels[chosen])
 
-    train, test = split(sets[0], request.train_images), split(sets[1], request.test_images)
-    return Dataset("cifar10", tuple(sets[0].classes), train, test)
+def _first_size(split: SplitListing) -> tuple[int, int] | None:
+    """Height and width of the first image that can be read."""
+    for place in range(min(_TRIED, len(split))):
+        with closing(split.only(place).blocks()) as blocks:
+            images = next(blocks).images
+        if len(images):
+            return images.shape[1], images.shape[2]
+    return None
 
 
-@source("folder")
-def _folder(request: Request) -> Dataset:
-    root = Path(request.argument)
-    classes, splits, skipped = read_image_folder(
-        root,
-        train=request.train_images,
-        test=request.test_images,
-        size=request.image_size,
-        seed=request.seed,
+def _in_memory(listing: Listing, name: str, sums: ChannelSums) -> tuple[Split, tuple[Skipped, ...]]:
+    """All images of a split, counted in `sums`, and the files that could not be read."""
+    split = dict(listing.splits())[name]
+    blocks, skipped, listed = [], [], 0
+    for block in split.blocks():
+        sums.add(block.images)
+        blocks.append(block)
+        skipped += [(listed + place, entry) for place, entry in block.skipped]
+        listed += len(block)
+    labels = listing.check_read(name, [place for place, _ in skipped])
+    masks = [block.object_masks for block in blocks if block.object_masks is not None]
+    return (
+        Split(
+            np.concatenate([block.images for block in blocks if len(block.images)]),
+            labels,
+            np.concatenate(masks) if masks else None,
+        ),
+        tuple(entry for _, entry in skipped),
     )
-    name = root.resolve().name
-    return Dataset(name, classes, splits["train"], splits["test"], skipped=skipped)
-
-
-def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -1,4 +1,4 @@
-"""Image sets as arrays: their types, and staging them so that processes can map them."""
+"""Image sets as arrays: their types, which images are taken, and opening what was staged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.store import content_hash, write_atomically
+from evaluation.store import content_hash
 
-__all__ = ["SPLITS", "Dataset", "DatasetError", "Skipped", "Split", "open_staged", "stage_dataset"]
-
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Skipped",
+    "Split",
+    "choose_balanced",
+    "open_staged",
+]
 SPLITS = ("train", "test")
 
 
@@ -91,34 +98,10 @@ class Dataset:
         )
 
 
-def stage_dataset(dataset: Dataset, folder: Path) -> None:
-    """Write a data set as arrays that several processes can map.
-
-    ``meta.json`` comes last: a folder that has it is complete.
-    """
-    for name, split in zip(SPLITS, (dataset.train, dataset.test), strict=True):
-        arrays: dict[str, NDArray[Any]] = {"images": split.images, "labels": split.labels}
-        if split.object_masks is not None:
-            arrays["object_masks"] = split.object_masks
-        for part, array in arrays.items():
-            _save(folder / f"{name}_{part}.npy", array)
-    meta = {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "size": list(dataset.size),
-        "train": len(dataset.train.labels),
-        "test": len(dataset.test.labels),
-        "has_object_masks": dataset.test.object_masks is not None,
-        "skipped": [{"path": entry.path, "why": entry.why} for entry in dataset.skipped],
-    }
-    text = json.dumps(meta, indent=1).encode()
-    write_atomically(folder / "meta.json", lambda file: file.write(text))
-
-
 def open_staged(folder: Path) -> Dataset:
-    """Map a data set that `stage_dataset` wrote; images stay on disk until they are read."""
+    """Map a data set that `evaluation.staging.stage` wrote; images stay on disk until they are
+    read.
+    """
     meta = json.loads((folder / "meta.json").read_text())
 
     def split(name: str) -> Split:
@@ -140,10 +123,25 @@ def open_staged(folder: Path) -> Dataset:
     )
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
-
-
 def _map(path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) -> NDArray[np.int64]:
+    """Indices of at most `wanted` images, the same number a class, in their order."""
+    if wanted is None or wanted >= len(labels):
+        return np.arange(len(labels))
+    classes = np.unique(labels)
+    if wanted < len(classes):
+        raise DatasetError(
+            f"{wanted} images asked for, but there are {len(classes)} classes: "
+            "expected at least one image a class"
+        )
+    rng = np.random.default_rng([seed, len(labels)])
+    shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
+    # Round-robin over the classes, so that small classes run dry without a shortage.
+    rounds = [
+        queue[i] for i in range(max(map(len, shuffled))) for queue in shuffled if i < len(queue)
+    ]
+    return np.sort(np.asarray(rounds[:wanted], dtype=np.int64))

@@ -41,7 +41,14 @@ from numpy.typing import NDArray
 
 from evaluation.outlines import OUTLINES, REACH, Bool, Float
 
-__all__ = ["CLASSES", "ShapesSplit", "make_shapes"]
+__all__ = [
+    "CLASSES",
+    "ShapesSplit",
+    "check_shapes",
+    "draw_shapes",
+    "labels_of_shapes",
+    "make_shapes",
+]
 
 CLASSES: tuple[str, ...] = tuple(OUTLINES)
 _SPLITS = {"train": 0, "test": 1}
@@ -112,6 +119,15 @@ def make_shapes(
         >>> train.images.shape, [CLASSES[label] for label in test.labels[:3]]
         ((16, 32, 32, 3), ['disk', 'ring', 'square'])
     """
+    check_shapes(train=train, test=test, size=size, seed=seed)
+    return (
+        draw_shapes("train", 0, train, size=size, seed=seed),
+        draw_shapes("test", 0, test, size=size, seed=seed),
+    )
+
+
+def check_shapes(*, train: int, test: int, size: int, seed: int) -> None:
+    """Refuse numbers that `make_shapes` cannot draw by; its arguments and its errors."""
     for name, value, least in (
         ("train", train, 0),
         ("test", test, 0),
@@ -122,18 +138,42 @@ def make_shapes(
             raise TypeError(f"make_shapes: {name} must be an integer, got {value!r}")
         if value < least:
             raise ValueError(f"make_shapes: {name} must be at least {least}, got {value}")
-    return _split("train", train, size, seed), _split("test", test, size, seed)
 
 
-def _split(split: str, count: int, size: int, seed: int) -> ShapesSplit:
-    images = np.empty((count, size, size, 3), np.uint8)
-    masks = np.empty((count, size, size), np.bool_)
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        scene, mask = _block(split, start, size, seed)
-        images[start:stop] = scene[: stop - start]
-        masks[start:stop] = mask[: stop - start]
-    return ShapesSplit(images, np.arange(count, dtype=np.int64) % len(CLASSES), masks)
+def labels_of_shapes(start: int, stop: int) -> NDArray[np.int64]:
+    """The classes of the images from `start` to before `stop`, of either split.
+
+    >>> labels_of_shapes(6, 10).tolist()
+    [6, 7, 0, 1]
+    """
+    return np.arange(start, stop, dtype=np.int64) % len(CLASSES)
+
+
+def draw_shapes(split: str, start: int, stop: int, *, size: int, seed: int) -> ShapesSplit:
+    """The images of a split from `start` to before `stop`, equal to those of `make_shapes`.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        start: the first image.
+        stop: the image after the last one.
+        size: height and width in pixels.
+        seed: any integer from 0.
+
+    >>> _, test = make_shapes(train=0, test=100)
+    >>> bool((draw_shapes("test", 60, 70, size=32, seed=0).images == test.images[60:70]).all())
+    True
+    """
+    images = np.empty((stop - start, size, size, 3), np.uint8)
+    masks = np.empty((stop - start, size, size), np.bool_)
+    for first in range(start - start % _BLOCK, stop, _BLOCK):
+        scene, mask = _block(split, first, size, seed)
+        wanted = slice(max(start, first), min(stop, first + _BLOCK))
+        inside, place = (
+            slice(wanted.start - offset, wanted.stop - offset) for offset in (first, start)
+        )
+        images[place] = scene[inside]
+        masks[place] = mask[inside]
+    return ShapesSplit(images, labels_of_shapes(start, stop), masks)
 
 
 class _Draws:

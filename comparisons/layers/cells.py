@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.layers.plan import AS_BUILT
-from evaluation.image_folder import choose_balanced
-from evaluation.images import SPLITS, Dataset, open_staged
+from evaluation.images import SPLITS, Dataset, choose_balanced, open_staged
 from evaluation.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
 from evaluation.layerwise import ActivationView, Locations
 from evaluation.networks import build_network, state_hash

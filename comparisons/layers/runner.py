@@ -69,7 +69,7 @@ def run_layers(
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
-        dataset = staged(data_cell(plan), store)
+        dataset = staged(data_cell(plan), store, console)
         layers = look_at(plan, dataset)
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, layers, out, command, log_base)

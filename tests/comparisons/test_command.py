@@ -108,7 +108,7 @@ def _refused(said: str, message: str) -> None:
         ("--seeds 1,1", "seeds [1, 1]: expected at least one, and each once"),
         ("--seeds -3", "seed -3: expected 0 or more"),
         ("--preset huge", "unknown preset 'huge': expected one of smoke, quick, full"),
-        ("--data imagenet", "unknown data 'imagenet': expected one of shapes, cifar10"),
+        ("--data imagenets", "unknown data 'imagenets': expected one of cifar10, cifar100"),
         ("--data folder:nowhere/at/all", "no folder 'nowhere/at/all/train'"),
         ("--data folder:[/nowhere]", "no folder '[/nowhere]/train'"),
         ("--data cifar10 --methods oracle", "method 'oracle' needs the true object's pixels"),

@@ -32,8 +32,7 @@ from comparisons.layers.prior import write_prior
 from comparisons.layers.runner import run_layers
 from comparisons.plan import PlanError
 from comparisons.session import RunError
-from evaluation.image_folder import choose_balanced
-from evaluation.images import open_staged
+from evaluation.images import choose_balanced, open_staged
 from evaluation.masking import saliency_levels
 from evaluation.networks import build_network
 from evaluation.records import unpack_bits

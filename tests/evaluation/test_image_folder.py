@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.datasets import Request, load_dataset
-from evaluation.image_folder import choose_balanced
-from evaluation.images import DatasetError, open_staged, stage_dataset
+from evaluation.datasets import Request, load_dataset, stage
+from evaluation.images import DatasetError, choose_balanced, open_staged
 
 COLOURS = {"cat": (200, 10, 10), "dog": (10, 200, 10), "owl": (10, 10, 200)}
 
@@ -65,7 +64,8 @@ def test_staged_images_come_back_equal(folder, tmp_path):
     (folder / "train" / "cat" / "00.png").write_bytes(b"no image")
     with pytest.warns(UserWarning, match="skipped"):
         dataset = _load(folder)
-    stage_dataset(dataset, tmp_path / "staged")
+    with pytest.warns(UserWarning, match="skipped"):
+        stage(f"folder:{folder}", Request(), tmp_path / "staged")
     again = open_staged(tmp_path / "staged")
     assert (again.name, again.classes, again.mean, again.std, again.skipped) == (
         dataset.name,
@@ -84,7 +84,7 @@ def test_no_such_folder(tmp_path):
 
 
 def test_no_test_split(folder):
-    (folder / "test").rename(folder / "validation")
+    (folder / "test").rename(folder / "holdout")
     with pytest.raises(DatasetError, match=r"no folder .*pets/test"):
         _load(folder)
 
