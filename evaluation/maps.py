@@ -8,6 +8,7 @@ unpacks it into a memory map that all trainings of this machine share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ from numpy.typing import NDArray
 
 from evaluation.store import write_atomically
 
-__all__ = ["CHUNK_IMAGES", "SHARD_IMAGES", "Levels", "stage"]
+__all__ = ["CHUNK_IMAGES", "SHARD_IMAGES", "Levels", "bytes_an_image", "stage"]
 
 CHUNK_IMAGES = 64
 SHARD_IMAGES = 1024
+
+# Compressed levels as a share of their entropy. Measured, with five cuts on photographs of 224x224
+# and CIFAR-10 of 32x32: random 1.25 and 1.23, gradient 1.11 and 1.17, gradient-sgsq 0.89 and 1.00,
+# smoe-linear 0.36 and 0.67, fastcam 0.18 and 0.57, centre 0.02 and 0.12.
+_OF_ENTROPY = 0.75
 
 
 class Levels:
@@ -90,6 +96,40 @@ class Levels:
     def stored_bytes(self) -> int:
         """Bytes on disk of all shards."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def bytes_an_image(
+    size: tuple[int, int],
+    maps: int,
+    *,
+    cuts: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    object_masks: bool = False,
+) -> tuple[float, float]:
+    r"""Bytes of disk that an image takes: staged for training, and compressed.
+
+    $$b_{staged} = HW (3 + M), \qquad b_{stored} = 0.75 \, HWM \sum_l -p_l \log_{256} p_l$$
+
+    `M` maps of levels, a share `p_l` of the pixels having level `l`. What levels take was measured
+    from 0.02 (a centre disk) to 1.25 (random pixels) times their entropy. Since they lie there
+    unpacked too, the sum is within 20 % whatever the methods, with the five cuts.
+
+    Args:
+        size: height and width.
+        maps: how many arrays of levels; one whose elements are ranked counts as three.
+        cuts: the fractions at which levels change.
+        object_masks: whether the true object's pixels are kept with the images.
+
+    Returns:
+        Bytes in memory maps (images and unpacked levels), and bytes of compressed levels.
+
+    >>> staged, stored = bytes_an_image((224, 224), 2)
+    >>> round(staged), round(stored)
+    (250880, 23726)
+    """
+    pixels = size[0] * size[1]
+    shares = np.diff([0.0, *cuts, 1.0])
+    entropy = -float(shares @ np.log(shares)) / math.log(256)
+    return pixels * (3.0 + object_masks + maps), _OF_ENTROPY * pixels * maps * entropy
 
 
 def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
