@@ -187,8 +187,8 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path):
         json.loads(left[0].read_text())
     assert store.result("ab") == _result("ab")
     assert [result.id for result in store.results()] == ["ab", "zz"]
-    store.save_result(replace(_result("ab"), seconds=9.0))
-    assert store.result("ab").seconds == 9.0
+    store.save_result(replace(_result("cd"), seconds=9.0))
+    assert store.result("cd").seconds == 9.0
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
