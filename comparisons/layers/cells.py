@@ -33,7 +33,7 @@ __all__ = ["activations", "given", "locations", "tune"]
 
 def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """A network whose weights were given, not trained here, and its accuracy."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
         _load_weights(network, Path(cell.spec["start"]))
@@ -50,7 +50,7 @@ def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Every scale's activations of a frozen network, on disk."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     for split in SPLITS:
         images = dataset.split(split).images
@@ -67,7 +67,7 @@ def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Which locations every statistic lets through; those there already are kept."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     names, places = [*cell.spec["statistics"], RANDOM], range(len(scales))
     share = Locations(**cell.spec["locations"])
@@ -106,7 +106,7 @@ def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Fine-tune what comes after a masked scale, and test it."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     place = cell.spec["layers"].index(cell.spec["layer"])
     tail = tail_of(network, scales[place], _example(dataset).to(device))
