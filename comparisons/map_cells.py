@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,17 @@ from comparisons.methods import METHODS
 from comparisons.tracks import crossfitted_targets
 from comparisons.trained import frozen, masked_views, record
 from evaluation.images import SPLITS, open_staged
-from evaluation.maps import SHARD_IMAGES, shards_of
+from evaluation.maps import shards_of
 from evaluation.store import Store
 from evaluation.tracks import Track
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell
 
-__all__ = ["PART_IMAGES", "make_maps", "make_part", "part_of", "parts_of"]
+__all__ = ["PART_SHARDS", "make_maps", "make_part", "part_of", "parts_of"]
 
-# Images whose maps one worker makes at a time, where there are more of them.
-PART_IMAGES = 16 * SHARD_IMAGES
+# Shards that one worker makes at a time, where there are more: 16,384 images.
+PART_SHARDS = 16
 
 
 def parts_of(train_images: int, test_images: int) -> list[range]:
@@ -37,16 +36,16 @@ def parts_of(train_images: int, test_images: int) -> list[range]:
 
     Returns:
         Shards counted through the training images first and then the test images; nothing where
-        the images are too few for parts.
+        there are too few for parts.
 
     >>> parts_of(30_000, 10_000)
     [range(0, 16), range(16, 32), range(32, 40)]
     """
-    if train_images + test_images <= PART_IMAGES:
-        return []
     shards = len(shards_of(train_images)) + len(shards_of(test_images))
-    size = math.ceil(PART_IMAGES / SHARD_IMAGES)
-    return [range(start, min(start + size, shards)) for start in range(0, shards, size)]
+    if shards <= PART_SHARDS:
+        return []
+    starts = range(0, shards, PART_SHARDS)
+    return [range(start, min(start + PART_SHARDS, shards)) for start in starts]
 
 
 def part_of(maps: Cell, shards: range) -> Cell:

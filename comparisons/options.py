@@ -20,6 +20,10 @@ PRECISION = typer.Option(help="float32 or bfloat16; bfloat16 where this machine 
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
 OUT = typer.Option(help="Directory of the run; one that exists is continued.")
+SCRATCH = typer.Option(
+    help="Folder on each machine's own disk, where several share the run's directory: images and "
+    "levels are copied there before trainings read them at random."
+)
 WORKERS = typer.Option(help="Worker processes; by default one a processor.")
 THREADS = typer.Option(help="Threads of each worker.")
 DEVICE = typer.Option(help="cpu, or cuda where there is one.")

@@ -43,6 +43,7 @@ def run_plan(
     command: str,
     console: Console,
     memory_budget_mib: int = MEMORY_BUDGET_MIB,
+    scratch: Path | None = None,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -55,6 +56,7 @@ def run_plan(
         command: what was typed, for the record.
         console: where to say what happens.
         memory_budget_mib: what one pass of a saliency method may hold in each process.
+        scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
 
     Returns:
         The report's path.
@@ -67,7 +69,7 @@ def run_plan(
     """
     workers = worker_count(workers, threads)
     set_memory_budget(memory_budget_mib)
-    store = Store(out)
+    store = Store(out, scratch)
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)

@@ -226,7 +226,7 @@ class Store:
         self._scratch: Path | None = None
         if scratch is not None:
             whose = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-            self._scratch = Path(scratch).resolve() / whose
+            self._scratch = Path(scratch).absolute() / whose
 
     def data(self, cell: str) -> Path:
         """Where the images of a data cell are staged."""
