@@ -264,6 +264,18 @@ class Store:
         """Where the activations of a network's scales are, and which locations are salient."""
         return self.root / "activations" / cell
 
+    def remove_activations(self) -> int:
+        """Remove the activations of a complete run, which is continued without them too.
+
+        Returns:
+            How many bytes they took.
+        """
+        folder = self.root / "activations"
+        files = (path for path in folder.rglob("*") if path.is_file())
+        taken = sum(path.stat().st_size for path in files)
+        shutil.rmtree(folder, ignore_errors=True)
+        return taken
+
     def gallery(self, cell: str) -> Path:
         """Where the full-precision maps of a few test images are."""
         return self.root / "gallery" / f"{cell}.npz"
