@@ -49,6 +49,7 @@ def list_methods() -> None:
 def run(
     options: PlanOptions,
     out: Annotated[Path, shared.OUT] = Path("runs/comparison"),
+    scratch: Annotated[Path | None, shared.SCRATCH] = None,
     workers: Annotated[int | None, shared.WORKERS] = None,
     threads: Annotated[int, shared.THREADS] = 1,
     memory_budget: Annotated[
@@ -67,6 +68,7 @@ def run(
         report = run_plan(
             options.plan(device),
             out,
+            scratch=scratch,
             engine=engine_of(
                 engine,
                 address=address,

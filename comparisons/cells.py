@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from comparisons.attribution import example_batch, write_gallery, write_maps
+from comparisons.attribution import example_batch
 from comparisons.budget import memory_budget_bytes
 from comparisons.costs.cells import counts_of_method, time_of_method
 from comparisons.costs.statistic import cost_of_reading, costs_of_steps
 from comparisons.layers import cells as layer_cells
+from comparisons.map_cells import make_maps, make_part
 from comparisons.measure_cells import measure, train_on_permuted
 from comparisons.methods import METHODS
-from comparisons.tracks import crossfitted_targets, taken_over, train_without_fold
+from comparisons.tracks import taken_over, train_without_fold
 from comparisons.trained import (
     TrainingDone,
     frozen,
@@ -43,7 +44,6 @@ from evaluation.records import CellResult
 from evaluation.staging import Progress
 from evaluation.store import Store, spec_id
 from evaluation.timing import time_in_turns
-from evaluation.tracks import Track
 from evaluation.views import InputView
 from fastsal import __version__
 
@@ -61,10 +61,10 @@ class Cell:
     """One piece of work.
 
     Args:
-        kind: ``data``, ``base``, ``maps``, ``retrain``, ``mask_only``, ``fold``, ``same``,
-            ``permuted``, ``measure`` or ``profile``; inside a network ``given``, ``activations``,
-            ``locations`` or ``tune``; of costs alone ``cost``, ``counts``, ``reading`` or
-            ``steps``.
+        kind: ``data``, ``base``, ``maps``, ``part`` (of maps), ``retrain``, ``mask_only``,
+            ``fold``, ``same``, ``permuted``, ``measure`` or ``profile``; inside a network
+            ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``,
+            ``counts``, ``reading`` or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id
@@ -101,7 +101,7 @@ def run_cell(
         progress: of a ``data`` cell, told how many images are staged.
 
     Returns:
-        The result, as it was written.
+        The result, as it is recorded.
     """
     finished = store.result(cell.id)
     if finished is not None:
@@ -119,8 +119,7 @@ def run_cell(
         environment=_environment(device),
         **outcome,
     )
-    store.save_result(result)
-    return result
+    return store.save_result(result)
 
 
 def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
@@ -142,57 +141,20 @@ def _data(cell: Cell, store: Store, progress: Progress | None) -> Outcome:
 
 
 def _base(cell: Cell, store: Store, device: str) -> Outcome:
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     views = _whole(dataset)
     outcome, network = train_and_test(cell, dataset, device, *views)
     outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
     return outcome
 
 
-def _maps(cell: Cell, store: Store, device: str) -> Outcome:
-    dataset = open_staged(store.data(cell.spec["data"]))
-    spec = cell.spec
-    network, targets = frozen(cell, dataset, store, device)
-    if "folds" in spec:
-        targets["train"] = crossfitted_targets(spec["folds"], store)
-    # Gradients of ResNet-9 take a quarter less time so: 0.085 s against 0.116 s for 128 images.
-    network.to(memory_format=torch.channels_last)
-    name, unit = spec["method"], spec.get("unit", "pixel")
-    entry = METHODS[name]
-    prepare = entry.by_channel if unit == "element" and entry.by_channel else entry.prepare
-    explain = prepare(network)
-    cuts, seed = tuple(spec["cuts"]), spec["tie_seed"]
-    before = None
-    if "before" in spec:
-        before = dict(zip(SPLITS, masked_views(dataset, spec["before"], store), strict=True))
-    cost = write_maps(
-        explain,
-        dataset,
-        targets,
-        store.maps(cell.id),
-        cuts=cuts,
-        seed=seed,
-        device=device,
-        unit=unit,
-        before=before,
-    )
-    if Track.of_spec(spec) == Track():
-        test = targets["test"]
-        write_gallery(
-            name, network, explain, dataset, test, store, cell.id, cuts=cuts, device=device
-        )
-    # What an image costs is said by the maps of whole images.
-    metrics = cost.metrics() if before is None else {}
-    records = tuple(record(cell, dataset, metric, value) for metric, value in metrics.items())
-    return {"records": records, "hashes": {"maps": cost.hash}}
-
-
 def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     train_view, test_view = masked_views(
         dataset, cell.spec, store, mask_only=cell.kind == "mask_only"
     )
-    views = train_view.filled(0), test_view.filled(dataset.first_index("test"))
+    first, folder = dataset.first_index("test"), store.local()
+    views = train_view.filled(0, folder), test_view.filled(first, folder)
     outcome, network = train_and_test(cell, dataset, device, *views)
     if cell.spec.get("keep"):
         outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
@@ -200,7 +162,7 @@ def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def _profile(cell: Cell, store: Store, device: str) -> Outcome:
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, targets = frozen(cell, dataset, store, device)
     batch = cell.spec["batch"]
     # Of a smaller test split some images come twice: the cost is that of the batch.
@@ -222,7 +184,8 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
 
 _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "base": _base,
-    "maps": _maps,
+    "maps": make_maps,
+    "part": make_part,
     "retrain": _retrain,
     "mask_only": _retrain,
     "permuted": train_on_permuted,

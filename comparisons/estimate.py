@@ -57,7 +57,7 @@ def estimate(
         workers: processes that share the work.
     """
     trained = [node.passes for node in nodes if node.stage in _TRAININGS]
-    passes = sum(node.passes for node in nodes if node.stage in ("maps", "measure"))
+    passes = sum(node.passes for node in nodes if node.stage in ("maps", "part", "measure"))
     maps = sum(node.stage == "maps" for node in nodes)
     pixels = size[0] * size[1]
     seconds_per_image = _time_training_step(plan, classes, size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from comparisons import specs
 from comparisons.cells import Cell
+from comparisons.map_cells import parts_of
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
@@ -54,6 +55,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     """
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
+    parts = parts_of(train_images, test_images)
     nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
     for order, seed in enumerate(plan.seeds):
         name, make = specs.base_name(seed), specs.base(plan, seed)
@@ -64,7 +66,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     for place, track in enumerate(plan.tracks):
         nodes += _folds(plan, track, place, training)
         for order, method in enumerate(plan.methods):
-            line = _Line(plan, track, method, place, order, training, images)
+            line = _Line(plan, track, method, place, order, training, images, parts)
             # What never asks the network has the masks it had.
             asks = METHODS[method].passes > 0
             nodes += line.chains() if track.recursive and asks else line.nodes()
@@ -120,6 +122,7 @@ class _Line:
         order: which of its methods.
         training: images through the network in one training.
         images: training and test images.
+        parts: the shards of each part that maps are made in; none where they are made at once.
     """
 
     plan: Plan
@@ -129,6 +132,7 @@ class _Line:
     order: int
     training: int
     images: int
+    parts: list[range]
 
     def nodes(self) -> Iterator[Node]:
         """The maps, and every training on images masked by them."""
@@ -136,7 +140,7 @@ class _Line:
         # A fill is made of the same masks; a method that never asks the network has them too.
         of_maps = replace(self.track, fill=first.fill, recursive=False)
         maps = specs.maps_name(self.plan, of_maps, self.method)
-        yield self._maps(maps, of_maps)
+        yield from self._maps(maps, of_maps)
         for masked in self._trainings():
             own = specs.training_name(self.plan, self.track, masked)
             source = None
@@ -154,7 +158,7 @@ class _Line:
         of_maps = replace(self.track, fill=self.plan.fill, recursive=False)
         for seed in self.plan.seeds_of(self.method):
             maps = specs.maps_name(self.plan, of_maps, self.method)
-            yield self._maps(maps, of_maps)
+            yield from self._maps(maps, of_maps)
             last: Masked | None = None
             for fraction in self.plan.fractions:
                 masked = Masked(self.method, "roar", fraction, seed)
@@ -163,8 +167,7 @@ class _Line:
                     maps = specs.next_maps_name(self.plan, self.track, last)
                     make = specs.next_maps(self.plan, self.track, last, fraction, before, trained)
                     needs = ("data", before, trained)
-                    passes = METHODS[self.method].passes * self.images
-                    yield Node(maps, "maps", needs, self._priority(seed), passes, make)
+                    yield from self._in_parts(maps, needs, self._priority(seed), make)
                 name = specs.training_name(self.plan, self.track, masked)
                 make = specs.chained_training(self.plan, self.track, masked, maps, last)
                 yield self._training(name, masked, ("data", maps), make)
@@ -181,15 +184,30 @@ class _Line:
             for mode, fraction in self.plan.mask_only:
                 yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
 
-    def _maps(self, name: str, track: Track) -> Node:
+    def _maps(self, name: str, track: Track) -> Iterator[Node]:
         needs = ["data", specs.base_name(self.plan.seeds[0])]
         needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
-        passes = METHODS[self.method].passes * self.images
         # Maps that an earlier track needs too are made with its own.
         place = 0 if track == self.plan.tracks[0] else self.place
         priority = (place * len(self.plan.seeds), self.order, 0)
         make = specs.maps(self.plan, track, self.method)
-        return Node(name, "maps", tuple(needs), priority, passes, make)
+        yield from self._in_parts(name, tuple(needs), priority, make)
+
+    def _in_parts(
+        self,
+        name: str,
+        needs: tuple[str, ...],
+        priority: tuple[int, int, int],
+        make: Callable[[Done], Cell],
+    ) -> Iterator[Node]:
+        """Maps of all images; where there are many, what several workers make of them first."""
+        passes = METHODS[self.method].passes * self.images
+        for place, shards in enumerate(self.parts):
+            part = specs.part_name(name, place, len(self.parts))
+            share = passes * len(shards) // self.parts[-1].stop
+            yield Node(part, "part", needs, priority, share, specs.part(make, shards))
+            needs += (part,)
+        yield Node(name, "maps", needs, priority, 0 if self.parts else passes, make)
 
     def _training(
         self, name: str, masked: Masked, needs: tuple[str, ...], make: Callable[[Done], Cell]

@@ -31,7 +31,7 @@ _UNTRAINED = 1_000_000
 
 def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """One measure of one method's maps, on some test images and the frozen network."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, targets = frozen(cell, dataset, store, device)
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
@@ -79,7 +79,7 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def train_on_permuted(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Train the network on labels that mean nothing, with the recipe of all others."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
     views = (

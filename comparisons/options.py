@@ -19,6 +19,10 @@ MODEL = typer.Option(
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
 OUT = typer.Option(help="Directory of the run; one that exists is continued.")
+SCRATCH = typer.Option(
+    help="Folder on each machine's own disk, where several share the run's directory: images and "
+    "levels are copied there before trainings read them at random."
+)
 WORKERS = typer.Option(help="Processes that work at once; by default as many as there is room for.")
 THREADS = typer.Option(help="Threads of each worker.")
 ENGINE = typer.Option(help="local: processes of this machine; ray: tasks of a Ray cluster.")

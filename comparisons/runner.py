@@ -40,6 +40,7 @@ def run_plan(
     engine: Engine,
     command: str,
     console: Console,
+    scratch: Path | None = None,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -49,6 +50,7 @@ def run_plan(
         engine: where cells run, and what each worker has.
         command: what was typed, for the record.
         console: where to say what happens.
+        scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
 
     Returns:
         The report's path.
@@ -60,7 +62,7 @@ def run_plan(
         ValueError: the network cannot be used.
     """
     set_memory_budget(engine.resources.memory_budget_mib)
-    store = Store(out)
+    store = Store(out, scratch)
     with working_in(out):
         _refuse_another_plan(plan, out)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comparisons.cells import Cell
+from comparisons.map_cells import part_of
 from comparisons.measures import Measure
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
@@ -33,6 +34,8 @@ __all__ = [
     "measuring",
     "next_maps",
     "next_maps_name",
+    "part",
+    "part_name",
     "permuted_name",
     "profile",
     "training",
@@ -130,6 +133,16 @@ def maps(plan: Plan, track: Track, method: str) -> Make:
         return Cell("maps", spec)
 
     return make
+
+
+def part_name(maps: str, place: int, parts: int) -> str:
+    """Name of a part of maps, counted from 0."""
+    return f"{maps}, part {place + 1} of {parts}"
+
+
+def part(maps: Make, shards: range) -> Make:
+    """Some shards of maps, as another worker makes them."""
+    return lambda done: part_of(maps(done), shards)
 
 
 def next_maps_name(plan: Plan, track: Track, last: Masked) -> str:

@@ -25,7 +25,7 @@ __all__ = ["crossfitted_targets", "taken_over", "train_without_fold"]
 
 def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Train on all folds but one, and keep what the network predicts for that one."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     labels, seed = np.asarray(dataset.train.labels), cell.spec["seed"]
     fold = fold_of(len(labels), cell.spec["folds"], seed)
     inside = np.flatnonzero(fold != cell.spec["fold"])

@@ -98,7 +98,7 @@ def masked_views(
             dataset.split(name).images,
             dataset.mean,
             dataset.std,
-            stage(Levels(folder / f"{name}.zarr"), folder / f"{name}.npy"),
+            stage(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
             masking,
             mask_only,
         )

@@ -165,8 +165,8 @@ class CellResult:
 
     Args:
         id: hash of the cell's full specification.
-        kind: ``"data"``, ``"base"``, ``"maps"``, ``"retrain"``, ``"mask_only"``, ``"fold"``,
-            ``"same"``, ``"permuted"``, ``"measure"`` or ``"profile"``;
+        kind: ``"data"``, ``"base"``, ``"maps"``, ``"part"``, ``"retrain"``, ``"mask_only"``,
+            ``"fold"``, ``"same"``, ``"permuted"``, ``"measure"`` or ``"profile"``;
             inside a network ``"given"``, ``"activations"``, ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,16 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evaluation.local_copies import copied
 from evaluation.records import CellResult
 
 __all__ = [
     "ArrayFile",
+    "ContentHash",
     "Store",
     "content_hash",
     "remove_partial",
     "spec_id",
     "write_atomically",
+    "write_once",
 ]
+
+# Reads of a file that another machine replaces meanwhile, before the error is passed on.
+_READS = 5
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -40,6 +49,41 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: the disk is full, or the place cannot be written; `path` is as it was.
     """
+    with _written_beside(path, write) as partial:
+        partial.replace(path)
+
+
+def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """Write a file as `write_atomically` does, unless it is there: of several writers one wins.
+
+    Args:
+        path: the final place.
+        write: writes the bytes to the open file it is given.
+
+    Returns:
+        Whether this call put it there.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
+    with _written_beside(path, write) as partial:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            # A file system without hard links: the last of those that come at once wins.
+            if path.exists():
+                return False
+            partial.replace(path)
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
+    """A new file beside `path`, written and on disk, gone afterwards unless it was moved."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     partial = Path(name)
@@ -49,10 +93,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp's 0600 would hide a shared run from its readers
-        partial.replace(path)
-    except BaseException:
+        yield partial
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def remove_partial(folder: Path) -> None:
@@ -60,8 +103,11 @@ def remove_partial(folder: Path) -> None:
 
     Nobody may be writing there.
     """
-    for path in folder.rglob(".partial-*"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.rglob(".partial-*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class ArrayFile:
@@ -75,15 +121,23 @@ class ArrayFile:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-        os.close(handle)
+        handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
         self._path, self._partial = path, Path(name)
-        self._array = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
-        self._written = 0
+        self._shape, self._dtype, self._written = shape, np.dtype(dtype), 0
+        # Written, not mapped: a full disk is then an error, and no signal that ends the process.
+        self._file = os.fdopen(handle, "wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, part: NDArray[Any]) -> None:
         """Write the next entries."""
-        self._array[self._written : self._written + len(part)] = part
+        if part.shape[1:] != self._shape[1:] or self._written + len(part) > self._shape[0]:
+            raise ValueError(
+                f"entries {self._written} to {self._written + len(part)} of shape "
+                f"{part.shape[1:]}: {self._path.name} is for {self._shape[0]} of shape "
+                f"{self._shape[1:]}"
+            )
+        self._file.write(np.ascontiguousarray(part, self._dtype).data)
         self._written += len(part)
 
     def __enter__(self) -> ArrayFile:
@@ -91,14 +145,42 @@ class ArrayFile:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Put the file in its place, if every entry was written."""
-        complete = failure is None and self._written == len(self._array)
-        self._array.flush()
-        del self._array
-        if complete:
-            self._partial.chmod(0o644)
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink()
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if failure is None and self._written == self._shape[0]:
+                self._partial.chmod(0o644)
+                self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+class ContentHash:
+    """SHA-256 over shapes, types and bytes of arrays that come in parts, as 16 hex digits.
+
+    >>> parts = ContentHash()
+    >>> parts.begin((3, 2), "|u1")
+    >>> parts.update(np.zeros((2, 2), np.uint8))
+    >>> parts.update(np.zeros((1, 2), np.uint8))
+    >>> parts.digest() == content_hash(np.zeros((3, 2), np.uint8))
+    True
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def begin(self, shape: tuple[int, ...], dtype: str) -> None:
+        """The next array is of this shape and type, as ``dtype.str`` has it."""
+        self._hash.update(f"{dtype}{shape}".encode())
+
+    def update(self, part: NDArray[Any]) -> None:
+        """The next entries of the array."""
+        self._hash.update(np.ascontiguousarray(part).data)
+
+    def digest(self) -> str:
+        """The hash of what came so far."""
+        return self._hash.hexdigest()[:16]
 
 
 def content_hash(*arrays: NDArray[Any]) -> str:
@@ -107,11 +189,11 @@ def content_hash(*arrays: NDArray[Any]) -> str:
     >>> content_hash(np.zeros(3)) == content_hash(np.zeros(4))
     False
     """
-    digest = hashlib.sha256()
+    hashed = ContentHash()
     for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
+        hashed.begin(array.shape, array.dtype.str)
+        hashed.update(array)
+    return hashed.digest()
 
 
 def spec_id(spec: Mapping[str, Any]) -> str:
@@ -133,16 +215,38 @@ class Store:
     cell each.
 
     Args:
-        root: the run's directory; made if it is not there.
+        root: the run's directory; made if it is not there. Several machines may share it.
+        scratch: a folder on each machine's own disk for what trainings read at random, which each
+            machine copies or unpacks for itself; runs may share it. None for none.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, scratch: Path | str | None = None) -> None:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
+        self._scratch: Path | None = None
+        if scratch is not None:
+            whose = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
+            self._scratch = Path(scratch).absolute() / whose
 
     def data(self, cell: str) -> Path:
         """Where the images of a data cell are staged."""
         return self.root / "data" / cell
+
+    def local(self) -> Path:
+        """A folder of this machine for what can be made again: the run's own without scratch."""
+        if self._scratch is None:
+            return self.root
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
+
+    def local_data(self, cell: str) -> Path:
+        """Where this machine's processes map the staged images; copied there if need be."""
+        source, place = self.data(cell), self.local() / "data" / cell
+        return source if place == source else copied(source, place)
+
+    def local_levels(self, cell: str, split: str) -> Path:
+        """The memory map that `evaluation.maps.stage` unpacks a split's levels into."""
+        return self.local() / "maps" / cell / f"{split}.npy"
 
     def model(self, cell: str) -> Path:
         """Where the weights of a base cell are."""
@@ -160,6 +264,18 @@ class Store:
         """Where the activations of a network's scales are, and which locations are salient."""
         return self.root / "activations" / cell
 
+    def remove_activations(self) -> int:
+        """Remove the activations of a complete run, which is continued without them too.
+
+        Returns:
+            How many bytes they took.
+        """
+        folder = self.root / "activations"
+        files = (path for path in folder.rglob("*") if path.is_file())
+        taken = sum(path.stat().st_size for path in files)
+        shutil.rmtree(folder, ignore_errors=True)
+        return taken
+
     def gallery(self, cell: str) -> Path:
         """Where the full-precision maps of a few test images are."""
         return self.root / "gallery" / f"{cell}.npz"
@@ -170,18 +286,35 @@ class Store:
 
     def result(self, cell: str) -> CellResult | None:
         """The result of a cell, or None if it has not finished."""
-        path = self.cell(cell)
-        return CellResult.from_json(path.read_text()) if path.exists() else None
+        for attempt in range(_READS):
+            try:
+                return CellResult.from_json(self.cell(cell).read_text())
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                # On NFS: the file that was opened has been replaced.
+                if error.errno != errno.ESTALE or attempt == _READS - 1:
+                    raise
+        return None
 
     def results(self) -> Iterator[CellResult]:
         """Every finished cell, in the order of their ids."""
         for path in sorted((self.root / "cells").glob("[!.]*.json")):
             yield CellResult.from_json(path.read_text())
 
-    def save_result(self, result: CellResult) -> None:
-        """Record a finished cell; from here on it is never run again."""
+    def save_result(self, result: CellResult) -> CellResult:
+        """Record a finished cell; from here on it is never run again.
+
+        Two attempts at a cell may run at once, where a machine was thought dead: the first recorded
+        result stays.
+
+        Returns:
+            What is recorded.
+        """
         text = result.to_json()
-        write_atomically(self.cell(result.id), lambda file: file.write(text.encode()))
+        written = write_once(self.cell(result.id), lambda file: file.write(text.encode()))
+        recorded = None if written else self.result(result.id)
+        return recorded or result
 
     def save_model(self, cell: str, state: Mapping[str, torch.Tensor]) -> None:
         """Keep the weights of a base cell."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,29 +133,66 @@ class InputView(View):
             raise ValueError("nothing is masked: give levels and masking")
         return self._kept(self.levels[indices], self.masking)
 
-    def filled(self, first_index: int) -> InputView:
+    def filled(self, first_index: int, folder: Path | None = None) -> InputView:
         """The same view with removed pixels filled as its masking says, once for all epochs.
 
         Args:
             first_index: number of the first image, which seeds what is fixed for an image.
+            folder: on whose disk the filled images lie while the view is in use, in a file without
+                a name: it is gone with the view, however the process ends. None for the system's
+                temporary folder.
 
         Returns:
             A view of images that hold their fill; this view itself where the fill is the mean,
             or where only masks are shown.
+
+        Raises:
+            OSError: the disk is full.
         """
-        masking, levels = self.masking, self.levels
-        if masking is None or levels is None or masking.fill == "mean" or self.mask_only:
+        if not self._needs_fill():
             return self
-        # Half precision holds every 8-bit value exactly; a fill is noisier than its rounding.
-        images = np.empty(self.images.shape, np.float16)
-        for start in range(0, len(images), _FILLED_TOGETHER):
-            part = slice(start, start + _FILLED_TOGETHER)
-            kept = self._kept(levels[part], masking)
-            images[part] = noisy_linear(
-                self.images[part], kept, first_index + np.arange(start, start + len(kept))
-            )
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start in range(0, len(self), _FILLED_TOGETHER):
+                indices = np.arange(start, min(start + _FILLED_TOGETHER, len(self)))
+                file.write(self._filled_images(indices, first_index).data)
+            file.flush()
+            # The map keeps the file open for itself.
+            images = np.memmap(file, np.float16, "r", shape=self.images.shape)
         return InputView(images, self.mean, self.std)
+
+    def filled_as_read(self, first_index: int) -> View:
+        """What `filled` gives, for one pass over the images: each is filled when it is asked for.
+
+        Args:
+            first_index: number of the first image, which seeds what is fixed for an image.
+        """
+        return _FilledAsRead(self, first_index) if self._needs_fill() else self
+
+    def _needs_fill(self) -> bool:
+        return self.masking is not None and self.masking.fill != "mean" and not self.mask_only
+
+    def _filled_images(self, indices: NDArray[np.integer], first_index: int) -> NDArray[np.float16]:
+        """``(B, H, W, 3)``, 0 to 255, with the fill in place of what is removed."""
+        # Half precision holds every 8-bit value exactly; a fill is noisier than its rounding.
+        return noisy_linear(self.images[indices], self.kept(indices), first_index + indices).astype(
+            np.float16
+        )
 
     def _kept(self, levels: LevelArray, masking: Masking) -> LevelArray:
         """``(B, H, W, 1)`` booleans, or a channel each."""
         return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)
+
+
+@dataclass(frozen=True)
+class _FilledAsRead(View):
+    view: InputView
+    first_index: int
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def read(self, indices: NDArray[np.integer]) -> Parts:
+        return (torch.from_numpy(self.view._filled_images(indices, self.first_index)),)
+
+    def shown(self, parts: Parts) -> Tensor:
+        return InputView(self.view.images, self.view.mean, self.view.std).shown(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from comparisons.layers.plan import AS_BUILT
 from evaluation.images import SPLITS, Dataset, choose_balanced, open_staged
 from evaluation.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
 from evaluation.layerwise import ActivationView, Locations
+from evaluation.local_copies import locked
 from evaluation.networks import build_network, state_hash
 from evaluation.records import METRICS, Record, pack_bits
 from evaluation.retraining import Recipe, correctness, train
@@ -32,7 +34,7 @@ __all__ = ["activations", "given", "locations", "tune"]
 
 def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """A network whose weights were given, not trained here, and its accuracy."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
         _load_weights(network, Path(cell.spec["start"]))
@@ -49,24 +51,13 @@ def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Every scale's activations of a frozen network, on disk."""
-    dataset = open_staged(store.data(cell.spec["data"]))
-    network, scales = _frozen(cell, dataset, store, device)
-    for split in SPLITS:
-        images = dataset.split(split).images
-        cache_activations(
-            network,
-            scales,
-            InputView(images, dataset.mean, dataset.std),
-            _chosen(cell, dataset, split),
-            [_activations_path(store, cell.id, split, place) for place in range(len(scales))],
-            device=device,
-        )
+    _keep_activations(cell, cell.id, store, device)
     return {"records": ()}
 
 
 def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Which locations every statistic lets through; those there already are kept."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     names, places = [*cell.spec["statistics"], RANDOM], range(len(scales))
     share = Locations(**cell.spec["locations"])
@@ -105,9 +96,10 @@ def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
 
 def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Fine-tune what comes after a masked scale, and test it."""
-    dataset = open_staged(store.data(cell.spec["data"]))
+    dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     place = cell.spec["layers"].index(cell.spec["layer"])
+    _make_again(cell, store, place, device)
     tail = tail_of(network, scales[place], _example(dataset).to(device))
     views = {split: _masked(cell, store, split, scales[place], place) for split in SPLITS}
     training = train(
@@ -157,6 +149,24 @@ def _frozen(
     return network, scales_named(network, cell.spec["layers"], example)
 
 
+def _keep_activations(cell: Cell, activations_id: str, store: Store, device: str) -> None:
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    network, scales = _frozen(cell, dataset, store, device)
+    for split in SPLITS:
+        images = dataset.split(split).images
+        cache_activations(
+            network,
+            scales,
+            InputView(images, dataset.mean, dataset.std),
+            _chosen(cell, dataset, split),
+            [
+                _activations_path(store, activations_id, split, place)
+                for place in range(len(scales))
+            ],
+            device=device,
+        )
+
+
 def _example(dataset: Dataset) -> torch.Tensor:
     return InputView(dataset.test.images, dataset.mean, dataset.std)(
         np.arange(min(2, len(dataset.test.labels)))
@@ -196,6 +206,22 @@ def _masked(cell: Cell, store: Store, split: str, scale: Scale, place: int) -> A
         cell.spec["mode"],
         channels_last=scale.channels_last,
     )
+
+
+def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
+    """Write the arrays that a fine-tuning reads, where a complete run has removed them."""
+    activations_id, method = cell.spec["activations"], cell.spec["method"]
+    read = [_activations_path(store, activations_id, split, place) for split in SPLITS]
+    salient = [_locations_path(store, cell, method, split, place) for split in SPLITS]
+    if all(path.exists() for path in (*read, *salient)):
+        return
+    with locked(store.activations(activations_id)):
+        if not all(path.exists() for path in read):
+            _keep_activations(cell, activations_id, store, device)
+        if not all(path.exists() for path in salient):
+            statistics = [] if method == RANDOM else [method]
+            spec = {**cell.spec, "statistics": statistics}
+            locations(replace(cell, kind="locations", spec=spec), store, device)
 
 
 def _hash_before(network: nn.Module, tail: nn.Module) -> str:

@@ -84,6 +84,10 @@ def run_layers(
         if weights_out is not None:
             write_prior(weights_out, store, plan, layers.names)
             console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
+        # By far the most of a run's disk, and one pass over the images makes them again.
+        removed = store.remove_activations()
+        if removed:
+            console.print(f"Removed {removed / 2**20:,.0f} MiB of activations", soft_wrap=True)
     return report
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from comparisons import cells as cells_module
-from comparisons.attribution import write_maps
 from comparisons.cells import Cell, run_cell
+from comparisons.map_set import MapSet
 from comparisons.methods import METHODS, Batch, Method
 from evaluation.images import open_staged
 from evaluation.maps import Levels
@@ -293,7 +293,7 @@ def test_maps_that_cannot_be_ranked_are_refused(tiny, tmp_path, maps, message):
         return maps(len(batch.inputs))
 
     with pytest.raises(ValueError, match=message):
-        write_maps(explain, _dataset(tiny), targets, tmp_path, cuts=(0.5,), seed=0)
+        MapSet(explain, _dataset(tiny), targets, tmp_path, cuts=(0.5,), seed=0).finish()
 
 
 def test_a_method_that_gives_nan_leaves_no_result(tiny, tmp_path, monkeypatch):

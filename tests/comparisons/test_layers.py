@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,30 @@ def test_weights_of_a_run_are_what_smoe_scale_takes(run, tmp_path):
     assert torch.equal(weighted, SMOEScale(network, weights=content["weights"]).attribute(images))
 
 
+def test_a_run_whose_activations_were_removed_goes_on_with_the_same_ones(run, tmp_path):
+    shutil.copytree(run.store.root, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    arrays = {
+        path.relative_to(store.root): path.read_bytes()
+        for path in (store.root / "activations").rglob("*.npy")
+    }
+    assert store.remove_activations() == sum(len(content) for content in arrays.values())
+    assert not (store.root / "activations").exists()
+    cells = {cell.id: cell for cell in run.executor.submitted}
+    for method in ("mean", "random"):
+        result = _cell(run, method=method, layer="stage3.0", mode="roar", seed=1)
+        store.cell(result.id).unlink()
+        again = run_cell(cells[result.id], store)
+        assert (again.hashes, again.correct) == (result.hashes, result.correct)
+        assert [e["loss"] for e in again.history] == [e["loss"] for e in result.history]
+    made = {
+        path.relative_to(store.root): path.read_bytes()
+        for path in (store.root / "activations").rglob("*.npy")
+    }
+    assert made.items() <= arrays.items()
+    assert {path.parts[2] for path in made if len(path.parts) > 3} == {"mean", "random"}
+
+
 def test_no_weights_come_out_where_no_scale_beats_random(run, tmp_path):
     store = Store(tmp_path)
     for result in run.results.values():
@@ -433,6 +458,9 @@ def test_a_run_says_what_it_needs_and_writes_its_page_and_weights(
     assert kept["layers"] == list(LAYERS)
     assert LayersPlan.from_json(kept["plan"]) == plan
     assert not list(out.rglob(".partial-*"))
+    # What a pass over the images makes again is not kept.
+    assert "Removed 5 MiB of activations" in said
+    assert not (out / "activations").exists()
 
 
 def test_another_plan_may_not_use_the_directory(in_process, tmp_path):

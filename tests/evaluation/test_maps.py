@@ -13,8 +13,17 @@ import numpy as np
 import pytest
 import tensorstore
 
-from evaluation.maps import CHUNK_IMAGES, SHARD_IMAGES, Levels, stage
+from evaluation import maps as maps_module
+from evaluation.maps import (
+    CHUNK_IMAGES,
+    SHARD_IMAGES,
+    Levels,
+    bytes_an_image,
+    levels_hash,
+    stage,
+)
 from evaluation.masking import MODES, Masking, saliency_levels
+from evaluation.store import ContentHash, content_hash
 
 CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SHAPE = (2500, 8, 8)  # two whole shards and a part of one
@@ -202,3 +211,124 @@ def test_stage_maps_the_levels_read_only_and_once(written, array, tmp_path):
 def test_levels_that_are_not_there_say_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no levels at .*make them with Levels.create"):
         Levels(tmp_path / "nothing.zarr")
+
+
+def test_the_hash_is_that_of_all_shards_at_once_and_a_zarr_reader_sees_it(written, array):
+    assert written.content_hash is None
+    others = ContentHash()
+    expected = content_hash(array[:1024], array[1024:2048], array[2048:])
+    assert written.seal(others) == expected == others.digest()
+    assert Levels(written.path).content_hash == expected
+    written.seal(others)
+    shards = (array[:1024], array[1024:2048], array[2048:])
+    assert others.digest() == content_hash(*shards, *shards)
+    zarr = pytest.importorskip("zarr", minversion="3")
+    opened = zarr.open_array(written.path, mode="r")
+    assert dict(opened.attrs) == {"cuts": list(CUTS), "content_hash": expected}
+    np.testing.assert_array_equal(opened[:], array)
+
+
+def test_sealed_levels_can_be_written_and_sealed_again(written, array):
+    before = written.seal()
+    metadata = (written.path / "zarr.json").read_bytes()
+    written.write(range(1024, 2048), array[1024:2048])
+    assert written.seal() == before
+    assert (written.path / "zarr.json").read_bytes() == metadata
+    written.write(range(1024, 2048), 5 - array[1024:2048])
+    assert written.seal() != before
+
+
+def test_a_memory_map_can_be_checked_against_the_levels_it_came_from(written, tmp_path):
+    written.seal()
+    mapped = stage(written, tmp_path / "train.npy")
+    assert levels_hash(mapped) == written.content_hash
+    changed = np.array(mapped)
+    changed[2047, 7, 7] ^= 1
+    assert levels_hash(changed) != written.content_hash
+
+
+def test_levels_that_the_disk_changed_are_not_trained_on(written, array, tmp_path):
+    written.seal()
+    # As if another shard's file had come in its place: it decodes, and is not what was written.
+    shards = [written.path / "c" / number / "0" / "0" for number in "01"]
+    shards[1].write_bytes(shards[0].read_bytes())
+    with pytest.raises(ValueError, match=r"not those that were written .*start again"):
+        stage(Levels(written.path), tmp_path / "staged" / "train.npy")
+    assert [path.name for path in (tmp_path / "staged").iterdir()] == [".lock"]
+
+
+_STAGE = """
+import sys, time
+from pathlib import Path
+from evaluation import maps
+
+unpack, count = maps._unpack, Path(sys.argv[3])
+
+def slow(levels, place):
+    with count.open("a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    unpack(levels, place)
+
+maps._unpack = slow
+print(maps.levels_hash(maps.stage(maps.Levels(Path(sys.argv[1])), Path(sys.argv[2]))))
+"""
+
+
+def test_of_two_processes_that_stage_at_once_one_unpacks_and_both_have_it(written, tmp_path):
+    expected = written.seal()
+    (tmp_path / "staged").mkdir()
+    left = tmp_path / "staged" / ".partial-train.npy-abc"
+    left.write_bytes(b"by one that was killed")
+    arguments = [written.path, tmp_path / "staged" / "train.npy", tmp_path / "count"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _STAGE, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for _ in range(2)
+    ]
+    found = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert found == [expected, expected]
+    assert (tmp_path / "count").read_text() == "x"
+    assert not left.exists()
+
+
+def test_staging_reads_a_chunk_of_images_at_a_time(written, tmp_path, monkeypatch):
+    read, longest = Levels.read, []
+
+    def noted(self, start, stop):
+        longest.append(stop - start)
+        return read(self, start, stop)
+
+    monkeypatch.setattr(maps_module.Levels, "read", noted)
+    written.seal()
+    stage(written, tmp_path / "train.npy")
+    assert max(longest) == CHUNK_IMAGES
+    assert sum(longest) == 2 * 2500
+
+
+@pytest.mark.parametrize("cuts", [CUTS, (0.5,), (0.1, 0.5, 0.9)])
+def test_the_stated_bytes_are_the_entropy_of_the_cuts(cuts):
+    # Of maps that are drawn evenly, by counting.
+    levels = saliency_levels(np.random.default_rng(0).random((1, 100, 100)), cuts, np.arange(1))
+    _, counts = np.unique(levels, return_counts=True)
+    bits = -sum(count * np.log2(count / 10_000) for count in counts)
+    assert bytes_an_image((100, 100), 1, cuts=cuts) == (4e4, pytest.approx(0.75 * bits / 8))
+    staged, stored = bytes_an_image((100, 100), 7, cuts=cuts, object_masks=True)
+    assert (staged, stored) == (11e4, pytest.approx(7 * 0.75 * bits / 8))
+
+
+def test_stated_bytes_hold_within_a_fifth_for_maps_as_rough_and_as_smooth_as_they_come(tmp_path):
+    y, x = np.mgrid[:32, :32]
+    rough = np.random.default_rng(0).random((512, 32, 32))
+    smooth = np.stack([-((y - i % 20) ** 2 + (x - i // 20) ** 2.0) for i in range(512)])
+    for name, saliency in (("rough", rough), ("smooth", smooth)):
+        levels = Levels.create(tmp_path / f"{name}.zarr", saliency.shape, CUTS)
+        levels.write(range(512), saliency_levels(saliency, CUTS, np.arange(512)))
+        took = 32 * 32 + levels.stored_bytes() / 512
+        images, _ = bytes_an_image((32, 32), 0)
+        stated = sum(bytes_an_image((32, 32), 1)) - images
+        assert 0.8 < took / stated < 1.2

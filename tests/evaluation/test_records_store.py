@@ -17,7 +17,15 @@ import pytest
 import torch
 
 from evaluation.records import METRICS, CellResult, Record, pack_bits, unpack_bits
-from evaluation.store import Store, content_hash, spec_id, write_atomically
+from evaluation.store import (
+    ArrayFile,
+    Store,
+    content_hash,
+    remove_partial,
+    spec_id,
+    write_atomically,
+    write_once,
+)
 
 ROOT = Path(__file__).parents[2]
 RECORD = Record(
@@ -187,8 +195,8 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path):
         json.loads(left[0].read_text())
     assert store.result("ab") == _result("ab")
     assert [result.id for result in store.results()] == ["ab", "zz"]
-    store.save_result(replace(_result("ab"), seconds=9.0))
-    assert store.result("ab").seconds == 9.0
+    store.save_result(replace(_result("cd"), seconds=9.0))
+    assert store.result("cd").seconds == 9.0
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
@@ -258,3 +266,119 @@ def test_arrays_that_carry_code_are_refused(tmp_path):
         Store(tmp_path).save_arrays(place, {"train": np.array([_Harmful()], dtype=object)})
     with np.load(place, allow_pickle=False) as loaded:
         assert loaded["train"].tolist() == [0, 1, 2]
+
+
+def test_the_first_recorded_result_of_a_cell_stays(tmp_path):
+    store = Store(tmp_path)
+    first, second = replace(_result("ab"), seconds=1.0), replace(_result("ab"), seconds=2.0)
+    assert store.save_result(first) == first
+    assert store.save_result(second) == first
+    assert store.result("ab") == first
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["ab.json"]
+
+
+_RECORD = """
+import sys, time
+from dataclasses import replace
+from evaluation.records import CellResult
+from evaluation.store import Store
+
+store, mine = Store(sys.argv[1]), float(sys.argv[2])
+sys.stdin.readline()
+for number in range(200):
+    result = CellResult(f"{number:03}", "base", {}, (), seconds=mine)
+    print(store.save_result(result).seconds)
+"""
+
+
+def test_of_two_attempts_at_a_cell_both_get_what_is_recorded(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RECORD, tmp_path, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for number in (1, 2)
+    ]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [process.communicate(timeout=60)[0].split() for process in processes]
+    recorded = [str(result.seconds) for result in Store(tmp_path).results()]
+    assert len(recorded) == 200
+    assert told == [recorded, recorded]
+
+
+def test_a_disk_without_hard_links_keeps_the_first_too(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", none)
+    assert write_once(tmp_path / "x", lambda file: file.write(b"first"))
+    assert not write_once(tmp_path / "x", lambda file: file.write(b"second"))
+    assert (tmp_path / "x").read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save_result(_result("ab"))
+    read, failures = Path.read_text, [errno.ESTALE, errno.ESTALE]
+
+    def stale(self, *arguments, **options):
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    assert store.result("ab") == _result("ab")
+    failures += [errno.EIO]
+    with pytest.raises(OSError, match="Input/output error"):
+        store.result("ab")
+
+
+def test_an_array_file_is_numpys_own_and_there_only_when_every_entry_was_written(tmp_path):
+    array = np.random.default_rng(0).random((7, 3, 2)).astype(np.float32)
+    np.save(tmp_path / "expected.npy", array)
+    with ArrayFile(tmp_path / "made.npy", array.shape, "<f4") as file:
+        file.append(array[:5])
+        assert not (tmp_path / "made.npy").exists()
+        file.append(array[5:, :, ::-1][:, :, ::-1])
+    assert (tmp_path / "made.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    with ArrayFile(tmp_path / "short.npy", array.shape, "<f4") as file:
+        file.append(array[:5])
+        with pytest.raises(ValueError, match=r"entries 5 to 8 of shape .*is for 7 of shape"):
+            file.append(array[:3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.npy", "made.npy"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_an_array_file_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    opened = os.fdopen
+
+    def full_device(handle: int, mode: str):
+        os.close(handle)
+        return Path("/dev/full").open(mode)
+
+    monkeypatch.setattr(os, "fdopen", full_device)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        ArrayFile(tmp_path / "x.npy", (100_000,), "<f8") as file,
+    ):
+        file.append(np.zeros(100_000))
+    monkeypatch.setattr(os, "fdopen", opened)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_killed_while_it_copied_a_folder_is_removed_too(tmp_path):
+    (tmp_path / "data" / ".partial-d0-abc" / "inside").mkdir(parents=True)
+    (tmp_path / "data" / ".partial-d0-abc" / ".partial-x").write_bytes(b"x")
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / ".partial-y").write_bytes(b"y")
+    (tmp_path / "cells" / "y.json").write_bytes(b"{}")
+    remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["y.json"]
+    assert list((tmp_path / "data").iterdir()) == []

@@ -1,0 +1,68 @@
+"""Copies on this machine's own disk of what lies where several machines share it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+__all__ = ["copied", "locked"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, against the other processes that ask for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
+
+
+def copied(source: Path, place: Path) -> Path:
+    """Copy a finished folder to `place`, unless it is there; it appears whole or not at all.
+
+    A copy that lacks a file, or has one of another length, is replaced: what cleans a scratch disk
+    takes single files.
+
+    Args:
+        source: a folder that nobody writes to any more.
+        place: where this machine's processes want it.
+
+    Returns:
+        `place`.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
+    if _lengths(place) == _lengths(source):
+        return place
+    with locked(place.parent):
+        if _lengths(place) != _lengths(source):
+            prefix = f".partial-{place.name}-"
+            for left in place.parent.glob(f"{prefix}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            partial = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+            try:
+                shutil.copytree(source, partial, ignore=_hidden, dirs_exist_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+                partial.rename(place)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+    return place
+
+
+def _lengths(folder: Path) -> dict[str, int]:
+    """Bytes of each file in a folder, by its path in it; nothing of a folder that is not there."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("[!.]*")
+        if path.is_file()
+    }
+
+
+def _hidden(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(".")]
