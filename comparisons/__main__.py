@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
-from comparisons.engines import engine_of
+from comparisons.engines import engine_of, in_ranks
 from comparisons.layers.command import layers
 from comparisons.methods import METHODS
 from comparisons.plan_options import PlanOptions, with_plan_options
@@ -65,8 +66,10 @@ def run(
     """Run a comparison, or continue it, and write its report."""
     with one_message(_console, out):
         check_device(device)
+        plan = options.plan(device)
+        plan = replace(plan, recipe=in_ranks(plan.recipe, gpus_per_cell))
         report = run_plan(
-            options.plan(device),
+            plan,
             out,
             scratch=scratch,
             engine=engine_of(
@@ -76,6 +79,7 @@ def run(
                 threads=threads,
                 cpus_per_cell=cpus_per_cell,
                 gpus_per_cell=gpus_per_cell,
+                ranks=plan.recipe.ranks,
                 device=device,
                 memory_budget_mib=memory_budget,
             ),

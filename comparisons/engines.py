@@ -10,9 +10,10 @@ from comparisons.engine import Executor
 from comparisons.local_engine import LocalExecutor
 from comparisons.ray_engine import RayExecutor
 from comparisons.resources import Resources
+from evaluation.recipe import Recipe
 from evaluation.store import Store
 
-__all__ = ["ENGINES", "Engine", "engine_of", "ranks_of"]
+__all__ = ["ENGINES", "Engine", "engine_of", "in_ranks"]
 
 ENGINES = ("local", "ray")
 
@@ -59,20 +60,27 @@ class Engine:
                 yield here
 
 
-def ranks_of(ranks: int, gpus_per_cell: float | None) -> int:
-    """How many processes train one network: those asked for, or one for each GPU of a cell.
+def in_ranks(recipe: Recipe, gpus_per_cell: float | None) -> Recipe:
+    """A recipe whose networks are trained by one process for each GPU of a cell.
 
-    >>> ranks_of(1, 4), ranks_of(2, None), ranks_of(1, 0.5)
-    (4, 2, 1)
+    Args:
+        recipe: its own number of ranks holds where no cell has several GPUs.
+        gpus_per_cell: as typed.
+
+    Raises:
+        ValueError: the two contradict each other.
+
+    >>> [in_ranks(Recipe(), gpus).ranks for gpus in (None, 0.5, 4)]
+    [1, 1, 4]
     """
     if gpus_per_cell is None or gpus_per_cell <= 1:
-        return ranks
-    if gpus_per_cell != int(gpus_per_cell) or ranks not in (1, int(gpus_per_cell)):
+        return recipe
+    if gpus_per_cell != int(gpus_per_cell) or recipe.ranks not in (1, int(gpus_per_cell)):
         raise ValueError(
-            f"--gpus-per-cell {gpus_per_cell:g} with --ranks {ranks}: expected a whole number of "
-            "GPUs, one for each rank"
+            f"--gpus-per-cell {gpus_per_cell:g} with --ranks {recipe.ranks}: expected a whole "
+            "number of GPUs, one for each rank"
         )
-    return int(gpus_per_cell)
+    return replace(recipe, ranks=int(gpus_per_cell))
 
 
 def engine_of(

@@ -78,6 +78,7 @@ def _plan(
     augment: Annotated[str | None, training.AUGMENT] = None,
     compile: Annotated[bool | None, training.COMPILE] = None,
     channels_last: Annotated[bool | None, training.CHANNELS_LAST] = None,
+    ranks: Annotated[int | None, training.RANKS] = None,
     train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
     test_images: Annotated[int | None, typer.Option(help="Test images likewise.")] = None,
     image_size: Annotated[int | None, shared.IMAGE_SIZE] = None,
@@ -114,6 +115,7 @@ def _plan(
         "label_smoothing": label_smoothing,
         "compile": compile,
         "channels_last": channels_last,
+        "ranks": ranks,
         **as_augmentation(augment),
     }
     options = _preset(preset)

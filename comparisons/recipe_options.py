@@ -43,6 +43,10 @@ AUGMENT = typer.Option(
 )
 COMPILE = typer.Option(help="Train through torch.compile; the first steps take minutes.")
 CHANNELS_LAST = typer.Option(help="Memory format of activations.")
+RANKS = typer.Option(
+    help="Processes that train each network together, with DistributedDataParallel; by default one "
+    "for each GPU of --gpus-per-cell."
+)
 
 
 def stated_recipe(

@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from comparisons.engine import RETRIES
-from comparisons.engines import Engine, engine_of, ranks_of
+from comparisons.engines import Engine, engine_of, in_ranks
 from comparisons.resources import Resources
 from comparisons.runner import run_plan
 from comparisons.session import RunError, working_in
+from evaluation.recipe import Recipe
 from evaluation.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -100,12 +101,11 @@ def test_workers_share_the_gpus_out(monkeypatch):
 
 
 def test_a_cell_has_what_its_ranks_share():
-    assert ranks_of(1, 4.0) == 4
     engine = engine_of("ray", device="cuda", gpus_per_cell=4.0, cpus_per_cell=16.0, ranks=4)
     assert (engine.resources.gpus, engine.resources.cpus) == (1.0, 4.0)
     assert engine_of("local", device="cuda", gpus_per_cell=0.5).resources.gpus == 0.5
     with pytest.raises(ValueError, match=r"--gpus-per-cell 3 with --ranks 2: expected a whole"):
-        ranks_of(2, 3.0)
+        in_ranks(Recipe(ranks=2), 3.0)
     with pytest.raises(ValueError, match=r"--gpus-per-cell 1 for 2 ranks: expected a GPU for each"):
         engine_of("ray", device="cuda", gpus_per_cell=1.0, ranks=2)
     with pytest.raises(ValueError, match=r"a training of 2 ranks does not fit into 1 workers"):

@@ -69,7 +69,7 @@ def _run(plan, out: Path, engine: Engine) -> str:
 
 def _records(result: CellResult) -> list[object]:
     """What was measured, besides times."""
-    return [record for record in result.records if record.unit not in ("ms", "images/s", "%")]
+    return [record for record in result.records if not record.timed]
 
 
 def _assert_equal(one: Path, other: Path) -> None:
@@ -150,6 +150,22 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
     (mortal / "built").unlink()
     _run(plan, there, Engine("ray", address=cluster.address))
     assert not (mortal / "built").exists()
+
+
+def test_a_gang_that_loses_a_rank_is_the_gang_here(cluster, mortal, tmp_path, make_tiny_plan):
+    plan = make_tiny_plan("centre")
+    recipe = replace(plan.recipe, ranks=2)
+    plan = replace(plan, model=f"{mortal}/mortal.py:network", measures=(), recipe=recipe)
+    here, there = tmp_path / "here", tmp_path / "there"
+    second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    try:
+        _run(plan, here, Engine(workers=2))
+        (mortal / "kill-0").touch()  # one rank of the first training, on either node
+        _run(plan, there, Engine("ray", address=cluster.address))
+    finally:
+        cluster.remove_node(second, allow_graceful=False)
+    assert not (mortal / "kill-0").exists()
+    _assert_equal(here, there)
 
 
 def test_what_a_cell_raises_comes_back_as_it_was(cluster, tmp_path):
