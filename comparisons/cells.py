@@ -24,6 +24,7 @@ from comparisons.attribution import example_batch
 from comparisons.budget import memory_budget_bytes
 from comparisons.costs.cells import counts_of_method, time_of_method
 from comparisons.costs.statistic import cost_of_reading, costs_of_steps
+from comparisons.explained import frozen, take_weights
 from comparisons.layers import cells as layer_cells
 from comparisons.map_cells import make_maps, make_part
 from comparisons.measure_cells import measure, train_on_permuted
@@ -31,7 +32,6 @@ from comparisons.methods import METHODS
 from comparisons.tracks import taken_over, train_without_fold
 from comparisons.trained import (
     TrainingDone,
-    frozen,
     keep_network,
     masked_views,
     record,
@@ -61,9 +61,9 @@ class Cell:
     """One piece of work.
 
     Args:
-        kind: ``data``, ``base``, ``maps``, ``part`` (of maps), ``retrain``, ``mask_only``,
-            ``fold``, ``same``, ``permuted``, ``measure`` or ``profile``; inside a network
-            ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``,
+        kind: ``data``, ``base``, ``pretrained``, ``maps``, ``part`` (of maps), ``retrain``,
+            ``mask_only``, ``fold``, ``same``, ``permuted``, ``measure`` or ``profile``; inside a
+            network ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``,
             ``counts``, ``reading`` or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
@@ -162,8 +162,7 @@ def _retrain(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def _profile(cell: Cell, store: Store, device: str) -> Outcome:
-    dataset = open_staged(store.local_data(cell.spec["data"]))
-    network, targets = frozen(cell, dataset, store, device)
+    dataset, network, targets = frozen(cell, store, device)
     batch = cell.spec["batch"]
     # Of a smaller test split some images come twice: the cost is that of the batch.
     indices = np.arange(batch) % len(dataset.test.labels)
@@ -184,6 +183,7 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
 
 _WORK: dict[str, Callable[[Cell, Store, str], Outcome]] = {
     "base": _base,
+    "pretrained": take_weights,
     "maps": make_maps,
     "part": make_part,
     "retrain": _retrain,

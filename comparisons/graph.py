@@ -57,6 +57,10 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     images = train_images + test_images
     parts = parts_of(train_images, test_images)
     nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
+    weights = plan.given_weights
+    if weights is not None:
+        name, make = specs.explained_name(plan), specs.pretrained(plan, weights)
+        nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make))
     for order, seed in enumerate(plan.seeds):
         name, make = specs.base_name(seed), specs.base(plan, seed)
         nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make))
@@ -74,7 +78,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
         nodes += _measurings(plan, method, order, test_images)
     # After everything else, when the machine is quiet.
     last = len(plan.tracks) * len(plan.seeds)
-    needs = ("data", specs.base_name(plan.seeds[0]))
+    needs = ("data", specs.explained_name(plan))
     for order, method in enumerate(plan.methods):
         name, make = f"cost of {method}", specs.profile(plan, method)
         nodes.append(Node(name, "profile", needs, (last, order, 2), 0, make, alone=True))
@@ -82,15 +86,15 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
-    """A node a measure and seed: each seed's own network is explained."""
+    """A node a measure and seed: each seed's own network is explained, or the given one once."""
     images = min(plan.measure_images, test_images)
-    for seed in plan.seeds_of(method):
+    for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
             permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
-                ("data", specs.base_name(seed), *permuted),
+                ("data", specs.explained_name(plan, seed), *permuted),
                 (plan.seeds.index(seed), order, 2),
                 images * (measure.maps * METHODS[method].passes + measure.forwards),
                 specs.measuring(plan, measure, method, seed),
@@ -185,7 +189,7 @@ class _Line:
                 yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
 
     def _maps(self, name: str, track: Track) -> Iterator[Node]:
-        needs = ["data", specs.base_name(self.plan.seeds[0])]
+        needs = ["data", specs.explained_name(self.plan)]
         needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
         # Maps that an earlier track needs too are made with its own.
         place = 0 if track == self.plan.tracks[0] else self.place

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch
+from comparisons.explained import frozen
 from comparisons.measures import MEASURES, Sample
 from comparisons.methods import METHODS
-from comparisons.trained import frozen, new_network, record, train_and_test
+from comparisons.trained import new_network, record, train_and_test
 from evaluation.images import Dataset, choose_balanced, open_staged
 from evaluation.networks import build_network
 from evaluation.sanity import permuted_labels
@@ -31,8 +32,7 @@ _UNTRAINED = 1_000_000
 
 def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """One measure of one method's maps, on some test images and the frozen network."""
-    dataset = open_staged(store.local_data(cell.spec["data"]))
-    network, targets = frozen(cell, dataset, store, device)
+    dataset, network, targets = frozen(cell, store, device)
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
     sample = Sample(

@@ -9,6 +9,7 @@ from typing import Any
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from evaluation.masking import MODES, Mode, check_fractions
+from evaluation.pretrained import Weights
 from evaluation.retraining import Recipe
 from evaluation.tracks import Track
 
@@ -43,6 +44,10 @@ class Plan:
         variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
             say.
         recipe: how networks are trained.
+        weights: of the network that the maps explain, as `evaluation.pretrained.Weights` takes
+            them; None for the one that the first seed trains. Retraining and its unmasked
+            reference start from scratch either way.
+        weights_expect: whose normalisation those weights expect.
     """
 
     data: str
@@ -63,6 +68,8 @@ class Plan:
     image_size: int | None = None
     data_seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    weights: str | None = None
+    weights_expect: str = "published"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, at the edge."""
@@ -92,6 +99,12 @@ class Plan:
         for name in self.measures:
             if name not in MEASURES:
                 raise PlanError(f"unknown measure {name!r}: expected some of {', '.join(MEASURES)}")
+            if MEASURES[name].needs_permuted and self.weights is not None:
+                raise PlanError(
+                    f"measure {name!r} compares the network with one trained here on permuted "
+                    f"labels, and its weights are given: leave out --weights, or {name} of "
+                    "--measures"
+                )
         for track in self.tracks:
             if self.tracks.count(track) > 1:
                 raise PlanError(f"the track {track.title or 'of the protocol'} is given twice")
@@ -105,6 +118,17 @@ class Plan:
     def tracks(self) -> tuple[Track, ...]:
         """Every reading of ROAR and KAR: the first, then the variants."""
         return (Track(self.fill, self.unit), *self.variants)
+
+    @property
+    def given_weights(self) -> Weights | None:
+        """The weights that the maps explain, where they are not trained here.
+
+        Raises:
+            ValueError: there are no such weights.
+        """
+        if self.weights is None:
+            return None
+        return Weights(self.model, self.weights, self.weights_expect)
 
     @property
     def cuts(self) -> tuple[float, ...]:

@@ -64,6 +64,8 @@ def _plan(
     unit: Annotated[str | None, shared.UNIT] = None,
     crossfit: Annotated[int | None, shared.CROSSFIT] = None,
     recursive: Annotated[bool, shared.RECURSIVE] = False,
+    weights: Annotated[str | None, training.WEIGHTS] = None,
+    weights_expect: Annotated[str | None, training.WEIGHTS_EXPECT] = None,
     recipe: Annotated[str | None, training.RECIPE] = None,
     epochs: Annotated[int | None, training.EPOCHS] = None,
     learning_rate: Annotated[float | None, training.LEARNING_RATE] = None,
@@ -131,6 +133,8 @@ def _plan(
         "train_images": train_images,
         "test_images": test_images,
         "image_size": image_size,
+        "weights": weights,
+        "weights_expect": weights_expect,
         **as_tracks(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}
@@ -145,7 +149,12 @@ def _plan(
             name for name in options["methods"].split(",") if name in allowed
         )
     options["methods"] = resolve(options.get("methods"), has_object_masks=known)
-    options["measures"] = resolve_measures(measures, has_object_masks=known)
+    options["measures"] = tuple(
+        name
+        for name in resolve_measures(measures, has_object_masks=known)
+        # Left out of all, where the network that they need has weights from elsewhere.
+        if measures not in (None, "all") or weights is None or not MEASURES[name].needs_permuted
+    )
     return Plan(**options)
 
 

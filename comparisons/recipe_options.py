@@ -13,6 +13,14 @@ from evaluation.schedules import OPTIMIZERS, SCHEDULES
 
 __all__ = ["as_augmentation", "as_milestones", "stated_recipe"]
 
+WEIGHTS = typer.Option(
+    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, or a file with "
+    "a state dict; trained here by default. Retraining starts from scratch either way."
+)
+WEIGHTS_EXPECT = typer.Option(
+    help="Whose normalisation they expect: published (that of the model's published weights, where "
+    "it has any), or data (that of the training images)."
+)
 RECIPE = typer.Option(
     help=f"How networks are trained: {', '.join(RECIPES)}; the preset's own by default. The "
     "options below change parts of it."

@@ -70,6 +70,8 @@ def run_plan(
         for skipped in dataset.skipped:
             console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
+        if plan.given_weights is not None:
+            plan.given_weights.check_classes(len(dataset.classes))
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, out, command)
         nodes = build_nodes(

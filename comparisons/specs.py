@@ -16,6 +16,7 @@ from comparisons.measures import Measure
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from evaluation.masking import Mode
+from evaluation.pretrained import Weights
 from evaluation.records import CellResult
 from evaluation.tracks import Track
 
@@ -26,6 +27,7 @@ __all__ = [
     "base_name",
     "chained_training",
     "data_cell",
+    "explained_name",
     "fold",
     "fold_name",
     "has_dual",
@@ -37,6 +39,7 @@ __all__ = [
     "part",
     "part_name",
     "permuted_name",
+    "pretrained",
     "profile",
     "training",
     "training_name",
@@ -85,6 +88,18 @@ def data_cell(plan: Plan) -> Cell:
 def base_name(seed: int) -> str:
     """Name of the training on whole images."""
     return f"unmasked, seed {seed}"
+
+
+def explained_name(plan: Plan, seed: int | None = None) -> str:
+    """Name of the node whose network the maps explain: the first seed's, or that of `seed`."""
+    if plan.weights is not None:
+        return "given weights"
+    return base_name(plan.seeds[0] if seed is None else seed)
+
+
+def pretrained(plan: Plan, weights: Weights) -> Make:
+    """The network with weights that were trained elsewhere."""
+    return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec())
 
 
 def permuted_name(seed: int) -> str:
@@ -297,7 +312,7 @@ def _on_masked(plan: Plan, done: Done, track: Track, masked: Masked, maps: str) 
 
 def _explained(plan: Plan, done: Done, method: str, seed: int | None = None) -> dict[str, Any]:
     """What every cell depends on that applies a method to a frozen network: the first seed's."""
-    base = done[base_name(plan.seeds[0] if seed is None else seed)]
+    base = done[explained_name(plan, seed)]
     return _common(plan, done) | {
         "base": base.id,
         "base_hash": base.hashes["model"],

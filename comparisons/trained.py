@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TrainingDone",
-    "frozen",
     "keep_network",
     "masked_views",
     "new_network",
@@ -47,17 +46,6 @@ def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
     return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
 
 
-def frozen(
-    cell: Cell, dataset: Dataset, store: Store, device: str
-) -> tuple[torch.nn.Module, dict[str, NDArray[np.int64]]]:
-    """The trained network that is explained, and what it predicts for each split."""
-    network = new_network(cell, dataset)
-    network.load_state_dict(store.load_model(cell.spec["base"]))
-    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
-        targets = {name: predicted[name] for name in SPLITS}
-    return network.to(device).eval(), targets
-
-
 def keep_network(
     cell: Cell,
     network: torch.nn.Module,
@@ -65,7 +53,7 @@ def keep_network(
     store: Store,
     device: str,
 ) -> str:
-    """Leave a trained network for `frozen`, and what it predicts for the images it is shown.
+    """Leave a trained network to be explained, and what it predicts for the images it is shown.
 
     Returns:
         Hash of the predictions.

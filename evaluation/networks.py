@@ -1,15 +1,16 @@
-"""Networks by name: the built-in small ones, torchvision's classifiers, or anyone's function."""
+"""Networks by name: built-in small ones, torchvision's and timm's, or anyone's function."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.model_names import named_function
+from fastsal.model_names import named_function, needed
 
 __all__ = ["BUILT_IN", "build_network", "state_hash"]
 
@@ -124,9 +125,9 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
     """A freshly initialised network whose weights depend on the name, the classes and the seed.
 
     Args:
-        name: a built-in name, a torchvision classifier's name, ``package.module:function`` or
-            ``path/to/file.py:function``; the function takes the number of classes and returns a
-            module.
+        name: a built-in name, a torchvision classifier's name, ``timm:NAME``,
+            ``package.module:function`` or ``path/to/file.py:function``; the function takes the
+            number of classes and returns a module.
         classes: number of classes.
         seed: seed of the initial weights; the global generator is left as it was.
         size: height and width of the images, for a trial run.
@@ -167,6 +168,9 @@ def state_hash(network: nn.Module) -> str:
 def _builder(name: str) -> Callable[[int], object]:
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name.startswith("timm:"):
+        timm: Any = needed("timm", f"the network {name}")
+        return partial(_build_timm, timm, name)
     if ":" in name:
         function = named_function(name)
         return partial(_build_own, name, function)
@@ -176,9 +180,19 @@ def _builder(name: str) -> Callable[[int], object]:
         return lambda classes: models.get_model(name, weights=None, num_classes=classes)
     raise ValueError(
         f"unknown model {name!r}: expected {', '.join(BUILT_IN)}, the name of a torchvision "
-        "classifier (torchvision.models.list_models(module=torchvision.models)), "
+        "classifier (torchvision.models.list_models(module=torchvision.models)), timm:NAME, "
         "package.module:function or path/to/file.py:function"
     )
+
+
+def _build_timm(timm: Any, name: str, classes: int) -> object:
+    try:
+        return timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=classes)
+    except Exception as error:
+        raise ValueError(
+            f"model {name!r} cannot be built for {classes} classes ({error}): expected a name of "
+            "timm.list_models()"
+        ) from error
 
 
 def _build_own(name: str, function: Callable[[int], object], classes: int) -> object:

@@ -63,6 +63,7 @@ METRICS: dict[str, Metric] = {
         Metric("labels_spearman", "Spearman, labels permuted", "1", None),
         Metric("labels_ssim", "SSIM, labels permuted", "1", None),
         Metric("permuted_train_accuracy", "Training accuracy on permuted labels", "1", None),
+        Metric("pretrained_accuracy", "Test accuracy of the given weights", "1", None),
         Metric("total_variation", "Total variation", "1", None),
         Metric("png_bytes", "PNG file of the map", "B", None),
         Metric("data_wait_share", "Share of the training that waited for data", "1", False, True),
@@ -165,9 +166,10 @@ class CellResult:
 
     Args:
         id: hash of the cell's full specification.
-        kind: ``"data"``, ``"base"``, ``"maps"``, ``"part"``, ``"retrain"``, ``"mask_only"``,
-            ``"fold"``, ``"same"``, ``"permuted"``, ``"measure"`` or ``"profile"``;
-            inside a network ``"given"``, ``"activations"``, ``"locations"`` or ``"tune"``.
+        kind: ``"data"``, ``"base"``, ``"pretrained"``, ``"maps"``, ``"part"``, ``"retrain"``,
+            ``"mask_only"``, ``"fold"``, ``"same"``, ``"permuted"``, ``"measure"`` or
+            ``"profile"``; inside a network ``"given"``, ``"activations"``, ``"locations"`` or
+            ``"tune"``.
         spec: the full specification.
         records: the numbers.
         correct: each test image's correctness as packed bits in base64, or None.
