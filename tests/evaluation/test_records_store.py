@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -258,3 +259,13 @@ def test_arrays_that_carry_code_are_refused(tmp_path):
         Store(tmp_path).save_arrays(place, {"train": np.array([_Harmful()], dtype=object)})
     with np.load(place, allow_pickle=False) as loaded:
         assert loaded["train"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("together", [1, 100, 2**26])
+def test_a_hash_is_that_of_the_bytes_however_many_are_hashed_at_once(monkeypatch, together):
+    monkeypatch.setattr("evaluation.store._HASHED_TOGETHER", together)
+    numbers = np.random.default_rng(0).random((50, 7))
+    for array in (numbers, numbers.T, numbers[::3], np.zeros((0, 3)), np.float64(2)):
+        described = f"{array.dtype.str}{array.shape}".encode()
+        expected = hashlib.sha256(described + array.tobytes()).hexdigest()[:16]
+        assert content_hash(array) == expected
