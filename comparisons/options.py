@@ -12,7 +12,10 @@ from evaluation.tracks import Track, crossfitted
 __all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
 
 # Each command states its own type and default beside them.
-DATA = typer.Option(help="shapes, cifar10, or folder:PATH with train/CLASS/* and test/CLASS/*.")
+DATA = typer.Option(
+    help="shapes, cifar10, cifar100, or the folder of an image set: folder:PATH with "
+    "train/CLASS/* and test/CLASS/*, imagenet:PATH, places365:PATH, cowc:PATH, webdataset:PATH."
+)
 MODEL = typer.Option(
     help="resnet9, resnet20, a torchvision classifier, or package.module:function."
 )

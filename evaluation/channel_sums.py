@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 __all__ = ["ChannelSums"]
 
@@ -32,10 +33,13 @@ class ChannelSums:
 
     def add(self, images: NDArray[np.uint8]) -> None:
         """Add ``(n, H, W, 3)`` images."""
-        values = images.reshape(-1, 3)
-        self.pixels += len(values)
+        if not len(images):
+            return
+        # One tall picture: Pillow counts three times as fast as NumPy.
+        histogram = Image.fromarray(images.reshape(-1, images.shape[2], 3)).histogram()
+        self.pixels += images.size // 3
         for channel in range(3):
-            counts = np.bincount(values[:, channel], minlength=256).tolist()
+            counts = histogram[256 * channel : 256 * (channel + 1)]
             self.sums[channel] += sum(value * count for value, count in enumerate(counts))
             self.squares[channel] += sum(value**2 * count for value, count in enumerate(counts))
 

@@ -122,6 +122,8 @@ class FilePixels:
     ) -> Generator[tuple[int, NDArray[np.uint8] | Skipped], None, None]:
         """Every image with its number; a bounded number is decoded ahead."""
         threads = _threads()
+        # Now, not by two threads at once: one would find a format missing.
+        Image.init()
         pool = ThreadPoolExecutor(threads)
         ahead: deque[tuple[int, Future[NDArray[np.uint8] | Skipped]]] = deque()
         try:

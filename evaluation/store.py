@@ -33,6 +33,8 @@ __all__ = [
 
 # Reads of a file that another machine replaces meanwhile, before the error is passed on.
 _READS = 5
+# Bytes that are hashed at once: nothing interrupts the hash of a map of hundreds of gigabytes.
+_HASHED_TOGETHER = 2**26
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -176,7 +178,10 @@ class ContentHash:
 
     def update(self, part: NDArray[Any]) -> None:
         """The next entries of the array."""
-        self._hash.update(np.ascontiguousarray(part).data)
+        entries = np.ascontiguousarray(part)
+        together = max(1, _HASHED_TOGETHER // max(1, entries[:1].nbytes))
+        for start in range(0, len(entries), together):
+            self._hash.update(entries[start : start + together].data)
 
     def digest(self) -> str:
         """The hash of what came so far."""

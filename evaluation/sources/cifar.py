@@ -11,6 +11,8 @@ from evaluation.images import DatasetError
 from evaluation.listing import ArrayPixels, Listing, Request, SplitListing
 from evaluation.sources.registry import Published, source
 
+__all__ = ["cifar10", "cifar100"]
+
 
 def _root(name: str, request: Request) -> Path:
     return Path(request.argument or f"runs/data/{name}")

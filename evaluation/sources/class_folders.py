@@ -50,15 +50,20 @@ def both_splits(root: Path, tests: tuple[str, ...], expected: str) -> tuple[str,
 def matching_classes(root: Path, train: str, test: str) -> tuple[str, ...]:
     """The classes, sorted, the same in both splits."""
     learnt, tested = class_names(root / train), class_names(root / test)
+    if learnt and not tested:
+        raise DatasetError(
+            f"no class folder in {str(root / test)!r}: expected those of {train}, "
+            f"{_shown(learnt)}, with the images of each in its own"
+        )
     if tested - learnt:
         raise DatasetError(
-            f"class {', '.join(sorted(tested - learnt))} is in {test} but not in {train} of "
+            f"class {_shown(tested - learnt)} is in {test} but not in {train} of "
             f"{str(root)!r}: a network cannot learn it; add training images or remove it from "
             f"{test}"
         )
     if learnt - tested:
         raise DatasetError(
-            f"class {', '.join(sorted(learnt - tested))} is in {train} but not in {test} of "
+            f"class {_shown(learnt - tested)} is in {train} but not in {test} of "
             f"{str(root)!r}: add test images or remove it from {train}"
         )
     if len(learnt) < 2:
@@ -66,3 +71,9 @@ def matching_classes(root: Path, train: str, test: str) -> tuple[str, ...]:
             f"{len(learnt)} class folders in {str(root / train)!r}: expected at least 2"
         )
     return tuple(sorted(learnt))
+
+
+def _shown(classes: set[str]) -> str:
+    """Their names, the first few where they are many."""
+    few = ", ".join(sorted(classes)[:5])
+    return few + (f", ... ({len(classes)} in all)" if len(classes) > 5 else "")

@@ -14,6 +14,8 @@ from evaluation.sources.class_folders import both_splits
 from evaluation.sources.files import class_names, files_split, in_class_folders
 from evaluation.sources.registry import source
 
+__all__ = ["cowc"]
+
 _LISTS = ("COWC_train_list_64_class.txt", "COWC_test_list_64_class.txt")
 
 

@@ -14,6 +14,8 @@ from evaluation.sources.class_folders import both_splits, matching_classes
 from evaluation.sources.files import in_class_folders
 from evaluation.sources.registry import Published, source
 
+__all__ = ["imagenet"]
+
 # The first and the last of the 1,000 classes of 2012, in their order.
 _FIRST, _LAST = "n01440764", "n15075141"
 

@@ -14,6 +14,8 @@ from evaluation.listing import Listing, Names, Request, SplitListing
 from evaluation.sources.files import files_split, split_folder
 from evaluation.sources.registry import Published, source
 
+__all__ = ["places365"]
+
 _CATEGORIES = "categories_places365.txt"
 # The list of each split, and the folders its images may be in: small ones are taken before large.
 _TRAIN = (

@@ -12,6 +12,8 @@ from evaluation.listing import BLOCK_BYTES, Block, Listing, Request, SplitListin
 from evaluation.shapes import CLASSES, check_shapes, draw_shapes, labels_of_shapes
 from evaluation.sources.registry import source
 
+__all__ = ["shapes"]
+
 _TRAIN, _TEST, _SIZE = 4000, 1000, 32
 
 

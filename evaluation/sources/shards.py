@@ -17,6 +17,8 @@ from evaluation.images import DatasetError
 from evaluation.listing import Listing, Names, Request, SplitListing
 from evaluation.sources.registry import source
 
+__all__ = ["webdataset"]
+
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,13 @@ def test_what_is_neither_there_nor_published_has_no_extent(name, tmp_path):
         return
     with pytest.raises(DatasetError, match=r"^no (folder|file|shards) "):
         extent_of(f"{name}:{tmp_path / 'missing'}", Request())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_is_in_the_table_and_in_the_help(name):
+    from comparisons.options import DATA
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("### Image sets")[2].partition("###")[0]
+    assert f"`{name}`" in table or f"`{name}:PATH`" in table
+    assert name in DATA.help

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -382,3 +383,13 @@ def test_what_was_killed_while_it_copied_a_folder_is_removed_too(tmp_path):
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["y.json"]
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("together", [1, 100, 2**26])
+def test_a_hash_is_that_of_the_bytes_however_many_are_hashed_at_once(monkeypatch, together):
+    monkeypatch.setattr("evaluation.store._HASHED_TOGETHER", together)
+    numbers = np.random.default_rng(0).random((50, 7))
+    for array in (numbers, numbers.T, numbers[::3], np.zeros((0, 3)), np.float64(2)):
+        described = f"{array.dtype.str}{array.shape}".encode()
+        expected = hashlib.sha256(described + array.tobytes()).hexdigest()[:16]
+        assert content_hash(array) == expected

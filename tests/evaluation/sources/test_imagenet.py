@@ -102,6 +102,22 @@ def test_names_are_not_unpickled(imagenet):
     assert not (imagenet / "harmed").exists()
 
 
+def test_validation_images_that_are_not_sorted_are_said(imagenet):
+    for folder in (imagenet / "val").iterdir():
+        for image in folder.iterdir():
+            image.rename(imagenet / "val" / image.name)
+        folder.rmdir()
+    with pytest.raises(DatasetError, match=r"no class folder in .*val': expected those of train"):
+        list_images(f"imagenet:{imagenet}", Request())
+
+
+def test_many_classes_that_lack_are_not_all_listed(imagenet):
+    for number in range(900):
+        (imagenet / "train" / f"n{number:08d}").mkdir()
+    with pytest.raises(DatasetError, match=r"n00000004, ... \(900 in all\) is in train but not in"):
+        list_images(f"imagenet:{imagenet}", Request())
+
+
 def test_no_such_folder_says_what_was_expected(tmp_path):
     with pytest.raises(
         DatasetError, match=r"no folder .*train': expected .*train/WNID/\* and .*val"
