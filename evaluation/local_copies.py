@@ -55,12 +55,13 @@ def copied(source: Path, place: Path) -> Path:
     return place
 
 
-def _lengths(folder: Path) -> dict[str, int]:
+def _lengths(folder: Path) -> dict[Path, int]:
     """Bytes of each file in a folder, by its path in it; nothing of a folder that is not there."""
+    files = ((path.relative_to(folder), path) for path in folder.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in folder.rglob("[!.]*")
-        if path.is_file()
+        name: path.stat().st_size
+        for name, path in files
+        if not any(part.startswith(".") for part in name.parts)
     }
 
 

@@ -12,10 +12,12 @@ import torch
 
 from comparisons import map_cells, map_set
 from comparisons.cells import run_cell
-from comparisons.engine import LocalExecutor, execute
+from comparisons.engine import execute
 from comparisons.graph import build_nodes
+from comparisons.local_engine import LocalExecutor
 from comparisons.map_cells import part_of, parts_of
 from comparisons.methods import METHODS
+from comparisons.resources import Resources
 from evaluation import maps as maps_module
 from evaluation.maps import Levels
 from evaluation.store import Store
@@ -217,7 +219,7 @@ def test_processes_make_parts_of_one_array_at_a_time(
     for result in before.values():
         if result.kind == "maps":
             store.cell(result.id).unlink()
-    with LocalExecutor.running(store, workers=2, threads=1, device="cpu") as executor:
+    with LocalExecutor.running(store, workers=2, resources=Resources()) as executor:
         after = run(store, executor)
     assert sum(name.startswith("maps of sobel, part") for name in after) == 5
     made, at_once = after["maps of sobel"], before["maps of sobel"]

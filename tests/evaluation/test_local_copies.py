@@ -24,6 +24,8 @@ def source(tmp_path) -> Path:
     np.save(folder / "images.npy", np.arange(1000))
     (folder / "parts" / "labels.txt").write_text("1 2 3")
     (folder / ".partial-xyz").write_bytes(b"half")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "file").write_bytes(b"half")
     return folder
 
 
@@ -38,7 +40,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_a_copy_has_every_finished_file_and_is_made_once(source, tmp_path):
     place = copied(source, tmp_path / "scratch" / "d0")
     expected = _content(source)
-    del expected[".partial-xyz"]
+    del expected[".partial-xyz"], expected[".hidden/file"]
     assert _content(place) == expected
     before = (place / "images.npy").stat()
     assert copied(source, place) == place
