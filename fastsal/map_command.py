@@ -67,7 +67,11 @@ def write_maps(
     photographs = list(find_photographs(paths, out))
     if not photographs:
         raise ValueError(f"no image files in {', '.join(map(str, paths))}")
-    network = network.to(device).eval()
+    try:
+        network = network.to(device).eval()
+    except AssertionError as error:
+        # What a torch that was built without the device raises.
+        raise ValueError(f"device {device!r} cannot be used: {error}") from error
     pictures = MapPictures(network, settings, classes, device)
     used: dict[str, Any] = {
         # As JSON reads it back, where tuples are lists.

@@ -380,6 +380,19 @@ def test_two_runs_at_once_in_one_folder_are_told(folder, capsys):
     assert main(arguments) == 0
 
 
+def test_a_device_that_torch_was_built_without_is_told_in_one_line(folder, monkeypatch, capsys):
+    def built_without(*_):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch.nn.Module, "to", built_without)
+    arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
+    assert main([*arguments, "--device", "cuda"]) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        "fastsal: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
+    )
+
+
 def test_a_full_disk_ends_the_run_in_one_line(folder, monkeypatch, capsys):
     def full(picture, path):
         raise OSError(28, "No space left on device", str(path))
