@@ -84,10 +84,12 @@ class ModelWithMap(nn.Module):
         Raises:
             ValueError: If no input is an image batch.
         """
-        image = next((one for one in inputs if one.dim() == 4), None)
-        if image is None:
+        # Written so that torch 2.6's compiler can follow it: no `next` with a default.
+        images = [one for one in inputs if one.dim() == 4]
+        if not images:
             shapes = [tuple(one.shape) for one in inputs]
             raise ValueError(f"expected an image batch (N, C, H, W), got inputs of shape {shapes}")
+        image = images[0]
         self.recorder.begin()
         output = self.model(*inputs)
         readings = self.recorder.end()

@@ -18,6 +18,8 @@ from fastsal.normalize import CONSTANT
 from fastsal.statistics import GROUP, STATISTICS, Statistic
 
 EPSILON = 1e-6
+# Of channels that are read together; GROUP times a power of two.
+MOST_PARTS = 16
 
 
 def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tensor]:
@@ -50,35 +52,54 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
 def smoe_scale_nats(activations: Tensor) -> Tensor:
     """Return SMOE Scale with the natural logarithm, `(N, h, w)`, of non-negative `(N, C, h, w)`."""
     channels = activations.shape[1]
-    quarter = channels // GROUP
-    shifted = activations + EPSILON
-    mean = _channel_mean(activations, EPSILON)
-    sizes = [quarter] * GROUP * (quarter > 0) + [channels % GROUP] * (channels % GROUP > 0)
-    parts = torch.split(shifted, sizes, 1)
-    sum_log: Tensor | float = 0.0
-    if quarter:
-        # Of four factors the product stays a normal float32 number, as in `smoe_scale`.
-        product = (parts[0] * parts[1]) * (parts[2] * parts[3])
-        sum_log = _channel_mean(product.log()) * quarter
-    if channels % GROUP:
-        sum_log = sum_log + parts[-1].log().sum(1, keepdim=True)
+    mean = channel_mean(activations) + EPSILON
     log_mean = mean.log()
-    difference = log_mean - sum_log / channels
+    difference = log_mean - _sum_log(activations) / channels
     # As in `smoe_scale`, which has both in bits. What left float32's range stays to be seen.
     rounding = 8 * torch.finfo(torch.float32).eps
     negligible = difference.abs() < log_mean.abs() * rounding + rounding * math.log(2)
     return (mean * torch.where(negligible, 0.0, difference)).squeeze(1)
 
 
+def _sum_log(activations: Tensor) -> Tensor:
+    """Return the sum over channels of the logarithms, `(N, 1, h, w)`, of `(N, C, h, w)`.
+
+    Of four factors the product stays a normal float32 number, as in `smoe_scale`; of two such
+    products' square roots it does too, and so on, so that one logarithm serves up to 16 channels.
+    The parts are small enough to stay in a processor's cache from one operation to the next, which
+    the whole tensor is not.
+    """
+    channels = activations.shape[1]
+    parts = GROUP
+    while parts < MOST_PARTS and channels % (2 * parts) == 0:
+        parts *= 2
+    each, left = channels // parts, channels % parts
+    split = torch.split(activations, [each] * parts * (each > 0) + [left] * (left > 0), 1)
+    shifted = [part + EPSILON for part in split]
+    total = shifted.pop().log().sum(1, keepdim=True) if left else None
+    if not each:
+        return activations.new_zeros(()) if total is None else total
+    products = _in_pairs(_in_pairs(shifted))
+    while len(products) > 1:
+        products = _in_pairs([product.sqrt() for product in products])
+    # Each halving of their number took square roots of all factors.
+    grouped = channel_mean(products[0].log()) * (each * parts // GROUP)
+    return grouped if total is None else grouped + total
+
+
+def _in_pairs(factors: Sequence[Tensor]) -> list[Tensor]:
+    return [factors[index] * factors[index + 1] for index in range(0, len(factors), 2)]
+
+
 def mean(activations: Tensor) -> Tensor:
     """Return the mean over channels, `(N, h, w)`, of `(N, C, h, w)`."""
-    return _channel_mean(activations).squeeze(1)
+    return channel_mean(activations).squeeze(1)
 
 
 def std(activations: Tensor) -> Tensor:
     """Return the standard deviation over channels, `(N, h, w)`, of `(N, C, h, w)`."""
-    deviations = activations - _channel_mean(activations)
-    return _channel_mean(deviations * deviations).sqrt().squeeze(1)
+    deviations = activations - channel_mean(activations)
+    return channel_mean(deviations * deviations).sqrt().squeeze(1)
 
 
 GRAPH_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,14 +109,19 @@ GRAPH_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _channel_mean(activations: Tensor, bias: float = 0.0) -> Tensor:
-    """Return the mean over channels plus a number, `(N, 1, h, w)`.
+def channel_mean(activations: Tensor) -> Tensor:
+    """Return the mean over channels, `(N, 1, h, w)`.
 
-    By a convolution, which onnxruntime does in a third of the time that its ReduceMean takes.
+    By a matrix product, which onnxruntime does in a fraction of the time of its ReduceMean, and in
+    less than a convolution, for which it lays memory out anew.
+
+    >>> channel_mean(torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)).item()
+    3.0
     """
-    channels = activations.shape[1]
-    weight = activations.new_full((1, channels, 1, 1), 1 / channels)
-    return F.conv2d(activations, weight, activations.new_full((1,), bias) if bias else None)
+    images, channels, height, width = activations.shape
+    weight = activations.new_full((1, 1, channels), 1 / channels)
+    mean = torch.matmul(weight, activations.reshape(images, channels, height * width))
+    return mean.reshape(images, 1, height, width)
 
 
 def gaussian(maps: Tensor) -> Tensor:

@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
+
+# What a file system without locks answers, as some shared ones are.
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS))
+
+
+class BusyError(ValueError):
+    """A folder that another process writes."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is there, for this run alone.
+
+    The operating system lets go of it when the process ends, however that comes about: nothing
+    stale is left. Where the file system has no locks nothing is held.
+
+    Args:
+        folder: Where pictures and manifest go.
+
+    Raises:
+        BusyError: A ValueError, if another run holds it.
+        OSError: If the folder cannot be opened.
+    """
+    try:
+        descriptor = _locked(folder)
+    except (BlockingIOError, FileExistsError) as error:
+        raise BusyError(
+            f"another run writes to {folder}; wait for it, or give this one another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def _locked(folder: Path) -> int:
+        # Folders cannot be locked; a file like this one goes with the process.
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_TEMPORARY
+        return os.open(folder / ".fastsal-lock", flags)
+else:
+    import fcntl
+
+    def _locked(folder: Path) -> int:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+        return descriptor
 
 
 class Manifest:
@@ -17,7 +73,7 @@ class Manifest:
 
     A line is added when all pictures of its image are written, so that a process that is killed
     leaves an image either recorded or undone. Of two lines on one file the later counts. One
-    process at a time may write it.
+    process at a time may write it: `held` sees to that.
 
     Args:
         folder: Where the pictures go.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastsal import clips
 from fastsal._version import __version__
-from fastsal.manifest import Entry, Manifest, file_hash
+from fastsal.manifest import Entry, Manifest, file_hash, held
 from fastsal.map_pictures import USUAL_SIZE, MapPictures, Settings
 from fastsal.model_names import needed
 from fastsal.pictures import find_photographs, read_photograph, write_png
@@ -61,16 +61,18 @@ def write_maps(
         The `Tally`.
 
     Raises:
-        ValueError: If nothing was found, or no map can be made at all.
+        ValueError: If nothing was found, no map can be made at all, or another run writes there.
         OSError: If pictures cannot be written.
     """
     photographs = list(find_photographs(paths, out))
     if not photographs:
         raise ValueError(f"no image files in {', '.join(map(str, paths))}")
-    network = network.to(device).eval()
+    try:
+        network = network.to(device).eval()
+    except AssertionError as error:
+        # What a torch that was built without the device raises.
+        raise ValueError(f"device {device!r} cannot be used: {error}") from error
     pictures = MapPictures(network, settings, classes, device)
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(out)
     used: dict[str, Any] = {
         # As JSON reads it back, where tuples are lists.
         **{key: _plain(value) for key, value in asdict(settings).items()},
@@ -78,7 +80,17 @@ def write_maps(
         "weights_sha256": _weights_hash(network),
         "fastsal": __version__,
     }
-    run = _Run(manifest, pictures, used, {"torch": str(torch.__version__), "device": device})
+    environment = {"torch": str(torch.__version__), "device": device}
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        manifest = Manifest(out)
+        tally = _all(_Run(manifest, pictures, used, environment), photographs, quiet)
+        manifest.rewrite()
+    return tally
+
+
+def _all(run: _Run, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Tally:
+    """Do one photograph after the other, with a bar and messages on the terminal."""
     written = done_before = failed = 0
     bar: Any = needed("tqdm", "the progress bar").tqdm(
         photographs, unit="image", disable=True if quiet else None
@@ -92,7 +104,6 @@ def write_maps(
             failed += state == "failed"
             while run.messages:
                 bar.write(f"fastsal: {run.messages.pop(0)}", file=sys.stderr)
-    manifest.rewrite()
     return Tally(written, done_before, failed)
 
 

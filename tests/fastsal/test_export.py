@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, Statistic, find_scales
+from fastsal import FastCAM, SMOEScale, Statistic, find_scales, graph_forms
 from fastsal.export import with_fast_cam, with_map
 from fastsal.linear_head import HeadError
 from fastsal.lovi import lovi
@@ -255,6 +255,19 @@ def test_every_statistic_after_the_relu(name, small_network):
     with torch.no_grad():
         found = with_map(network, inputs[:1], statistic=name)(inputs)[1]
     assert_same(found, SMOEScale(network, statistic=name).maps(inputs).combined)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6, 8, 16, 18, 24, 40, 64])
+def test_the_graph_s_smoe_scale_of_any_number_of_channels(channels):
+    generator = torch.Generator().manual_seed(channels)
+    # Columns with many zeros, tiny and large values: products of 16 would leave float32's range.
+    values = 10 ** (8 * torch.rand(2, channels, 6, 8, generator=generator) - 4)
+    values = values * (torch.rand(values.shape, generator=generator) > 0.4)
+    shifted = values.double() + 1e-6
+    mean = shifted.mean(1)
+    expected = mean * (mean.log() - shifted.log().mean(1))
+    found = graph_forms.smoe_scale_nats(values).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.amax().item())
 
 
 def test_a_statistic_of_ones_own():

@@ -1,12 +1,14 @@
 """The manifest after kills, changes and foreign hands."""
 
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fastsal.manifest import Manifest, file_hash
+from fastsal.manifest import BusyError, Manifest, file_hash, held
 
 
 def lines(folder):
@@ -98,3 +100,48 @@ def test_the_hash_is_sha256(tmp_path):
         [sys.executable, "-c", code, tmp_path / "three"], capture_output=True, text=True, check=True
     )
     assert file_hash(tmp_path / "three") == told.stdout.strip()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fastsal.manifest import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_run_until_its_process_ends(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(BusyError, match=r"another run writes to .*; wait for it"),
+                held(tmp_path),
+            ):
+                pass
+        finally:
+            holder.kill()
+    # Not let go of by itself, but by the system.
+    with held(tmp_path):
+        with pytest.raises(BusyError), held(tmp_path):
+            pass
+        with held(tmp_path / ".."):
+            pass
+    with held(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with held(tmp_path), held(tmp_path):
+        pass

@@ -18,6 +18,7 @@ from torch import nn
 from fastsal import FastCAM, SMOEScale, __version__, find_scales, map_command
 from fastsal.cli import main
 from fastsal.lovi import heatmap, lovi, overlay
+from fastsal.manifest import held
 from fastsal.preprocessing import IMAGENET_MEAN, IMAGENET_STD, class_index, preprocessing_of
 
 ROOT = Path(__file__).parents[2]
@@ -364,6 +365,32 @@ def test_killed_while_redone_the_old_options_are_not_vouched_for(capsys):
     assert "1 written, 0 done before" in capsys.readouterr().out.splitlines()[-1]
     for name, content in before.items():
         assert (Path("maps") / name).read_bytes() == content
+
+
+def test_two_runs_at_once_in_one_folder_are_told(folder, capsys):
+    Path("maps").mkdir()
+    arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
+    with held(Path("maps")):
+        assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        "fastsal: another run writes to maps; wait for it, or give this one another folder\n"
+    )
+    assert list(Path("maps").iterdir()) == []
+    assert main(arguments) == 0
+
+
+def test_a_device_that_torch_was_built_without_is_told_in_one_line(folder, monkeypatch, capsys):
+    def built_without(*_):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch.nn.Module, "to", built_without)
+    arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
+    assert main([*arguments, "--device", "cuda"]) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        "fastsal: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
+    )
 
 
 def test_a_full_disk_ends_the_run_in_one_line(folder, monkeypatch, capsys):
