@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,7 @@ def set_up(run: Run) -> dict[str, Any]:
     data = run.data
     facts = {
         "name": data.get("name"),
-        "classes": ", ".join(str(name) for name in data.get("classes", ())),
+        "classes": _classes([str(name) for name in data.get("classes", ())]),
         "size": " × ".join(str(side) for side in data.get("size", ())),
         "training images": data.get("train"),
         "test images": data.get("test"),
@@ -52,6 +52,17 @@ def _options(run: Run) -> list[tuple[str, str]]:
         if recipe is not None:
             rows.append((f"recipe {recipe}", RECIPES[recipe].about))
     return rows
+
+
+def _classes(names: Sequence[str]) -> str:
+    """The names, the first few where they are many.
+
+    >>> _classes(["cat", "dog"]), _classes([str(label) for label in range(1000)])
+    ('cat, dog', '0, 1, 2, 3, 4, ... (1,000 in all)')
+    """
+    if len(names) <= 20:
+        return ", ".join(names)
+    return f"{', '.join(names[:5])}, ... ({len(names):,} in all)"
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
