@@ -24,8 +24,8 @@ def locked(folder: Path) -> Iterator[None]:
 def copied(source: Path, place: Path) -> Path:
     """Copy a finished folder to `place`, unless it is there; it appears whole or not at all.
 
-    A copy that lacks a file, or has one of another length, is replaced: what cleans a scratch disk
-    takes single files.
+    A copy that lacks a file, or has one of another length or time, is replaced: what cleans a
+    scratch disk takes single files, and a run's directory may be deleted and made anew.
 
     Args:
         source: a folder that nobody writes to any more.
@@ -37,10 +37,10 @@ def copied(source: Path, place: Path) -> Path:
     Raises:
         OSError: the disk is full, or the place cannot be written.
     """
-    if _lengths(place) == _lengths(source):
+    if _files(place) == _files(source):
         return place
     with locked(place.parent):
-        if _lengths(place) != _lengths(source):
+        if _files(place) != _files(source):
             prefix = f".partial-{place.name}-"
             for left in place.parent.glob(f"{prefix}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -55,14 +55,16 @@ def copied(source: Path, place: Path) -> Path:
     return place
 
 
-def _lengths(folder: Path) -> dict[Path, int]:
-    """Bytes of each file in a folder, by its path in it; nothing of a folder that is not there."""
-    files = ((path.relative_to(folder), path) for path in folder.rglob("*") if path.is_file())
-    return {
-        name: path.stat().st_size
-        for name, path in files
-        if not any(part.startswith(".") for part in name.parts)
-    }
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Bytes and time of each file in a folder, by its path there; nothing where there is none."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            status = path.stat()
+            # In whole seconds, which every file system keeps.
+            found[name] = status.st_size, int(status.st_mtime)
+    return found
 
 
 def _hidden(_: str, names: list[str]) -> list[str]:

@@ -208,7 +208,9 @@ def levels_hash(levels: NDArray[np.uint8]) -> str:
 def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
     """Unpack levels into a memory map at `place`, if that is not done yet, and open it.
 
-    Of several processes that ask at once one unpacks, chunk by chunk, and the others wait.
+    Of several processes that ask at once one unpacks, chunk by chunk, and the others wait. The hash
+    of what was unpacked is kept beside it: a map of other levels, left on a scratch disk, is
+    replaced.
 
     Args:
         levels: a finished array.
@@ -221,12 +223,19 @@ def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
         ValueError: what was unpacked is not what the array's hash says.
         OSError: the disk is full.
     """
-    if not place.exists():
+    if not _is_staged(levels, place):
         with locked(place.parent):
-            if not place.exists():
+            if not _is_staged(levels, place):
                 _unpack(levels, place)
     staged: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
     return staged
+
+
+def _is_staged(levels: Levels, place: Path) -> bool:
+    if not place.exists():
+        return False
+    kept = place.with_suffix(".hash")
+    return not kept.exists() or kept.read_text() == (levels.content_hash or "")
 
 
 def _unpack(levels: Levels, place: Path) -> None:
@@ -245,6 +254,9 @@ def _unpack(levels: Levels, place: Path) -> None:
                 f"{hashed.digest()}, expected {expected}): the disk lost some of it; delete "
                 f"{levels.path.parent} and the maps cell of that name under cells/, and start again"
             )
+    # Only now: a hash may be missing, but never be that of another map.
+    kept = (expected or "").encode()
+    write_atomically(place.with_suffix(".hash"), lambda file: file.write(kept))
 
 
 def _location(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -46,6 +47,18 @@ def test_a_copy_has_every_finished_file_and_is_made_once(source, tmp_path):
     assert copied(source, place) == place
     after = (place / "images.npy").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_images_of_another_run_by_the_same_path_are_not_taken_for_these(source, tmp_path):
+    place = copied(source, tmp_path / "scratch" / "d0")
+    shutil.rmtree(source)
+    source.mkdir()
+    np.save(source / "images.npy", np.arange(1000)[::-1])  # as many bytes
+    (source / "parts").mkdir()
+    (source / "parts" / "labels.txt").write_text("3 2 1")
+    os.utime(source / "images.npy", (0, 10 * 365 * 86400))
+    assert np.load(copied(source, place) / "images.npy")[0] == 999
+    assert (place / "parts" / "labels.txt").read_text() == "3 2 1"
 
 
 @pytest.mark.parametrize("harm", ["removed", "cut"])

@@ -247,6 +247,21 @@ def test_a_memory_map_can_be_checked_against_the_levels_it_came_from(written, tm
     assert levels_hash(changed) != written.content_hash
 
 
+def test_a_memory_map_of_other_levels_is_made_anew(written, array, tmp_path):
+    # As on a scratch disk that outlived the run's directory.
+    written.seal()
+    place = tmp_path / "scratch" / "train.npy"
+    np.testing.assert_array_equal(stage(written, place), array)
+    written.write(range(1024), 5 - array[:1024])
+    written.seal()
+    again = stage(Levels(written.path), place)
+    np.testing.assert_array_equal(again[:1024], 5 - array[:1024])
+    assert levels_hash(again) == Levels(written.path).content_hash
+    before = place.stat().st_ino
+    stage(Levels(written.path), place)
+    assert place.stat().st_ino == before
+
+
 def test_levels_that_the_disk_changed_are_not_trained_on(written, array, tmp_path):
     written.seal()
     # As if another shard's file had come in its place: it decodes, and is not what was written.
