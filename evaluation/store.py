@@ -305,7 +305,9 @@ class Store:
     def results(self) -> Iterator[CellResult]:
         """Every finished cell, in the order of their ids."""
         for path in sorted((self.root / "cells").glob("[!.]*.json")):
-            yield CellResult.from_json(path.read_text())
+            result = self.result(path.stem)
+            if result is not None:
+                yield result
 
     def save_result(self, result: CellResult) -> CellResult:
         """Record a finished cell; from here on it is never run again.
