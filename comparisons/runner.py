@@ -65,13 +65,14 @@ def run_plan(
     store = Store(out, scratch)
     with working_in(out):
         _refuse_another_plan(plan, out)
+        weights = plan.given_weights
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
         dataset = staged(data_cell(plan), store, console)
         for skipped in dataset.skipped:
             console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
         build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
-        if plan.given_weights is not None:
-            plan.given_weights.check_classes(len(dataset.classes))
+        if weights is not None:
+            weights.check_classes(len(dataset.classes))
         # Only now: a mistyped option must not keep the directory from the corrected one.
         _keep_plan(plan, out, command)
         nodes = build_nodes(

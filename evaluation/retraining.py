@@ -149,7 +149,7 @@ def train(
             read = (partial(_read, view, share.indices, device) for share in shares)
             for share, parts in zip(shares, ahead.over(read), strict=True):
                 inputs = draw.augment(view.shown(on_device(parts, device)), share.indices, recipe)
-                target = targets[torch.from_numpy(share.indices).to(device)]
+                target = targets[torch.from_numpy(share.indices).to(device, non_blocking=True)]
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
                 # Added up where they are: to ask for a number would wait for the device.
                 if share.weight:

@@ -51,7 +51,7 @@ class View(ABC):
 
 
 def on_device(parts: Parts, device: str | torch.device) -> Parts:
-    """Parts where a network is; pinned ones are copied while the processor goes on.
+    """Parts where a network is, copied while the processor goes on where it can.
 
     >>> on_device((torch.zeros(1),), "cpu")
     (tensor([0.]),)
@@ -117,7 +117,8 @@ class InputView(View):
             shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
             return shown.permute(0, 3, 1, 2)
         pixels = parts[0].float()
-        mean, std = (torch.tensor(values).to(pixels.device) for values in (self.mean, self.std))
+        normalisation = torch.tensor(self.mean), torch.tensor(self.std)
+        mean, std = on_device(normalisation, pixels.device)
         pixels.sub_(255.0 * mean).div_(255.0 * std)
         if kept is not None:
             pixels.mul_(kept)

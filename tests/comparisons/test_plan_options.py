@@ -8,6 +8,7 @@ import pytest
 import typer
 import typer.testing
 
+from comparisons.plan import PlanError
 from comparisons.plan_options import PlanOptions, with_plan_options
 from comparisons.recipe_options import as_augmentation
 from evaluation.recipe import RECIPES, Recipe
@@ -116,3 +117,14 @@ def test_augmentation_by_words(words, fields):
 def test_words_that_mean_no_recipe_are_named(typed, arguments, message):
     with pytest.raises(ValueError, match=message):
         typed(*arguments)[0].plan("cpu")
+
+
+def test_given_weights_leave_out_what_needs_a_network_trained_here(typed, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"")
+    usual = typed()[0].plan("cpu").measures
+    given = typed("--weights", str(path), "--weights-expect", "data")[0].plan("cpu")
+    assert set(usual) - set(given.measures) == {"labels"}
+    assert (given.weights, given.weights_expect) == (str(path), "data")
+    with pytest.raises(PlanError, match="measure 'labels' compares the network with one trained"):
+        typed("--weights", str(path), "--measures", "labels")[0].plan("cpu")
