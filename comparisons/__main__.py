@@ -16,6 +16,7 @@ from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
 from comparisons.engines import engine_of, in_ranks
+from comparisons.growth.command import growth
 from comparisons.layers.command import layers
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
@@ -35,6 +36,7 @@ _console = Console(highlight=False)
 app.command()(layers)
 app.command()(profile)
 app.command()(plan)
+app.command()(growth)
 
 
 @app.command("methods")
