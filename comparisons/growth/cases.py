@@ -51,7 +51,7 @@ class Sizes:
     images: Sequence[int] = (1000, 4000, 16000)
     methods: Sequence[int] = (2, 4, 8)
     fractions: Sequence[int] = (1, 3, 5)
-    cell_images: int = 6000
+    cell_images: int = 4000
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""

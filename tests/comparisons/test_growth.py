@@ -43,10 +43,10 @@ def test_cells_that_workers_share_are_of_one_size():
     shared = [case for case in cases(Sizes(), "float32") if case.series == "workers"]
     assert [case.workers for case in shared] == [1, 2]
     assert shared[0].plan == shared[1].plan
-    nodes = build_nodes(shared[0].plan, train_images=6000, test_images=500)
+    nodes = build_nodes(shared[0].plan, train_images=4000, test_images=500)
     trained = [node.work.training for node in nodes if node.work.training]
     assert len(trained) == 24
-    assert set(trained) == {6000}
+    assert set(trained) == {4000}
 
 
 def test_a_series_differs_in_one_thing():
