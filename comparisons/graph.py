@@ -68,7 +68,8 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     weights = plan.given_weights
     if weights is not None:
         name, make = specs.explained_name(plan), specs.pretrained(plan, weights)
-        nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make))
+        work = Work(forward=images, networks=1)
+        nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
         name, make = specs.base_name(seed), specs.base(plan, seed)
         # Tested, then asked what it predicts for every image.

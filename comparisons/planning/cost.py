@@ -23,6 +23,7 @@ TRAININGS = ("base", "fold", "permuted", "retrain", "mask_only")
 # Lines that belong to no method, by the kinds of their cells.
 _SHARED = {
     "data": "Images",
+    "pretrained": "Given weights",
     "base": "Unmasked networks",
     "fold": "Networks without a fold",
     "permuted": "Networks on permuted labels",
@@ -150,10 +151,11 @@ def cost_of(
             stored * work.levels + state * work.networks,
         )
 
+    of_all = [task for task in tasks if task.node.method is None]
+    stages = dict.fromkeys(task.node.stage for task in of_all)
     shared = [
-        line(stage, title, own)
-        for stage, title in _SHARED.items()
-        if (own := [t for t in tasks if t.node.method is None and t.node.stage == stage])
+        line(stage, _SHARED.get(stage, stage), [t for t in of_all if t.node.stage == stage])
+        for stage in stages
     ]
     methods = [
         line(name, METHODS[name].title, [t for t in tasks if t.node.method == name])

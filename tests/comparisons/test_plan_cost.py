@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from comparisons.graph import build_nodes
 from comparisons.measures import MEASURES
@@ -15,6 +16,7 @@ from comparisons.planning.throughput import given
 from comparisons.registry import SETS
 from comparisons.work import Work
 from evaluation.datasets import Extent
+from evaluation.networks import build_network
 from evaluation.retraining import Recipe
 from evaluation.tracks import Track, crossfitted
 
@@ -133,6 +135,18 @@ def test_folds_are_trainings_without_a_fold_and_its_test():
     assert lines["fold"] == Work(4 * 3 * 75, 4 * 25)
     # The same again in the second track: maps, and every training.
     assert lines["gradient"] == (Work(10 * 300, 10 * 50) + Work(0, 0, 150, 150, 150)) * 2
+
+
+def test_given_weights_are_asked_once_and_no_cell_is_left_out(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(build_network("resnet9", 8, 0, size=(32, 32)).state_dict(), file)
+    plan = _plan("random", "ig", weights=str(file), measures=("road",), seeds=(0, 1))
+    cost = _cost(plan)
+    lines = {line.name: line.work for line in cost.lines}
+    assert lines["pretrained"] == Work(forward=150, networks=1)
+    nodes = build_nodes(plan, train_images=100, test_images=50)
+    assert cost.total.cells == len(nodes)
+    assert cost.total.work == sum((node.work for node in nodes), Work())
 
 
 def test_measures_are_passes_of_their_images():
