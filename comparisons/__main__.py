@@ -1,4 +1,4 @@
-"""The command ``python -m comparisons``: ``run``, ``layers``, ``profile`` and ``methods``."""
+"""The command ``python -m comparisons``: runs of every kind, their cost, and the methods."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
 from comparisons.engines import engine_of, in_ranks
+from comparisons.growth.command import growth
 from comparisons.layers.command import layers
 from comparisons.methods import METHODS
+from comparisons.plan import Plan
 from comparisons.plan_options import PlanOptions, with_plan_options
+from comparisons.planning.command import plan
+from comparisons.planning.files import PlanFile, read_plan_file
 from comparisons.runner import run_plan
 from comparisons.session import one_message
 from evaluation.retraining import check_device
@@ -31,6 +35,8 @@ app = typer.Typer(
 _console = Console(highlight=False)
 app.command()(layers)
 app.command()(profile)
+app.command()(plan)
+app.command()(growth)
 
 
 @app.command("methods")
@@ -49,6 +55,10 @@ def list_methods() -> None:
 @with_plan_options
 def run(
     options: PlanOptions,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", help="A file of the plan command, in place of all options above."),
+    ] = None,
     out: Annotated[Path, shared.OUT] = Path("runs/comparison"),
     scratch: Annotated[Path | None, shared.SCRATCH] = None,
     workers: Annotated[int | None, shared.WORKERS] = None,
@@ -66,10 +76,9 @@ def run(
     """Run a comparison, or continue it, and write its report."""
     with one_message(_console, out):
         check_device(device)
-        plan = options.plan(device)
-        plan = replace(plan, recipe=in_ranks(plan.recipe, gpus_per_cell))
+        chosen, file = _chosen(options, plan_file, device, gpus_per_cell)
         report = run_plan(
-            plan,
+            chosen,
             out,
             scratch=scratch,
             engine=engine_of(
@@ -79,14 +88,37 @@ def run(
                 threads=threads,
                 cpus_per_cell=cpus_per_cell,
                 gpus_per_cell=gpus_per_cell,
-                ranks=plan.recipe.ranks,
+                ranks=chosen.recipe.ranks,
                 device=device,
                 memory_budget_mib=memory_budget,
             ),
+            plan_file=file,
             command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
             console=_console,
         )
     _console.print(f"Report: {report}", soft_wrap=True, markup=False)
+
+
+def _chosen(
+    options: PlanOptions, path: Path | None, device: str, gpus_per_cell: float | None
+) -> tuple[Plan, PlanFile | None]:
+    """The plan that was typed, or that of a file, beside which nothing of it may be typed."""
+    if path is None:
+        typed = options.plan(device)
+        return replace(typed, recipe=in_ranks(typed.recipe, gpus_per_cell)), None
+    if options.stated:
+        raise ValueError(
+            f"--plan {path} says the whole plan: leave out {', '.join(options.stated)}, or make "
+            "another file with `python -m comparisons plan`"
+        )
+    file = read_plan_file(path)
+    ranks = in_ranks(file.plan.recipe, gpus_per_cell).ranks
+    if ranks != file.plan.recipe.ranks:
+        raise ValueError(
+            f"--gpus-per-cell {gpus_per_cell:g} trains in {ranks} ranks, and {path} says "
+            f"{file.plan.recipe.ranks}: make another file with --ranks {ranks}"
+        )
+    return file.plan, file
 
 
 if __name__ == "__main__":

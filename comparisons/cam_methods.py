@@ -50,7 +50,7 @@ def register_cam_methods(cam: Cam) -> None:
     noise = {"copies": cam.samples, "noise_share": cam.noise} if cam.noise else {}
     plain = {"cam": cam.name, "layer": "last scale", "interpolate": _INTERPOLATION, **noise}
     product = {**plain, "times": "guided-backprop", "reduction": "abs_sum"}
-    named = method(cam.name, title, "cam", cam.citation, plain, passes=passes)
+    named = method(cam.name, title, "cam", cam.citation, plain, passes=passes, gradients=0)
     named(_each_batch(_alone, cam))
     named = method(
         f"guided-{cam.name}",
@@ -59,6 +59,7 @@ def register_cam_methods(cam: Cam) -> None:
         "Selvaraju et al. 2017" if cam.name == "gradcam" else f"Selvaraju et al. 2017; {title}",
         product,
         passes=passes + 1,
+        gradients=1,
         by_channel=_each_batch(_guided_channels, cam),
     )
     named(_each_batch(_guided_gradcam if cam.name == "gradcam" else _guided, cam))
@@ -69,6 +70,7 @@ def register_cam_methods(cam: Cam) -> None:
         _PAPER,
         {"weights": "linear", "cam": cam.name, **noise},
         passes=passes,
+        gradients=0,
     )
     named(_each_batch(_fastcam, cam))
 

@@ -47,7 +47,7 @@ from evaluation.timing import time_in_turns
 from evaluation.views import InputView
 from fastsal import __version__
 
-__all__ = ["CODE_VERSION", "Cell", "assist_cell", "run_cell"]
+__all__ = ["CODE_VERSION", "Cell", "assist_cell", "environment", "run_cell"]
 
 # Part of every cell's id. Raised when a change alters what a cell computes, so that
 # results from before are not taken for results from after.
@@ -116,7 +116,7 @@ def run_cell(
         kind=cell.kind,
         spec=cell.spec,
         seconds=time.perf_counter() - started,
-        environment=_environment(device),
+        environment=environment(device),
         **outcome,
     )
     return store.save_result(result)
@@ -213,7 +213,12 @@ def _whole(dataset: Dataset) -> tuple[InputView, InputView]:
     )
 
 
-def _environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
+    """Versions and hardware, as every result records them.
+
+    Args:
+        device: where networks run.
+    """
     packages = ("torch", "torchvision", "captum", "numpy")
     return {
         "fastsal": __version__,

@@ -12,9 +12,12 @@ from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from comparisons.specs import Done, Masked
+from comparisons.work import Work
 from evaluation.tracks import Track
 
 __all__ = ["Node", "build_nodes"]
+
+_NOTHING = Work()
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Node:
         stage: the kind of the cell.
         needs: names of the nodes whose results `make` reads.
         priority: lower goes first among the nodes that are ready.
-        passes: images through the network, a training step counted as one and the gradient
-            of a method as one; what the time left is reckoned by.
+        passes: what the time left is reckoned by: images through the network, a training step
+            counted as one and the gradient of a method as one.
         make: results of finished nodes by name to the full specification.
         alone: runs while nothing else does, since it is timed.
+        work: what the cost is reckoned by.
+        method: whose maps it makes or uses; None for what all methods share.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Node:
     passes: int
     make: Callable[[Done], Cell]
     alone: bool = False
+    work: Work = _NOTHING
+    method: str | None = None
 
 
 def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node]:
@@ -56,21 +63,26 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
     parts = parts_of(train_images, test_images)
+    tested = Work(training, forward=test_images)
     nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
     weights = plan.given_weights
     if weights is not None:
         name, make = specs.explained_name(plan), specs.pretrained(plan, weights)
-        nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make))
+        work = Work(forward=images, networks=1)
+        nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
         name, make = specs.base_name(seed), specs.base(plan, seed)
-        nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make))
+        # Tested, then asked what it predicts for every image.
+        work = tested + Work(forward=images, networks=1)
+        nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
         if any(MEASURES[measure].needs_permuted for measure in plan.measures):
             name, make = specs.permuted_name(seed), specs.base(plan, seed, kind="permuted")
-            nodes.append(Node(name, "permuted", ("data",), (-1, order, 1), training, make))
+            when, work = (-1, order, 1), tested + Work(networks=1)
+            nodes.append(Node(name, "permuted", ("data",), when, training, make, work=work))
     for place, track in enumerate(plan.tracks):
-        nodes += _folds(plan, track, place, training)
+        nodes += _folds(plan, track, place, train_images)
         for order, method in enumerate(plan.methods):
-            line = _Line(plan, track, method, place, order, training, images, parts)
+            line = _Line(plan, track, method, place, order, tested, images, parts)
             # What never asks the network has the masks it had.
             asks = METHODS[method].passes > 0
             nodes += line.chains() if track.recursive and asks else line.nodes()
@@ -81,7 +93,8 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     needs = ("data", specs.explained_name(plan))
     for order, method in enumerate(plan.methods):
         name, make = f"cost of {method}", specs.profile(plan, method)
-        nodes.append(Node(name, "profile", needs, (last, order, 2), 0, make, alone=True))
+        when = (last, order, 2)
+        nodes.append(Node(name, "profile", needs, when, 0, make, alone=True, method=method))
     return list({node.name: node for node in nodes}.values())
 
 
@@ -91,6 +104,8 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
             permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
+            work = METHODS[method].work * (images * measure.maps)
+            work += Work(forward=images * measure.forwards)
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
@@ -98,19 +113,24 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
                 (plan.seeds.index(seed), order, 2),
                 images * (measure.maps * METHODS[method].passes + measure.forwards),
                 specs.measuring(plan, measure, method, seed),
+                work=work,
+                method=method,
             )
 
 
-def _folds(plan: Plan, track: Track, place: int, training: int) -> Iterator[Node]:
+def _folds(plan: Plan, track: Track, place: int, train_images: int) -> Iterator[Node]:
     """Networks that each miss a fold of the training images, where a track needs them."""
+    training = plan.recipe.epochs * train_images
     for fold in range(track.folds):
+        kept = training - training // track.folds
         yield Node(
             specs.fold_name(track.folds, fold),
             "fold",
             ("data",),
             (place * len(plan.seeds), -1, fold),
-            training - training // track.folds,
+            kept,
             specs.fold(plan, track.folds, fold),
+            work=Work(kept, forward=train_images // track.folds),
         )
 
 
@@ -124,7 +144,7 @@ class _Line:
         method: the method.
         place: which of the plan's tracks it is.
         order: which of its methods.
-        training: images through the network in one training.
+        tested: what one training takes, and its test.
         images: training and test images.
         parts: the shards of each part that maps are made in; none where they are made at once.
     """
@@ -134,7 +154,7 @@ class _Line:
     method: str
     place: int
     order: int
-    training: int
+    tested: Work
     images: int
     parts: list[range]
 
@@ -171,10 +191,13 @@ class _Line:
                     maps = specs.next_maps_name(self.plan, self.track, last)
                     make = specs.next_maps(self.plan, self.track, last, fraction, before, trained)
                     needs = ("data", before, trained)
-                    yield from self._in_parts(maps, needs, self._priority(seed), make)
+                    yield from self._in_parts(maps, self.track, needs, self._priority(seed), make)
                 name = specs.training_name(self.plan, self.track, masked)
                 make = specs.chained_training(self.plan, self.track, masked, maps, last)
-                yield self._training(name, masked, ("data", maps), make)
+                # All but the last are asked what they predict for every image.
+                asked = fraction != self.plan.fractions[-1]
+                kept = Work(forward=self.images, networks=1) if asked else _NOTHING
+                yield self._training(name, masked, ("data", maps), make, kept)
                 last = masked
 
     def _trainings(self) -> Iterator[Masked]:
@@ -195,29 +218,49 @@ class _Line:
         place = 0 if track == self.plan.tracks[0] else self.place
         priority = (place * len(self.plan.seeds), self.order, 0)
         make = specs.maps(self.plan, track, self.method)
-        yield from self._in_parts(name, tuple(needs), priority, make)
+        yield from self._in_parts(name, track, tuple(needs), priority, make)
 
     def _in_parts(
         self,
         name: str,
+        track: Track,
         needs: tuple[str, ...],
         priority: tuple[int, int, int],
         make: Callable[[Done], Cell],
     ) -> Iterator[Node]:
         """Maps of all images; where there are many, what several workers make of them first."""
-        passes = METHODS[self.method].passes * self.images
+        entry = METHODS[self.method]
+        of_one = entry.work + Work(levels=3 if track.mask_unit == "element" else 1)
+
+        def node(
+            name: str, stage: str, images: int, make: Callable[[Done], Cell], *parts: str
+        ) -> Node:
+            passes, work = entry.passes * images, of_one * images
+            every, method = (*needs, *parts), self.method
+            return Node(name, stage, every, priority, passes, make, work=work, method=method)
+
+        made: list[str] = []
         for place, shards in enumerate(self.parts):
             part = specs.part_name(name, place, len(self.parts))
-            share = passes * len(shards) // self.parts[-1].stop
-            yield Node(part, "part", needs, priority, share, specs.part(make, shards))
-            needs += (part,)
-        yield Node(name, "maps", needs, priority, 0 if self.parts else passes, make)
+            # Of all shards, so that the parts' images sum to all.
+            start, stop = (
+                self.images * end // self.parts[-1].stop for end in (shards.start, shards.stop)
+            )
+            yield node(part, "part", stop - start, specs.part(make, shards))
+            made.append(part)
+        yield node(name, "maps", 0 if made else self.images, make, *made)
 
     def _training(
-        self, name: str, masked: Masked, needs: tuple[str, ...], make: Callable[[Done], Cell]
+        self,
+        name: str,
+        masked: Masked,
+        needs: tuple[str, ...],
+        make: Callable[[Done], Cell],
+        more: Work = _NOTHING,
     ) -> Node:
-        priority = self._priority(masked.seed)
-        return Node(name, masked.kind, needs, priority, self.training, make)
+        priority, work = self._priority(masked.seed), self.tested + more
+        passes = self.tested.training
+        return Node(name, masked.kind, needs, priority, passes, make, work=work, method=self.method)
 
     def _priority(self, seed: int) -> tuple[int, int, int]:
         plan = self.plan

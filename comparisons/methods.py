@@ -145,6 +145,7 @@ def _register_statistic(statistic: Statistic, weights: str) -> None:
         _PAPER if statistic.name == _SMOE else statistic.citation,
         {"weights": weights, "statistic": statistic.name, "normalize": "gaussian"},
         passes=1,
+        gradients=0,
         scales=scales,
     )
     def prepare(model: nn.Module) -> Explain:

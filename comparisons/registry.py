@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from comparisons.blurred import WithBlurred
+from comparisons.work import Work
 from evaluation.tracks import BLURRED
 
 __all__ = [
@@ -71,7 +72,9 @@ class Method:
         parameters: what it was run with; recorded with every number. ``reduction`` says
             what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
         prepare: the method itself.
-        passes: forward passes an image, each with its backward pass if the method needs one.
+        passes: forward passes an image.
+        gradients: of these, how many go back to the input; None for all. The gradient of what
+            follows the last scale alone is a small part of a pass and does not count.
         needs_object_mask: works only where the data knows the true object.
         self_dual: keeping the top t is the same experiment as removing the top 1 - t.
         scales: for methods that have one map a spatial scale: explains a batch with
@@ -91,6 +94,13 @@ class Method:
     self_dual: bool = False
     scales: Prepare | None = field(default=None, repr=False)
     by_channel: Prepare | None = field(default=None, repr=False)
+    gradients: int | None = None
+
+    @property
+    def work(self) -> Work:
+        """What the map of one image takes, its ranking included."""
+        gradients = self.passes if self.gradients is None else self.gradients
+        return Work(forward=self.passes - gradients, gradient=gradients, ranking=1)
 
 
 METHODS: dict[str, Method] = WithBlurred()
@@ -123,6 +133,7 @@ def method(
     parameters: Mapping[str, Any],
     *,
     passes: int = 0,
+    gradients: int | None = None,
     needs_object_mask: bool = False,
     self_dual: bool = False,
     scales: Prepare | None = None,
@@ -143,6 +154,7 @@ def method(
             self_dual,
             scales,
             by_channel,
+            gradients,
         )
         return prepare
 

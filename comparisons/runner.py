@@ -12,10 +12,12 @@ from rich.console import Console
 import reports
 from comparisons.budget import set_memory_budget
 from comparisons.engines import Engine
-from comparisons.estimate import Estimate, estimate
 from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
+from comparisons.planning.cost import Cost, cost_of
+from comparisons.planning.files import PlanFile
+from comparisons.planning.throughput import measured
 from comparisons.session import (
     RunError,
     kept_plan,
@@ -25,12 +27,16 @@ from comparisons.session import (
     working_in,
 )
 from comparisons.specs import data_cell
+from evaluation.datasets import Extent
 from evaluation.images import Dataset
 from evaluation.networks import build_network
 from evaluation.store import Store, write_atomically
 from reports.formatting import duration
 
 __all__ = ["RunError", "run_plan"]
+
+# A plan file's cost comes of a longer trial; this one is made at every start.
+_TRIAL_S = 2.0
 
 
 def run_plan(
@@ -41,6 +47,7 @@ def run_plan(
     command: str,
     console: Console,
     scratch: Path | None = None,
+    plan_file: PlanFile | None = None,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -51,6 +58,7 @@ def run_plan(
         command: what was typed, for the record.
         console: where to say what happens.
         scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
+        plan_file: the file that says the plan, if one does; the report cites it.
 
     Returns:
         The report's path.
@@ -74,7 +82,7 @@ def run_plan(
         if weights is not None:
             weights.check_classes(len(dataset.classes))
         # Only now: a mistyped option must not keep the directory from the corrected one.
-        _keep_plan(plan, out, command)
+        _keep_plan(plan, out, command, plan_file)
         nodes = build_nodes(
             plan,
             train_images=len(dataset.train.labels),
@@ -83,7 +91,7 @@ def run_plan(
         with engine.running(store) as executor:
             workers = executor.slots
             console.print(executor.about(), soft_wrap=True, markup=False)
-            _announce(_estimate(plan, nodes, dataset, workers), workers, console)
+            _announce(_estimate(plan, nodes, dataset, engine, workers), workers, console)
             failures = run_nodes(nodes, store, executor, console)
         report = reports.build(out)
     if failures:
@@ -91,25 +99,31 @@ def run_plan(
     return report
 
 
-def _estimate(plan: Plan, nodes: list[Node], dataset: Dataset, workers: int) -> Estimate:
-    return estimate(
+def _estimate(
+    plan: Plan, nodes: list[Node], dataset: Dataset, engine: Engine, workers: int
+) -> Cost:
+    train, test = len(dataset.train.labels), len(dataset.test.labels)
+    extent = Extent(dataset.name, len(dataset.classes), train, test, dataset.size, found=True)
+    throughput = measured(
         plan,
-        nodes,
-        classes=len(dataset.classes),
+        classes=extent.classes,
         size=dataset.size,
-        images=len(dataset.train.labels) + len(dataset.test.labels),
-        workers=workers,
+        resources=engine.resources,
+        seconds=_TRIAL_S,
     )
+    return cost_of(plan, extent, dataset.size, throughput, workers=workers, nodes=nodes)
 
 
-def _announce(cost: Estimate, workers: int, console: Console) -> None:
+def _announce(cost: Cost, workers: int, console: Console) -> None:
+    total, seconds = cost.total, cost.schedule.seconds
     console.print(
-        f"Plan: {cost.trainings} trainings ({cost.training_images:,} images through the network), "
-        f"{cost.attribution_passes:,} attribution passes, {cost.disk_bytes / 2**20:,.0f} MiB of "
-        f"disk; about {duration(cost.seconds)} with {workers} workers, less what is done already",
+        f"Plan: {total.trainings} trainings ({total.work.training:,} images through the network), "
+        f"{total.work.forward + total.work.gradient:,} passes for maps and tests, "
+        f"{(total.staged_bytes + total.stored_bytes) / 2**20:,.0f} MiB of disk; about "
+        f"{duration(seconds)} with {workers} workers, less what is done already",
         soft_wrap=True,
     )
-    if cost.seconds > 3600:
+    if seconds > 3600:
         console.print(
             "[bold]This needs hours.[/] It can be stopped with Ctrl-C at any time; the same "
             "command continues. Fewer --methods, --fractions, --seeds or --epochs take less.",
@@ -129,7 +143,7 @@ def _refuse_another_plan(plan: Plan, out: Path) -> None:
         )
 
 
-def _keep_plan(plan: Plan, out: Path, command: str) -> None:
+def _keep_plan(plan: Plan, out: Path, command: str, plan_file: PlanFile | None) -> None:
     methods = {
         name: {
             "title": METHODS[name].title,
@@ -140,5 +154,17 @@ def _keep_plan(plan: Plan, out: Path, command: str) -> None:
         for name in plan.methods
     }
     content: dict[str, Any] = {"plan": asdict(plan), "command": command, "methods": methods}
+    cited = _citation(plan, out, plan_file)
+    if cited is not None:
+        content["plan_file"] = cited
     text = json.dumps(content, indent=1).encode()
     write_atomically(out / "plan.json", lambda file: file.write(text))
+
+
+def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, Any] | None:
+    """What is said of the plan's file; a run that goes on with the same plan keeps it."""
+    if plan_file is not None:
+        return plan_file.citation
+    before = kept_plan(out, "run") or {}
+    same = "plan_file" in before and Plan.from_json(before["plan"]) == plan
+    return before["plan_file"] if same else None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from evaluation.recipe import RECIPES, Recipe, name_of
 from evaluation.tracks import Track
-from reports.formatting import slug, trace
+from reports.formatting import duration, slug, trace
 from reports.reading import Run
 from reports.tables import TRACK_COLUMNS
 
@@ -35,6 +35,7 @@ def set_up(run: Run) -> dict[str, Any]:
         "image_facts": list(facts.items()) if data else [],
         "skipped": list(data.get("skipped", ())),
         "options": _options(run),
+        "planned_cost": _planned_cost(run),
         "environment": _environment(run),
         "finished": [
             (kind, len(run.cells(kind)), sum(cell.seconds for cell in run.cells(kind)))
@@ -63,6 +64,18 @@ def _classes(names: Sequence[str]) -> str:
     if len(names) <= 20:
         return ", ".join(names)
     return f"{', '.join(names[:5])}, ... ({len(names):,} in all)"
+
+
+def _planned_cost(run: Run) -> str:
+    """What the plan's file said, and what the finished cells took; empty for no file."""
+    said = run.plan_file.get("said", {})
+    if "device_seconds" not in said or "trainings" not in said:
+        return ""
+    took = sum(result.seconds for result in run.results)
+    return (
+        f"It said {said['trainings']:,} trainings and {duration(said['device_seconds'])} of one "
+        f"worker in all; the cells finished so far took {duration(took)}."
+    )
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class Run:
             measured costs alone.
         layers: the layers of a run inside the network, the shallowest first.
         log_base: base of its information score's logarithm; None for e.
+        plan_file: the file that said the plan: its name, hash, and what it said the plan takes;
+            empty where options were typed.
     """
 
     store: Store
@@ -82,6 +84,7 @@ class Run:
     kind: str = "run"
     layers: Sequence[str] = ()
     log_base: float | None = None
+    plan_file: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _own_records(self) -> pd.DataFrame:
@@ -248,6 +251,7 @@ def read_run(path: Path) -> Run:
         kind=plan.get("kind", "run"),
         layers=tuple(plan.get("layers", ())),
         log_base=plan.get("log_base"),
+        plan_file=plan.get("plan_file", {}),
     )
 
 

@@ -26,6 +26,7 @@ from comparisons.engines import Engine
 from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS, Method
 from comparisons.plan import Plan
+from comparisons.planning.throughput import given
 from comparisons.runner import RunError, run_plan
 from evaluation.records import CellResult
 from evaluation.store import Store
@@ -286,15 +287,17 @@ def test_another_plan_may_not_use_the_directory(in_process, tmp_path, make_tiny_
 
 
 def test_what_a_plan_needs_is_said_first(in_process, tmp_path, make_tiny_plan, monkeypatch):
-    monkeypatch.setattr(
-        runner, "estimate", lambda *_, **__: runner.Estimate(7, 8000, 9, 1 << 20, 9000)
-    )
-    _, said = _run(make_tiny_plan("centre"), tmp_path)
-    plan = said.index("Plan: 7 trainings (8,000 images through the network), 9 attribution passes")
+    # A throughput so low that hours come out: 4 trainings of 64 images, 32 tests of each, and
+    # the base network is asked for all 96 images once more.
+    slow = given("0.01,0.1,0.1,1e9")
+    monkeypatch.setattr(runner, "measured", lambda *_, **__: slow)
+    plan = make_tiny_plan("centre")
+    _, said = _run(replace(plan, mask_only=(("roar", 0.5),)), tmp_path)
+    announced = said.index("Plan: 4 trainings (256 images through the network), 224 passes for")
     hours = said.index("This needs hours")
-    assert plan < hours < said.index("maps of centre")
-    assert "1 MiB" in said
-    assert "2.5 h" in said
+    assert announced < hours < said.index("maps of centre")
+    # One worker: 256 / 0.01 + 224 / 0.1 seconds.
+    assert "about 7.7 h with 1 workers" in said
 
 
 # The real command.

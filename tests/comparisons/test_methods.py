@@ -115,7 +115,7 @@ def test_the_same_maps_again_and_everything_left_as_it_was(name, network, batch,
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_passes_are_the_images_that_go_through_the_network(name, network, batch):
+def test_passes_are_the_images_that_go_through_the_network_and_back(name, network, batch):
     model = copy.deepcopy(network)
     explain = METHODS[name].prepare(model)
     explain(batch)  # the first call may look for the scales
@@ -125,10 +125,26 @@ def test_passes_are_the_images_that_go_through_the_network(name, network, batch)
         nonlocal images
         images += len(args[0])
 
-    handle = model.stem.register_forward_pre_hook(count)
+    went_back = 0
+
+    def count_gradients(gradient) -> None:
+        nonlocal went_back
+        went_back += len(gradient)
+
+    def watch(module, args, output) -> None:
+        if output.requires_grad:
+            output.register_hook(count_gradients)
+
+    handles = (
+        model.stem.register_forward_pre_hook(count),
+        model.stem.register_forward_hook(watch),
+    )
     explain(batch)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     assert images == 3 * METHODS[name].passes
+    work = METHODS[name].work
+    assert (went_back, images - went_back) == (3 * work.gradient, 3 * work.forward)
 
 
 # Methods that treat every image by itself; SmoothGrad draws its noise for a batch.

@@ -11,7 +11,6 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from comparisons.estimate import estimate
 from comparisons.graph import build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan, PlanError
@@ -164,19 +163,6 @@ def test_passes_are_counted_by_hand():
     assert passes["maps of centre"] == 0
     assert passes["maps of ig"] == 25 * 150
     assert passes["ig, kar 30 %, seed 0"] == 3 * 100
-
-
-def test_the_estimate_counts_what_the_nodes_say():
-    nodes = _nodes(PLAN)
-    cost = estimate(PLAN, nodes, classes=8, size=(32, 32), images=150, workers=2)
-    # 2 unmasked + (5 of random, 10 each of two methods) x 2 seeds + 2 masks x 3 methods.
-    assert cost.trainings == 2 + (5 + 10 + 10) * 2 + 2 * 3
-    assert cost.training_images == cost.trainings * 6 * 100
-    assert cost.attribution_passes == 150  # SMOE's one forward pass; controls take none
-    assert cost.disk_bytes == 150 * 1024 * (3 + 3)
-    one = estimate(PLAN, nodes[:2], classes=8, size=(32, 32), images=150, workers=1)
-    assert one.trainings == 1
-    assert one.seconds > 0
 
 
 def test_a_plan_survives_json():

@@ -1,0 +1,141 @@
+"""What growth measures: cells' times told apart from what lies between them; runs not repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import typer.testing
+
+from comparisons import __main__ as command
+from comparisons.graph import build_nodes
+from comparisons.growth import command as growing
+from comparisons.growth import measuring
+from comparisons.growth.cases import Case, Sizes, cases
+from comparisons.growth.measuring import Measured, Times, measure_run, times
+from comparisons.session import RunError
+from evaluation.records import CellResult
+
+
+def _ended(kind: str, end: float, seconds: float) -> tuple[float, CellResult]:
+    return end, CellResult(f"{kind} {end}", kind, {}, (), seconds=seconds)
+
+
+def test_what_lies_between_cells_of_one_worker():
+    ended = [
+        _ended("retrain", 133.0, 10.0),
+        _ended("data", 112.0, 3.0),
+        _ended("base", 120.0, 5.0),  # began at 115
+        _ended("maps", 122.5, 2.0),  # half a second after the base network
+    ]
+    # The third one began half a second after the maps.
+    found = times(ended, 100.0, workers=1)
+    assert found == Times(cells=3, start_s=15.0, run_s=18.0, cells_s=17.0, between_s=0.5)
+    several = times(ended, 100.0, workers=2)
+    assert math.isnan(several.between_s)
+    assert replace(several, between_s=0.5) == found
+
+
+def test_cells_that_workers_share_are_of_one_size():
+    shared = [case for case in cases(Sizes(), "float32") if case.series == "workers"]
+    assert [case.workers for case in shared] == [1, 2]
+    assert shared[0].plan == shared[1].plan
+    nodes = build_nodes(shared[0].plan, train_images=4000, test_images=500)
+    trained = [node.work.training for node in nodes if node.work.training]
+    assert len(trained) == 24
+    assert set(trained) == {4000}
+
+
+def test_a_series_differs_in_one_thing():
+    found = cases(Sizes(), "float32")
+    images, methods = ([c.plan for c in found if c.series == n] for n in ("images", "methods"))
+    first = images[0]
+    for n, plan in zip((1000, 4000, 16000), images, strict=True):
+        assert replace(plan, train_images=1000) == first
+        assert plan.train_images == n
+    assert [len(plan.methods) for plan in methods] == [2, 4, 8]
+    # Where two series meet, the run is the same and is not measured twice.
+    meeting = [case.id for case in found if case.plan == first and case.engine == "local"]
+    assert len(meeting) == 3
+    assert len(set(meeting)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": (0,)}, "images 0: expected numbers of at least 1"),
+        ({"methods": (2, 99)}, "methods 2, 99: expected numbers from 1 to 8"),
+        ({"fractions": (6,)}, "fractions 6: expected numbers from 1 to 5"),
+        ({"engines": ("dask",)}, "engine 'dask': expected some of local, ray"),
+        ({"cell_images": 0}, "cell images 0: expected at least 1"),
+    ],
+)
+def test_sizes_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Sizes(**changes)
+
+
+def test_every_run_is_kept_at_once_and_none_is_made_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    ran: list[tuple[str, str]] = []
+
+    def fake(case: Case, folder) -> Measured:
+        if case.value == "4":
+            raise RunError("the run of methods 4 failed")
+        ran.append((case.series, case.value))
+        return Measured(9.0, Times(4, 2.0, 5.0, 4.5, 0.1), 100.0, 200.0, 3.0)
+
+    monkeypatch.setattr(growing, "measure_run", fake)
+
+    def call() -> tuple[int, str]:
+        arguments = "growth --workers none --engines local --images 64,128 --methods 2,4 "
+        arguments += f"--fractions 1 --out {tmp_path}"
+        result = typer.testing.CliRunner().invoke(command.app, arguments.split())
+        return result.exit_code, result.output
+
+    code, said = call()
+    assert code == 2
+    assert "Error: the run of methods 4 failed" in said
+    kept = pd.read_csv(tmp_path / "growth.csv", dtype={"value": str})
+    assert list(zip(kept["series"], kept["value"], strict=True)) == [
+        ("engine", "local"),
+        ("images", "64"),
+        ("images", "128"),
+        ("methods", "2"),
+    ]
+    # Methods 2 and images 64 are one run.
+    assert ran == [("engine", "local"), ("images", "64"), ("images", "128")]
+    monkeypatch.setattr(
+        growing, "measure_run", lambda case, folder: fake(replace(case, value="5"), folder)
+    )
+    code, said = call()
+    assert code == 0, said
+    assert ran[3:] == [("methods", "5")]
+    assert (tmp_path / "README.md").exists()
+
+
+@pytest.mark.slow
+def test_a_run_in_processes_of_its_own(tmp_path):
+    sizes = Sizes(workers=(), engines=("local",), images=(), methods=(), fractions=())
+    (case,) = cases(sizes, "float32")
+    found = measure_run(case, tmp_path)
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["plan_file"]["file"] == "plan.json"
+    nodes = build_nodes(case.plan, train_images=64, test_images=32)
+    assert found.times.cells == len(nodes) - 1
+    assert found.times.start_s + found.times.run_s <= found.total_s
+    assert found.times.cells_s <= found.times.run_s
+    # A process that has loaded PyTorch holds tens of megabytes; there are two of them at least.
+    assert found.largest_mib > 50
+    assert found.all_mib > 1.5 * found.largest_mib
+
+
+def test_a_run_that_fails_says_its_last_words(tmp_path, monkeypatch):
+    sizes = Sizes(workers=(), engines=("local",), images=(), methods=(), fractions=())
+    (case,) = cases(sizes, "float32")
+    monkeypatch.setattr(measuring, "_ROOT", tmp_path)  # where there is no such module
+    with pytest.raises(RunError, match=r"the run of engine local failed:\n(.|\n)*comparisons"):
+        measure_run(case, tmp_path)
