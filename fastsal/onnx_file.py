@@ -137,9 +137,9 @@ def write_onnx(
 def map_nodes(path: Path | str) -> list[str]:
     """Return the names of the nodes in an ONNX file that make its maps.
 
-    Quantisation and conversion to half precision should leave these in float32, as
-    `nodes_to_exclude=` of onnxruntime's `quantize_static`, `node_block_list=` of
-    `convert_float_to_float16`: a logarithm of a product has no meaning in eight bits.
+    Quantisation should leave these in float32, as `nodes_to_exclude=` of onnxruntime's
+    `quantize_static`: a logarithm of a product has no meaning in eight bits. For half precision
+    there is `fastsal.half.write_float16`.
 
     Raises:
         ImportError: If onnx is not installed.

@@ -210,6 +210,32 @@ def test_quantisation_that_leaves_the_map_alone(network, tmp_path):
     assert not torch.equal(exact["map"], rounded["map"])
 
 
+def test_half_precision_keeps_the_map_in_single_precision(network, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime.transformers.float16")
+    from fastsal.half import write_float16
+
+    module = with_map(network, images(1, 16, 16), lovi=True)
+    path = write_onnx(module, images(1, 16, 16), tmp_path / "m.onnx", dynamic_batch=True).path
+    half = write_float16(path, tmp_path / "half.onnx")
+    # Many zeros, of four of which the product is 1e-24.
+    inputs = images(4, 16, 16, seed=9)
+    exact, rounded = run(path, inputs), run(half, inputs)
+    assert exact.keys() == rounded.keys()
+    for name, values in exact.items():
+        assert rounded[name].dtype == values.dtype == torch.float32
+        assert (rounded[name] - values).abs().mean() < 0.01 * values.abs().max()
+    assert not torch.equal(rounded["output"], exact["output"])
+    # What of it is in half precision is the network: each cast is at its border.
+    graph = onnx.load(half).graph
+    casts = {node.output[0] for node in graph.node if node.op_type == "Cast"}
+    assert casts
+    assert not any(node.input[0] in casts for node in graph.node if node.op_type == "Cast")
+    halves = {value.data_type for value in graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in halves
+    assert sorted(path.name for path in tmp_path.glob(".fastsal-*")) == []
+
+
 def test_a_wrong_size_at_run_time(network, tmp_path):
     path = write_onnx(
         with_map(network, images(1, 16, 16)), images(1, 16, 16), tmp_path / "m.onnx"
