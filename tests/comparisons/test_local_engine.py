@@ -43,7 +43,8 @@ def _run(plan, out: Path, engine: Engine) -> str:
 
 
 def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan):
-    plan = replace(make_tiny_plan("centre"), model=f"{mortal}/mortal.py:network")
+    model = f"{mortal}/mortal.py:network"
+    plan = replace(make_tiny_plan("centre"), model=model, modes=("roar",), mask_only=())
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     _run(plan, whole, Engine(workers=1))
     undisturbed = (mortal / "built").read_text().splitlines()

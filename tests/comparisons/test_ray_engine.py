@@ -102,8 +102,9 @@ def _is_gone(pid: int) -> bool:
 def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
     cluster, mortal, tmp_path, make_tiny_plan
 ):
-    plan = make_tiny_plan("centre", "smoe-linear")
-    plan = replace(plan, model=f"{mortal}/mortal.py:network", seeds=(0, 1))
+    plan = make_tiny_plan("smoe-linear")
+    model = f"{mortal}/mortal.py:network"
+    plan = replace(plan, model=model, seeds=(0, 1), modes=("roar",), mask_only=())
     here, there = tmp_path / "here", tmp_path / "there"
     _run(plan, here, Engine(workers=1))
     built_here = len((mortal / "built").read_text().splitlines())
@@ -154,8 +155,13 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
 
 def test_a_gang_that_loses_a_rank_is_the_gang_here(cluster, mortal, tmp_path, make_tiny_plan):
     plan = make_tiny_plan("centre")
-    recipe = replace(plan.recipe, ranks=2)
-    plan = replace(plan, model=f"{mortal}/mortal.py:network", measures=(), recipe=recipe)
+    plan = replace(
+        plan,
+        model=f"{mortal}/mortal.py:network",
+        modes=("roar",),
+        mask_only=(),
+        recipe=replace(plan.recipe, ranks=2),
+    )
     here, there = tmp_path / "here", tmp_path / "there"
     second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     try:
@@ -174,7 +180,6 @@ def test_what_a_cell_raises_comes_back_as_it_was(cluster, tmp_path):
     with RayExecutor.running(
         store, address=cluster.address, workers=None, resources=resources
     ) as executor:
-        assert executor.slots == 1
         error = executor.submit(Cell("no such kind", {})).exception(timeout=_PATIENCE_S)
     assert isinstance(error, KeyError)
     assert str(error) == "'no such kind'"
@@ -190,8 +195,9 @@ def test_workers_bound_what_runs_at_once(cluster, tmp_path):
                 workers=workers,
                 resources=Resources(cpus=cpus),
             ) as executor:
-                # Of two processors for each worker only the larger node has room, once.
-                assert executor.slots == expected
+                # Of two processors for each worker only the larger node has room, once. A node that
+                # another test took away is missed after some seconds.
+                _wait(lambda: executor.slots == expected)  # noqa: B023
     finally:
         cluster.remove_node(more, allow_graceful=False)
 
