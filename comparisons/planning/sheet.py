@@ -191,7 +191,9 @@ class Sheet:
 
     def _not_counted(self) -> Iterator[str]:
         yield "reading, decoding and staging images; compressing and unpacking levels"
-        yield "starting workers and cells; the report"
+        yield "starting workers; what a cell does once, such as building its network; the report"
+        if self.plan.measures:
+            yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
             yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
         fills = {track.fill for track in self.plan.tracks} - {"mean"}

@@ -88,9 +88,11 @@ def test_the_page_in_docs_is_what_its_command_writes(invoke, tmp_path, monkeypat
     code, said = invoke(*typed)
     assert code == 0, said
     assert (tmp_path / "imagenet-cost.md").read_text() == kept
-    assert (tmp_path / "imagenet-plan.json").read_bytes() == (
-        ROOT / "docs" / "imagenet-plan.json"
-    ).read_bytes()
+    # A plan may have got options since, whose defaults change nothing.
+    again, before = (
+        read_plan_file(place / "imagenet-plan.json") for place in (tmp_path, ROOT / "docs")
+    )
+    assert (again.plan, again.cost) == (before.plan, before.cost)
 
 
 def test_a_measured_plan_runs_and_its_report_cites_it(
