@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from evaluation.networks import build_network
 from fastsal.export import ModelWithMap, with_fast_cam, with_map
 from fastsal.half import write_float16
+from fastsal.model_names import needed
 from fastsal.onnx_file import map_nodes, write_onnx
 from fastsal.pictures import read_photograph
 from reports.deployment.turns import beside, surroundings
@@ -96,6 +95,7 @@ def written(network: nn.Module, images: Tensor, what: str, folder: Path) -> tupl
     The first is cut from the second, so that the network's own nodes are the same.
     """
     mapped, alone = folder / f"{what}.onnx", folder / f"{what}-alone.onnx"
+    onnx: Any = needed("onnx", "exported files", "'fastsal[onnx]'")
     example = images[:1]
     write_onnx(MAKERS[what](network, example), example, mapped)
     onnx.utils.extract_model(str(mapped), str(alone), ["input"], ["output"])
@@ -115,22 +115,23 @@ def converted(path: Path, precision: str, images: Tensor) -> Path:
     target = path.with_name(f"{path.stem}-{precision}.onnx")
     if precision == "float16":
         return write_float16(path, target)
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    quantization: Any = needed("onnxruntime.quantization", "exported files", "'fastsal[onnx]'")
 
-    class Images(CalibrationDataReader):  # type: ignore[misc]
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches: Iterator[Tensor] = iter(images.split(1))
+            self.batches: Iterator[Tensor] = iter(images)
 
         def get_next(self) -> dict[str, Array] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {"input": batch.numpy()}
+            return None if batch is None else {"input": batch[None].numpy()}
 
-    quantize_static(str(path), str(target), Images(), nodes_to_exclude=map_nodes(path))
+    quantization.quantize_static(str(path), str(target), Images(), nodes_to_exclude=map_nodes(path))
     return target
 
 
 def session(path: Path, threads: int) -> Any:
     """Return an onnxruntime session whose threads sleep while they wait."""
+    onnxruntime: Any = needed("onnxruntime", "exported files", "'fastsal[onnx]'")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -142,8 +143,9 @@ def session(path: Path, threads: int) -> Any:
 def rank_correlations(exact: Any, rounded: Any, images: Tensor) -> list[float]:
     """Return Spearman's rank correlation of the maps of two files, for each image."""
     found = []
-    for image in images.split(1):
-        maps = [one.run(["map"], {"input": image.numpy()})[0].ravel() for one in (exact, rounded)]
+    for image in images:
+        feed = {"input": image[None].numpy()}
+        maps = [one.run(["map"], feed)[0].ravel() for one in (exact, rounded)]
         found.append(float(spearmanr(*maps).statistic))
     return found
 
