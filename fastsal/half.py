@@ -39,6 +39,8 @@ def write_float16(path: Path | str, target: Path | str) -> Path:
         onnx.load(str(path)), keep_io_types=True, node_block_list=map_nodes(path)
     )
     _without_detours(proto.graph)
+    # What the tool inferred of shapes has the old kinds of some, and nobody needs it.
+    del proto.graph.value_info[:]
     with TemporaryDirectory(dir=target.parent, prefix=".fastsal-") as folder:
         draft = Path(folder) / target.name
         onnx.save(proto, draft)

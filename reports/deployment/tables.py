@@ -1,0 +1,130 @@
+"""The README's tables of what was measured, from the files that hold it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+Row = Mapping[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def exported(path: Path) -> str:
+    """Return what the map adds to exported files, a row for each network, map and precision."""
+    rows = read(path)
+    head = ["network", "map", "precision", "file", "1 thread", "2 threads", "rank correlation"]
+    lines = [head, ["---"] * len(head)]
+    for row in (one for one in rows if one["threads"] == "1"):
+        threads = {
+            other["threads"]: other
+            for other in rows
+            if all(other[key] == row[key] for key in ("network", "map", "precision"))
+        }
+        same = row["precision"] == "float32"
+        ranks = f"{row['rank_correlation_median']} ({row['rank_correlation_least']})"
+        lines.append(
+            [
+                row["network"],
+                {"map": "SMOE Scale", "fastcam": "Fast-CAM"}[row["map"]],
+                row["precision"],
+                f"{int(row['added_bytes']) / 1000:.1f} kB",
+                *(
+                    _added(threads[count], "processor") if count in threads else "not measured"
+                    for count in ("1", "2")
+                ),
+                "" if same else ranks,
+            ]
+        )
+    return _markdown(lines)
+
+
+def large(path: Path) -> str:
+    """Return the memory of large images, in tiles beside whole."""
+    rows = read(path)
+    head = ["pixels", "in tiles", "whole", "of it maps", "the image itself"]
+    lines = [head, ["---"] * len(head)]
+    for side in sorted({int(row["side"]) for row in rows}):
+        found = {row["tile"] != "0": row for row in rows if int(row["side"]) == side}
+        peaks = (
+            f"{int(found[tiled]['peak_megabytes']):,} MB" if tiled in found else "not run"
+            for tiled in (True, False)
+        )
+        same = next(iter(found.values()))
+        own = (f"{same[kind]} MB" for kind in ("maps_megabytes", "image_megabytes"))
+        lines.append([f"{side} x {side}", *peaks, *own])
+    return _markdown(lines)
+
+
+def moving(path: Path) -> str:
+    """Return frames a second of videos, beside the network's, by one processor's time."""
+    head = ["network", "threads", "network", "with maps", "added"]
+    lines = [head, ["---"] * len(head)]
+    for row in read(path):
+        alone = 1000 / float(row["network_processor_ms"])
+        maps = alone / (1 + float(row["processor_median_percent"]) / 100)
+        lines.append(
+            [
+                row["network"],
+                row["threads"],
+                f"{alone:.1f} frames/s",
+                f"{maps:.1f} frames/s",
+                _added(row, "processor"),
+            ]
+        )
+    return _markdown(lines)
+
+
+def seams(path: Path) -> str:
+    """Return how far tiled maps are from whole ones, by overlap, over the photographs."""
+    rows = read(path)
+    head = ["overlap", "mean", "at the seams", "elsewhere", "largest"]
+    lines = [head, ["---"] * len(head)]
+    for overlap in dict.fromkeys(row["overlap"] for row in rows):
+        found = [row for row in rows if row["overlap"] == overlap]
+        means = (
+            sum(float(row[name]) for row in found) / len(found)
+            for name in ("mean", "at_seams", "elsewhere")
+        )
+        largest = max(float(row["largest"]) for row in found)
+        lines.append([overlap, *(f"{value:.3f}" for value in means), f"{largest:.2f}"])
+    return _markdown(lines)
+
+
+def watched(path: Path) -> str:
+    """Return what watching adds to a training step."""
+    head = ["step", "every", "added", "a pass between samples"]
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        [
+            f"{row['network']}, {row['images']} images",
+            f"{int(row['every']):,}",
+            _added(row, "processor"),
+            f"{float(row['hook_microseconds']):.1f} µs",
+        ]
+        for row in read(path)
+    ]
+    return _markdown(lines)
+
+
+def _added(row: Row, kind: str) -> str:
+    median, low, high = (float(row[f"{kind}_{end}_percent"]) for end in ("median", "low", "high"))
+    return f"{median:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "exported": exported,
+    "large": large,
+    "moving": moving,
+    "seams": seams,
+    "watched": watched,
+}
