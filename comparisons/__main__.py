@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comparisons import options as shared
-from comparisons.budget import MEMORY_BUDGET_MIB
+from comparisons.budget import MEMORY_BUDGET_CUDA_MIB, MEMORY_BUDGET_MIB
 from comparisons.costs.command import profile
 from comparisons.engines import engine_of, in_ranks
 from comparisons.growth.command import growth
@@ -64,9 +64,12 @@ def run(
     workers: Annotated[int | None, shared.WORKERS] = None,
     threads: Annotated[int, shared.THREADS] = 1,
     memory_budget: Annotated[
-        int,
-        typer.Option(help="MiB that one pass of a saliency method may hold, in each worker."),
-    ] = MEMORY_BUDGET_MIB,
+        int | None,
+        typer.Option(
+            help="MiB that one pass of a saliency method may hold, in each worker; by default "
+            f"{MEMORY_BUDGET_MIB}, on a GPU {MEMORY_BUDGET_CUDA_MIB}."
+        ),
+    ] = None,
     device: Annotated[str, shared.DEVICE] = "cpu",
     engine: Annotated[str, shared.ENGINE] = "local",
     address: Annotated[str | None, shared.ADDRESS] = None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from comparisons.budget import usual_memory_budget_mib
 from comparisons.engine import Executor
 from comparisons.local_engine import LocalExecutor
 from comparisons.ray_engine import RayExecutor
@@ -92,7 +93,8 @@ def engine_of(
     cpus_per_cell: float | None = None,
     gpus_per_cell: float | None = None,
     ranks: int = 1,
-    **of_process: str | int,
+    device: str = "cpu",
+    memory_budget_mib: int | None = None,
 ) -> Engine:
     """The engine that the options of a command amount to.
 
@@ -107,15 +109,19 @@ def engine_of(
         cpus_per_cell: processors set aside for a training; by default its threads.
         gpus_per_cell: GPUs set aside for a training; by default one a rank, none on the CPU.
         ranks: processes that train one network.
-        of_process: ``device`` and ``memory_budget_mib`` of each process.
+        device: where networks run.
+        memory_budget_mib: what one pass of a saliency method may hold; None for what suits the
+            device.
 
     Raises:
         ValueError: options that make no sense; says which and what to do.
 
-    >>> engine_of("local", threads=2, ranks=2, cpus_per_cell=8).resources.cpus
+    >>> engine_of("ray", threads=2, ranks=2, cpus_per_cell=8).resources.cpus
     4.0
     """
-    resources = Resources(threads=threads, cpus=float(threads), **of_process)  # type: ignore[arg-type]
+    if memory_budget_mib is None:
+        memory_budget_mib = usual_memory_budget_mib(device)
+    resources = Resources(device, threads, memory_budget_mib, cpus=float(threads))
     if cpus_per_cell is not None:
         resources = replace(resources, cpus=cpus_per_cell / ranks)
     if not resources.on_cpu:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from comparisons import options as shared
+from comparisons.budget import usual_memory_budget_mib
 from comparisons.engines import Engine
 from comparisons.options import as_whole_numbers
 from comparisons.plan import Plan, PlanError
@@ -84,7 +85,9 @@ def plan(
         size = extent.size
         if size is None:
             raise PlanError(f"the images of {chosen.data} differ in size: say --image-size")
-        resources = Resources(device=device, threads=threads, gpus=float(kind == "cuda"))
+        resources = Resources(
+            device, threads, usual_memory_budget_mib(kind), gpus=float(kind == "cuda")
+        )
         count = Engine(workers=workers).workers or resources.workers_here()
         if images_per_second is None:
             _console.print("A trial of the network on this device, in under a minute ...")
