@@ -33,7 +33,9 @@ def arrival_times(height: int, width: int, draw: np.random.Generator) -> NDArray
     first, second = _sides(height, width)
     pixels = height * width
     times = draw.exponential(size=len(first))
-    graph = csr_array((times, (first, second)), shape=(pixels, pixels))
+    # SciPy 1.14 finds paths by indices of 32 bits alone.
+    places = first.astype(np.int32), second.astype(np.int32)
+    graph = csr_array((times, places), shape=(pixels, pixels))
     start = int(draw.integers(pixels))
     reached: NDArray[np.float64] = dijkstra(graph, directed=False, indices=start)
     return reached.reshape(height, width)
