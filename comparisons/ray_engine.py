@@ -17,19 +17,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-from comparisons.cells import Cell, assist_cell, run_cell
+from comparisons.cells import Cell, run_cell
 from comparisons.engine import RETRIES, WorkerLost
-from comparisons.gang import is_broken_connection, joined
+from comparisons.ray_gang import RayGang, set_up_ray_worker
 from comparisons.resources import Resources
-from comparisons.worker import set_up_worker
 from evaluation.records import CellResult
 from evaluation.store import Store
 
@@ -39,8 +34,6 @@ __all__ = ["RayExecutor", "RayMissing"]
 _OBJECT_STORE_BYTES = 128 * 2**20
 _SECONDS_BETWEEN_COUNTS = 2.0
 _SECONDS_TO_ANSWER = 10.0
-_SECONDS_FOR_OTHER_RANKS = 30.0
-_PATIENCE = timedelta(minutes=30)
 
 
 class RayMissing(RuntimeError):
@@ -73,7 +66,7 @@ class RayExecutor:
         self._here = str(Path.cwd())
         self._counted, self._room = 0.0, 0
         self._tasks: dict[Future[CellResult], Any] = {}
-        self._gangs: set[threading.Thread] = set()
+        self._leading: set[threading.Thread] = set()
         self._stopping = threading.Event()
         self._run = self._ray.remote(_run).options(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES
@@ -106,9 +99,10 @@ class RayExecutor:
             self._tasks[outcome] = task
             task.future().add_done_callback(lambda ended: self._ended(outcome, ended))
         else:
-            gang = threading.Thread(target=self._run_gang, args=(cell, outcome), daemon=True)
-            self._gangs.add(gang)
-            gang.start()
+            gang = RayGang(cell, self._store, self._resources, self._here, self._stopping)
+            thread = threading.Thread(target=self._lead, args=(gang, outcome), daemon=True)
+            self._leading.add(thread)
+            thread.start()
         return outcome
 
     def _ended(self, outcome: Future[CellResult], ended: Future[CellResult]) -> None:
@@ -131,85 +125,17 @@ class RayExecutor:
             return WorkerLost(f"its worker or node was lost {RETRIES + 1} times ({said})")
         return error
 
-    def _run_gang(self, cell: Cell, outcome: Future[CellResult]) -> None:
-        """Run a cell in a gang of processes, again where one of them is lost."""
+    def _lead(self, gang: RayGang, outcome: Future[CellResult]) -> None:
+        """Run a cell in a gang of processes, and hand on what it left."""
         try:
-            for attempt in range(RETRIES + 1):
-                try:
-                    outcome.set_result(self._try_gang(cell))
-                    return
-                except (self._ray.exceptions.RayActorError, _ConnectionBroken) as error:
-                    if self._stopping.is_set():
-                        return
-                    if attempt == RETRIES:
-                        raise WorkerLost(
-                            f"a rank or its node was lost {RETRIES + 1} times ({error})"
-                        ) from error
+            result = gang.run()
         except Exception as error:
             if not self._stopping.is_set():
                 outcome.set_exception(self._reason(error))
+        else:
+            outcome.set_result(result)
         finally:
-            self._gangs.discard(threading.current_thread())
-
-    def _try_gang(self, cell: Cell) -> CellResult:
-        ray = self._ray
-        bundle = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
-        bundle = {name: share for name, share in bundle.items() if share}
-        # On one node where there is room: gradients travel at every step.
-        group = ray.util.placement_group([bundle] * cell.ranks, strategy="PACK")
-        ranks: list[Any] = []
-        try:
-            while not group.wait(timeout_seconds=_SECONDS_BETWEEN_COUNTS):
-                if self._stopping.is_set():
-                    raise _ConnectionBroken("the run was stopped")
-            ranks += [
-                ray.remote(_Rank)
-                .options(
-                    num_cpus=self._resources.cpus,
-                    num_gpus=self._resources.gpus,
-                    scheduling_strategy=ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                        placement_group=group, placement_group_bundle_index=rank
-                    ),
-                )
-                .remote(cell, self._store, self._resources, self._here, rank)
-                for rank in range(cell.ranks)
-            ]
-            meeting = ray.get(ranks[0].open_meeting.remote())
-            return self._joint_result([rank.work.remote(*meeting) for rank in ranks])
-        finally:
-            for rank in ranks:
-                ray.kill(rank)
-            ray.util.remove_placement_group(group)
-
-    def _joint_result(self, works: list[Any]) -> CellResult:
-        """What rank 0 returns once all are through; the reason if one is not."""
-        ray, pending = self._ray, list(works)
-        try:
-            while pending:
-                ended, pending = ray.wait(pending, num_returns=1)
-                ray.get(ended)
-        except Exception as error:
-            # A rank that is lost breaks the connections of the others, which may be heard first.
-            ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_FOR_OTHER_RANKS)
-            errors = [error, *filter(None, map(self._error_of, pending))]
-            for found in errors:
-                if isinstance(found, ray.exceptions.RayActorError):
-                    raise found from error
-            for found in errors:
-                if not is_broken_connection(found):
-                    raise found from error
-            raise _ConnectionBroken(str(error).strip().rpartition("\n")[2]) from error
-        result: CellResult = ray.get(works[0])
-        return result
-
-    def _error_of(self, work: Any) -> Exception | None:
-        try:
-            self._ray.get(work, timeout=0)
-        except self._ray.exceptions.GetTimeoutError:
-            return None
-        except Exception as error:
-            return error
-        return None
+            self._leading.discard(threading.current_thread())
 
     def _room_of(self, node: dict[str, float]) -> int:
         room = node.get("CPU", 0.0) / self._resources.cpus
@@ -223,8 +149,8 @@ class RayExecutor:
         for task in list(self._tasks.values()):
             with suppress(Exception):  # one that ended meanwhile cannot be cancelled
                 self._ray.cancel(task, force=True)
-        for gang in list(self._gangs):
-            gang.join(_SECONDS_BETWEEN_COUNTS)
+        for thread in list(self._leading):
+            thread.join(_SECONDS_BETWEEN_COUNTS)
         self._ray.shutdown()
 
     @classmethod
@@ -240,53 +166,10 @@ class RayExecutor:
             executor.stop()
 
 
-class _ConnectionBroken(RuntimeError):
-    """The ranks lost sight of each other, and none says why."""
-
-
-class _Rank:
-    """One process of a gang, as an actor in its place of the placement group."""
-
-    def __init__(self, cell: Cell, store: Store, resources: Resources, here: str, rank: int):
-        _set_up(resources, here)
-        self._cell, self._store, self._resources, self._rank = cell, store, resources, rank
-        self._meeting: MeetingStore | None = None
-
-    def open_meeting(self) -> tuple[str, int]:
-        """Where the ranks of this attempt meet: an address and a port that nobody had before."""
-        import ray
-
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._meeting = self._store_at(host, 0, leads=True)
-        return host, self._meeting.port
-
-    def work(self, host: str, port: int) -> CellResult | None:
-        """Do the cell as this rank; rank 0 returns its result."""
-        if self._meeting is None:
-            self._meeting = self._store_at(host, port, leads=False)
-        device = self._resources.device
-        with joined(self._rank, self._cell.ranks, self._meeting, device):
-            if self._rank == 0:
-                return run_cell(self._cell, self._store, device=device)
-            assist_cell(self._cell, self._store, device=device)
-            return None
-
-    def _store_at(self, host: str, port: int, *, leads: bool) -> TCPStore:
-        return TCPStore(
-            host, port, self._cell.ranks, leads, timeout=_PATIENCE, wait_for_workers=False
-        )
-
-
 def _run(cell: Cell, store: Store, resources: Resources, here: str) -> CellResult:
     """A cell in a worker process of Ray."""
-    _set_up(resources, here)
+    set_up_ray_worker(resources, here)
     return run_cell(cell, store, device=resources.device)
-
-
-def _set_up(resources: Resources, here: str) -> None:
-    if Path(here).is_dir():
-        os.chdir(here)  # a model may be named by a path from there
-    set_up_worker(resources.threads, resources.memory_budget_mib)
 
 
 def _started(address: str | None, workers: int | None, resources: Resources) -> Any:

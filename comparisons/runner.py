@@ -91,6 +91,11 @@ def run_plan(
         with engine.running(store) as executor:
             workers = executor.slots
             console.print(executor.about(), soft_wrap=True, markup=False)
+            if plan.recipe.ranks > executor.slots:
+                console.print(
+                    f"A training takes {plan.recipe.ranks} workers at once, and waits until there "
+                    "are so many"
+                )
             _announce(_estimate(plan, nodes, dataset, engine, workers), workers, console)
             failures = run_nodes(nodes, store, executor, console)
         report = reports.build(out)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
+from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from comparisons.cells import Cell, run_cell
 from comparisons.engine import Event, execute
+from comparisons.engines import Engine
 from comparisons.graph import build_nodes
 from comparisons.plan import Plan
+from comparisons.runner import run_plan
 from evaluation.records import CellResult
 from evaluation.retraining import Recipe
 from evaluation.store import Store
@@ -84,6 +91,29 @@ def tiny(tmp_path_factory) -> TinyRun:
 @pytest.fixture(scope="session")
 def make_tiny_plan():
     return tiny_plan
+
+
+@pytest.fixture
+def mortal(tmp_path) -> Path:
+    """A folder with a network that dies, waits or fails where a file in it says so."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    shutil.copy(Path(__file__).with_name("mortal.py"), folder)
+    (folder / "driver").write_text(str(os.getpid()))
+    return folder
+
+
+@pytest.fixture
+def run_on():
+    """Runs a plan on an engine, and gives what it said."""
+
+    def run(plan: Plan, out: Path, engine: Engine) -> str:
+        said = StringIO()
+        console = Console(file=said, width=300)
+        run_plan(plan, out, engine=engine, command="a command", console=console)
+        return said.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

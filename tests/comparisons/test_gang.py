@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
-from io import StringIO
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from comparisons.engines import Engine
-from comparisons.runner import run_plan
 from comparisons.session import RunError
 from evaluation.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture
-def mortal(tmp_path) -> Path:
-    """A folder with the network that dies where a file in it says so."""
-    folder = tmp_path / "zoo"
-    folder.mkdir()
-    shutil.copy(Path(__file__).with_name("mortal.py"), folder)
-    (folder / "driver").write_text(str(os.getpid()))
-    return folder
 
 
 @pytest.fixture
@@ -41,21 +25,11 @@ def gang_plan(mortal, make_tiny_plan):
     )
 
 
-def _run(plan, out: Path) -> None:
-    run_plan(
-        plan,
-        out,
-        engine=Engine(workers=2),
-        command="a command",
-        console=Console(file=StringIO(), width=300),
-    )
-
-
-def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_path):
+def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_path, run_on):
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
-    _run(gang_plan, whole)
+    run_on(gang_plan, whole, Engine(workers=2))
     (mortal / "kill-0").touch()  # whichever rank is first at its second step
-    _run(gang_plan, disturbed)
+    run_on(gang_plan, disturbed, Engine(workers=2))
     assert not (mortal / "kill-0").exists()
     expected = {result.id: result for result in Store(whole).results()}
     found = {result.id: result for result in Store(disturbed).results()}
@@ -67,7 +41,7 @@ def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_pa
     assert {result.spec["recipe"]["ranks"] for result in trained} == {2}
 
 
-def test_a_rank_that_fails_says_why(mortal, gang_plan, tmp_path):
+def test_a_rank_that_fails_says_why(mortal, gang_plan, tmp_path, run_on):
     (mortal / "rank-1-fails").touch()
     with pytest.raises(RunError, match=r"rank 1 failed: .*too much for this rank"):
-        _run(gang_plan, tmp_path / "run")
+        run_on(gang_plan, tmp_path / "run", Engine(workers=2))

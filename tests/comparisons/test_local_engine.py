@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from dataclasses import replace
-from io import StringIO
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from comparisons.engine import RETRIES
 from comparisons.engines import Engine, engine_of, in_ranks
 from comparisons.resources import Resources
-from comparisons.runner import run_plan
 from comparisons.session import RunError, working_in
 from evaluation.recipe import Recipe
 from evaluation.store import Store
@@ -26,32 +21,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 _BUILD = ("base", "maps", "retrain", "mask_only", "profile")
 
 
-@pytest.fixture
-def mortal(tmp_path) -> Path:
-    """A folder with the network that dies where a file in it says so."""
-    folder = tmp_path / "zoo"
-    folder.mkdir()
-    shutil.copy(Path(__file__).with_name("mortal.py"), folder)
-    (folder / "driver").write_text(str(os.getpid()))
-    return folder
-
-
-def _run(plan, out: Path, engine: Engine) -> str:
-    said = StringIO()
-    run_plan(plan, out, engine=engine, command="a command", console=Console(file=said, width=300))
-    return said.getvalue()
-
-
-def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan):
+def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan, run_on):
     model = f"{mortal}/mortal.py:network"
     plan = replace(make_tiny_plan("centre"), model=model, modes=("roar",), mask_only=())
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
-    _run(plan, whole, Engine(workers=1))
+    run_on(plan, whole, Engine(workers=1))
     undisturbed = (mortal / "built").read_text().splitlines()
     (mortal / "built").unlink()
     for number in range(2):
         (mortal / f"kill-{number}").touch()
-    _run(plan, disturbed, Engine(workers=2))
+    run_on(plan, disturbed, Engine(workers=2))
     assert not list(mortal.glob("kill-*"))
     expected = {result.id: result for result in Store(whole).results()}
     found = {result.id: result for result in Store(disturbed).results()}
@@ -66,11 +45,13 @@ def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan
     assert len(built) == len(undisturbed) + 2
 
 
-def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(mortal, tmp_path, make_tiny_plan):
+def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(
+    mortal, tmp_path, make_tiny_plan, run_on
+):
     (mortal / "always").touch()
     plan = replace(make_tiny_plan("centre"), model=f"{mortal}/mortal.py:network")
     with pytest.raises(RunError) as caught:
-        _run(plan, tmp_path / "run", Engine(workers=1))
+        run_on(plan, tmp_path / "run", Engine(workers=1))
     message = str(caught.value)
     died = f"WorkerLost: its worker process died {RETRIES + 1} times (killed, or out of memory?)"
     assert f"unmasked, seed 0: {died}" in message

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from comparisons import ray_engine
 from comparisons.cells import Cell
 from comparisons.engines import Engine, engine_of
 from comparisons.ray_engine import RayExecutor, RayMissing
 from comparisons.resources import Resources
-from comparisons.runner import run_plan
 from comparisons.session import RunError
 from evaluation.records import CellResult
 from evaluation.store import Store
@@ -49,22 +45,6 @@ def cluster() -> Iterator[object]:
     )
     yield made
     made.shutdown()
-
-
-@pytest.fixture
-def mortal(tmp_path) -> Path:
-    """A folder with the network that dies, or waits, where a file in it says so."""
-    folder = tmp_path / "zoo"
-    folder.mkdir()
-    shutil.copy(Path(__file__).with_name("mortal.py"), folder)
-    (folder / "driver").write_text(str(os.getpid()))
-    return folder
-
-
-def _run(plan, out: Path, engine: Engine) -> str:
-    said = StringIO()
-    run_plan(plan, out, engine=engine, command="a command", console=Console(file=said, width=300))
-    return said.getvalue()
 
 
 def _records(result: CellResult) -> list[object]:
@@ -100,13 +80,13 @@ def _is_gone(pid: int) -> bool:
 
 
 def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
-    cluster, mortal, tmp_path, make_tiny_plan
+    cluster, mortal, tmp_path, make_tiny_plan, run_on
 ):
     plan = make_tiny_plan("smoe-linear")
     model = f"{mortal}/mortal.py:network"
     plan = replace(plan, model=model, seeds=(0, 1), modes=("roar",), mask_only=())
     here, there = tmp_path / "here", tmp_path / "there"
-    _run(plan, here, Engine(workers=1))
+    run_on(plan, here, Engine(workers=1))
     built_here = len((mortal / "built").read_text().splitlines())
     (mortal / "built").unlink()
 
@@ -125,7 +105,7 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
         # A network is being trained on each node; neither goes on before the second node is gone.
         _wait(lambda: len(list(mortal.glob("held-*"))) == 2)
         try:
-            _run(plan, there, Engine(workers=1))
+            run_on(plan, there, Engine(workers=1))
         except RunError as error:
             refused.append(str(error))
         lost = int((mortal / f"held-{second.node_id}").read_text())
@@ -136,7 +116,7 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
 
     disturbance = threading.Thread(target=disturb)
     disturbance.start()
-    said = _run(plan, there, Engine("ray", address=cluster.address))
+    said = run_on(plan, there, Engine("ray", address=cluster.address))
     disturbance.join()
     assert (mortal / f"held-{first_node}").exists()
     assert not (mortal / "kill-0").exists()
@@ -149,11 +129,13 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
     assert len((mortal / "built").read_text().splitlines()) == built_here + 2
     # What is recorded is not run again.
     (mortal / "built").unlink()
-    _run(plan, there, Engine("ray", address=cluster.address))
+    run_on(plan, there, Engine("ray", address=cluster.address))
     assert not (mortal / "built").exists()
 
 
-def test_a_gang_that_loses_a_rank_is_the_gang_here(cluster, mortal, tmp_path, make_tiny_plan):
+def test_a_gang_that_loses_a_rank_is_the_gang_here(
+    cluster, mortal, tmp_path, make_tiny_plan, run_on
+):
     plan = make_tiny_plan("centre")
     plan = replace(
         plan,
@@ -165,9 +147,9 @@ def test_a_gang_that_loses_a_rank_is_the_gang_here(cluster, mortal, tmp_path, ma
     here, there = tmp_path / "here", tmp_path / "there"
     second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     try:
-        _run(plan, here, Engine(workers=2))
+        run_on(plan, here, Engine(workers=2))
         (mortal / "kill-0").touch()  # one rank of the first training, on either node
-        _run(plan, there, Engine("ray", address=cluster.address))
+        run_on(plan, there, Engine("ray", address=cluster.address))
     finally:
         cluster.remove_node(second, allow_graceful=False)
     assert not (mortal / "kill-0").exists()
