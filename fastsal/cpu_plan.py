@@ -41,6 +41,11 @@ class CpuPlan:
         # Of one pass: the maps and scratch.
         self._memory: Any = None
 
+    @staticmethod
+    def fits(firsts: Sequence[fused.Layout]) -> bool:
+        """Return whether there are kernels for tensors that lie so."""
+        return all(map(fused.StatisticWork.fits, firsts))
+
     def begin(self) -> None:
         """Take the memory for one pass."""
         self._memory = torch.empty(self._bytes, device="cpu", dtype=torch.uint8)

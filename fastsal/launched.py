@@ -7,7 +7,6 @@ or for an old GPU.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
@@ -27,7 +26,10 @@ MANY_LOCATIONS, FEW_LOCATIONS = 64, 16
 # Blocks that keep a large GPU busy.
 ENOUGH_BLOCKS = 264
 # Values of a map, and pixels of the result, that a program takes at a time.
-SQUASH_BLOCK, COMBINE_BLOCK = 2048, 512
+SQUASH_BLOCK, COMBINE_BLOCK = 4096, 512
+SQUASH_WARPS = 16
+# A map of more locations is left to PyTorch's operations, which share it out among programs.
+LARGEST_MAP = 1 << 20
 # Each scale's maps begin at a multiple of so many elements, for whole vectors.
 ALIGNMENT = 16
 # Below it, float32 numbers have no mantissa of 24 bits.
@@ -150,7 +152,7 @@ class CombineLaunch:
     def squash(self, maps: Tensor) -> None:
         """Put the normal CDF of every map in its place."""
         kernel = _kernels().squash[(self._maps,)]
-        kernel(maps, self._table, self._images, self._flags, SQUASH_BLOCK, num_warps=8)
+        kernel(maps, self._table, self._images, self._flags, SQUASH_BLOCK, num_warps=SQUASH_WARPS)
 
     def combine(self, maps: Tensor, result: Tensor) -> None:
         """Write the sum to a contiguous result `(N, channels, H, W)`, to all its channels alike."""
@@ -177,62 +179,6 @@ class CombineLaunch:
         return sorted({place // self._images for place, flag in enumerate(flags) if flag})
 
 
-class GpuPlan:
-    """Reads scales whose tensors lie as planned, and combines them, on a GPU.
-
-    It is to `PlannedReader` what `CpuPlan` is on a CPU.
-    """
-
-    def __init__(
-        self, firsts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
-    ) -> None:
-        self._device = firsts[0].device
-        self._size = size
-        self._shapes = [(first.shape[0], *first.shape[2:]) for first in firsts]
-        self._images = self._shapes[0][0]
-        sizes = [(height, width) for _, height, width in self._shapes]
-        self._combination = CombineLaunch(sizes, shares, self._images, size, self._device)
-        self._starts = self._combination.starts
-        self._launches = [
-            StatisticLaunch(first, start) for first, start in zip(firsts, self._starts, strict=True)
-        ]
-        self._memory: Any = None
-
-    def available(self) -> bool:
-        """Return whether the kernels may be used now."""
-        return not fused.plain_alone()
-
-    def begin(self) -> None:
-        """Take the memory for one pass."""
-        self._memory = torch.empty(
-            self._combination.elements, device=self._device, dtype=torch.float32
-        )
-
-    def end(self) -> None:
-        """Give the memory back."""
-        self._memory = None
-
-    def read(self, index: int, tensor: Tensor) -> None:
-        """Take the statistic of a layer's tensor."""
-        with on(self._device):
-            self._launches[index].do(tensor, self._memory)
-
-    def combined(self, channels: int) -> tuple[Tensor, list[int]]:
-        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
-        shape = (self._images, channels, *self._size)
-        result = torch.empty(shape, device=self._device, dtype=torch.float32)
-        with on(self._device):
-            self._combination.squash(self._memory)
-            self._combination.combine(self._memory, result)
-            return result, self._combination.not_finite(self._memory)
-
-    def values(self, index: int) -> Tensor:
-        """Return the statistic of a layer, normalised once it is combined."""
-        start, shape = self._starts[index], self._shapes[index]
-        values: Tensor = self._memory[start : start + math.prod(shape)].view(shape)
-        return values
-
-
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None."""
     if not readable(activations) or epsilon < LEAST_EPSILON:
@@ -249,7 +195,7 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
 
 def gaussian(maps: Tensor) -> Tensor | None:
     """Return maps `(N, H, W)` through the normal CDF, or None."""
-    if not readable(maps) or not fused.plain_maps(maps):
+    if not readable(maps) or not fused.plain_maps(maps) or maps[0].numel() > LARGEST_MAP:
         return None
     images, height, width = maps.shape
     launch = _combination(((height, width),), (1.0,), images, (height, width), maps.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastsal import capture, fused, launched
 from fastsal.combine import combine, layer_weights, upsample
 from fastsal.cpu_plan import CpuPlan
+from fastsal.gpu_plan import GpuPlan
 from fastsal.layers import NamedLayer, check_each_finite, check_finite
 from fastsal.normalize import gaussian, over_batch
 from fastsal.planned import Occasion, PlannedReader
@@ -208,13 +209,12 @@ class ScaleReader:
             fused.channels_first(layout, scale.channels_last)
             for layout, scale in zip(layouts, self.scales, strict=True)
         ]
-        for first in firsts:
-            if not fused.StatisticWork.fits(first) or first.shape[0] != firsts[0].shape[0]:
-                return None
+        of_device = CpuPlan if device.type == "cpu" else GpuPlan
+        if not of_device.fits(firsts) or len({first.shape[0] for first in firsts}) > 1:
+            return None
         weights = self._weights()
         total = math.fsum(weights)
         shares = [weight / total for weight in weights]
-        of_device = CpuPlan if device.type == "cpu" else launched.GpuPlan
         plan = of_device(firsts, shares, self.size)
         return PlannedReader(self._occasion, self.scales, layouts, self.taps, plan)
 
