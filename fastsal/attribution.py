@@ -299,11 +299,11 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
     def _planned(self, inputs: tuple[Tensor, ...], layer_input: bool) -> PlannedReader | None:
         if not self._plans or self._layers is None or self.tiling is not None:
             return None
-        if not fused.available() or not fused.unfollowed():
+        if not fused.unfollowed():
             return None
         wanted = occasion(self, self._layers, image_of(inputs), layer_input)
         for plan in tuple(self._plans):
-            if plan.occasion == wanted:
+            if plan.occasion == wanted and plan.available():
                 # Off the list, so that no other thread has it.
                 with suppress(ValueError):
                     self._plans.remove(plan)

@@ -126,12 +126,14 @@ class Reading:
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor: a pre-hook's `other` is the keyword arguments, a hook's the output."""
         tap = self.tap
-        if self.output and type(other) is Tensor and other.is_cpu and not grad_enabled():
-            # The same as below, in few steps: between two layers each waits for memory.
-            call = self.calls.get(CPU, 0)
-            self.calls[CPU] = call + 1
+        if self.output and type(other) is Tensor and not grad_enabled():
+            # The same as below, in few steps: between two layers each waits for memory, on a GPU
+            # each launch. Of one device no two threads are at one pass.
+            device = CPU if other.is_cpu else other.device
+            call = self.calls.get(device, 0)
+            self.calls[device] = call + 1
             if tap.call is None or call == tap.call:
-                self.values[CPU] = tap.read(other)
+                self.values[device] = tap.read(other)
             return None
         source = (*args, *other.values()) if tap.layer_input else other
         tensor = only_tensor(source, tap.name)

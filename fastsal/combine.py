@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal import fused
+from fastsal import fused, launched
 from fastsal.prior import Prior, loaded
 
 # Measured on ResNet-50, the shallowest scale first. Taken from the paper as given: no formula tried
@@ -38,7 +38,7 @@ def combine(
 
     Returns:
         `(N, H, W)`, or `(N, channels, H, W)`. Nothing else of that size is held on a CPU with Numba
-        installed; else one upsampled map at a time.
+        and on a GPU with Triton; else one upsampled map at a time.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
@@ -51,7 +51,8 @@ def combine(
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))
-    if not fused.combine(maps, shares, repeated):
+    forms = fused if repeated.is_cpu else launched
+    if not forms.combine(maps, shares, repeated):
         combined = repeated[:, 0].zero_()
         for scale_map, share in zip(maps, shares, strict=True):
             combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=share)

@@ -112,9 +112,8 @@ def layer_contributions(
     return contributions, readings
 
 
-def warn_of_zero(maps: Tensor, cam: Cam, consequence: str) -> None:
-    """Warn of images whose map `(N, ...)` is 0 everywhere, from inside an `attribute`."""
-    zero = (maps <= 0).flatten(1).all(1)
+def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
+    """Warn of images whose map is 0 everywhere, those of `(N)`, from inside an `attribute`."""
     if zero.any():
         warnings.warn(
             f"{cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the "

@@ -148,10 +148,12 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         with torch.no_grad(), self.smoe.reading(given) as reader:
             readings, activation_map = self._read(given, reader, attribute_to_layer_input)
             product = reader.combined(readings, reader.channels if expand_channels else 1)
-        warn_of_zero(activation_map, self.cam, "; their Fast-CAM map is 0")
         with torch.no_grad():
             peak = activation_map.amax((1, 2), keepdim=True)
-            activation_map = activation_map / peak.masked_fill(peak <= 0, 1)
+            zero = peak <= 0
+        warn_of_zero(zero.flatten(), self.cam, "; their Fast-CAM map is 0")
+        with torch.no_grad():
+            activation_map = activation_map / peak.masked_fill(zero, 1)
             product *= upsample(activation_map, reader.size, interpolate_mode).to(product.device)
             return as_attributions(inputs, product, expand_channels)
 
@@ -205,4 +207,5 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
                 describe_layer(name, module, contributions, reader.size, False)
             activation_maps.append(contributions.sum(1).relu())
             readings.append(values)
-        return reader.joined(readings), torch.cat(activation_maps)
+        whole = activation_maps[0] if len(given) == 1 else torch.cat(activation_maps)
+        return reader.joined(readings), whole

@@ -1,4 +1,4 @@
-"""When the fused forms stand in for the plain ones.
+"""When the fused forms stand in for the plain ones on a CPU; `launched` says it of a GPU.
 
 Each function returns None, or False, where the plain PyTorch form has to be taken: on other devices
 and types, where gradients, a compiler or a transform follow the operations, and without Numba.
@@ -72,7 +72,12 @@ def plain() -> Iterator[None]:
 
 def available() -> bool:
     """Return whether there are fused forms: Numba is installed, and `plain` does not hold."""
-    return not _PLAIN.get() and _kernels() is not None
+    return not plain_alone() and _kernels() is not None
+
+
+def plain_alone() -> bool:
+    """Return whether `plain` holds, on any device."""
+    return _PLAIN.get()
 
 
 @cache
@@ -102,6 +107,7 @@ class Layout(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
 
 def layout_of(tensor: Tensor) -> Layout:
@@ -110,7 +116,7 @@ def layout_of(tensor: Tensor) -> Layout:
     >>> layout_of(torch.zeros(1, 2, 3, 4)).stride
     (24, 12, 4, 1)
     """
-    return Layout(tensor.shape, tensor.stride(), tensor.dtype)
+    return Layout(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def channels_first(layout: Layout, channels_last: bool) -> Layout:
@@ -118,7 +124,7 @@ def channels_first(layout: Layout, channels_last: bool) -> Layout:
     if not channels_last:
         return layout
     (n, h, w, c), (of_n, of_h, of_w, of_c) = layout.shape, layout.stride
-    return Layout(torch.Size((n, c, h, w)), (of_n, of_c, of_h, of_w), layout.dtype)
+    return layout._replace(shape=torch.Size((n, c, h, w)), stride=(of_n, of_c, of_h, of_w))
 
 
 class StatisticWork:
@@ -192,7 +198,7 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
 
 def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
     """Return maps `(N, H, W)` through the normal CDF, or None."""
-    if not readable(maps) or not _plain_maps(maps):
+    if not readable(maps) or not plain_maps(maps):
         return None
     squashed = maps if in_place else torch.empty_like(maps)
     task = SquashTask(
@@ -278,7 +284,7 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
         or out.dtype != torch.float32
         or out.stride()[2:] != (width, 1)
         or not out.numel()
-        or not all(readable(given) and _plain_maps(given) for given in maps)
+        or not all(readable(given) and plain_maps(given) for given in maps)
     ):
         return False
     sizes = [(given.shape[1], given.shape[2]) for given in maps]
@@ -293,29 +299,31 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
 
 def readable(tensor: Tensor) -> bool:
     """Return whether kernels are there and may read a tensor's memory unseen by PyTorch."""
+    return tensor.is_cpu and ordinary(tensor) and available()
+
+
+def ordinary(tensor: Tensor) -> bool:
+    """Return whether a tensor has values in its device's memory, and nothing follows what is read.
+
+    Not where `plain` holds.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(tensor) is Tensor
-        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_neg()
         and not (tensor.requires_grad and torch.is_grad_enabled())
         and unfollowed()
-        and available()
+        and not plain_alone()
     )
 
 
 def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor has values in this machine's memory that kernels may read.
+    """Return whether a tensor has values in its device's memory that kernels may read.
 
     What holds for a whole forward pass, as `readable` asks for it, is not asked for again.
     """
-    return (
-        tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-        and _transform() is None
-    )
+    return tensor.layout is torch.strided and not tensor.is_neg() and _transform() is None
 
 
 def unfollowed() -> bool:
@@ -328,7 +336,8 @@ def unfollowed() -> bool:
     )
 
 
-def _plain_maps(maps: Tensor) -> bool:
+def plain_maps(maps: Tensor) -> bool:
+    """Return whether maps are float32 numbers that follow each other in memory."""
     return maps.dtype == torch.float32 and maps.is_contiguous() and maps.numel() > 0
 
 

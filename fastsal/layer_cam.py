@@ -125,7 +125,7 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:
             maps = maps.relu()
-            warn_of_zero(maps, self.cam, "")
+            warn_of_zero(maps.flatten(1).amax(1) <= 0, self.cam, "")
         maps = maps.contiguous()
         return (maps,) if isinstance(inputs, tuple) and len(inputs) == 1 else maps
 

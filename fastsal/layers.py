@@ -111,6 +111,18 @@ def describe_layer(
     )
 
 
+def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]) -> None:
+    """Raise if values that come from any of several layers are not finite; waits for a GPU once.
+
+    Raises:
+        ValueError: As `check_finite`, of the first such layer.
+    """
+    sums = torch.stack([values.sum().to(tensors[0].device, torch.float32) for values in tensors])
+    for name, total, values in zip(names, sums.tolist(), tensors, strict=True):
+        if not math.isfinite(total):
+            check_finite(name, what, values)
+
+
 def check_finite(name: str, what: str, values: Tensor) -> None:
     """Raise if values that come from a layer are not all finite.
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastsal import fused
+from fastsal import fused, launched
 from fastsal.gamma import gamma_shape, log_spread, minus_log1p
 
 Normalization = Callable[[Tensor], Tensor]
@@ -99,7 +99,7 @@ def gaussian(maps: Tensor) -> Tensor:
     [0.1587, 0.5, 0.8413]
     """
     maps = _at_least_float32(maps)
-    fused_maps = fused.gaussian(maps)
+    fused_maps = fused.gaussian(maps) if maps.is_cpu else launched.gaussian(maps)
     if fused_maps is not None:
         return fused_maps
     if maps.shape[1] * maps.shape[2] < 2:

@@ -2,14 +2,14 @@
 
 Between two layers of a network every instruction waits for memory, so that all which stays the same
 from one call to the next is done once: what a layer gives is looked at, and handed to its kernel.
-Normalising, upsampling and combining are one kernel after the pass.
+Normalising, upsampling and combining are one kernel after the pass, or two on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Occasion(NamedTuple):
         shape: The images'.
         layer_input: Whether the layers' inputs are read.
         threads: How many share the work.
+        device: The images'.
     """
 
     method: tuple[object, ...]
@@ -45,6 +46,29 @@ class Occasion(NamedTuple):
     shape: torch.Size
     layer_input: bool
     threads: int
+    device: torch.device
+
+
+class Plan(Protocol):
+    """How scales whose tensors lie as planned are read and combined on a device."""
+
+    def available(self) -> bool:
+        """Return whether the kernels may be used now."""
+
+    def begin(self) -> None:
+        """Take the memory for one pass."""
+
+    def end(self) -> None:
+        """Give the memory back."""
+
+    def read(self, index: int, tensor: Tensor, /) -> None:
+        """Take the statistic of a layer's tensor."""
+
+    def combined(self, channels: int, /) -> tuple[Tensor, list[int]]:
+        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
+
+    def values(self, index: int, /) -> Tensor:
+        """Return the statistic of a layer; once they are combined it may be its normalised map."""
 
 
 class PlannedReader:
@@ -59,6 +83,7 @@ class PlannedReader:
         channels: As in `ScaleReader`.
         taps: As in `ScaleReader`.
         scales: As in `ScaleReader`, as they were at the earlier pass.
+        available: Returns whether the plan's kernels may be used now.
     """
 
     def __init__(
@@ -67,7 +92,7 @@ class PlannedReader:
         scales: Sequence[Scale],
         layouts: Sequence[fused.Layout],
         taps: Sequence[Tap],
-        shares: Sequence[float],
+        plan: Plan,
     ) -> None:
         self.occasion = occasion
         self.layers = occasion.layers
@@ -75,28 +100,12 @@ class PlannedReader:
         self.size = (size[0], size[1])
         self.scales = tuple(scales)
         self._layouts = tuple(layouts)
-        firsts = [
-            fused.channels_first(layout, scale.channels_last)
-            for layout, scale in zip(layouts, scales, strict=True)
-        ]
-        self._works = [fused.StatisticWork(first) for first in firsts]
-        self._images = firsts[0].shape[0]
-        sizes = [(first.shape[2], first.shape[3]) for first in firsts]
-        self._shapes = [(self._images, *size) for size in sizes]
-        self._combination = fused.CombineWork(sizes, shares, self._images, self.size, squash=True)
-        self._starts = []
-        end = 0
-        for work in self._works:
-            self._starts.append(end)
-            end += work.bytes
-        self._scratch = -(-end // 64) * 64
-        scratches = [work.scratch_bytes for work in self._works]
-        self._bytes = self._scratch + max(*scratches, self._combination.scratch_bytes)
+        self._plan = plan
+        self.available = plan.available
         self.taps = [
             tap._replace(read=partial(self._read, index)) for index, tap in enumerate(taps)
         ]
-        # Of one pass each: the maps and scratch, and what reads what was not planned.
-        self._memory: Any = None
+        # Of one pass each: what reads what was not planned, and what that read.
         self._ordinary: Any = None
         self._otherwise: Any = None
         self._unplanned: dict[int, Tensor] = {}
@@ -104,35 +113,28 @@ class PlannedReader:
     def begin(self, ordinary: Callable[[], ScaleReader]) -> None:
         """Take the memory for one pass; `ordinary` gives what reads what was not planned."""
         self._ordinary = ordinary
-        self._memory = torch.empty(self._bytes, device="cpu", dtype=torch.uint8)
-        start = self._memory.data_ptr()
-        scratch = start + self._scratch
-        for work, scale, offset in zip(
-            self._works, self._combination.scales, self._starts, strict=True
-        ):
-            work.task.target = scale.source = start + offset
-            work.task.scratch = scratch
-            scale.not_finite = 0
-        self._combination.task.scratch = scratch
+        self._plan.begin()
 
     def end(self) -> None:
         """Give the memory back."""
-        self._memory = self._ordinary = self._otherwise = None
+        self._plan.end()
+        self._ordinary = self._otherwise = None
         self._unplanned.clear()
 
     def _read(self, index: int, tensor: Tensor) -> Tensor:
-        shape, stride, dtype = self._layouts[index]
+        shape, stride, dtype, device = self._layouts[index]
         if (
             type(tensor) is Tensor
             and tensor.shape == shape
             and tensor.dtype is dtype
+            and tensor.device == device
             and fused.in_memory(tensor)
             and tensor.stride() == stride
         ):
             if self._unplanned:
                 # Of several calls of a module it is the last that counts.
                 self._unplanned.pop(index, None)
-            self._works[index].do(tensor.data_ptr())
+            self._plan.read(index, tensor)
             return NOTHING
         if self._otherwise is None:
             self._otherwise = self._ordinary()
@@ -151,22 +153,14 @@ class PlannedReader:
             ValueError: If a layer's activations are not finite.
         """
         if not self._unplanned:
-            height, width = self.size
-            shape = (self._images, channels or 1, height, width)
-            result = torch.empty(shape, device="cpu", dtype=torch.float32)
-            self._combination.do(result)
-            for index in self._combination.not_finite():
-                check_finite(self.layers[index][0], "activations", self._values(index))
+            result, not_finite = self._plan.combined(channels or 1)
+            for index in not_finite:
+                check_finite(self.layers[index][0], "activations", self._plan.values(index))
             return result if channels is not None else result[:, 0]
         values = [
-            self._unplanned.get(index, self._values(index)) for index in range(len(self._works))
+            self._unplanned[index] if index in self._unplanned else self._plan.values(index)
+            for index in range(len(self.taps))
         ]
         self._otherwise.assume(self.scales)
         combined: Tensor = self._otherwise.combined(self._otherwise.joined([values]), channels)
         return combined
-
-    def _values(self, index: int) -> Tensor:
-        """Return the statistic of a layer, as the kernel wrote it."""
-        start = self._starts[index]
-        values: Tensor = self._memory[start : start + self._works[index].bytes]
-        return values.view(torch.float32).view(self._shapes[index])

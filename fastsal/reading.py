@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastsal import capture, fused
+from fastsal import capture, fused, launched
 from fastsal.combine import combine, layer_weights, upsample
-from fastsal.layers import NamedLayer, check_finite
+from fastsal.cpu_plan import CpuPlan
+from fastsal.gpu_plan import GpuPlan
+from fastsal.layers import NamedLayer, check_each_finite, check_finite
 from fastsal.normalize import gaussian, over_batch
 from fastsal.planned import Occasion, PlannedReader
 from fastsal.preactivation import PreActivations
@@ -76,7 +78,7 @@ class ScaleReader:
         known = [scale for _, _, scale in layers if scale is not None and not layer_input]
         self.known = tuple(known) if len(known) == len(self.layers) else ()
         self._scales: dict[int, Scale] = {}
-        self._layouts: dict[int, fused.Layout] = {}
+        self._layouts: dict[tuple[int, torch.device], fused.Layout] = {}
         self._smoe = attributor.statistic.function is smoe_scale
         # A batch in parts, an image in tiles, either on several devices, is one only when they are
         # joined. And what can wait should: between two layers even a few instructions wait for
@@ -110,8 +112,8 @@ class ScaleReader:
         # Of several parts of a batch one with negative activations is remembered.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
-        if self._smoe and fused.readable(tensor):
-            self._layouts[index] = fused.layout_of(tensor)
+        if self._smoe and (fused.readable(tensor) or launched.readable(tensor)):
+            self._layouts[index, tensor.device] = fused.layout_of(tensor)
         if self._before is not None:
             tensor = self._before_relu(self._before, scale, tensor)
         # Fast-CAM may have gradients on by now, which the map has no part in.
@@ -122,7 +124,8 @@ class ScaleReader:
             activations = activations.relu()
         values = statistic(activations)
         if not self._later:
-            return self._normalized(index, values)
+            check_finite(self.layers[index][0], "activations", values)
+            return self._normalized(values)
         # Another statistic's values may be the network's own, which it may write over.
         return values if self._smoe else values.clone()
 
@@ -151,11 +154,11 @@ class ScaleReader:
         ]
         if not self._later:
             return whole
-        return [self._normalized(index, values) for index, values in enumerate(whole)]
+        check_each_finite([name for name, _, _ in self.layers], "activations", whole)
+        return [self._normalized(values) for values in whole]
 
-    def _normalized(self, index: int, values: Tensor) -> Tensor:
+    def _normalized(self, values: Tensor) -> Tensor:
         """Return a scale's map of what the statistic gave, which may be written over."""
-        check_finite(self.layers[index][0], "activations", values)
         normalization = self.attributor.normalization
         if self.attributor.normalize_over == "batch":
             return over_batch(normalization, values)
@@ -198,15 +201,22 @@ class ScaleReader:
             or len(self._layouts) != len(self.layers)
         ):
             return None
-        layouts = [self._layouts[index] for index in range(len(self.layers))]
-        for layout, scale in zip(layouts, self.scales, strict=True):
-            first = fused.channels_first(layout, scale.channels_last)
-            if not fused.StatisticWork.fits(first) or first.shape[0] != layouts[0].shape[0]:
-                return None
+        (device, *others) = {device for _, device in self._layouts}
+        if others:
+            return None
+        layouts = [self._layouts[index, device] for index in range(len(self.layers))]
+        firsts = [
+            fused.channels_first(layout, scale.channels_last)
+            for layout, scale in zip(layouts, self.scales, strict=True)
+        ]
+        of_device = CpuPlan if device.type == "cpu" else GpuPlan
+        if not of_device.fits(firsts) or len({first.shape[0] for first in firsts}) > 1:
+            return None
         weights = self._weights()
         total = math.fsum(weights)
         shares = [weight / total for weight in weights]
-        return PlannedReader(self._occasion, self.scales, layouts, self.taps, shares)
+        plan = of_device(firsts, shares, self.size)
+        return PlannedReader(self._occasion, self.scales, layouts, self.taps, plan)
 
 
 def occasion(
@@ -217,4 +227,6 @@ def occasion(
     if not isinstance(weights, (str, Prior)):
         weights = tuple(weights)
     method = attributor.statistic.function, attributor.normalization, attributor.normalize_over
-    return Occasion(method, layers, weights, image.shape, layer_input, torch.get_num_threads())
+    return Occasion(
+        method, layers, weights, image.shape, layer_input, torch.get_num_threads(), image.device
+    )

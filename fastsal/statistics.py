@@ -14,14 +14,16 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from fastsal import fused
+from fastsal import fused, launched
 
 Domain = Literal["post_relu", "pre_relu"]
 
 # Of four float32 factors below 4e9 and above 1e-9 the product stays a normal float32 number.
 GROUP = 4
-# About as many elements as a core's cache holds; what is larger goes through in slices.
+# About as many elements as a core's cache holds; what is larger goes through in slices. On a GPU,
+# where each operation has to be worth its launch, they are larger.
 CHUNK_ELEMENTS = 1 << 20
+GPU_CHUNK_ELEMENTS = 1 << 24
 
 
 class StatisticFunction(Protocol):
@@ -139,8 +141,8 @@ def smoe_scale(activations: Tensor, epsilon: float = fused.EPSILON) -> Tensor:
     with `T` the activations plus epsilon, `mu` their mean over the `r = C` channels. It is 0 on a
     column of equal values, never negative, and proportional to the activations (but for epsilon).
     Deviations from the paper: none in value; logarithms are taken of products of channels, and a
-    difference of logarithms below float32's resolution counts as 0. On a CPU, with Numba
-    installed, one pass over the activations does it; else `smoe_scale_plain`.
+    difference of logarithms below float32's resolution counts as 0. One pass over the
+    activations does it on a CPU with Numba, and on a GPU with Triton; else `smoe_scale_plain`.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -162,7 +164,8 @@ def smoe_scale(activations: Tensor, epsilon: float = fused.EPSILON) -> Tensor:
     """
     _check_activations(activations)
     check_epsilon(epsilon)
-    values = fused.smoe_scale(activations, epsilon)
+    forms = fused if activations.is_cpu else launched
+    values = forms.smoe_scale(activations, epsilon)
     return smoe_scale_plain(activations, epsilon) if values is None else values
 
 
@@ -246,7 +249,8 @@ def std(activations: Tensor) -> Tensor:
 def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
     """Return a function of activations `(N, C, H, W)`, a few images or rows at a time.
 
-    Intermediate copies are then no larger than a core's cache. A compiler gets it whole.
+    Intermediate copies are then no larger than a core's cache, or 64 MiB on other devices. A
+    compiler gets it whole.
 
     Args:
         function: `(n, C, h, W)` to `(n, h, W)`, or to `(n, any, h, W)`, location by location.
@@ -257,11 +261,12 @@ def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tens
     """
     _check_activations(activations)
     elements = activations.numel()
-    if elements <= CHUNK_ELEMENTS or torch.compiler.is_compiling():
+    chunk_elements = CHUNK_ELEMENTS if activations.is_cpu else GPU_CHUNK_ELEMENTS
+    if elements <= chunk_elements or torch.compiler.is_compiling():
         return function(activations)
     images, _, height, _ = activations.shape
-    at_once = max(1, images * CHUNK_ELEMENTS // elements)
-    rows = min(height, max(1, height * images * CHUNK_ELEMENTS // elements))
+    at_once = max(1, images * chunk_elements // elements)
+    rows = min(height, max(1, height * images * chunk_elements // elements))
     return torch.cat(
         [
             torch.cat([function(part) for part in torch.split(chunk, rows, 2)], -2)

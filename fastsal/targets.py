@@ -39,14 +39,16 @@ def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
     """
     try:
         _validate_target(samples, target)
-        if isinstance(target, Tensor):
-            target = target.to(output.device)
         # Checked here, since out of bounds on a GPU ends the process rather than raise.
         several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
         if several and output.dim() == 2 and not isinstance(target[0], tuple):
             classes = output.shape[1]
-            if any(not 0 <= int(index) < classes for index in target):
+            # Of a tensor all at once: each by itself would wait for the GPU.
+            indices = target.tolist() if isinstance(target, Tensor) else target
+            if any(not 0 <= int(index) < classes for index in indices):
                 raise IndexError(f"a class lies outside 0 to {classes - 1}")
+        if isinstance(target, Tensor):
+            target = target.to(output.device)
         selected: Tensor = _select_targets(output, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise TargetError(
