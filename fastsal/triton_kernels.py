@@ -1,7 +1,8 @@
 """SMOE Scale, the normal CDF and the combination on a GPU, one launch each; `launched` says when.
 
 Maps of all scales lie in one float32 memory, one scale after another. `table` has for each scale
-where its maps `(N, h, w)` start, h and w.
+where its maps `(N, h, w)` start, h and w. Numbers that make no access faster are not specialised
+on, so that other batches need no other code.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _mantissa(number):
     return bits.to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "blocks"])
 def statistic(
     source,
     maps,
@@ -84,7 +85,7 @@ def statistic(
     tl.store(maps + start + image * locations + at, mean * difference, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "flags"])
 def squash(maps, table, images, flags, BLOCK: tl.constexpr):
     """Put the normal CDF of a map in its place, by its own mean and standard deviation.
 
@@ -131,7 +132,7 @@ def _neighbours(position, ratio, size):
     return lower, tl.minimum(lower + 1, size - 1), weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["scales", "channels", "width", "blocks"])
 def combine(
     maps,
     table,

@@ -503,3 +503,27 @@ def test_on_another_gpu_than_the_current():
     attributor = SMOEScale(net, ["0", "2"])
     for _ in range(2):
         assert_near(attributor.attribute(images().to("cuda:1")).to("cuda:0"), expected)
+
+
+@on_gpu
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_network_that_is_used(kind, layout, count):
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    net = models.resnet18(weights=None).to(DEVICE, memory_format=layout)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0
+    with torch.no_grad():
+        net.train()(images(4, 224, 200))
+    net.eval().to(kind)
+    batch = images(count, 224, 200).to(kind, memory_format=layout)
+    for attributor in (SMOEScale(net), FastCAM(net)):
+        with fused.plain():
+            expected = attributor.attribute(batch, 3)
+        assert expected.std() > 0.05
+        for _ in range(2):
+            found = attributor.attribute(batch, 3)
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
