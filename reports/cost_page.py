@@ -63,8 +63,6 @@ def costs_context(run: Run) -> dict[str, Any]:
         "charts": list(_charts(tables)),
         "steps": [(title, rows, _totals(rows)) for title, rows in tables.steps.items()],
         "gpu": list(_gpu(run, tables)),
-        "gpu_batches": GPU_BATCHES,
-        "gpu_precisions": GPU_PRECISIONS,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
@@ -146,36 +144,40 @@ def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
         yield title, charts
 
 
-def _gpu(run: Run, tables: CostTables) -> Iterator[tuple[str, list[tuple[str, str, list[Any]]]]]:
-    """Added time on CUDA, eager and compiled; every method of the run has its row."""
-    settings = [setting for setting in tables.settings if setting.on_gpu]
+def _gpu(
+    run: Run, tables: CostTables
+) -> Iterator[tuple[str, list[tuple[str, int]], list[tuple[str, str, list[Any]]]]]:
+    """Added time on CUDA, eager and compiled; every method of the run has its row.
+
+    Columns are the precisions and batches that were measured on a GPU, or those that should be.
+    """
+    on_gpu = [table for table in tables.times if table.setting.on_gpu]
     places: list[tuple[str, int, str] | None] = [
-        *dict.fromkeys((s.model, s.size, s.hardware) for s in settings)
+        *dict.fromkeys(
+            (table.setting.model, table.setting.size, table.setting.hardware) for table in on_gpu
+        )
     ]
     for place in places or [None]:
+        found = {
+            (table.setting.compiled, table.setting.precision, table.batch, row.name): row
+            for table in on_gpu
+            if (table.setting.model, table.setting.size, table.setting.hardware) == place
+            for row in table.rows
+        }
+        columns = sorted({(precision, batch) for _, precision, batch, _ in found})
+        columns = columns or [(name, batch) for name in GPU_PRECISIONS for batch in GPU_BATCHES]
         for compiled in (False, True):
-            found = {
-                (table.setting.precision, table.batch, row.name): row
-                for table in tables.times
-                if table.setting.on_gpu and table.setting.compiled == compiled
-                if (table.setting.model, table.setting.size, table.setting.hardware) == place
-                for row in table.rows
-            }
             kind = "compiled" if compiled else "eager"
             title = kind if place is None else f"{place[0]}, {place[1]}x{place[1]}, {place[2]}"
             rows = [
                 (
                     method.title,
                     method.group,
-                    [
-                        found.get((precision, batch, method.name))
-                        for precision in GPU_PRECISIONS
-                        for batch in GPU_BATCHES
-                    ],
+                    [found.get((compiled, *column, method.name)) for column in columns],
                 )
                 for method in run.methods.values()
             ]
-            yield title if place is None else f"{title}, {kind}", rows
+            yield title if place is None else f"{title}, {kind}", columns, rows
 
 
 def _totals(rows: Any) -> dict[str, float]:
