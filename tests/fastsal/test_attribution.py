@@ -289,7 +289,9 @@ def test_shared_over_a_batch_images_compare(resnet, images, name):
         expected = NORMALIZATIONS[name](torch.cat(list(values), 0)[None])
         torch.testing.assert_close(torch.cat(list(squashed), 0)[None], expected)
         order = values.flatten().argsort()
-        assert (squashed.flatten()[order].diff() >= 0).all()
+        # Rounding alone may turn two neighbours round: the incomplete gamma function is computed
+        # by several formulas.
+        assert (squashed.flatten()[order].diff() >= -2 * torch.finfo(torch.float32).eps).all()
     by_itself = SMOEScale(resnet, RESNET, **options)
     one = torch.cat([by_itself.attribute(image[None]) for image in images])
     expected = SMOEScale(resnet, RESNET, normalize=name).attribute(images)
