@@ -30,6 +30,7 @@ from comparisons.specs import data_cell
 from evaluation.datasets import Extent
 from evaluation.images import Dataset
 from evaluation.networks import build_network
+from evaluation.retraining import check_device
 from evaluation.store import Store, write_atomically
 from reports.formatting import duration
 
@@ -96,12 +97,27 @@ def run_plan(
                     f"A training takes {plan.recipe.ranks} workers at once, and waits until there "
                     "are so many"
                 )
-            _announce(_estimate(plan, nodes, dataset, engine, workers), workers, console)
+            if _has(engine.resources.device):
+                _announce(_estimate(plan, nodes, dataset, engine, workers), workers, console)
+            else:
+                console.print(
+                    f"No {engine.resources.device} here for a trial: what the plan takes is not "
+                    "estimated"
+                )
             failures = run_nodes(nodes, store, executor, console)
         report = reports.build(out)
     if failures:
         raise RunError(told(failures, report))
     return report
+
+
+def _has(device: str) -> bool:
+    """Whether this process could use a device: the driver of a cluster need not."""
+    try:
+        check_device(device)
+    except ValueError:
+        return False
+    return True
 
 
 def _estimate(

@@ -168,7 +168,8 @@ class Recipe:
 def default_precision(device: str) -> str:
     """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
     if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        known = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bfloat16" if known else "float32"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if fast else "float32"
 

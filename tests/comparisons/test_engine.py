@@ -16,6 +16,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -27,6 +28,7 @@ from comparisons.graph import Node, build_nodes
 from comparisons.methods import METHODS, Method
 from comparisons.plan import Plan
 from comparisons.planning.throughput import given
+from comparisons.resources import Resources
 from comparisons.runner import RunError, run_plan
 from evaluation.records import CellResult
 from evaluation.store import Store
@@ -298,6 +300,19 @@ def test_what_a_plan_needs_is_said_first(in_process, tmp_path, make_tiny_plan, m
     assert announced < hours < said.index("maps of centre")
     # One worker: 256 / 0.01 + 224 / 0.1 seconds.
     assert "about 7.7 h with 1 workers" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_driver_of_a_cluster_needs_no_gpu(in_process, tmp_path, make_tiny_plan):
+    said = StringIO()
+    run_plan(
+        make_tiny_plan("centre"),
+        tmp_path,
+        engine=Engine(workers=1, resources=Resources(device="cuda")),
+        command="a command",
+        console=Console(file=said, width=200),
+    )
+    assert "No cuda here for a trial: what the plan takes is not estimated" in said.getvalue()
 
 
 # The real command.
