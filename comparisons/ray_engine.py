@@ -176,6 +176,8 @@ def _started(address: str | None, workers: int | None, resources: Resources) -> 
     """Ray, connected to a cluster or started here."""
     # Nothing is reported to anybody unless the user asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Nor is Python's own print replaced.
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     try:
         import ray
         import ray.util.scheduling_strategies

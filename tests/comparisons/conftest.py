@@ -24,9 +24,9 @@ from evaluation.retraining import Recipe
 from evaluation.store import Store
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in a worker; results to the last digit depend on it."""
+    """As in a worker; results to the last digit depend on it, those of a module's runs too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

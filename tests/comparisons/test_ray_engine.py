@@ -30,6 +30,7 @@ pytestmark = [
 ]
 # Cells that build the network in a worker, each once: trainings, and what explains them.
 _BUILD = ("base", "maps", "retrain", "mask_only", "profile")
+PRINT = print
 _PATIENCE_S = 300  # of a wait that a loaded machine may stretch; nothing is timed
 
 
@@ -133,6 +134,7 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
     assert not (mortal / "built").exists()
 
 
+@pytest.mark.slow
 def test_a_gang_that_loses_a_rank_is_the_gang_here(
     cluster, mortal, tmp_path, make_tiny_plan, run_on
 ):
@@ -165,6 +167,7 @@ def test_what_a_cell_raises_comes_back_as_it_was(cluster, tmp_path):
         error = executor.submit(Cell("no such kind", {})).exception(timeout=_PATIENCE_S)
     assert isinstance(error, KeyError)
     assert str(error) == "'no such kind'"
+    assert print is PRINT
 
 
 def test_workers_bound_what_runs_at_once(cluster, tmp_path):

@@ -171,6 +171,7 @@ def test_fine_tunings_that_differ_in_their_start_are_a_warning(tmp_path):
     store = Store(root)
     (cell,) = [r for r in store.results() if r.id == "meankarstage11"]
     fields = {**cell.__dict__, "hashes": {**cell.hashes, "before": "changed"}}
+    store.cell(cell.id).unlink()
     store.save_result(CellResult(**fields))
     with pytest.warns(UserWarning, match="fine-tunings after stage1 of seed 1 do not share"):
         text = build(root).read_text()
