@@ -25,6 +25,7 @@ def gang_plan(mortal, make_tiny_plan):
     )
 
 
+@pytest.mark.slow
 def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_path, run_on):
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     run_on(gang_plan, whole, Engine(workers=2))

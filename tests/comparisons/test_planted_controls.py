@@ -118,6 +118,7 @@ def small() -> Experiment:
     return Experiment(1000, 400, 16, RECIPE)
 
 
+@pytest.mark.slow
 def test_the_true_object_and_smoe_beat_random(small):
     # Measured with 1,200 images: unmasked 73 %; ROAR 30 % oracle, SMOE, random 14, 16, 43 %; KAR
     # 10 % 91, 40, 13 %. Two standard errors of a difference on 400 images are 7 points at most.
@@ -173,6 +174,7 @@ def test_a_monotone_change_of_a_map_changes_no_weight_of_the_retrained_network()
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_maps_that_know_nothing_score_alike_and_not_as_the_top_left(small):
     # Measured with 1,200 images: random 43 %, constant 40 %, the top rows 67 %.
     random, another, constant, top_left = (

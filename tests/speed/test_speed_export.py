@@ -51,6 +51,7 @@ def files(folder):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("what", MAKERS)
 def test_what_the_map_adds(benchmark, timed, files, what, precision):
