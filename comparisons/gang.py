@@ -26,7 +26,7 @@ from comparisons.worker import set_up_child
 from evaluation.records import CellResult
 from evaluation.store import Store
 
-__all__ = ["RankLost", "is_broken_connection", "joined", "run_with_helpers"]
+__all__ = ["RankLost", "is_broken_connection", "joined", "run_in_ranks"]
 
 # How long a rank waits for another before it gives up: one may load images while others wait.
 _PATIENCE = timedelta(minutes=30)
@@ -57,7 +57,7 @@ def joined(rank: int, ranks: int, store: MeetingStore, device: str) -> Iterator[
         distributed.destroy_process_group()
 
 
-def run_with_helpers(
+def run_in_ranks(
     cell: Cell, store: Store, resources: Resources, gpus: Sequence[str | None]
 ) -> CellResult:
     """Run a cell as rank 0, with the other ranks as processes of this machine.
@@ -77,26 +77,26 @@ def run_with_helpers(
     with tempfile.TemporaryDirectory(prefix="fastsal-gang-") as name:
         folder = Path(name)
         context = multiprocessing.get_context("spawn")
-        helpers = [
-            context.Process(target=_help, args=(cell, store, resources, rank, seen, folder))
+        others = [
+            context.Process(target=_take_part, args=(cell, store, resources, rank, seen, folder))
             for rank, seen in enumerate(gpus, 1)
         ]
-        for helper in helpers:
-            helper.start()
+        for other in others:
+            other.start()
         try:
             meeting = FileStore(str(folder / "meeting"), cell.ranks)
             with joined(0, cell.ranks, meeting, resources.device):
                 return run_cell(cell, store, device=resources.device)
         except Exception as error:
-            _blame(helpers, folder, error)
+            _blame(others, folder, error)
             raise
         finally:
-            for helper in helpers:
-                helper.terminate()
-                helper.join()
+            for other in others:
+                other.terminate()
+                other.join()
 
 
-def _help(
+def _take_part(
     cell: Cell, store: Store, resources: Resources, rank: int, gpus: str | None, folder: Path
 ) -> None:
     """Take part as another rank; leave the reason where it fails."""
@@ -111,7 +111,7 @@ def _help(
         raise
 
 
-def _blame(helpers: Sequence[SpawnProcess], folder: Path, error: Exception) -> None:
+def _blame(others: Sequence[SpawnProcess], folder: Path, error: Exception) -> None:
     """Say which rank went away, where rank 0 only saw that a connection broke.
 
     Raises:
@@ -120,10 +120,10 @@ def _blame(helpers: Sequence[SpawnProcess], folder: Path, error: Exception) -> N
     """
     if not is_broken_connection(error):
         return
-    for rank, helper in enumerate(helpers, 1):
-        helper.join(_SECONDS_TO_END)
-        if helper.exitcode is not None and helper.exitcode < 0:
-            raise RankLost(f"rank {rank} was killed by signal {-helper.exitcode}") from error
+    for rank, other in enumerate(others, 1):
+        other.join(_SECONDS_TO_END)
+        if other.exitcode is not None and other.exitcode < 0:
+            raise RankLost(f"rank {rank} was killed by signal {-other.exitcode}") from error
         said = folder / f"rank-{rank}.txt"
         if said.exists():
             raise RuntimeError(f"rank {rank} failed: {said.read_text()}") from error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from comparisons.cells import Cell, run_cell
 from comparisons.engine import RETRIES, WorkerLost
-from comparisons.gang import RankLost, run_with_helpers
+from comparisons.gang import RankLost, run_in_ranks
 from comparisons.resources import Resources
 from comparisons.worker import set_up_child
 from evaluation.records import CellResult
@@ -74,7 +74,7 @@ class LocalExecutor:
             running = pool.submit(run_cell, cell, self._store, device=self._resources.device)
         else:
             gpus = [self._gpus[slot] for slot in slots[1:]]
-            running = pool.submit(run_with_helpers, cell, self._store, self._resources, gpus)
+            running = pool.submit(run_in_ranks, cell, self._store, self._resources, gpus)
         running.add_done_callback(
             lambda ended: self._ended(cell, slots, outcome, retries, ended),
         )
