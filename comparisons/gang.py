@@ -26,10 +26,10 @@ from comparisons.worker import set_up_child
 from evaluation.records import CellResult
 from evaluation.store import Store
 
-__all__ = ["RankLost", "is_broken_connection", "joined", "run_in_ranks"]
+__all__ = ["PATIENCE", "RankLost", "is_broken_connection", "joined", "run_in_ranks"]
 
 # How long a rank waits for another before it gives up: one may load images while others wait.
-_PATIENCE = timedelta(minutes=30)
+PATIENCE = timedelta(minutes=30)
 _SECONDS_TO_END = 30.0
 
 
@@ -49,7 +49,7 @@ def joined(rank: int, ranks: int, store: MeetingStore, device: str) -> Iterator[
     """
     backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
     distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE
+        backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE
     )
     try:
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from comparisons.cells import Cell, assist_cell, run_cell
 from comparisons.engine import RETRIES, WorkerLost
-from comparisons.gang import is_broken_connection, joined
+from comparisons.gang import PATIENCE, is_broken_connection, joined
 from comparisons.resources import Resources
 from comparisons.worker import set_up_worker
 from evaluation.records import CellResult
@@ -23,7 +22,6 @@ __all__ = ["RayGang", "set_up_ray_worker"]
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _SECONDS_FOR_OTHER_RANKS = 30.0
-_PATIENCE = timedelta(minutes=30)
 
 
 def set_up_ray_worker(resources: Resources, here: str) -> None:
@@ -178,5 +176,5 @@ class _Rank:
 
     def _store_at(self, host: str, port: int, *, leads: bool) -> TCPStore:
         return TCPStore(
-            host, port, self._cell.ranks, leads, timeout=_PATIENCE, wait_for_workers=False
+            host, port, self._cell.ranks, leads, timeout=PATIENCE, wait_for_workers=False
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from comparisons.budget import MEMORY_BUDGET_MIB
+from evaluation.processors import processors
 
-__all__ = ["Resources", "processors"]
+__all__ = ["Resources"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,6 @@ class Resources:
         if self.on_cpu or not here or torch.device(self.device).index is not None:
             return None
         return here[int(slot * (self.gpus or 1.0)) % len(here)]
-
-
-def processors() -> int:
-    """Processors this process may use; not every system can say which."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _visible() -> list[str]:

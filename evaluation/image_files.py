@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import struct
 import warnings
 from collections import deque
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 
 from evaluation.images import DatasetError, Skipped
 from evaluation.listing import BLOCK_BYTES, Block
+from evaluation.processors import processors
 
 __all__ = ["FilePixels", "View", "centre_crop", "fit_square", "image_extensions"]
 
@@ -179,7 +179,4 @@ def _rgb(opened: Path | io.BytesIO) -> Image.Image:
 
 def _threads() -> int:
     """A few more than processors, since a read also waits for the disk."""
-    processors = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
-    return min(32, (processors or 1) + 4)
+    return min(32, processors() + 4)

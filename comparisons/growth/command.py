@@ -17,8 +17,8 @@ from comparisons.cells import environment
 from comparisons.growth.cases import ENGINES, Case, Sizes, cases
 from comparisons.growth.measuring import measure_run
 from comparisons.options import as_whole_numbers, as_words
-from comparisons.resources import processors
 from comparisons.session import one_message
+from evaluation.processors import processors
 from evaluation.retraining import default_precision
 from reports.growth_page import MACHINE, read_growth, write_growth, write_table
 
