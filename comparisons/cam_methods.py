@@ -22,8 +22,8 @@ from fastsal import (
     SmoothGradCAMPlusPlus,
     find_scales,
 )
-from fastsal.cam import Cam
-from fastsal.combine import upsample
+from fastsal.cam.registry import Cam
+from fastsal.maps.combination import upsample
 
 __all__ = ["register_cam_methods"]
 

@@ -22,8 +22,8 @@ from comparisons.cam_methods import register_cam_methods
 from comparisons.gradients import Gradients, abs_sum, smoothed
 from comparisons.registry import GROUPS, METHODS, Batch, Explain, Method, Prepare, method, resolve
 from fastsal import SMOEScale, Statistic
-from fastsal.cam import CAMS
-from fastsal.statistics import STATISTICS
+from fastsal.cam.registry import CAMS
+from fastsal.statistics.registry import STATISTICS
 from reports.paper import TITLES
 
 # Whoever wants the registry filled takes it from here.

@@ -20,8 +20,9 @@ from evaluation.masking import tie_orders
 from evaluation.store import ArrayFile
 from evaluation.tails import read_scales
 from evaluation.views import InputView
-from fastsal import SMOEScale, capture
-from fastsal.scales import Scale, candidates
+from fastsal import SMOEScale
+from fastsal.networks import hooks
+from fastsal.networks.scales import Scale, candidates
 
 __all__ = [
     "RANDOM",
@@ -113,7 +114,7 @@ def statistic_maps(
     ]
     taps = [tap for reader in readers for tap in reader.taps]
     with torch.no_grad():
-        values = iter(capture.forward(network, (inputs,), taps=taps)[1])
+        values = iter(hooks.forward(network, (inputs,), taps=taps)[1])
         maps = [reader.joined([[next(values) for _ in scales]]) for reader in readers]
     return {
         name: [scale_map.float().cpu().numpy() for scale_map in of_scales]

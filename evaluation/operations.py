@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from evaluation.operation_rules import ELEMENTWISE, costs_of
-from fastsal.fused import plain
+from fastsal.kernels.cpu import plain
 
 __all__ = ["Operations", "PaperOperations", "count_operations", "paper_operations"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluation.networks import build_network
-from fastsal.model_names import needed, read_state_dict
+from fastsal.networks.by_name import needed, read_state_dict
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
 

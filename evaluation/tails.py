@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastsal import capture
-from fastsal.scales import Scale
-from fastsal.untouched import evaluating
+from fastsal.networks import hooks
+from fastsal.networks.scales import Scale
+from fastsal.networks.state import evaluating
 
 __all__ = ["TailError", "read_scales", "tail_of"]
 
@@ -31,7 +31,7 @@ def read_scales(network: nn.Module, scales: tuple[Scale, ...], inputs: Tensor) -
         A tensor a scale.
     """
     taps = [
-        capture.Tap(
+        hooks.Tap(
             name=scale.name,
             module=scale.module,
             # A copy: what follows may write into the tensor.
@@ -42,7 +42,7 @@ def read_scales(network: nn.Module, scales: tuple[Scale, ...], inputs: Tensor) -
         for scale in scales
     ]
     with torch.no_grad():
-        return capture.forward(network, (inputs,), taps=taps)[1]
+        return hooks.forward(network, (inputs,), taps=taps)[1]
 
 
 def tail_of(network: nn.Module, scale: Scale, inputs: Tensor) -> nn.Module:

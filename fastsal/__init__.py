@@ -1,23 +1,23 @@
 """SMOE Scale and Fast-CAM: saliency maps as Captum attribution classes."""
 
 from fastsal._version import __version__
-from fastsal.attribution import SMOEScale
-from fastsal.cam import Cam, register_cam
-from fastsal.fastcam import FastCAM
-from fastsal.gamma import gamma_scale
-from fastsal.layer_cam import (
+from fastsal.attribution.class_activation import (
     ClassActivationMap,
     GradCAM,
     GradCAMPlusPlus,
     SmoothGradCAMPlusPlus,
 )
-from fastsal.lovi import heatmap, lovi, overlay
-from fastsal.monitor import Watch, watch
-from fastsal.normalize import register_normalization
-from fastsal.reading import Maps
-from fastsal.sample import Sample
-from fastsal.scales import Candidate, Scale, candidates, find_scales
-from fastsal.statistics import Statistic, register_statistic, smoe_scale
+from fastsal.attribution.fast_cam import FastCAM
+from fastsal.attribution.reader import Maps
+from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.cam.registry import Cam, register_cam
+from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.maps.normalization import register_normalization
+from fastsal.monitoring.monitor import Watch, watch
+from fastsal.monitoring.sample import Sample
+from fastsal.networks.scales import Candidate, Scale, candidates, find_scales
+from fastsal.statistics.gamma import gamma_scale
+from fastsal.statistics.registry import Statistic, register_statistic, smoe_scale
 
 __all__ = [
     "Cam",

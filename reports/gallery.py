@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.masking import MODES, Masking
-from fastsal.lovi import heatmap, lovi
+from fastsal.images.colour import heatmap, lovi
 from reports.reading import Method, Run
 
 __all__ = [

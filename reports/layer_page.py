@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy import stats
 
-from fastsal.combine import PRIOR_WEIGHTS
+from fastsal.maps.combination import PRIOR_WEIGHTS
 from reports.charts import Chart
 from reports.figures import svg_uri
 from reports.formatting import percent, slug, spread, trace

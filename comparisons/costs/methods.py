@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from comparisons.methods import METHODS
 from comparisons.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
 from fastsal import find_scales
-from fastsal.capture import Tap, forward
-from fastsal.scales import Scale
+from fastsal.networks.hooks import Tap, forward
+from fastsal.networks.scales import Scale
 
 __all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
 

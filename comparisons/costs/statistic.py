@@ -14,11 +14,11 @@ from evaluation.operations import count_operations, paper_operations
 from evaluation.store import Store
 from evaluation.timing import time_in_turns
 from fastsal import SMOEScale
-from fastsal.capture import forward
-from fastsal.combine import combine
-from fastsal.normalize import get_normalization
-from fastsal.scales import Scale
-from fastsal.statistics import get_statistic
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import get_normalization
+from fastsal.networks.hooks import forward
+from fastsal.networks.scales import Scale
+from fastsal.statistics.registry import get_statistic
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

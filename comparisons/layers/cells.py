@@ -23,8 +23,8 @@ from evaluation.store import Store, content_hash, spec_id
 from evaluation.tails import tail_of
 from evaluation.views import InputView
 from fastsal import __version__
-from fastsal.model_names import read_state_dict
-from fastsal.scales import Scale
+from fastsal.networks.by_name import read_state_dict
+from fastsal.networks.scales import Scale
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

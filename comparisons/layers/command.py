@@ -20,7 +20,7 @@ from comparisons.session import one_message
 from evaluation.layerwise import Locations
 from evaluation.masking import MODES
 from evaluation.retraining import Recipe, check_device, default_precision
-from fastsal.statistics import STATISTICS
+from fastsal.statistics.registry import STATISTICS
 
 __all__ = ["layers"]
 

@@ -22,7 +22,7 @@ from evaluation.masking import MODES, Mode
 from evaluation.networks import build_network
 from evaluation.recipe import PRECISIONS, Recipe
 from evaluation.tails import tail_of
-from fastsal.scales import find_scales
+from fastsal.networks.scales import find_scales
 
 __all__ = ["Layers", "build_layer_nodes", "data_cell", "look_at"]
 

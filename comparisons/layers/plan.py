@@ -9,7 +9,7 @@ from typing import Any
 from comparisons.plan import PlanError
 from evaluation.layerwise import Locations
 from evaluation.retraining import Recipe
-from fastsal.statistics import STATISTICS
+from fastsal.statistics.registry import STATISTICS
 
 __all__ = ["AS_BUILT", "TRAIN", "LayersPlan", "tuning_recipe"]
 

@@ -16,7 +16,7 @@ from evaluation.masking import MODES
 from evaluation.scores import difference_score
 from evaluation.store import Store, spec_id, write_atomically
 from fastsal import __version__
-from fastsal.prior import FORMAT
+from fastsal.maps.prior import FORMAT
 
 __all__ = ["write_prior"]
 

@@ -26,7 +26,7 @@ from comparisons.session import (
 from evaluation.images import Dataset
 from evaluation.layer_arrays import RANDOM
 from evaluation.store import Store, write_atomically
-from fastsal.statistics import STATISTICS
+from fastsal.statistics.registry import STATISTICS
 from reports.formatting import duration
 from reports.paper import TITLES
 

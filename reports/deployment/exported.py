@@ -14,11 +14,11 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from evaluation.networks import build_network
-from fastsal.export import ModelWithMap, with_fast_cam, with_map
-from fastsal.half import write_float16
-from fastsal.model_names import needed
-from fastsal.onnx_file import map_nodes, write_onnx
-from fastsal.pictures import read_photograph
+from fastsal.export.float16 import write_float16
+from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
+from fastsal.export.onnx import map_nodes, write_onnx
+from fastsal.images.files import read_photograph
+from fastsal.networks.by_name import needed
 from reports.deployment.turns import beside, surroundings
 
 PRECISIONS = ("float32", "float16", "int8")

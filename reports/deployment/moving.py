@@ -1,4 +1,4 @@
-"""Frames a second of `fastsal.video` beside the network's own."""
+"""Frames a second of `fastsal.attribution.video` beside the network's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import cycle
 import torch
 
 from evaluation.networks import build_network
-from fastsal import SMOEScale, video
+from fastsal import SMOEScale
+from fastsal.attribution import video
 from reports.deployment.exported import patches
 from reports.deployment.turns import beside, surroundings
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fastsal import SMOEScale
-from fastsal.pictures import read_photograph
+from fastsal.images.files import read_photograph
 from reports.deployment.turns import surroundings
 from reports.pictures.photographs import efficientnet_lite0, photographs
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastsal import FastCAM, SMOEScale, heatmap, lovi, overlay
-from fastsal.inputs import as_tuple
-from fastsal.pictures import read_photograph
+from fastsal.arguments.inputs import as_tuple
+from fastsal.images.files import read_photograph
 from reports.pictures.outlines import OUTLINES, SIDE, centre_disk, inside, share_on_object
 from reports.pictures.photographs import class_names, efficientnet_lite0, photographs
 

@@ -221,7 +221,7 @@ def _rank(columns: Tensor) -> float:
 
 
 def _on_photographs() -> list[float]:
-    from fastsal.pictures import read_photograph
+    from fastsal.images.files import read_photograph
     from reports.pictures.__main__ import centre
     from reports.pictures.outlines import SIDE
     from reports.pictures.photographs import efficientnet_lite0, photographs

@@ -14,9 +14,9 @@ from evaluation.networks import build_network
 from evaluation.operations import Operations, count_operations
 from evaluation.profiling import count
 from fastsal import SMOEScale
-from fastsal.combine import combine
-from fastsal.normalize import gaussian
-from fastsal.statistics import smoe_scale
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import gaussian
+from fastsal.statistics.registry import smoe_scale
 
 __all__ = ["SIZE", "Counted", "Steps", "as_he_et_al", "count_resnet50"]
 

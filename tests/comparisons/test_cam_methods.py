@@ -19,9 +19,9 @@ from comparisons.registry import SETS
 from evaluation.datasets import Request, load_dataset
 from evaluation.networks import build_network
 from fastsal import SMOEScale, find_scales
-from fastsal.cam import CAMS
-from fastsal.combine import PRIOR_WEIGHTS
-from fastsal.statistics import STATISTICS
+from fastsal.cam.registry import CAMS
+from fastsal.maps.combination import PRIOR_WEIGHTS
+from fastsal.statistics.registry import STATISTICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SIZE = (16, 16)

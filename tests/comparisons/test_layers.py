@@ -41,7 +41,7 @@ from evaluation.retraining import Recipe
 from evaluation.store import Store, content_hash
 from evaluation.views import InputView
 from fastsal import SMOEScale, find_scales
-from fastsal.statistics import get_statistic
+from fastsal.statistics.registry import get_statistic
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("stage1.0", "stage2.0", "stage3.0", "stage3")

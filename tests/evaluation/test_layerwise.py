@@ -21,7 +21,7 @@ from evaluation.retraining import Recipe, correctness, train
 from evaluation.tails import tail_of
 from evaluation.views import InputView
 from fastsal import find_scales
-from fastsal.statistics import STATISTICS
+from fastsal.statistics.registry import STATISTICS
 
 MAPS = {
     "distinct": np.random.default_rng(0).random((3, 16, 16)),

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from evaluation.memory import allocated_peak_bytes, count_memory, peak_bytes
 from evaluation.networks import build_network
 from fastsal import SMOEScale
-from fastsal.fused import available
+from fastsal.kernels.cpu import available
 
 KILO = 4000  # bytes of a thousand numbers
 

@@ -15,8 +15,8 @@ from comparisons.methods import METHODS, Batch
 from evaluation.networks import build_network
 from evaluation.operations import Operations, count_operations, paper_operations
 from fastsal import SMOEScale
-from fastsal.combine import combine
-from fastsal.statistics import STATISTICS
+from fastsal.maps.combination import combine
+from fastsal.statistics.registry import STATISTICS
 
 TABLE6 = Path(__file__).parents[2] / "reports" / "paper" / "table6_flops_resnet50.csv"
 

@@ -9,7 +9,7 @@ from torch import nn
 from evaluation.networks import build_network
 from evaluation.tails import TailError, read_scales, tail_of
 from fastsal import find_scales
-from fastsal.scales import Scale
+from fastsal.networks.scales import Scale
 
 
 class _ChannelsLast(nn.Module):

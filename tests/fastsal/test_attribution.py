@@ -10,9 +10,9 @@ from scipy import stats
 from torch import nn
 
 from fastsal import Maps, SMOEScale, find_scales, smoe_scale
-from fastsal.combine import combine, layer_weights
-from fastsal.normalize import NORMALIZATIONS
-from fastsal.statistics import STATISTICS, Statistic
+from fastsal.maps.combination import combine, layer_weights
+from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.statistics.registry import STATISTICS, Statistic
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")
 

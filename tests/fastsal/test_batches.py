@@ -8,8 +8,8 @@ from torch import nn
 
 from evaluation.memory import peak_bytes
 from fastsal import FastCAM, SMOEScale
-from fastsal.batches import joined_outputs
-from fastsal.targets import TargetError
+from fastsal.arguments.batches import joined_outputs
+from fastsal.arguments.targets import TargetError
 
 
 class Net(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastsal import Cam, ClassActivationMap, FastCAM, register_cam
-from fastsal.cam import CAMS, get_cam, gradcam_plus_plus_weights, gradcam_weights
+from fastsal.cam.registry import CAMS, get_cam, gradcam_plus_plus_weights, gradcam_weights
 
 # Fewer noisy copies than the registry has, for time.
 EVERY = [cam if cam.samples == 1 else replace(cam, samples=3) for cam in CAMS.values()]

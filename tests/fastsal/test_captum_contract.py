@@ -21,7 +21,7 @@ from fastsal import (
     SMOEScale,
     SmoothGradCAMPlusPlus,
 )
-from fastsal.combine import upsample
+from fastsal.maps.combination import upsample
 
 LAYER_METHODS = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
 

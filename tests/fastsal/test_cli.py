@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsal.cli import main
+from fastsal.cli.main import main
 
 NETWORK = """
 import torch
@@ -135,9 +135,9 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 
 def test_help_lists_what_is_registered(capsys):
-    from fastsal.cam import CAMS
-    from fastsal.normalize import NORMALIZATIONS
-    from fastsal.statistics import STATISTICS
+    from fastsal.cam.registry import CAMS
+    from fastsal.maps.normalization import NORMALIZATIONS
+    from fastsal.statistics.registry import STATISTICS
 
     with pytest.raises(SystemExit):
         main(["maps", "--help"])

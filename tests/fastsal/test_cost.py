@@ -9,8 +9,10 @@ import torchvision
 from torch import nn
 
 from evaluation.memory import peak_bytes
-from fastsal import FastCAM, SMOEScale, fused, sharing
-from fastsal.scales import Scale
+from fastsal import FastCAM, SMOEScale
+from fastsal.kernels import cpu
+from fastsal.kernels import threads as kernel_threads
+from fastsal.networks.scales import Scale
 
 # Of the paper, for a 224x224 image.
 PAPER_BYTES = 117_000
@@ -43,14 +45,14 @@ def map_bytes(shapes, images=1):
     return 4 * images * sum(size * size for _, size in shapes)
 
 
-@pytest.mark.skipif(not fused.available(), reason="Numba is not installed")
+@pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("expand", [True, False])
 @pytest.mark.parametrize("threads", [1, 2, 8, 64])
 def test_all_that_is_alive_beside_the_result(monkeypatch, images, expand, threads):
     # As many are allowed for; no more than there are run.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(sharing, "_team", lambda: None)
+    monkeypatch.setattr(kernel_threads, "_team", lambda: None)
     net, batch = Activations(RESNET50, images), torch.zeros(images, 3, 224, 224)
     attributor = SMOEScale(net, net.scales)
     attributor.attribute(batch)
@@ -61,7 +63,7 @@ def test_all_that_is_alive_beside_the_result(monkeypatch, images, expand, thread
     assert most - result >= map_bytes(RESNET50, images)
 
 
-@pytest.mark.skipif(not fused.available(), reason="Numba is not installed")
+@pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 @pytest.mark.filterwarnings("ignore:gradcam is 0 everywhere")
 @pytest.mark.parametrize("method", [SMOEScale, FastCAM])
 def test_resnet50_needs_no_more_than_the_paper_says(method):
@@ -81,7 +83,7 @@ def test_memory_grows_with_the_maps_and_not_with_the_activations(form, size, cha
     shapes = ((channels, size), (8 * channels, size // 4))
     net, batch = Activations(shapes, images), torch.zeros(images, 1, size, size)
     attributor = SMOEScale(net, net.scales)
-    with fused.plain() if form == "plain" else torch.no_grad():
+    with cpu.plain() if form == "plain" else torch.no_grad():
         most = peak_bytes(lambda: attributor.attribute(batch, expand_channels=False))
     # The largest map before and after its normalisation, or those of all scales and the result.
     allowed = 2.2 * map_bytes(shapes, images)

@@ -16,11 +16,11 @@ from torch import nn
 
 import fastsal
 from fastsal import SMOEScale, heatmap, lovi, overlay, watch
-from fastsal.cam import CAMS
-from fastsal.export import with_fast_cam, with_map
-from fastsal.normalize import NORMALIZATIONS
-from fastsal.statistics import STATISTICS
-from fastsal.video import maps as video_maps
+from fastsal.attribution.video import maps as video_maps
+from fastsal.cam.registry import CAMS
+from fastsal.export.model import with_fast_cam, with_map
+from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.statistics.registry import STATISTICS
 
 DEVICE = "cuda"
 
@@ -335,7 +335,7 @@ def classifier():
 def test_the_command(tmp_path, monkeypatch, method):
     pillow = pytest.importorskip("PIL.Image")
     pytest.importorskip("tqdm")
-    from fastsal.cli import main
+    from fastsal.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NETWORK)

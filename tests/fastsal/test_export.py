@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, Statistic, find_scales, graph_forms
-from fastsal.export import with_fast_cam, with_map
-from fastsal.linear_head import HeadError
-from fastsal.lovi import lovi
-from fastsal.model_names import build_network
-from fastsal.scales import ScalesError
-from fastsal.statistics import STATISTICS
+from fastsal import FastCAM, SMOEScale, Statistic, find_scales
+from fastsal.export import graph_forms
+from fastsal.export.linear_head import HeadError
+from fastsal.export.model import with_fast_cam, with_map
+from fastsal.images.colour import lovi
+from fastsal.networks.by_name import build_network
+from fastsal.networks.scales import ScalesError
+from fastsal.statistics.registry import STATISTICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer.* give negative activations")
 

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, onnx_file
-from fastsal.cli import main
-from fastsal.export import with_fast_cam, with_map
-from fastsal.lovi import lovi
-from fastsal.model_names import build_network
-from fastsal.onnx_file import ExportError, map_nodes, write_onnx
+from fastsal import FastCAM, SMOEScale
+from fastsal.cli.main import main
+from fastsal.export import onnx as onnx_file
+from fastsal.export.model import with_fast_cam, with_map
+from fastsal.export.onnx import ExportError, map_nodes, write_onnx
+from fastsal.images.colour import lovi
+from fastsal.networks.by_name import build_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -170,7 +171,7 @@ def test_the_file_keeps_nothing_of_this_machine(network, tmp_path):
         with_map(network, images(1, 16, 16)), images(1, 16, 16), tmp_path / "m.onnx"
     )
     content = written.path.read_bytes()
-    assert b"fastsal/export.py" not in content
+    assert b"fastsal/export/model.py" not in content
     assert str(ROOT).encode() not in content
     assert written.file_bytes == len(content)
     assert [path.name for path in tmp_path.iterdir() if "onnx" in path.name] == ["m.onnx"]
@@ -213,7 +214,7 @@ def test_quantisation_that_leaves_the_map_alone(network, tmp_path):
 def test_half_precision_keeps_the_map_in_single_precision(network, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime.transformers.float16")
-    from fastsal.half import write_float16
+    from fastsal.export.float16 import write_float16
 
     module = with_map(network, images(1, 16, 16), lovi=True)
     path = write_onnx(module, images(1, 16, 16), tmp_path / "m.onnx", dynamic_batch=True).path

@@ -10,7 +10,7 @@ from captum.attr import GuidedGradCam, LayerGradCam
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale, Statistic, find_scales
-from fastsal.targets import TargetError
+from fastsal.arguments.targets import TargetError
 
 
 @pytest.fixture(scope="module")

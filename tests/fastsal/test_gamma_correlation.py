@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from fastsal import SMOEScale, gamma_scale
-from fastsal.pictures import read_photograph
+from fastsal.images.files import read_photograph
 
 pytest.importorskip("timm")
 pytest.importorskip("skimage")

@@ -13,12 +13,14 @@ from scipy.stats import norm
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastsal import SMOEScale, fused, sharing
-from fastsal.combine import combine
-from fastsal.normalize import gaussian
-from fastsal.statistics import smoe_scale, smoe_scale_plain
+from fastsal import SMOEScale
+from fastsal.kernels import cpu
+from fastsal.kernels import threads as kernel_threads
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import gaussian
+from fastsal.statistics.registry import smoe_scale, smoe_scale_plain
 
-pytestmark = pytest.mark.skipif(not fused.available(), reason="Numba is not installed")
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 EPSILON = 1e-6
 ROOT = Path(__file__).parents[2]
 OUTPUT = {"capture_output": True, "text": True, "check": True}
@@ -31,7 +33,7 @@ def in_float64(activations, epsilon=EPSILON):
 
 
 def fused_smoe_scale(activations, epsilon=EPSILON):
-    values = fused.smoe_scale(activations, epsilon)
+    values = cpu.smoe_scale(activations, epsilon)
     assert values is not None
     return values
 
@@ -131,7 +133,7 @@ def test_float16s_smallest_and_largest_numbers():
     }.items(),
 )
 def test_what_is_left_to_the_plain_form(case, tensor):
-    assert fused.smoe_scale(tensor, EPSILON) is None
+    assert cpu.smoe_scale(tensor, EPSILON) is None
 
 
 def test_gradients_transforms_and_tracers_follow_the_plain_form():
@@ -154,31 +156,31 @@ def test_gradients_transforms_and_tracers_follow_the_plain_form():
 def test_gaussian_is_the_normal_distributions(size):
     maps = normal((3, *size)).exp()
     maps[1] = 7.5
-    squashed = fused.gaussian(maps)
+    squashed = cpu.gaussian(maps)
     for values, result in zip(maps.double().numpy(), squashed.double().numpy(), strict=True):
         deviation = values.std(ddof=1) if values.size > 1 else 0
         expected = norm.cdf(values, values.mean(), deviation) if deviation else 0.5
         assert abs(result - expected).max() < 3e-7
-    with fused.plain():
+    with cpu.plain():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=3e-7)
 
 
 def test_gaussian_keeps_the_order():
     maps = torch.linspace(-7, 7, 100_001).reshape(1, 1, -1)
-    assert (fused.gaussian(maps * maps.std() / 2).diff() >= 0).all()
-    assert (fused.gaussian(maps.sinh()).diff() >= 0).all()
+    assert (cpu.gaussian(maps * maps.std() / 2).diff() >= 0).all()
+    assert (cpu.gaussian(maps.sinh()).diff() >= 0).all()
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 def test_gaussian_of_maps_whose_squares_leave_float32(factor):
     maps = normal((1, 6, 6)).abs()
-    torch.testing.assert_close(fused.gaussian(factor * maps), fused.gaussian(maps))
+    torch.testing.assert_close(cpu.gaussian(factor * maps), cpu.gaussian(maps))
 
 
 def test_gaussian_of_what_is_not_finite_is_not_finite():
     maps = torch.ones(2, 4, 4)
     maps[1, 0, 0] = float("nan")
-    assert fused.gaussian(maps).isnan().flatten(1).sum(1).tolist() == [0, 16]
+    assert cpu.gaussian(maps).isnan().flatten(1).sum(1).tolist() == [0, 16]
 
 
 @pytest.mark.parametrize("size", [(28, 28), (33, 20), (5, 64), (1, 1)])
@@ -186,7 +188,7 @@ def test_combining_is_pytorchs_upsampling(size):
     maps = [normal((2, *of)) for of in [(28, 28), (14, 7), (9, 13), (1, 1), (40, 50)]]
     weights = [1, 2, 3.5, 0, 0.25]
     out = torch.full((2, 3, *size), float("nan"))
-    assert fused.combine(maps, weights, out[:, 1:2])
+    assert cpu.combine(maps, weights, out[:, 1:2])
     expected = sum(
         weight * F.interpolate(given[:, None].double(), size, mode="bilinear")
         for given, weight in zip(maps, weights, strict=True)
@@ -198,8 +200,8 @@ def test_combining_is_pytorchs_upsampling(size):
 
 def test_channels_are_each_their_own():
     maps = [normal((2, 4, 4)), normal((2, 2, 2))]
-    for forms in (fused.available, lambda: False):
-        with fused.plain() if not forms() else torch.no_grad():
+    for forms in (cpu.available, lambda: False):
+        with cpu.plain() if not forms() else torch.no_grad():
             repeated = combine(maps, [1, 2], (8, 9), 3)
             assert repeated.is_contiguous()
             assert torch.equal(repeated[:, 1], combine(maps, [1, 2], (8, 9)))
@@ -216,12 +218,12 @@ def test_shared_work_is_the_same_work(monkeypatch, threads):
     def results():
         return [
             *[fused_smoe_scale(given) for given in activations],
-            fused.gaussian(maps[0]),
+            cpu.gaussian(maps[0]),
             combine(maps, [1, 2], (45, 40)),
         ]
 
     alone = results()
-    monkeypatch.setattr(sharing, "ELEMENTS_A_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "ELEMENTS_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for shared, expected in zip(results(), alone, strict=True):
         assert torch.equal(shared, expected)
@@ -254,13 +256,13 @@ def test_the_whole_map_without_numba(monkeypatch):
     attributor = SMOEScale(small_net())
     images = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(1))
     expected = attributor.attribute(images)
-    fused._kernels.cache_clear()
+    cpu._kernels.cache_clear()
     monkeypatch.setitem(sys.modules, "numba", None)
     try:
-        assert not fused.available()
+        assert not cpu.available()
         torch.testing.assert_close(attributor.attribute(images), expected, rtol=1e-5, atol=1e-6)
     finally:
-        fused._kernels.cache_clear()
+        cpu._kernels.cache_clear()
 
 
 def test_numba_is_imported_by_the_first_map_alone():

@@ -21,7 +21,7 @@ from fastsal import (
     SmoothGradCAMPlusPlus,
     find_scales,
 )
-from fastsal.cam import CAMS
+from fastsal.cam.registry import CAMS
 
 CLASSES = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
 NAMES = {

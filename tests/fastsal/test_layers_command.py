@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastsal import candidates
-from fastsal.cli import main
-from fastsal.model_names import build_network
+from fastsal.cli.main import main
+from fastsal.networks.by_name import build_network
 
 NETWORKS = """
 import torch

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsal.lovi import _hsv_to_rgb, heatmap, lovi, overlay
+from fastsal.images.colour import _hsv_to_rgb, heatmap, lovi, overlay
 
 
 def slow_lovi(maps: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsal.manifest import BusyError, Manifest, file_hash, held
+from fastsal.cli.manifest import BusyError, Manifest, file_hash, held
 
 
 def lines(folder):

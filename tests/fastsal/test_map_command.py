@@ -15,11 +15,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, __version__, find_scales, map_command
-from fastsal.cli import main
-from fastsal.lovi import heatmap, lovi, overlay
-from fastsal.manifest import held
-from fastsal.preprocessing import IMAGENET_MEAN, IMAGENET_STD, class_index, preprocessing_of
+from fastsal import FastCAM, SMOEScale, __version__, find_scales
+from fastsal.cli import maps as maps_command
+from fastsal.cli.main import main
+from fastsal.cli.manifest import held
+from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.networks.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    class_index,
+    preprocessing_of,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -321,7 +327,7 @@ def test_photographs_of_one_name_have_pictures_of_their_own(capsys):
 
 
 def in_a_process(*arguments, **environment):
-    command = [sys.executable, "-m", "fastsal.cli", "maps", *arguments, "--out", "maps"]
+    command = [sys.executable, "-m", "fastsal", "maps", *arguments, "--out", "maps"]
     known = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     # Without any screen.
     known.pop("DISPLAY", None)
@@ -397,21 +403,21 @@ def test_a_full_disk_ends_the_run_in_one_line(folder, monkeypatch, capsys):
     def full(picture, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(map_command, "write_png", full)
+    monkeypatch.setattr(maps_command, "write_png", full)
     assert maps("photos", "--size", 20) == 1
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert [entry for entry in manifest().values() if "error" not in entry] == []
 
 
 def test_a_file_gone_between_listing_and_reading_is_recorded(folder, monkeypatch):
-    find = map_command.find_photographs
+    find = maps_command.find_photographs
 
     def found_then_gone(paths, out):
         found = list(find(paths, out))
         (folder / "photos" / "grey.png").unlink()
         return found
 
-    monkeypatch.setattr(map_command, "find_photographs", found_then_gone)
+    monkeypatch.setattr(maps_command, "find_photographs", found_then_gone)
     assert maps("photos", "--size", 20) == 0
     assert "No such file" in manifest()["../photos/grey.png"]["error"]
     assert "error" not in manifest()["../photos/one.png"]

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fastsal.model_names import build_network, named_function
+from fastsal.networks.by_name import build_network, named_function
 
 NETWORK = """
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from scipy.stats import norm
 from torch import nn
 
 from fastsal import SMOEScale, find_scales
-from fastsal.model_names import build_network
+from fastsal.networks.by_name import build_network
 
 SIGNED, NHWC = "signed", "NHWC"
 RECTIFIED = "rectified by a function"

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from fastsal import SMOEScale, find_scales
-from fastsal.scales import ScalesError
+from fastsal.networks.scales import ScalesError
 
 IMAGES = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 

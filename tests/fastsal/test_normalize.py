@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fastsal.normalize import (
+from fastsal.maps.normalization import (
     NORMALIZATIONS,
     gamma,
     gaussian,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms import functional
 
-from fastsal.pictures import find_photographs, read_photograph, write_png
+from fastsal.images.files import find_photographs, read_photograph, write_png
 
 # One corner of a photograph of 6x4 pixels is red, another green, a third blue.
 # The rest has a grey of the palettes' own.

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, fused
-from fastsal.normalize import gaussian
-from fastsal.planned import PlannedReader
-from fastsal.statistics import smoe_scale_plain
+from fastsal import FastCAM, SMOEScale
+from fastsal.attribution.planned_reader import PlannedReader
+from fastsal.kernels import cpu
+from fastsal.maps.normalization import gaussian
+from fastsal.statistics.registry import smoe_scale_plain
 
-pytestmark = pytest.mark.skipif(not fused.available(), reason="Numba is not installed")
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 
 
 def network(channels=12):
@@ -40,7 +41,7 @@ def by_hand(net, batch, weights=(1, 2)):
         activations = [first, net[2](net[1](first))]
         combined = 0
         for weight, tensor in zip(weights, activations, strict=True):
-            with fused.plain():
+            with cpu.plain():
                 squashed = gaussian(smoe_scale_plain(tensor.float()))[:, None]
             upsampled = nn.functional.interpolate(squashed, batch.shape[2:], mode="bilinear")
             combined = combined + weight * upsampled
@@ -130,7 +131,7 @@ def test_modes_and_training_are_seen_at_every_call(planned_passes):
     net.train()
     assert torch.equal(attributor.attribute(batch), expected)
     assert net[0].training
-    with fused.plain():
+    with cpu.plain():
         torch.testing.assert_close(attributor.attribute(batch), expected, rtol=1e-5, atol=1e-6)
     assert len(planned_passes) == 1
 

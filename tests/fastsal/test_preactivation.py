@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from fastsal import FastCAM, Scale, SMOEScale, Statistic
-from fastsal.distributions import truncnormal_mean
-from fastsal.preactivation import PreActivations
+from fastsal.networks.preactivation import PreActivations
+from fastsal.statistics.distributions import truncnormal_mean
 
 # Reads the tensor itself: its least value, which no rectified tensor has below 0.
 LEAST = Statistic("least", "a test", "pre_relu", lambda activations: activations.amin(1))

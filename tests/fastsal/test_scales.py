@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from fastsal import Scale, candidates, find_scales
-from fastsal.layers import name_layers
-from fastsal.trunk import image_layout
+from fastsal.networks.backbone import image_layout
+from fastsal.networks.layers import name_layers
 
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from fastsal.distributions import truncnormal_mean
-from fastsal.statistics import (
+from fastsal.statistics.distributions import truncnormal_mean
+from fastsal.statistics.registry import (
     STATISTICS,
     Statistic,
     get_statistic,
@@ -63,7 +63,7 @@ def test_both_memory_layouts_and_slices_of_a_batch_agree(monkeypatch):
     whole = smoe_scale(activations)
     last = activations.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(smoe_scale(last), whole, rtol=1e-5, atol=1e-7)
-    monkeypatch.setattr("fastsal.statistics.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("fastsal.statistics.registry.CHUNK_ELEMENTS", 1)
     assert torch.equal(smoe_scale(activations), whole)
     one_by_one = torch.cat([smoe_scale(image[None]) for image in activations])
     assert torch.equal(one_by_one, whole)

@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from fastsal import FastCAM, GradCAM, SMOEScale
-from fastsal.targets import TargetError, select_scores
+from fastsal.arguments.targets import TargetError, select_scores
 
 Named = namedtuple("Named", ["logits", "features"])
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastsal import SMOEScale
-from fastsal.untouched import evaluating, still
+from fastsal.networks.state import evaluating, still
 
 THREADS = 4
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from evaluation.memory import count_memory
 from fastsal import SMOEScale
-from fastsal.tiles import Tiling
+from fastsal.attribution.tiles import Tiling
 
 
 def network(padding=1, pool=2):

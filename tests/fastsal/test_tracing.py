@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 from torchvision.ops import StochasticDepth
 
 from fastsal import SMOEScale, candidates, find_scales
-from fastsal.trace import trace_forward
+from fastsal.networks.trace import trace_forward
 
 SCALES = ["2", "6"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import SMOEScale, smoe_scale
-from fastsal.normalize import get_normalization
+from fastsal.maps.normalization import get_normalization
 
 
 @pytest.fixture

@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastsal import FastCAM, SMOEScale, fused, launched, reading
-from fastsal.combine import combine
-from fastsal.gpu_plan import GpuPlan
-from fastsal.normalize import gaussian
-from fastsal.planned import PlannedReader
-from fastsal.statistics import smoe_scale, smoe_scale_plain
+from fastsal import FastCAM, SMOEScale
+from fastsal.attribution import reader
+from fastsal.attribution.planned_reader import PlannedReader
+from fastsal.kernels import cpu, cuda
+from fastsal.kernels.gpu_plan import GpuPlan
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import gaussian
+from fastsal.statistics.registry import smoe_scale, smoe_scale_plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -59,19 +61,19 @@ def exact(monkeypatch):
 def interpreter(monkeypatch):
     """Under the interpreter tensors on the CPU count as on a GPU."""
     if INTERPRETED:
-        monkeypatch.setattr(launched, "reachable", lambda _: True)
-        monkeypatch.setattr(reading, "CpuPlan", GpuPlan)
-        monkeypatch.setattr(fused, "readable", launched.readable)
+        monkeypatch.setattr(cuda, "reachable", lambda _: True)
+        monkeypatch.setattr(reader, "CpuPlan", GpuPlan)
+        monkeypatch.setattr(cpu, "readable", cuda.readable)
         for name in ("smoe_scale", "gaussian", "combine"):
-            form = getattr(launched, name)
-            monkeypatch.setattr(fused, name, lambda *given, form=form, **_: form(*given))
+            form = getattr(cuda, name)
+            monkeypatch.setattr(cpu, name, lambda *given, form=form, **_: form(*given))
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """The names of the kernels that are launched."""
     names = []
-    found = launched._kernels()
+    found = cuda._kernels()
 
     class Launch:
         def __init__(self, name):
@@ -90,10 +92,10 @@ def launches(monkeypatch):
         probe = found and found.probe
         statistic, squash, combine = map(Launch, ("statistic", "squash", "combine"))
 
-    launched._statistic.cache_clear()
-    monkeypatch.setattr(launched, "_kernels", lambda: Kernels)
+    cuda._statistic.cache_clear()
+    monkeypatch.setattr(cuda, "_kernels", lambda: Kernels)
     yield names
-    launched._statistic.cache_clear()
+    cuda._statistic.cache_clear()
 
 
 def normal(shape, seed=0):
@@ -107,7 +109,7 @@ def in_float64(activations, epsilon=EPSILON):
 
 
 def launched_smoe_scale(activations, epsilon=EPSILON):
-    values = launched.smoe_scale(activations, epsilon)
+    values = cuda.smoe_scale(activations, epsilon)
     assert values is not None
     return values
 
@@ -166,9 +168,9 @@ def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
 
 @kernels
 def test_smoe_scale_of_many_locations(monkeypatch):
-    monkeypatch.setattr(launched, "ENOUGH_BLOCKS", 6)
+    monkeypatch.setattr(cuda, "ENOUGH_BLOCKS", 6)
     activations = normal((3, 33, 9, 15)).relu()
-    assert launched.StatisticLaunch(fused.layout_of(activations)).block == launched.MANY_LOCATIONS
+    assert cuda.StatisticLaunch(cpu.layout_of(activations)).block == cuda.MANY_LOCATIONS
     torch.testing.assert_close(
         launched_smoe_scale(activations).double(), in_float64(activations), rtol=5e-6, atol=1e-6
     )
@@ -181,7 +183,7 @@ def test_smoe_scale_of_another_epsilon(epsilon):
     values = launched_smoe_scale(activations, epsilon)
     expected = in_float64(activations, epsilon)
     torch.testing.assert_close(values.double(), expected, rtol=5e-6, atol=1e-7)
-    assert launched.smoe_scale(activations, 1e-40) is None
+    assert cuda.smoe_scale(activations, 1e-40) is None
 
 
 @kernels
@@ -212,9 +214,9 @@ def test_what_is_left_to_the_plain_form(case, tensor):
     on_device = tensor.detach().to(DEVICE).requires_grad_(tensor.requires_grad)
     if tensor.stride() != on_device.stride():
         on_device = torch.zeros(1, 4, 4, 4, device=DEVICE)[:, :, ::2, ::2]
-    assert launched.smoe_scale(on_device, EPSILON) is None
-    with fused.plain():
-        assert launched.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
+    assert cuda.smoe_scale(on_device, EPSILON) is None
+    with cpu.plain():
+        assert cuda.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
 
 
 @kernels
@@ -224,7 +226,7 @@ def test_gaussian_is_the_normal_distributions(size):
     maps = normal((3, *size)).exp()
     maps[1] = 7.3
     kept = maps.clone()
-    squashed = launched.gaussian(maps)
+    squashed = cuda.gaussian(maps)
     assert torch.equal(maps, kept)
     for values, result in zip(maps.cpu().double().numpy(), squashed.cpu().double(), strict=True):
         deviation = values.std(ddof=1) if values.size > 1 else 0
@@ -232,7 +234,7 @@ def test_gaussian_is_the_normal_distributions(size):
         expected = 0.5 if constant else norm.cdf(values, values.mean(), deviation)
         assert abs(result.numpy() - expected).max() < 4e-7
     assert (squashed[1] == 0.5).all()
-    with fused.plain():
+    with cpu.plain():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=4e-7)
 
 
@@ -240,7 +242,7 @@ def test_gaussian_is_the_normal_distributions(size):
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 def test_gaussian_of_maps_whose_squares_leave_float32(factor):
     maps = normal((1, 6, 6)).abs()
-    torch.testing.assert_close(launched.gaussian(factor * maps), launched.gaussian(maps))
+    torch.testing.assert_close(cuda.gaussian(factor * maps), cuda.gaussian(maps))
 
 
 @kernels
@@ -248,7 +250,7 @@ def test_gaussian_of_maps_whose_squares_leave_float32(factor):
 def test_gaussian_of_what_is_not_finite_is_not_finite(value):
     maps = torch.ones(2, 4, 4, device=DEVICE)
     maps[1, 0, 0] = value
-    assert launched.gaussian(maps).isnan().flatten(1).sum(1).tolist() == [0, 16]
+    assert cuda.gaussian(maps).isnan().flatten(1).sum(1).tolist() == [0, 16]
 
 
 @kernels
@@ -258,14 +260,14 @@ def test_combining_is_pytorchs_upsampling(size, channels):
     maps = [normal((2, *of)) for of in [(28, 28), (14, 7), (9, 13), (1, 1), (40, 50)]]
     weights = [1, 2, 3.5, 0, 0.25]
     out = torch.full((2, channels, *size), float("nan"), device=DEVICE)
-    assert launched.combine(maps, weights, out)
+    assert cuda.combine(maps, weights, out)
     expected = sum(
         weight * F.interpolate(given[:, None].double(), size, mode="bilinear")
         for given, weight in zip(maps, weights, strict=True)
     )
     torch.testing.assert_close(out.double(), expected.expand_as(out), rtol=0, atol=2e-5)
     wider = torch.empty(2, channels, size[0], size[1] + 1, device=DEVICE)[..., :-1]
-    assert wider.is_contiguous() or not launched.combine(maps, weights, wider)
+    assert wider.is_contiguous() or not cuda.combine(maps, weights, wider)
     repeated = combine(maps, weights, size, channels)
     torch.testing.assert_close(repeated, out / sum(weights), rtol=1e-5, atol=1e-6)
 
@@ -292,7 +294,7 @@ def images(count=2, height=12, width=10, seed=1):
 
 def by_hand(net, batch, weights=(1, 2)):
     """Eq 1 to 3 by PyTorch's own operations."""
-    with torch.no_grad(), fused.plain():
+    with torch.no_grad(), cpu.plain():
         first = net[0](batch)
         combined = 0
         for weight, tensor in zip(weights, [first, net[2](net[1](first))], strict=True):
@@ -386,7 +388,7 @@ def test_the_plain_forms_give_the_same(planned_passes, launches):
         assert len(planned_passes) == 1
         planned_passes.clear()
         launches.clear()
-        with fused.plain():
+        with cpu.plain():
             assert_near(attributor.attribute(batch, 1), second)
         assert not launches
         assert not planned_passes
@@ -396,16 +398,16 @@ def test_the_plain_forms_give_the_same(planned_passes, launches):
 def test_the_whole_map_without_triton(monkeypatch):
     net = network()
     expected = SMOEScale(net).attribute(images())
-    monkeypatch.setitem(sys.modules, "fastsal.triton_kernels", None)
-    monkeypatch.delattr("fastsal.triton_kernels", raising=False)
-    launched.available.cache_clear()
-    launched._kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "fastsal.kernels.triton_kernels", None)
+    monkeypatch.delattr("fastsal.kernels.triton_kernels", raising=False)
+    cuda.available.cache_clear()
+    cuda._kernels.cache_clear()
     try:
-        assert not launched.available(torch.device(DEVICE))
+        assert not cuda.available(torch.device(DEVICE))
         assert_near(SMOEScale(net).attribute(images()), expected)
     finally:
-        launched.available.cache_clear()
-        launched._kernels.cache_clear()
+        cuda.available.cache_clear()
+        cuda._kernels.cache_clear()
 
 
 @kernels
@@ -413,23 +415,23 @@ def test_a_gpu_for_which_triton_does_not_compile_has_the_plain_form(monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(launched._kernels().probe, "run", fail)
-    launched.available.cache_clear()
+    monkeypatch.setattr(cuda._kernels().probe, "run", fail)
+    cuda.available.cache_clear()
     try:
-        assert launched.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
+        assert cuda.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
     finally:
-        launched.available.cache_clear()
+        cuda.available.cache_clear()
 
 
 @kernels
 def test_a_map_too_large_for_one_program_has_the_plain_form(monkeypatch, planned_passes):
     net = network()
-    monkeypatch.setattr(launched, "LARGEST_MAP", 119)
+    monkeypatch.setattr(cuda, "LARGEST_MAP", 119)
     attributor = SMOEScale(net, ["0", "2"])
     for _ in range(2):
         assert_near(attributor.attribute(images()), by_hand(net, images()))
     assert not planned_passes
-    assert launched.gaussian(normal((2, 10, 12))) is None
+    assert cuda.gaussian(normal((2, 10, 12))) is None
 
 
 @kernels
@@ -521,7 +523,7 @@ def test_a_network_that_is_used(kind, layout, count):
     net.eval().to(kind)
     batch = images(count, 224, 200).to(kind, memory_format=layout)
     for attributor in (SMOEScale(net), FastCAM(net)):
-        with fused.plain():
+        with cpu.plain():
             expected = attributor.attribute(batch, 3)
         assert expected.std() > 0.05
         for _ in range(2):

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import detection, segmentation
 
 from fastsal import SMOEScale, find_scales
-from fastsal.trace import Node, Trace
+from fastsal.networks.trace import Node, Trace
 
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 

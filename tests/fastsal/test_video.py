@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fastsal import SMOEScale, heatmap
-from fastsal.cli import main
-from fastsal.video import maps
+from fastsal.attribution.video import maps
+from fastsal.cli.main import main
 
 
 def network():
@@ -154,8 +154,8 @@ def test_a_video_file_gives_videos(folder):
     assert entry["rate"] == 10
     assert entry["image_size"] == entry["shown_size"] == [96, 64]
     assert entry["pictures"] == {kind: f"moving_{kind}.mp4" for kind in ("map", "overlay", "lovi")}
-    from fastsal.model_names import build_network
-    from fastsal.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+    from fastsal.networks.by_name import build_network
+    from fastsal.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     given = torch.from_numpy(decoded("moving.mp4")[0]).movedim(-1, 1) / 255

@@ -17,7 +17,7 @@ from torch import nn
 
 import fastsal
 from fastsal import SMOEScale, find_scales, watch
-from fastsal.sample import drift, entropy
+from fastsal.monitoring.sample import drift, entropy
 
 
 class Network(nn.Sequential):
@@ -181,7 +181,7 @@ NETWORKS = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_pass_in_training_shows_the_scales_that_one_in_evaluation_does(name):
-    from fastsal.model_names import build_network
+    from fastsal.networks.by_name import build_network
 
     net = build_network(name, None, pretrained=False)
     size = 96
@@ -412,7 +412,7 @@ def test_the_numbers_of_a_sample_are_those_of_its_maps(network):
     values = [fastsal.smoe_scale(out) for out in seen]
     assert samples[0].numbers["7"] == {"entropy": pytest.approx(entropy(values[0]).item())}
     assert samples[0].drift is None
-    means = [fastsal.normalize.gaussian(value).mean(0) for value in values]
+    means = [fastsal.maps.normalization.gaussian(value).mean(0) for value in values]
     numbers = samples[1].numbers["7"]
     assert numbers["drift"] == pytest.approx(drift(*means).item(), abs=1e-6)
     assert numbers["entropy"] == pytest.approx(entropy(values[1]).item())

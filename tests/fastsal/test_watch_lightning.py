@@ -37,7 +37,7 @@ class Classifier(pl.LightningModule):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_fit_is_watched(tmp_path):
-    from fastsal.lightning import WatchMaps
+    from fastsal.monitoring.lightning import WatchMaps
 
     torch.manual_seed(0)
     alone = Classifier()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsal.pictures import read_photograph
+from fastsal.images.files import read_photograph
 
 pytest.importorskip("timm")
 pytest.importorskip("skimage")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastsal.combine import combine
-from fastsal.normalize import NORMALIZATIONS
-from fastsal.statistics import STATISTICS
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.statistics.registry import STATISTICS
 
 # ResNet-50's five scales at 224x224.
 SCALES = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))

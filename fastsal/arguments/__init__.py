@@ -1,0 +1,1 @@
+"""Captum's calling conventions: inputs, targets and batches."""

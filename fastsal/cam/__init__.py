@@ -1,0 +1,5 @@
+"""Class activation maps: weights of a layer's channels, and their registry."""
+
+from fastsal.cam.registry import CAMS, Cam, get_cam, register_cam
+
+__all__ = ["CAMS", "Cam", "get_cam", "register_cam"]

@@ -1,0 +1,166 @@
+"""What each channel of a layer adds to a class activation map, from gradients after the layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.arguments.targets import fixed_target, select_scores
+from fastsal.cam.registry import Cam
+from fastsal.networks import hooks
+from fastsal.networks.backbone import image_layout
+from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
+from fastsal.networks.layers import NamedLayer, check_finite
+from fastsal.networks.state import ForwardFunction
+
+
+def layer_contributions(
+    cam: Cam,
+    forward_func: ForwardFunction,
+    layer: NamedLayer,
+    inputs: tuple[Tensor, ...],
+    target: Any,
+    additional_forward_args: object = None,
+    layer_input: bool = False,
+    device_ids: Sequence[int] | None = None,
+    taps: Sequence[hooks.Tap] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Return what every channel of a layer adds to the map, and what further taps read.
+
+    One forward pass, with gradients for what follows the layer alone, and one more for each noisy
+    copy that the map is averaged over. Under no target the copies have the class that is predicted
+    for the images themselves.
+
+    Args:
+        cam: The class activation map.
+        forward_func: The model, or any callable that runs it.
+        layer: Its layer.
+        inputs: The model's tensors.
+        target: In any of Captum's forms, a callable of the output, or None for the predicted class.
+        additional_forward_args: Further arguments: one, or a tuple of them, or None.
+        layer_input: Takes the layer's input in place of its output.
+        device_ids: The order of the devices over which a `DataParallel` model splits a batch.
+        taps: What else is read during the pass of the images themselves.
+
+    Returns:
+        `(N, C, ...)` at the layer's size, float32 or the layer's type where that is finer, channels
+        second whatever the network's layout; and what each tap's `read` returned.
+
+    Raises:
+        ValueError: If the target does not fit the output, the layer cannot be read, or its
+            activations or gradients are not finite.
+    """
+    name, module, scale = layer
+    rectify = scale is not None and scale.functional_relu and not layer_input
+
+    def run(
+        tensors: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
+    ) -> tuple[GradientSource, Any, list[Tensor]]:
+        source = GradientSource(rectify)
+        tap = hooks.Tap(
+            name=name,
+            module=module,
+            read=torch.Tensor.detach,
+            call=None if scale is None else scale.call,
+            layer_input=layer_input or (scale is not None and scale.layer_input),
+            replace=source,
+        )
+        output, readings = hooks.forward(
+            forward_func, tensors, additional, [*taps, tap], device_ids
+        )
+        return source, output, readings[:-1]
+
+    images = inputs[0].shape[0]
+    with gradients_after_source(forward_func):
+        inputs = outside_inference(inputs)
+        additional = outside_inference(additional_forward_args)
+        source, output, readings = run(inputs, taps)
+        scores = select_scores(output, target, images)
+        if cam.noise:
+            target = fixed_target(output, target, images)
+            activations = source.activations(device_ids)
+        else:
+            # Copies without noise would all be the image itself.
+            activations, gradients = source.gradients(scores.sum(), device_ids)
+            derivatives = _powers(gradients, cam.orders)
+        del source, output, scores
+    for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
+        with gradients_after_source(forward_func):
+            source, output, _ = run(copies, ())
+            scores = select_scores(output, target, images)
+            _, gradients = source.gradients(scores.sum(), device_ids)
+            del source, output, scores
+        with torch.no_grad():
+            powers = _powers(gradients, cam.orders)
+            derivatives = powers if index == 0 else derivatives.add_(powers)
+    with torch.no_grad():
+        if cam.noise:
+            derivatives.div_(cam.samples)
+        activations = activations.to(derivatives.dtype)
+        if scale is None or layer_input:
+            channels_last = _channels_last(activations, inputs)
+        else:
+            channels_last = scale.channels_last
+        if channels_last:
+            activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
+        contributions = cam.contributions(activations, derivatives)
+    check_finite(name, "activations or gradients", contributions)
+    return contributions, readings
+
+
+def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
+    """Warn of images whose map is 0 everywhere, those of `(N)`, from inside an `attribute`."""
+    if zero.any():
+        warnings.warn(
+            f"{cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the "
+            f"batch: no location raises the target's score{consequence}",
+            stacklevel=4,
+        )
+
+
+def _powers(gradients: Tensor, orders: int) -> Tensor:
+    gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    if orders == 1:
+        return gradients.unsqueeze(0)
+    return torch.stack([gradients**power for power in range(1, orders + 1)])
+
+
+def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the inputs with noise on those that are laid out in space; the rest stay.
+
+    One pattern is drawn for all images, so that a batch gives what each of its images gives.
+    """
+    noised = [tensor.dim() > 2 and tensor.is_floating_point() for tensor in inputs]
+    if not any(noised):
+        kinds = [(tuple(tensor.shape), tensor.dtype) for tensor in inputs]
+        raise ValueError(
+            f"{cam.name} adds noise to floating-point images (N, C, H, W), got {kinds}; convert "
+            "them, or set noise=0"
+        )
+    # Drawn on the CPU: the same on every device, and no one else's random numbers are touched.
+    generator = torch.Generator().manual_seed(cam.seed)
+    for _ in range(cam.samples):
+        yield tuple(
+            _with_noise(tensor, cam.noise, generator) if has_noise else tensor
+            for tensor, has_noise in zip(inputs, noised, strict=True)
+        )
+
+
+def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    values = images.flatten(1)
+    deviation = share * (values.amax(1) - values.amin(1))
+    pattern = torch.randn(images.shape[1:], generator=generator).to(images)
+    return images + deviation.reshape(-1, *[1] * pattern.dim()) * pattern
+
+
+def _channels_last(activations: Tensor, inputs: tuple[Tensor, ...]) -> bool:
+    """Return whether a layer's tensor lies on an image's grid with its channels last."""
+    image = next((tensor for tensor in inputs if tensor.dim() == 4), None)
+    if image is None or activations.dim() != 4:
+        return False
+    layout = image_layout(activations.shape, image.shape[2], image.shape[3])
+    return layout is not None and layout[0]

@@ -1,0 +1,182 @@
+"""The pictures of one image: its map, the overlay, LOVI; and what the network said of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.attribution.fast_cam import FastCAM
+from fastsal.attribution.reader import Maps
+from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.attribution.video import Smoother
+from fastsal.cli.manifest import Entry
+from fastsal.images.colour import heatmap, lovi, overlay
+
+# Where photographs keep their own sizes, scales are still found on one size.
+USUAL_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the pictures of a photograph depend on, besides the network and the file.
+
+    Attributes:
+        method: "smoe" or "fastcam".
+        cam: The class activation map of Fast-CAM; None for SMOE Scale.
+        target: The class Fast-CAM explains; None for the predicted one.
+        layers: Names of the layers to read; None finds them.
+        statistic: As for `SMOEScale`.
+        normalize: As for `SMOEScale`.
+        scale_weights: As `weights` for `SMOEScale`.
+        size: The shorter side in pixels; None keeps the photograph's own.
+        lovi: Whether a LOVI picture is written.
+        mean: The network's input mean.
+        std: The network's input standard deviation.
+        smoothing: As for `fastsal.attribution.video.maps`, of a video's frames, or of a folder's
+            photographs in the order of their names; 0 for none.
+    """
+
+    method: str
+    cam: str | None
+    target: int | None
+    layers: tuple[str, ...] | None
+    statistic: str
+    normalize: str
+    scale_weights: str | tuple[float, ...]
+    size: int | None
+    lovi: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    smoothing: float = 0.0
+
+
+class MapPictures:
+    """Makes the pictures of images, one at a time.
+
+    The scales are those `fastsal layers` lists: found once, on an image of random pixels, so that
+    they do not depend on which photograph comes first.
+
+    Args:
+        network: On its device, in evaluation mode.
+        settings: What to make.
+        classes: Their names; empty where they are not known.
+        device: The network's.
+
+    Raises:
+        ValueError: If a setting is wrong whatever the image.
+    """
+
+    def __init__(
+        self, network: nn.Module, settings: Settings, classes: tuple[str, ...], device: str
+    ) -> None:
+        self.settings, self.classes, self.device = settings, classes, device
+        self.mean, self.std = (
+            torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+            for values in (settings.mean, settings.std)
+        )
+        self.ready = False
+        self.smoother = Smoother(settings.smoothing)
+        self.last_size: torch.Size | None = None
+        layers = None if settings.layers is None else list(settings.layers)
+        options: dict[str, Any] = {
+            "weights": settings.scale_weights,
+            "statistic": settings.statistic,
+            "normalize": settings.normalize,
+        }
+        # Each finds its scales at its first call, which is that of `prepare`.
+        self.smoe = SMOEScale(network, layers, **options)
+        self.fastcam = None
+        if settings.cam is not None:
+            self.fastcam = FastCAM(network, scales=layers, cam=settings.cam, **options)
+
+    def prepare(self, height: int, width: int) -> list[str]:
+        """Find the scales and try everything once, on random pixels of a size.
+
+        Returns:
+            What there is to warn of, whatever the image.
+
+        Raises:
+            ValueError: If no map can be made; other errors are the network's own.
+        """
+        pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.smoe.maps(self._inputs(pixels))
+        with warnings.catch_warnings():
+            # Of what has no class in it, a map of zeros is no surprise.
+            warnings.simplefilter("ignore")
+            self(pixels)
+        self.smoother.restart()
+        self.ready = True
+        return _told(caught)
+
+    def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Entry]:
+        """Return the pictures of an image and what was found.
+
+        Args:
+            image: `(1, 3, H, W)` in [0, 1].
+
+        Returns:
+            Pictures `(3, H, W)` in [0, 1] by kind, and the manifest's entry on them.
+        """
+        inputs = self._inputs(image)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            maps = self.smoe.maps(inputs)
+            combined = maps.combined
+            if self.fastcam is not None:
+                combined = self.fastcam.attribute(
+                    inputs, target=self.settings.target, expand_channels=False
+                )[:, 0]
+        if self.last_size != combined.shape[1:]:
+            self.smoother.restart()
+            self.last_size = combined.shape[1:]
+        stacked = [maps.stacked] if self.settings.lovi else []
+        combined, *stacked = self.smoother([combined, *stacked])
+        shown, bounds = self._bounded(combined.cpu())
+        pictures = {"map": heatmap(shown)[0], "overlay": overlay(image, shown)[0]}
+        if stacked:
+            pictures["lovi"] = lovi(self._bounded(stacked[0].cpu())[0])[0]
+        return pictures, {
+            **self._prediction(maps.logits),
+            "scales": _scales(maps),
+            "range": bounds,
+            "warnings": _told(caught),
+        }
+
+    def _inputs(self, image: Tensor) -> Tensor:
+        return (image.to(self.device) - self.mean) / self.std
+
+    def _bounded(self, maps: Tensor) -> tuple[Tensor, list[float]]:
+        """Return maps in [0, 1] for a picture, and the values that 0 and 1 stand for."""
+        if self.settings.normalize != "none":
+            return maps, [0.0, 1.0]
+        low, high = min(0.0, maps.min().item()), maps.max().item()
+        shown = (maps - low) / (high - low) if high > low else torch.zeros_like(maps)
+        return shown, [low, high]
+
+    def _prediction(self, output: Any) -> Entry:
+        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+            return {"predicted_class": None, "class_name": None, "probability": None}
+        probability, index = output[0].float().softmax(0).max(0)
+        known = len(self.classes) == output.shape[1]
+        return {
+            "predicted_class": int(index),
+            "class_name": self.classes[int(index)] if known else None,
+            "probability": round(float(probability), 6),
+        }
+
+
+def _scales(maps: Maps) -> list[Entry]:
+    return [
+        {"name": scale.name, "stride": scale.stride, "size": list(scale_map.shape[:0:-1])}
+        for scale, scale_map in zip(maps.scales, maps.per_scale, strict=True)
+    ]
+
+
+def _told(caught: list[warnings.WarningMessage]) -> list[str]:
+    return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]

@@ -1,0 +1,93 @@
+"""An exported model in half precision, whose map is still made in single precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastsal.export.onnx import map_nodes
+from fastsal.networks.by_name import needed
+
+# As ONNX numbers them.
+FLOAT, FLOAT16 = 1, 10
+
+
+def write_float16(path: Path | str, target: Path | str) -> Path:
+    """Write a float32 file of `write_onnx` as one whose network computes in float16.
+
+    The network is converted by onnxruntime's own `convert_float_to_float16`; inputs and outputs
+    stay float32, and so does the map from the activations on. That tool alone, told to leave the
+    map's nodes, would round every value between two of them to float16, where a product of four
+    activations is 0 and its logarithm infinite: these detours are taken out.
+
+    Args:
+        path: A file of `write_onnx`.
+        target: Where the new file goes, whole or not at all.
+
+    Returns:
+        The target.
+
+    Raises:
+        ImportError: If onnx or onnxruntime is not installed.
+        OSError: If a file cannot be read or written.
+    """
+    path, target = Path(path), Path(target)
+    onnx: Any = needed("onnx", "half precision")
+    float16: Any = needed("onnxruntime.transformers.float16", "half precision", "onnxruntime")
+    proto = float16.convert_float_to_float16(
+        onnx.load(str(path)), keep_io_types=True, node_block_list=map_nodes(path)
+    )
+    _without_detours(proto.graph)
+    # What the tool inferred of shapes has the old kinds of some, and nobody needs it.
+    del proto.graph.value_info[:]
+    with TemporaryDirectory(dir=target.parent, prefix=".fastsal-") as folder:
+        draft = Path(folder) / target.name
+        onnx.save(proto, draft)
+        draft.replace(target)
+    return target
+
+
+def _without_detours(graph: Any) -> None:
+    """Take out casts from float32 to float16 and straight back."""
+    outputs = {output.name for output in graph.output}
+    # An output keeps its name, so that what made the detour's beginning takes it.
+    for begin, end in _detours(graph):
+        if end in outputs:
+            graph.node.remove(next(node for node in graph.node if end in node.output))
+            for node in graph.node:
+                _rename(node.input, {begin: end})
+                _rename(node.output, {begin: end})
+    straight = {end: begin for begin, end in _detours(graph) if end not in outputs}
+    for node in graph.node:
+        _rename(node.input, straight)
+    while unused := _unused_casts(graph, outputs):
+        for node in unused:
+            graph.node.remove(node)
+
+
+def _detours(graph: Any) -> list[tuple[str, str]]:
+    """Return where each begins, and the name that its end has."""
+    half = {node.output[0]: node.input[0] for node in graph.node if _casts(node, FLOAT16)}
+    return [
+        (half[node.input[0]], node.output[0])
+        for node in graph.node
+        if _casts(node, FLOAT) and node.input[0] in half and half[node.input[0]] != node.output[0]
+    ]
+
+
+def _casts(node: Any, kind: int) -> bool:
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and attribute.i == kind for attribute in node.attribute
+    )
+
+
+def _rename(names: Any, new: dict[str, str]) -> None:
+    for index, name in enumerate(names):
+        if name in new:
+            names[index] = new[name]
+
+
+def _unused_casts(graph: Any, outputs: set[str]) -> list[Any]:
+    used = outputs.union(*(node.input for node in graph.node))
+    return [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]

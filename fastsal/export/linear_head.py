@@ -1,0 +1,148 @@
+"""Class activation maps without gradients, of a network that ends in pooling and a linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.networks import hooks
+from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
+from fastsal.networks.scales import Scale
+from fastsal.networks.trace import Trace, trace_forward
+
+# Gradients by a linear layer and a mean are sums of few rounded products.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The linear layer after global average pooling, and the class that is explained.
+
+    Attributes:
+        name: The layer's name in the network.
+        target: The class; None for the predicted one of each image.
+    """
+
+    name: str
+    target: int | None
+
+    def class_activation_map(self, activations: Tensor, output: Tensor, model: nn.Module) -> Tensor:
+        """Return the map `(N, h, w)` over its own maximum, 0 where no location speaks for it."""
+        weight = model.get_parameter(f"{self.name}.weight").detach()
+        if self.target is None:
+            rows = weight[output.detach().argmax(1)]
+        else:
+            rows = weight[self.target : self.target + 1]
+        cam = (activations.float() * rows.float()[:, :, None, None]).sum(1).relu()
+        peak = cam.amax((1, 2), keepdim=True)
+        return cam / torch.where(peak > 0, peak, 1.0)
+
+
+class HeadError(ValueError):
+    """A network whose end needs gradients; the message says why."""
+
+
+def find_linear_head(
+    network: nn.Module, inputs: tuple[Tensor, ...], scale: Scale, target: int | None
+) -> LinearHead:
+    """Return the linear layer that reads the mean over locations of a scale.
+
+    Args:
+        network: The network.
+        inputs: What it is tried with.
+        scale: Where the class activation map is taken.
+        target: A class, or None.
+
+    Raises:
+        HeadError: A ValueError. If more than that follows the scale, with what was found.
+        ValueError: If there is no such class.
+
+    >>> from fastsal.networks.scales import find_scales
+    >>> net = nn.Sequential(
+    ...     nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(),
+    ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ... ).eval()
+    >>> image = torch.rand(1, 3, 16, 16)
+    >>> find_linear_head(net, (image,), find_scales(net, image)[-1], None).name
+    '7'
+    """
+    trace, output = trace_forward(network, inputs)
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise HeadError(
+            f"Fast-CAM without gradients needs an output (N, classes), got {shape}; "
+            "use FastCAM, which takes gradients"
+        )
+    (end,) = trace.nodes_in(output) or (0,)
+    layers = {
+        id(part.weight): name
+        for name, part in network.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    node = trace.nodes[end]
+    if node.operation != "linear" or node.weight not in layers:
+        raise HeadError(
+            "Fast-CAM without gradients needs a network that ends in global average pooling and a "
+            f"linear layer; this one ends in {_way(trace, end)}. Use FastCAM, which takes gradients"
+        )
+    name = layers[node.weight]
+    weight = network.get_parameter(f"{name}.weight").detach()
+    _check_gradient(network, inputs, scale, weight, f"linear layer {name!r}", _way(trace, end))
+    if target is not None and not 0 <= target < len(weight):
+        raise ValueError(f"target {target} is no class of the network, which has {len(weight)}")
+    return LinearHead(name, target)
+
+
+def _check_gradient(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    scale: Scale,
+    weight: Tensor,
+    layer: str,
+    way: str,
+) -> None:
+    """Raise unless the scores' gradient by the scale is the linear layer's rows, everywhere."""
+    with gradients_after_source(network):
+        source = GradientSource(scale.functional_relu)
+        tap = hooks.Tap(
+            name=scale.name,
+            module=scale.module,
+            read=torch.Tensor.detach,
+            call=scale.call,
+            layer_input=scale.layer_input,
+            replace=source,
+        )
+        output, _ = hooks.forward(network, outside_inference(inputs), None, [tap])
+        # All classes at once, in shares of which no two are alike.
+        shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))
+        shares = shares.to(output)
+        _, gradient = source.gradients((output * shares).sum())
+    gradient = scale.channels_first(gradient)
+    locations = gradient.shape[2] * gradient.shape[3]
+    if locations == 1:
+        raise HeadError(
+            f"layer {scale.name!r} has one location alone for the example, of shape "
+            f"{tuple(inputs[0].shape)}; give a larger one"
+        )
+    if gradient.shape[1] == weight.shape[1]:
+        expected = (shares @ weight / locations)[None, :, None, None]
+        if (gradient - expected).abs().amax() <= TOLERANCE * expected.abs().amax():
+            return
+    raise HeadError(
+        "Fast-CAM without gradients needs global average pooling and one linear layer after "
+        f"{scale.name!r}, so that every location has one and the same gradient; to {layer} there "
+        f"is more on the way: {way}. Use FastCAM, which takes gradients, or give the layer that "
+        "is pooled last in layers="
+    )
+
+
+def _way(trace: Trace, end: int, most: int = 8) -> str:
+    """Return the last operations before a node, the first of them first."""
+    operations: list[str] = []
+    while end > 0 and len(operations) < most:
+        node = trace.nodes[end]
+        operations.append(node.operation)
+        end = max(node.sources, default=0)
+    return ", ".join(operations[::-1])

@@ -1,0 +1,1 @@
+"""Colours for maps, photographs and video clips."""

@@ -1,0 +1,132 @@
+"""Video files, by PyAV: frames from one, pictures to another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.images.files import shown_size, tensor_of
+from fastsal.networks.by_name import needed
+
+SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
+# What a container that does not say is taken to have.
+USUAL_RATE = Fraction(25)
+
+
+class Clip:
+    """A video file's frames.
+
+    Args:
+        path: A file that FFmpeg reads.
+        size: Of the shorter side in pixels; None keeps the video's own.
+
+    Raises:
+        ImportError: If PyAV is not installed.
+        ValueError: If the file holds no video.
+    """
+
+    def __init__(self, path: Path, size: int | None) -> None:
+        self.path, self.size = path, size
+        with self._open() as container:
+            stream = container.streams.video[0]
+            self.rate: Fraction = stream.average_rate or USUAL_RATE
+            self.width, self.height = int(stream.width), int(stream.height)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield every frame `(1, 3, H, W)`, upright, RGB in [0, 1], at the size that is shown."""
+        pillow: Any = needed("PIL.Image", "reading video", "pillow")
+        with self._open() as container:
+            for frame in container.decode(video=0):
+                picture = upright(frame.to_image(), getattr(frame, "rotation", 0))
+                width, height = picture.size
+                shown = shown_size(width, height, self.size)
+                if shown != (width, height):
+                    picture = picture.resize(shown, pillow.Resampling.BILINEAR)
+                yield tensor_of(picture)
+
+    def _open(self) -> Any:
+        av: Any = needed("av", "reading video", "'fastsal[video]'")
+        try:
+            container = av.open(str(self.path))
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} cannot be read as a video: {error}") from error
+        if not container.streams.video:
+            container.close()
+            raise ValueError(f"{self.path} holds no video")
+        return container
+
+
+def upright(picture: Any, rotation: float) -> Any:
+    """Return a Pillow image turned as its video says, in degrees counter-clockwise.
+
+    >>> import PIL.Image
+    >>> upright(PIL.Image.new("RGB", (4, 2)), -90).size
+    (2, 4)
+    """
+    return picture.rotate(rotation, expand=True) if rotation else picture
+
+
+class ClipWriter:
+    """Writes pictures of one kind each as frames of a video, whole or not at all.
+
+    Args:
+        folder: Where the videos go.
+        names: Their names by kind.
+        rate: Frames a second.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[str, str], rate: Fraction) -> None:
+        self.folder, self.names, self.rate = folder, names, rate
+        self._streams: dict[str, tuple[Any, Any]] = {}
+        self._files = ExitStack()
+        self.frames = 0
+
+    def add(self, pictures: Mapping[str, Tensor]) -> None:
+        """Add one frame to each video: `(3, H, W)` in [0, 1] by kind."""
+        av: Any = needed("av", "writing video", "'fastsal[video]'")
+        for kind, picture in pictures.items():
+            # What most players take has half as many colours, and so an even size.
+            height, width = (side // 2 * 2 for side in picture.shape[1:])
+            pixels = picture[:, :height, :width].mul(255).round().to(torch.uint8).cpu()
+            frame = av.VideoFrame.from_ndarray(
+                pixels.movedim(0, -1).contiguous().numpy(), format="rgb24"
+            )
+            container, stream = self._stream(av, kind, height, width)
+            container.mux(stream.encode(frame))
+        self.frames += 1
+
+    def finish(self) -> None:
+        """Put the videos in their places."""
+        for container, stream in self._streams.values():
+            container.mux(stream.encode(None))
+        self._files.close()
+        for kind in self._streams:
+            self._partial(kind).replace(self.folder / self.names[kind])
+
+    def drop(self) -> None:
+        """Leave nothing of what was begun."""
+        self._files.close()
+        for kind in self.names:
+            self._partial(kind).unlink(missing_ok=True)
+
+    def _stream(self, av: Any, kind: str, height: int, width: int) -> tuple[Any, Any]:
+        if kind not in self._streams:
+            path = self._partial(kind)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            container = self._files.enter_context(av.open(str(path), "w"))
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            stream = container.add_stream(codec, rate=self.rate)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            self._streams[kind] = container, stream
+        return self._streams[kind]
+
+    def _partial(self, kind: str) -> Path:
+        place = self.folder / self.names[kind]
+        return place.with_name(f".partial-{os.getpid()}-{kind}.mp4")

@@ -1,0 +1,1 @@
+"""SMOE Scale in one pass over memory: Numba on a CPU, Triton on a GPU."""

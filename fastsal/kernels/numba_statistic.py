@@ -1,0 +1,302 @@
+"""SMOE Scale in one pass over the activations; `fused` says when.
+
+Of a location's channels a sum is kept, and their product as a mantissa and an exponent: one
+logarithm of it stands for all of theirs. A unit of the work is a block of an image's locations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+from numba.extending import overload
+
+from fastsal.kernels.jit import claim, compiled, join, pointer
+from fastsal.kernels.tasks import STATISTIC_SCRATCH_BYTES, StatisticTask
+
+TASK = np.dtype(StatisticTask)
+# Below it four values' product is a float32 number, if none is below the least epsilon.
+LARGEST = 4e9
+LEAST_EPSILON = 1e-9
+# Channels of a column whose mantissas' product, a fourth as many, is below 2 ** 64.
+COLUMN = 256
+
+
+def _number(value: Any) -> Any:
+    """Return a stored number as float32; int16 are a bfloat16's bits, uint16 a float16's."""
+    raise NotImplementedError
+
+
+def _from_bfloat16(value: Any) -> Any:
+    return np.int32(np.int32(value) << np.int32(16)).view(np.float32)
+
+
+def _from_float16(value: Any) -> Any:
+    bits = np.int32(value)
+    magnitude = np.int32((bits & np.int32(0x7FFF)) << np.int32(13)).view(np.float32)
+    # float16's least exponent is 112 above float32's; infinities and NaN stay none.
+    number = magnitude * np.float32(2.0**112)
+    if number >= np.float32(65536):
+        number = np.float32(np.nan)
+    return -number if bits & np.int32(0x8000) else number
+
+
+def _from_float(value: Any) -> Any:
+    return np.float32(value)
+
+
+@overload(_number)
+def _number_of(value: Any) -> Any:
+    if value == types.int16:
+        return _from_bfloat16
+    return _from_float16 if value == types.uint16 else _from_float
+
+
+@compiled()
+def _shifted(value: Any, epsilon: Any) -> Any:
+    number = _number(value)
+    # NaN is not below 0 and stays.
+    return (np.float32(0) if number < np.float32(0) else number) + epsilon
+
+
+@compiled()
+def _exponent(number: Any) -> Any:
+    return (np.float32(number).view(np.int32) >> np.int32(23)) - np.int32(127)
+
+
+@compiled()
+def _mantissa(number: Any) -> Any:
+    bits = np.float32(number).view(np.int32)
+    return np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
+
+
+@compiled()
+def _log2(mantissa: Any) -> Any:
+    """Return log2 of a number in [1, 2), by artanh's series about 1.5, to 1e-11."""
+    s = (np.float64(mantissa) - 1.5) / (np.float64(mantissa) + 1.5)
+    t = s * s
+    series = 1 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11 + t / 13)))))
+    return 0.5849625007211562 + 2.8853900817779268 * s * series
+
+
+@compiled()
+def _smoe(total: Any, product: Any, exponent: Any, channels: Any) -> Any:
+    """Return the statistic of a location from its sum, and its product as mantissa and exponent."""
+    mean = np.float32(total / channels)
+    log_mean = _exponent(mean) + _log2(_mantissa(mean))
+    difference = log_mean - (exponent + _log2(product)) / channels
+    # What equal values leave behind is rounding, which a later normalisation would amplify.
+    if difference < 8 * 1.1920929e-07 * (1 + abs(log_mean)):
+        difference = 0.0
+    return mean * np.float32(difference)
+
+
+@compiled()
+def _one_by_one(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: Any) -> None:
+    """Add channels to a block's sums, one by one; any positive finite value will do."""
+    total, product, exponent = sums
+    size = total.size
+    for channel in range(channels):
+        values = x[at + channel * stride : at + channel * stride + size]
+        for l in range(size):  # noqa: E741
+            value = _shifted(values[l], epsilon)
+            total[l] += value
+            p = _mantissa(value) * product[l]
+            exponent[l] += _exponent(value) + _exponent(p)
+            product[l] = _mantissa(p)
+
+
+@compiled()
+def _by_eights(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: Any) -> None:
+    """Add channels, a multiple of 8, to a block's sums; none of the values too large or small."""
+    total, product, exponent = sums
+    size = total.size
+    for channel in range(0, channels, 8):
+        first = at + channel * stride
+        a = x[first : first + size]
+        b = x[first + stride : first + stride + size]
+        c = x[first + 2 * stride : first + 2 * stride + size]
+        d = x[first + 3 * stride : first + 3 * stride + size]
+        first += 4 * stride
+        e = x[first : first + size]
+        f = x[first + stride : first + stride + size]
+        g = x[first + 2 * stride : first + 2 * stride + size]
+        h = x[first + 3 * stride : first + 3 * stride + size]
+        for l in range(size):  # noqa: E741
+            v0, v1 = _shifted(a[l], epsilon), _shifted(b[l], epsilon)
+            v2, v3 = _shifted(c[l], epsilon), _shifted(d[l], epsilon)
+            v4, v5 = _shifted(e[l], epsilon), _shifted(f[l], epsilon)
+            v6, v7 = _shifted(g[l], epsilon), _shifted(h[l], epsilon)
+            total[l] += ((v0 + v1) + (v2 + v3)) + ((v4 + v5) + (v6 + v7))
+            p = (v0 * v1) * (v2 * v3) * product[l]
+            q = (v4 * v5) * (v6 * v7) * _mantissa(p)
+            exponent[l] += _exponent(p) + _exponent(q)
+            product[l] = _mantissa(q)
+
+
+@compiled()
+def _clear(sums: Any) -> None:
+    total, product, exponent = sums
+    # One by one, which Numba compiles in a part of the time that whole arrays take.
+    for l in range(total.size):  # noqa: E741
+        total[l], product[l], exponent[l] = 0.0, np.float32(1), 0
+
+
+@compiled()
+def _any_large(total: Any) -> Any:
+    large = 0
+    for l in range(total.size):  # noqa: E741
+        large += not total[l] < LARGEST
+    return large > 0
+
+
+@compiled()
+def _write(values: Any, sums: Any, channels: Any) -> None:
+    total, product, exponent = sums
+    for l in range(values.size):  # noqa: E741
+        values[l] = _smoe(total[l], product[l], exponent[l], channels)
+
+
+@compiled()
+def _sums(task: Any, worker: Any) -> Any:
+    """Return a worker's scratch: a double sum, a product and an exponent for each location."""
+    start = task.scratch + worker * task.block * STATISTIC_SCRATCH_BYTES
+    totals = carray(pointer(start, np.float64), (task.block,))
+    products = carray(pointer(start + 8 * task.block, np.float32), (task.block,))
+    return totals, products, carray(pointer(start + 12 * task.block, np.int32), (task.block,))
+
+
+@compiled()
+def _planes(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose locations follow each other in memory."""
+    task = carray(pointer(address, TASK), 1)[0]
+    worker = join(address)
+    if worker < 0:
+        return
+    channels, locations, stride = task.channels, task.locations, task.stride
+    shift = np.float32(task.epsilon)
+    blocks = (locations + task.block - 1) // task.block
+    images = task.units // blocks
+    span = (images - 1) * task.image_stride + (channels - 1) * stride + locations
+    x = carray(pointer(task.source, kind), (span,))
+    values = carray(pointer(task.target, np.float32), (images * locations,))
+    totals, products, exponents = _sums(task, worker)
+    eights = channels // 8 * 8 if task.epsilon >= LEAST_EPSILON else 0
+    unit = claim(address)
+    while unit >= 0:
+        start = unit % blocks * task.block
+        size = min(task.block, locations - start)
+        at = unit // blocks * task.image_stride + start
+        sums = totals[:size], products[:size], exponents[:size]
+        _clear(sums)
+        _by_eights(x, at, stride, eights, shift, sums)
+        _one_by_one(x, at + eights * stride, stride, channels - eights, shift, sums)
+        if _any_large(sums[0]):
+            _clear(sums)
+            _one_by_one(x, at, stride, channels, shift, sums)
+        first = unit // blocks * locations + start
+        _write(values[first : first + size], sums, channels)
+        unit = claim(address)
+
+
+@compiled(fastmath={"reassoc"})
+def _column(column: Any, epsilon: Any) -> Any:
+    """Return a column's sum, and its product's mantissa and exponent, four values at a time."""
+    exponent = 0
+    quarter = column.size // 4
+    a, b, c, d = column[:quarter], column[quarter:], column[2 * quarter :], column[3 * quarter :]
+    subtotal, mantissas = np.float32(0), np.float32(1)
+    for k in range(quarter):
+        v0, v1 = _shifted(a[k], epsilon), _shifted(b[k], epsilon)
+        v2, v3 = _shifted(c[k], epsilon), _shifted(d[k], epsilon)
+        subtotal += (v0 + v1) + (v2 + v3)
+        p = (v0 * v1) * (v2 * v3)
+        exponent += _exponent(p)
+        mantissas *= _mantissa(p)
+    return subtotal, _mantissa(mantissas), exponent + _exponent(mantissas)
+
+
+@compiled()
+def _columns(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose channels follow each other in memory."""
+    task = carray(pointer(address, TASK), 1)[0]
+    worker = join(address)
+    if worker < 0:
+        return
+    channels, locations = task.channels, task.locations
+    shift = np.float32(task.epsilon)
+    blocks = (locations + task.block - 1) // task.block
+    images = task.units // blocks
+    span = (images - 1) * task.image_stride + (locations - 1) * task.stride + channels
+    x = carray(pointer(task.source, kind), (span,))
+    values = carray(pointer(task.target, np.float32), (images * locations,))
+    totals, products, exponents = _sums(task, worker)
+    fours = channels // 4 * 4 if task.epsilon >= LEAST_EPSILON else 0
+    unit = claim(address)
+    while unit >= 0:
+        begin = unit % blocks * task.block
+        size = min(task.block, locations - begin)
+        for l in range(size):  # noqa: E741
+            at = unit // blocks * task.image_stride + (begin + l) * task.stride
+            total, product, exponent = 0.0, np.float32(1), 0
+            for start in range(0, fours, COLUMN):
+                part = _column(x[at + start : at + min(start + COLUMN, fours)], shift)
+                total += part[0]
+                p = product * part[1]
+                exponent += part[2] + _exponent(p)
+                product = _mantissa(p)
+            rest = fours
+            if not total < LARGEST:
+                total, product, exponent, rest = 0.0, np.float32(1), 0, 0
+            for k in range(at + rest, at + channels):
+                value = _shifted(x[k], shift)
+                total += value
+                p = _mantissa(value) * product
+                exponent += _exponent(value) + _exponent(p)
+                product = _mantissa(p)
+            totals[l], products[l], exponents[l] = total, product, exponent
+        first = unit // blocks * locations + begin
+        # Apart from the columns, so that the logarithms go through several at a time.
+        _write(values[first : first + size], (totals, products, exponents), channels)
+        unit = claim(address)
+
+
+def planes_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations, location after location in memory."""
+    _planes(address, np.float32)
+
+
+def planes_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations, location after location in memory."""
+    _planes(address, np.float64)
+
+
+def planes_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations, location after location in memory."""
+    _planes(address, np.int16)
+
+
+def planes_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations, location after location in memory."""
+    _planes(address, np.uint16)
+
+
+def columns_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations, channel after channel in memory."""
+    _columns(address, np.float32)
+
+
+def columns_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations, channel after channel in memory."""
+    _columns(address, np.float64)
+
+
+def columns_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations, channel after channel in memory."""
+    _columns(address, np.int16)
+
+
+def columns_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations, channel after channel in memory."""
+    _columns(address, np.uint16)

@@ -1,0 +1,1 @@
+"""From a statistic to a saliency map: normalisation, upsampling, weighted average."""

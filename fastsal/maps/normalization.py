@@ -1,0 +1,200 @@
+"""Ways to squash each map to [0, 1] before the scales are combined.
+
+Each maps `(N, H, W)` to `(N, H, W)`, every image by itself; `over_batch` makes one of them take a
+batch as a whole. One is added by writing one function
+and decorating it with `register_normalization`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastsal.kernels import cpu, cuda
+from fastsal.statistics.gamma import gamma_shape, log_spread, minus_log1p
+
+Normalization = Callable[[Tensor], Tensor]
+NormalizeOver = Literal["image", "batch"]
+
+# A spread this small beside the values is what float32 leaves of a constant map.
+CONSTANT = 1e-6
+# Added to every value, as a share of the map's largest magnitude.
+GAMMA_EPSILON = 1e-6
+# The Gamma shape from which on the expansion about the normal CDF is exact in float32.
+NEARLY_NORMAL = 1e4
+
+NORMALIZATIONS: dict[str, Normalization] = {}
+
+
+def register_normalization(name: str) -> Callable[[Normalization], Normalization]:
+    """Register the decorated function under a name.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def decorate(function: Normalization) -> Normalization:
+        if name in NORMALIZATIONS:
+            raise ValueError(f"a normalization named {name!r} is registered already")
+        NORMALIZATIONS[name] = function
+        return function
+
+    return decorate
+
+
+def get_normalization(name: str) -> Normalization:
+    """Return the normalization of a name.
+
+    Raises:
+        ValueError: If there is none of that name; the message lists those there are.
+
+    >>> get_normalization("gaussian").__name__
+    'gaussian'
+    """
+    if name not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalization {name!r}; choose from {sorted(NORMALIZATIONS)}")
+    return NORMALIZATIONS[name]
+
+
+def over_batch(normalization: Normalization, maps: Tensor) -> Tensor:
+    """Return maps normalised as if the batch were one large map.
+
+    Args:
+        normalization: What is done to each map by itself.
+        maps: `(N, H, W)`.
+
+    Returns:
+        `(N, H, W)`, in which values of different images compare as they did.
+
+    >>> over_batch(minmax, torch.tensor([[[1.0, 2.0]], [[3.0, 5.0]]])).tolist()
+    [[[0.0, 0.25]], [[0.5, 1.0]]]
+    """
+    return normalization(maps.reshape(1, -1, maps.shape[-1])).reshape(maps.shape)
+
+
+@register_normalization("gaussian")
+def gaussian(maps: Tensor) -> Tensor:
+    r"""Return the normal CDF of every value, by its own map's mean and standard deviation.
+
+    $$\gamma(x) = \tfrac{1}{2}\Big(1 + \mathrm{erf}\frac{x - \mu}{\sigma\sqrt{2}}\Big)$$
+
+    The standard deviation divides by the number of locations less one, as in the authors' code. A
+    constant map, a single location among them, is 0.5 everywhere.
+
+    Args:
+        maps: `(N, H, W)`.
+
+    Returns:
+        `(N, H, W)` in [0, 1], float32 or finer.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 2.
+
+    >>> squashed = gaussian(torch.tensor([[[1.0, 2.0, 3.0]]]))
+    >>> [round(value, 4) for value in squashed.flatten().tolist()]
+    [0.1587, 0.5, 0.8413]
+    """
+    maps = _at_least_float32(maps)
+    fused_maps = cpu.gaussian(maps) if maps.is_cpu else cuda.gaussian(maps)
+    if fused_maps is not None:
+        return fused_maps
+    if maps.shape[1] * maps.shape[2] < 2:
+        return torch.full_like(maps, 0.5)
+    # By the largest value first: squares of very large or small maps leave float32's range.
+    maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
+    constant = deviation <= CONSTANT
+    scores = (maps - mean) / deviation.masked_fill(constant, 1)
+    squashed: Tensor = torch.special.ndtr(scores.masked_fill_(constant, 0))
+    return squashed
+
+
+@register_normalization("gamma")
+def gamma(maps: Tensor) -> Tensor:
+    r"""Return the Gamma CDF of every value, by the maximum-likelihood fit to its own map.
+
+    $$\gamma(x) = P(k, x / \theta), \qquad k, \theta \text{ as in } \texttt{gamma\_scale}$$
+
+    with `P` the regularised lower incomplete Gamma function. Zeros have no logarithm: 1e-6 of the
+    map's largest magnitude is added to every value first. A map with negative values, for which a
+    Gamma distribution is not defined, is shifted so that its smallest is 0. A constant map, a
+    single location among them, is 0.5 everywhere. Deviations from the authors' code, the paper
+    having the normal CDF alone: that subtracts every map's smallest value, adds 1e-7 whatever the
+    unit, and takes k as 18 at most.
+
+    Args:
+        maps: `(N, H, W)`.
+
+    Returns:
+        `(N, H, W)` in [0, 1], float32 or finer.
+
+    >>> squashed = gamma(torch.tensor([[[1.0, 2.0, 3.0]]]))
+    >>> [round(value, 4) for value in squashed.flatten().tolist()]
+    [0.0986, 0.5574, 0.8744]
+    """
+    maps = _at_least_float32(maps)
+    if maps.shape[1] * maps.shape[2] < 2:
+        return torch.full_like(maps, 0.5)
+    maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    maps = maps - maps.amin((1, 2), keepdim=True).clamp_max(0) + GAMMA_EPSILON
+    deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
+    constant = deviation <= CONSTANT
+    ratios = maps / mean
+    shape = gamma_shape(log_spread(ratios, (1, 2)))
+    small = shape.clamp_max(NEARLY_NORMAL)
+    squashed: Tensor = torch.special.gammainc(small, small * ratios)
+    if (shape > NEARLY_NORMAL).any():
+        squashed = torch.where(shape > NEARLY_NORMAL, _nearly_normal(shape, ratios), squashed)
+    return squashed.masked_fill(constant, 0.5)
+
+
+def _nearly_normal(shape: Tensor, ratios: Tensor) -> Tensor:
+    """Return P(k, k r) for large k, by Temme's uniform expansion to its first term.
+
+    The incomplete Gamma function itself would lose the digits of r near 1.
+    """
+    eta = (2 * minus_log1p(ratios)).sqrt().copysign(ratios - 1)
+    scores = eta * shape.sqrt()
+    density = torch.exp(-scores.square() / 2) / math.sqrt(2 * math.pi)
+    normal: Tensor = torch.special.ndtr(scores)
+    return normal + density * (1 / 3 - eta / 12) * shape.rsqrt()
+
+
+@register_normalization("minmax")
+def minmax(maps: Tensor) -> Tensor:
+    """Return every map stretched linearly, its smallest value to 0 and its largest to 1.
+
+    A constant map is 0.5 everywhere.
+
+    Args:
+        maps: `(N, H, W)`.
+
+    Returns:
+        `(N, H, W)` in [0, 1], float32 or finer.
+
+    >>> minmax(torch.tensor([[[1.0, 2.0, 3.0]]])).tolist()
+    [[[0.0, 0.5, 1.0]]]
+    """
+    maps = _at_least_float32(maps)
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    spread = high - low
+    constant = spread <= CONSTANT * torch.maximum(low.abs(), high.abs())
+    return ((maps - low) / spread.masked_fill(constant, 1)).masked_fill_(constant, 0.5)
+
+
+@register_normalization("none")
+def none(maps: Tensor) -> Tensor:
+    """Return the maps as they are, so that values can be compared between images.
+
+    >>> none(torch.tensor([[[1.0, 2.0]]])).tolist()
+    [[[1.0, 2.0]]]
+    """
+    return maps
+
+
+def _at_least_float32(maps: Tensor) -> Tensor:
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))

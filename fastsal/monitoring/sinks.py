@@ -1,0 +1,99 @@
+"""Where the samples of a watched network go: a folder, TensorBoard, any function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastsal.images.files import write_png
+from fastsal.monitoring.sample import Sample
+from fastsal.networks.by_name import needed
+
+Sink = Callable[[Sample], object]
+
+
+class Folder:
+    """Writes each sample's picture as PNG and its numbers as a line of `numbers.jsonl`.
+
+    Args:
+        path: The folder; it is made where it is missing. Lines are added to those there are.
+
+    Raises:
+        ImportError: If Pillow is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        needed("PIL.Image", "writing pictures", "pillow")
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self.path)!r})"
+
+    def __call__(self, sample: Sample) -> None:
+        """Write `step-00000100.png` and the line."""
+        name = f"step-{sample.step:08d}.png"
+        write_png(sample.picture(), self.path / name)
+        line = {"step": sample.step, "picture": name, "scales": sample.numbers}
+        with (self.path / "numbers.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class TensorBoard:
+    """Hands each sample's picture and numbers to TensorBoard.
+
+    The picture is `saliency/maps`, the numbers `saliency/entropy/SCALE` and `saliency/drift/SCALE`.
+
+    Args:
+        writer: A `torch.utils.tensorboard.SummaryWriter`, or the folder of a new one.
+
+    Raises:
+        ImportError: If a writer is to be made and tensorboard is not installed.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        if isinstance(writer, (str, Path)):
+            needed("tensorboard", "writing for TensorBoard", "'fastsal[tensorboard]'")
+            module: Any = needed("torch.utils.tensorboard", "writing for TensorBoard")
+            writer = module.SummaryWriter(str(writer))
+        self.writer = writer
+
+    def __repr__(self) -> str:
+        return f"TensorBoard({self.writer!r})"
+
+    def __call__(self, sample: Sample) -> None:
+        """Add the picture and the numbers at the sample's step."""
+        self.writer.add_image("saliency/maps", sample.picture().cpu(), sample.step)
+        for scale, numbers in sample.numbers.items():
+            for name, value in numbers.items():
+                self.writer.add_scalar(f"saliency/{name}/{scale}", value, sample.step)
+        self.writer.flush()
+
+
+def as_sinks(to: Any) -> tuple[Sink, ...]:
+    """Return what `watch(to=...)` was given as functions of a sample.
+
+    Args:
+        to: None; a function; a path, for `Folder`; a SummaryWriter, for `TensorBoard`; or several.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    >>> as_sinks([print, "maps"])
+    (<built-in function print>, Folder('maps'))
+    """
+    if to is None:
+        return ()
+    if isinstance(to, (str, Path)):
+        return (Folder(to),)
+    if hasattr(to, "add_image") and hasattr(to, "add_scalar"):
+        return (TensorBoard(to),)
+    if callable(to):
+        return (to,)
+    if isinstance(to, Sequence):
+        return tuple(sink for one in to for sink in as_sinks(one))
+    raise TypeError(
+        "expected a function of a Sample, a folder's path, a TensorBoard SummaryWriter or several "
+        f"of them, got {to!r}"
+    )

@@ -1,0 +1,1 @@
+"""Networks: their spatial scales, hooks, gradients, and their state kept."""

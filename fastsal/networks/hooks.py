@@ -1,0 +1,227 @@
+"""Reading layers during one forward pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastsal.networks.state import (
+    ForwardFunction,
+    LayerError,
+    hooked,
+    in_other_threads,
+    root_module,
+    still,
+    uncompiled,
+)
+
+CPU = torch.device("cpu")
+grad_enabled = torch.is_grad_enabled
+
+
+class Tap(NamedTuple):
+    """A place in the network that is read as the forward pass goes by.
+
+    Attributes:
+        name: The layer's name, for messages.
+        module: The layer.
+        read: Called with the layer's tensor; what it returns is kept, the tensor is not.
+        call: Which call of the module is read, from 0; None reads the last.
+        layer_input: Reads the module's input in place of its output.
+        replace: Called with the layer's tensor after `read`; what it returns goes on in its place.
+        mode: Sees all that the pass computes, wherever `DataParallel` runs it.
+    """
+
+    name: str
+    module: nn.Module
+    read: Callable[[Tensor], Tensor]
+    call: int | None = None
+    layer_input: bool = False
+    replace: Callable[[Tensor], Tensor] | None = None
+    mode: TorchFunctionMode | None = None
+
+
+def forward(
+    forward_func: ForwardFunction,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+    taps: Sequence[Tap] = (),
+    device_ids: Sequence[int] | None = None,
+) -> tuple[Any, list[Tensor]]:
+    """Run one forward pass and read the taps on the way.
+
+    Args:
+        forward_func: The model, or any callable that runs it.
+        inputs: The model's tensors.
+        additional_forward_args: Further arguments: one, or a tuple of them, or None.
+        taps: What is read.
+        device_ids: The order of the devices over which a `DataParallel` model splits a batch.
+
+    Returns:
+        The model's output and what each tap's `read` returned, in their order.
+
+    Raises:
+        LayerError: If a layer did not run, or does not give one tensor.
+    """
+    if isinstance(forward_func, nn.Module):
+        forward_func = uncompiled(forward_func)
+    root = root_module(forward_func)
+    parallel = root if isinstance(forward_func, nn.DataParallel) else None
+    with still(root), held(taps, parallel) as readings:
+        output = forward_func(*inputs, *as_arguments(additional_forward_args))
+    if device_ids is None:
+        device_ids = getattr(forward_func, "device_ids", None)
+    return output, [reading.gathered(device_ids) for reading in readings]
+
+
+@contextmanager
+def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
+    """Hold taps on their layers, for the passes that this thread runs meanwhile.
+
+    Args:
+        taps: What is read.
+        parallel: The module that a `DataParallel` copies into other threads, where one does.
+    """
+    readings = [Reading(tap) for tap in taps]
+    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
+        (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
+    ]
+    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
+    if parallel is not None:
+        for mode in modes:
+            before, after = in_other_threads(mode)
+            # Before the first reading, and after the last.
+            hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
+    with hooked(hooks), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        yield readings
+
+
+def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
+    """Return Captum's additional forward arguments as a tuple."""
+    if additional_forward_args is None:
+        return ()
+    if isinstance(additional_forward_args, tuple):
+        return additional_forward_args
+    return (additional_forward_args,)
+
+
+class Reading:
+    """The hook of one tap; `DataParallel` calls it from one thread for each device."""
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.output = not tap.layer_input and tap.replace is None
+        self.lock = threading.Lock()
+        self.calls: dict[torch.device, int] = {}
+        self.values: dict[torch.device, Tensor] = {}
+
+    def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
+        """Read the tensor: a pre-hook's `other` is the keyword arguments, a hook's the output."""
+        tap = self.tap
+        if self.output and type(other) is Tensor and not grad_enabled():
+            # The same as below, in few steps: between two layers each waits for memory, on a GPU
+            # each launch. Of one device no two threads are at one pass.
+            device = CPU if other.is_cpu else other.device
+            call = self.calls.get(device, 0)
+            self.calls[device] = call + 1
+            if tap.call is None or call == tap.call:
+                self.values[device] = tap.read(other)
+            return None
+        source = (*args, *other.values()) if tap.layer_input else other
+        tensor = only_tensor(source, tap.name)
+        with self.lock:
+            call = self.calls.get(tensor.device, 0)
+            self.calls[tensor.device] = call + 1
+        if tap.call is not None and call != tap.call:
+            return None
+        with torch.no_grad():
+            # What lies after a gradient's source has one, which no reading needs.
+            value = tap.read(tensor)
+        with self.lock:
+            self.values[tensor.device] = value
+        if tap.replace is None:
+            return None
+        return _exchange(args, other, source, tensor, tap.replace(tensor), tap.layer_input)
+
+    def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
+        """Return the value, of several devices joined on the first."""
+        if not self.values:
+            calls = max(self.calls.values(), default=0)
+            raise LayerError(
+                f"layer {self.tap.name!r} did not run in this thread; if the model is compiled, "
+                "give the module itself and not a function around it"
+                if calls == 0
+                else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
+                f"{self.tap.call} (from 0) to read"
+            )
+        return joined(self.values, device_ids)
+
+
+def joined(
+    tensors: Mapping[torch.device, Tensor], device_ids: Sequence[int] | None = None
+) -> Tensor:
+    """Return the parts of a batch on several devices as one tensor on the first of them.
+
+    Args:
+        tensors: By device.
+        device_ids: The order of the devices; by index where None.
+    """
+    devices = list(tensors)
+    if len(devices) == 1:
+        return tensors[devices[0]]
+    places = {} if device_ids is None else {index: place for place, index in enumerate(device_ids)}
+    devices.sort(key=lambda device: places.get(device.index or 0, device.index or 0))
+    return torch.cat([tensors[device].to(devices[0]) for device in devices])
+
+
+def only_tensor(value: Any, name: str) -> Tensor:
+    """Return the one tensor in a layer's input or output.
+
+    Raises:
+        LayerError: If there is none, or more than one.
+    """
+    tensors = list(tensors_in(value))
+    if len(tensors) != 1:
+        raise LayerError(
+            f"layer {name!r} gives {len(tensors)} tensors, expected one; choose a layer inside it"
+        )
+    return tensors[0]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, field))
+
+
+def _exchange(
+    args: Any, other: Any, source: Any, old: Tensor, new: Tensor, layer_input: bool
+) -> Any:
+    """Return what a hook must return for `new` to go on in place of `old`."""
+    if layer_input:
+        return (
+            tuple(new if item is old else item for item in args),
+            {key: new if item is old else item for key, item in other.items()},
+        )
+    if source is old:
+        return new
+    if type(source) in (tuple, list):
+        return type(source)(new if item is old else item for item in source)
+    raise LayerError(f"cannot put a tensor back into a layer's {type(source).__name__} output")

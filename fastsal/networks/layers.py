@@ -1,0 +1,137 @@
+"""Layers that a user gives: names, modules and scales in any mix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.networks import state
+from fastsal.networks.backbone import image_layout
+from fastsal.networks.scales import Scale
+
+Layer = str | nn.Module
+# Name, module, and the scale where one is known.
+NamedLayer = tuple[str, nn.Module, Scale | None]
+
+
+def name_layers(
+    model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
+) -> tuple[NamedLayer, ...]:
+    """Return (name, module, scale where one was given) of layers given in any mix of forms.
+
+    Args:
+        model: The network, or a function that runs it.
+        layers: One layer or several: names, modules, or scales from `find_scales`.
+
+    Raises:
+        ValueError: If a name is not in the network, or there are no layers.
+        TypeError: If a layer is neither name, module nor scale.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> [name for name, _, _ in name_layers(net, ["0", net[1]])]
+    ['0', '1']
+    """
+    single = isinstance(layers, (str, Scale)) or (
+        isinstance(layers, nn.Module) and not isinstance(layers, nn.ModuleList)
+    )
+    given: list[Any] = [layers] if single else list(layers)  # type: ignore[arg-type]
+    if not given:
+        raise ValueError("no layers given; give at least one, or None to have them found")
+    root = state.root_module(model)
+    modules = {} if root is None else dict(root.named_modules())
+    names = {module: name for name, module in modules.items()}
+    resolved: list[NamedLayer] = []
+    for layer in given:
+        if isinstance(layer, Scale):
+            resolved.append((layer.name, layer.module, layer))
+        elif isinstance(layer, str):
+            if layer not in modules:
+                raise ValueError(
+                    f"the model has no layer named {layer!r}; its layers are "
+                    f"{', '.join(name for name in modules if name) or 'not known'}"
+                )
+            resolved.append((layer, modules[layer], None))
+        elif isinstance(layer, nn.Module):
+            module = state.uncompiled(layer)
+            resolved.append((names.get(module, type(module).__name__), module, None))
+        else:
+            raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
+    return tuple(resolved)
+
+
+def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
+    """Return the name, the module and, where given, the scale of a class activation map's layer.
+
+    Raises:
+        ValueError: If there is not one layer.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> name_layer(net, net[1])[0]
+    '1'
+    """
+    named = name_layers(model, layer)
+    if len(named) != 1:
+        raise ValueError(f"expected one layer for the CAM, got {len(named)}")
+    return named[0]
+
+
+def describe_layer(
+    name: str,
+    module: nn.Module,
+    tensor: Tensor,
+    size: tuple[int, int],
+    signed: bool | None = None,
+) -> Scale:
+    """Return the scale of a layer that was given, from its tensor beside the image's size.
+
+    Where `signed` is None the tensor is searched for negative values.
+
+    Raises:
+        ValueError: If the tensor does not lie on the image's grid.
+    """
+    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
+    if layout is None:
+        raise ValueError(
+            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
+            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+        )
+    channels_last, octave = layout
+    return Scale(
+        name=name,
+        module=module,
+        call=None,
+        shape=tuple(tensor.shape),
+        stride=2 ** max(octave, 0),
+        signed=bool(tensor.amin() < 0) if signed is None else signed,
+        channels_last=channels_last,
+    )
+
+
+def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]) -> None:
+    """Raise if values that come from any of several layers are not finite; waits for a GPU once.
+
+    Raises:
+        ValueError: As `check_finite`, of the first such layer.
+    """
+    sums = torch.stack([values.sum().to(tensors[0].device, torch.float32) for values in tensors])
+    for name, total, values in zip(names, sums.tolist(), tensors, strict=True):
+        if not math.isfinite(total):
+            check_finite(name, what, values)
+
+
+def check_finite(name: str, what: str, values: Tensor) -> None:
+    """Raise if values that come from a layer are not all finite.
+
+    Raises:
+        ValueError: Naming the layer and what it gives.
+    """
+    # A sum with a value that is not finite is not finite; the other way round is rare.
+    if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
+        raise ValueError(
+            f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "
+            "precision for overflow"
+        )

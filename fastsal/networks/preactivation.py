@@ -1,0 +1,87 @@
+"""What an activation function was given, of every tensor it made during a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastsal.networks.hooks import tensors_in
+from fastsal.networks.scales import ACTIVATIONS
+from fastsal.networks.trace import DROPOUTS
+
+# A ReLU written out.
+CLAMPS = frozenset(("clamp", "clamp_", "clamp_min", "clamp_min_"))
+# Functions that move values about and change none: they are done to what came before as well.
+LAYOUTS = frozenset(
+    """cat concat concatenate stack chunk split tensor_split unbind narrow view reshape flatten
+    unflatten permute transpose movedim swapaxes squeeze unsqueeze contiguous clone detach to float
+    half bfloat16 double cpu cuda __getitem__ channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
+)
+
+
+class PreActivations(TorchFunctionMode):
+    """Remembers, while it is entered, what each activation function was given.
+
+    What was given is kept for as long as the tensor that was made of it lives. Of one that is
+    written over in place a copy is kept. Concatenations and the like of such tensors are followed.
+
+    >>> before = PreActivations()
+    >>> with before:
+    ...     made = torch.relu_(torch.tensor([-1.0, 2.0]))
+    >>> made.tolist(), before.of(made).tolist()
+    ([0.0, 2.0], [-1.0, 2.0])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: Any = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor) -> Tensor | None:
+        """Return what the activation function that made a tensor was given; None if none made it.
+
+        The shape is the tensor's.
+        """
+        given: Tensor | None = self._given.get(tensor)
+        return given
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function and note what came before what it made."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        given = None
+        read = list(tensors_in((args, kwargs)))
+        if name in ACTIVATIONS or name in CLAMPS:
+            if read:
+                given = read[0].detach()
+                # `inplace` has another place in each function; other flags cost a copy at most.
+                flagged = any(value is True for value in (*args, *kwargs.values()))
+                if flagged or name.endswith("_"):
+                    given = given.clone()
+        elif name in LAYOUTS and any(tensor in self._given for tensor in read):
+            with torch.no_grad():
+                given = func(*self._before(args), **self._before(kwargs))
+        result = func(*args, **kwargs)
+        made = [args[0]] if name == "__setitem__" else list(tensors_in(result))
+        before = [] if given is None else list(tensors_in(given))
+        for index, tensor in enumerate(made):
+            if index < len(before) and before[index].shape == tensor.shape:
+                self._given[tensor] = before[index]
+            elif name not in DROPOUTS:
+                # Written to in place, a tensor is no longer what was made.
+                self._given.pop(tensor, None)
+        return result
+
+    def _before(self, value: Any) -> Any:
+        """Return arguments with what came before in place of the tensors that are known."""
+        if isinstance(value, Tensor):
+            return self._given.get(value, value).detach()
+        if isinstance(value, Mapping):
+            return {key: self._before(item) for key, item in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._before(item) for item in value)
+        return value

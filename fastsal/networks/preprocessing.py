@@ -1,0 +1,99 @@
+"""What a named network expects of its input, and what its classes are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fastsal.networks.by_name import needed
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image in [0, 1] is scaled, and the names of the classes.
+
+    Attributes:
+        mean: Subtracted, a number each for red, green and blue.
+        std: Divided by, likewise.
+        classes: The classes' names; empty where they are not known.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    classes: tuple[str, ...] = ()
+
+
+def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
+    """Return what the publisher of a network's weights states; ImageNet's numbers where none did.
+
+    Args:
+        name: The network's name, as for `build_network`.
+        network: The network; timm's carry their mean and standard deviation.
+
+    >>> preprocessing_of("torch.nn:ReLU", nn.ReLU()).mean
+    (0.485, 0.456, 0.406)
+    """
+    published = getattr(network, "pretrained_cfg", None)
+    if isinstance(published, dict) and "mean" in published and "std" in published:
+        return Preprocessing(
+            tuple(published["mean"]), tuple(published["std"]), _timm_classes(network)
+        )
+    if ":" in name:
+        return Preprocessing()
+    models: Any = needed("torchvision", "a network by its name").models
+    weights: Any = models.get_model_weights(name)
+    default = getattr(weights, "DEFAULT", None)
+    if default is None:
+        return Preprocessing()
+    transforms = default.transforms()
+    return Preprocessing(
+        # Detectors scale the image themselves.
+        tuple(getattr(transforms, "mean", (0.0, 0.0, 0.0))),
+        tuple(getattr(transforms, "std", (1.0, 1.0, 1.0))),
+        tuple(default.meta.get("categories", ())),
+    )
+
+
+def class_index(wanted: str, classes: tuple[str, ...]) -> int:
+    """Return the class of an index or a name.
+
+    Args:
+        wanted: A number, or a name as in `classes`; of "tabby, tabby cat" either will do.
+        classes: The names; empty where they are not known.
+
+    Raises:
+        ValueError: If no class or several have that name.
+
+    >>> class_index("281", ()), class_index("Tabby cat", ("tench", "tabby, tabby cat"))
+    (281, 1)
+    """
+    if wanted.isdecimal():
+        return int(wanted)
+    name = wanted.strip().lower()
+    found = [
+        index
+        for index, given in enumerate(classes)
+        if name in (given.lower(), *(part.strip() for part in given.lower().split(",")))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"classes {found} are all called {wanted!r}; give one of the numbers")
+    raise ValueError(
+        f"no class is called {wanted!r}; give the number of the class"
+        + ("" if classes else ", since the names of this network's classes are not known")
+    )
+
+
+def _timm_classes(network: nn.Module) -> tuple[str, ...]:
+    data: Any = needed("timm.data", "class names", "timm")
+    subset = data.infer_imagenet_subset(network)
+    if subset is None:
+        return ()
+    names = data.ImageNetInfo(subset)
+    return tuple(names.index_to_description(index) for index in range(names.num_classes()))

@@ -1,0 +1,200 @@
+"""One forward pass as a graph of operations, and the tensors that every path crosses."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastsal.networks import hooks, state
+from fastsal.networks.gradients import outside_inference
+
+# What hands a tensor on with the values it has.
+REARRANGEMENTS = frozenset(
+    "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
+)
+# In evaluation mode these give back the very tensor they were given, in training another one.
+DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
+WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
+
+
+@dataclass
+class Node:
+    """One operation of the traced pass; node 0 stands for the images.
+
+    Attributes:
+        operation: The function's name, or that of a module that is not seen into.
+        sources: The nodes that it read.
+        shape: Of the tensor that it made, None for several.
+        non_negative: The tensor has four dimensions and no negative value.
+        weight: The identity of the parameter that it applies, if it applies one.
+    """
+
+    operation: str
+    sources: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
+    non_negative: bool = False
+    weight: int | None = None
+
+
+def trace_forward(
+    network: nn.Module, inputs: tuple[Tensor, ...], further: tuple[object, ...] = ()
+) -> tuple[Trace, Any]:
+    """Return the graph of one forward pass in evaluation mode, and the network's output.
+
+    Args:
+        network: It is left as it was.
+        inputs: Of which the 4-D ones are the images.
+        further: More arguments of the network.
+    """
+    # Under inference mode a view does not know what it is a part of.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs, further = outside_inference(inputs), outside_inference(further)
+        trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
+        with state.still(network), state.hooked(trace.hooks(network)), trace:
+            output = network(*inputs, *further)
+    return trace, output
+
+
+class Trace(TorchFunctionMode):
+    """Records the operations between the images and the output as a graph.
+
+    What goes on where PyTorch's functions are not called (in NumPy, in an extension, in a
+    `torch.jit` module) is one operation, that of the module around it.
+    """
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.nodes = [Node("input", (), tuple(images[0].shape))]
+        self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
+        self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
+        self.calls: dict[nn.Module, int] = {}
+        self.reading: dict[nn.Module, tuple[int, ...]] = {}
+        for image in images:
+            self._assign(image, 0)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function and note which tensors it read and which it made."""
+        kwargs = kwargs or {}
+        sources = self.nodes_in((args, kwargs))
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        # Of these a tensor gives its shape alone.
+        if name.endswith("_like") or name.startswith("new_"):
+            return result
+        made = [args[0]] if name == "__setitem__" else list(hooks.tensors_in(result))
+        if name in DROPOUTS and len(sources) == 1:
+            # The same place of the network in either mode; what is read is before it.
+            self._assign(made[0], sources[0])
+        elif sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
+            weighted = name.startswith(WEIGHTED) and len(args) > 1
+            weight = id(args[1]) if weighted and isinstance(args[1], nn.Parameter) else None
+            self._add(name, sources, made, weight)
+        return result
+
+    def hooks(self, network: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
+        """Return the hooks that note which nodes each of a network's modules reads and makes."""
+        return [
+            hook
+            for part in state.parts(network)
+            if not isinstance(part, torch.jit.ScriptModule)
+            for hook in self._hooks(part, whole=part is network)
+        ]
+
+    def _hooks(
+        self, module: nn.Module, whole: bool
+    ) -> list[tuple[nn.Module, Callable[..., None], bool]]:
+        # The network itself, `whole`, counts as no operation.
+        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+            call = self.calls.get(module, 0)
+            self.calls[module] = call + 1
+            read = list(hooks.tensors_in((args, kwargs)))
+            node = self._node(read[0]) if len(read) == 1 else None
+            if node is not None:
+                self.readers_of.setdefault(node, []).append((module, call))
+            self.reading[module] = self.nodes_in(read)
+
+        def after(_: nn.Module, __: Any, output: Any) -> None:
+            sources = self.reading.pop(module, ())
+            if sources and not whole and not self.nodes_in(output):
+                made = list(hooks.tensors_in(output))
+                self._add(type(module).__name__.lower(), sources, made)
+            node = self._node(output) if isinstance(output, Tensor) else None
+            if node is not None:
+                self.makers_of.setdefault(node, []).append((module, self.calls[module] - 1))
+
+        return [(module, before, True), (module, after, False)]
+
+    def nodes_in(self, value: Any) -> tuple[int, ...]:
+        """Return the nodes of the tensors in nested tuples, lists, mappings and dataclasses."""
+        found = (self._node(tensor) for tensor in hooks.tensors_in(value))
+        return tuple(dict.fromkeys(node for node in found if node is not None))
+
+    def before(
+        self, ends: Iterable[int], through: Callable[[Node], bool] | None = None
+    ) -> set[int]:
+        """Return the nodes on paths from the images to the ends, the ends among them.
+
+        Args:
+            ends: Where the paths lead.
+            through: Whether paths through a node count; None counts them all.
+        """
+        needed = set(ends)
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if index in needed and (through is None or through(self.nodes[index])):
+                needed.update(self.nodes[index].sources)
+        return needed
+
+    def cuts(self, ends: Collection[int]) -> list[int]:
+        """Return the nodes that every path from the images to any of the ends crosses."""
+        needed = self.before(ends)
+        last = len(self.nodes)
+        edges = [(source, node) for node in needed for source in self.nodes[node].sources]
+        edges += [(end, last) for end in ends]
+        # A path climbs in the order of operations, so it avoids a node only by an edge over it.
+        furthest, cuts = 0, []
+        reach = dict.fromkeys(needed, 0)
+        for source, node in edges:
+            reach[source] = max(reach[source], node)
+        for node in sorted(needed):
+            if furthest <= node:
+                cuts.append(node)
+            furthest = max(furthest, reach[node])
+        return [cut for cut in cuts if cut > 0]
+
+    def maker(self, index: int) -> Node:
+        """Return the node that made a tensor's values, past those that only lay them out anew."""
+        nodes = self.nodes
+        while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
+            index = nodes[index].sources[0]
+        return nodes[index]
+
+    def _add(
+        self, name: str, sources: tuple[int, ...], made: list[Tensor], weight: int | None = None
+    ) -> None:
+        operation = Node(name, sources, weight=weight)
+        if len(made) == 1:
+            operation.shape = tuple(made[0].shape)
+            if made[0].dim() == 4 and made[0].is_floating_point() and made[0].numel():
+                operation.non_negative = bool(made[0].detach().amin() >= 0)
+        self.nodes.append(operation)
+        for tensor in made:
+            self._assign(tensor, len(self.nodes) - 1)
+            # What is written into a part of a tensor is in the tensor.
+            in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+            if in_place and tensor._base is not None:
+                self._add("part", (len(self.nodes) - 1,), [tensor._base])
+
+    def _assign(self, tensor: Tensor, node: int) -> None:
+        self.node_of[id(tensor)] = (weakref.ref(tensor), node)
+
+    def _node(self, tensor: Tensor) -> int | None:
+        reference, node = self.node_of.get(id(tensor), (None, 0))
+        # An identity may be a freed tensor's.
+        return node if reference is not None and reference() is tensor else None

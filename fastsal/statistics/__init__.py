@@ -1,0 +1,46 @@
+"""Statistics of the channels of one location."""
+
+from fastsal.statistics.distributions import (
+    lognormal_entropy,
+    lognormal_mean,
+    normal_entropy,
+    renyi_entropy,
+    shannon_entropy,
+    truncnormal_entropy,
+    truncnormal_mean,
+    truncnormal_std,
+)
+from fastsal.statistics.gamma import gamma_entropy, gamma_scale
+from fastsal.statistics.registry import (
+    STATISTICS,
+    Statistic,
+    StatisticFunction,
+    get_statistic,
+    mean,
+    register_statistic,
+    smoe_scale,
+    smoe_scale_plain,
+    std,
+)
+
+__all__ = [
+    "STATISTICS",
+    "Statistic",
+    "StatisticFunction",
+    "gamma_entropy",
+    "gamma_scale",
+    "get_statistic",
+    "lognormal_entropy",
+    "lognormal_mean",
+    "mean",
+    "normal_entropy",
+    "register_statistic",
+    "renyi_entropy",
+    "shannon_entropy",
+    "smoe_scale",
+    "smoe_scale_plain",
+    "std",
+    "truncnormal_entropy",
+    "truncnormal_mean",
+    "truncnormal_std",
+]
