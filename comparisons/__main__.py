@@ -25,7 +25,7 @@ from comparisons.planning.command import plan
 from comparisons.planning.files import PlanFile, read_plan_file
 from comparisons.runner import run_plan
 from comparisons.session import one_message
-from evaluation.retraining import check_device
+from evaluation.training.retraining import check_device
 
 app = typer.Typer(
     add_completion=False,

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.methods import METHODS, Batch, Explain
-from evaluation.images import Dataset
-from evaluation.maps import Levels
-from evaluation.store import Store
-from evaluation.views import InputView, View
+from evaluation.datasets.dataset import Dataset
+from evaluation.masking.level_files import Levels
+from evaluation.masking.views import InputView, View
+from evaluation.storage.store import Store
 
 __all__ = ["GALLERY_IMAGES", "example_batch", "write_gallery"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from evaluation.memory import peak_bytes
+from evaluation.profiling.memory import peak_bytes
 
 __all__ = [
     "MEMORY_BUDGET_CUDA_MIB",

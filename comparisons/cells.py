@@ -37,14 +37,14 @@ from comparisons.trained import (
     record,
     train_and_test,
 )
-from evaluation.datasets import Request, stage
-from evaluation.images import SPLITS, Dataset, open_staged
-from evaluation.profiling import count, time_metrics
-from evaluation.records import CellResult
-from evaluation.staging import Progress
-from evaluation.store import Store, spec_id
-from evaluation.timing import time_in_turns
-from evaluation.views import InputView
+from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
+from evaluation.datasets.load import Request, stage
+from evaluation.datasets.staging import Progress
+from evaluation.masking.views import InputView
+from evaluation.profiling.profile import count, time_metrics
+from evaluation.profiling.timing import time_in_turns
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store, spec_id
 from fastsal import __version__
 
 __all__ = ["CODE_VERSION", "Cell", "assist_cell", "environment", "run_cell"]

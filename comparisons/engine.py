@@ -10,8 +10,8 @@ from typing import Protocol
 
 from comparisons.cells import Cell
 from comparisons.graph import Node
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["RETRIES", "Event", "Executor", "WorkerLost", "execute"]
 

@@ -11,8 +11,8 @@ from comparisons.engine import Executor
 from comparisons.local_engine import LocalExecutor
 from comparisons.ray_engine import RayExecutor
 from comparisons.resources import Resources
-from evaluation.recipe import Recipe
-from evaluation.store import Store
+from evaluation.storage.store import Store
+from evaluation.training.recipe import Recipe
 
 __all__ = ["ENGINES", "Engine", "engine_of", "in_ranks"]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.trained import keep_network, new_network, record
-from evaluation.images import SPLITS, Dataset, open_staged
-from evaluation.networks import state_hash
-from evaluation.pretrained import Weights, empty_network
-from evaluation.records import pack_bits
-from evaluation.store import Store
-from evaluation.views import InputView
+from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
+from evaluation.masking.views import InputView
+from evaluation.storage.records import pack_bits
+from evaluation.storage.store import Store
+from evaluation.training.networks import state_hash
+from evaluation.training.pretrained import Weights, empty_network
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

@@ -23,8 +23,8 @@ from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined
 from comparisons.cells import Cell, assist_cell, run_cell
 from comparisons.resources import Resources
 from comparisons.worker import set_up_child
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["PATIENCE", "RankLost", "is_broken_connection", "joined", "run_in_ranks"]
 

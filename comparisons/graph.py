@@ -13,7 +13,7 @@ from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from comparisons.specs import Done, Masked
 from comparisons.work import Work
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
 
 __all__ = ["Node", "build_nodes"]
 

@@ -14,8 +14,8 @@ from comparisons.engine import RETRIES, WorkerLost
 from comparisons.gang import RankLost, run_in_ranks
 from comparisons.resources import Resources
 from comparisons.worker import set_up_child
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["LocalExecutor"]
 

@@ -14,10 +14,10 @@ from comparisons.map_set import MapSet
 from comparisons.methods import METHODS
 from comparisons.tracks import crossfitted_targets
 from comparisons.trained import masked_views, record
-from evaluation.images import SPLITS
-from evaluation.maps import shards_of
-from evaluation.store import Store
-from evaluation.tracks import Track
+from evaluation.datasets.dataset import SPLITS
+from evaluation.masking.level_files import shards_of
+from evaluation.masking.tracks import Track
+from evaluation.storage.store import Store
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

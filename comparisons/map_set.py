@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from comparisons.attribution import example_batch
 from comparisons.methods import Batch, Explain
-from evaluation.images import SPLITS, Dataset, Split
-from evaluation.localisation import peaks as most_salient
-from evaluation.localisation import pointing_game
-from evaluation.maps import CHUNK_IMAGES, Levels, shards_of
-from evaluation.masking import as_elements, continued_levels, saliency_levels
-from evaluation.store import ContentHash, write_atomically
-from evaluation.views import InputView
+from evaluation.datasets.dataset import SPLITS, Dataset, Split
+from evaluation.masking.level_files import CHUNK_IMAGES, Levels, shards_of
+from evaluation.masking.levels import as_elements, continued_levels, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.metrics.localisation import peaks as most_salient
+from evaluation.metrics.localisation import pointing_game
+from evaluation.storage.store import ContentHash, write_atomically
 
 __all__ = ["Made", "MapCost", "MapSet"]
 

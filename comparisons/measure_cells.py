@@ -15,11 +15,11 @@ from comparisons.explained import frozen
 from comparisons.measures import MEASURES, Sample
 from comparisons.methods import METHODS
 from comparisons.trained import new_network, record, train_and_test
-from evaluation.images import Dataset, choose_balanced, open_staged
-from evaluation.networks import build_network
-from evaluation.sanity import permuted_labels
-from evaluation.store import Store
-from evaluation.views import InputView
+from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
+from evaluation.masking.views import InputView
+from evaluation.metrics.randomisation import permuted_labels
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

@@ -1,7 +1,7 @@
 """Every measure that needs no retraining, behind one signature, in one registry.
 
 To add a measure, decorate a function that takes a `Sample` and yields its numbers, one an image;
-their metrics are defined in `evaluation.records`.
+their metrics are defined in `evaluation.storage.records`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.registry import Batch, Prepare
-from evaluation import descriptions
-from evaluation.imputation import noisy_linear
-from evaluation.localisation import mass_in_object
-from evaluation.masking import by_saliency, tie_orders
-from evaluation.perturbation import Answers, Shown, answers_while_removing, with_channel_mean
-from evaluation.sanity import randomised_from_output, rank_correlation, structural_similarities
+from evaluation.masking.imputation import noisy_linear
+from evaluation.masking.levels import by_saliency, tie_orders
+from evaluation.metrics import complexity
+from evaluation.metrics.localisation import mass_in_object
+from evaluation.metrics.perturbation import (
+    Answers,
+    Shown,
+    answers_while_removing,
+    with_channel_mean,
+)
+from evaluation.metrics.randomisation import (
+    randomised_from_output,
+    rank_correlation,
+    structural_similarities,
+)
 
 __all__ = ["MEASURES", "Finding", "Measure", "Sample", "resolve_measures"]
 
@@ -112,7 +121,7 @@ class Finding:
     """One number an image.
 
     Args:
-        metric: a key of `evaluation.records.METRICS`.
+        metric: a key of `evaluation.storage.records.METRICS`.
         values: ``(N,)``.
         layer: the part of the network that was changed, where one was; else None.
     """
@@ -218,8 +227,8 @@ def _labels(sample: Sample) -> Iterator[Finding]:
 
 @_measure("descriptions", "total variation and file size")
 def _descriptions(sample: Sample) -> Iterator[Finding]:
-    yield Finding("total_variation", descriptions.total_variation(sample.saliency))
-    yield Finding("png_bytes", descriptions.png_bytes(sample.saliency))
+    yield Finding("total_variation", complexity.total_variation(sample.saliency))
+    yield Finding("png_bytes", complexity.png_bytes(sample.saliency))
 
 
 def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:

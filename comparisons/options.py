@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from evaluation.tracks import Track, crossfitted
+from evaluation.masking.tracks import Track, crossfitted
 
 __all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
-from evaluation.masking import MODES, Mode, check_fractions
-from evaluation.pretrained import Weights
-from evaluation.retraining import Recipe
-from evaluation.tracks import Track
+from evaluation.masking.levels import MODES, Mode, check_fractions
+from evaluation.masking.tracks import Track
+from evaluation.training.pretrained import Weights
+from evaluation.training.retraining import Recipe
 
 __all__ = ["PRESETS", "Plan", "PlanError"]
 
@@ -30,7 +30,7 @@ class Plan:
         test_images: test images at most; None for all.
         image_size: height and width to resize to; None to take images as they are.
         data_seed: seed of generated images, and of which images are taken.
-        model: as `evaluation.networks.build_network` takes it.
+        model: as `evaluation.training.networks.build_network` takes it.
         methods: keys of the registry, in the order of the report.
         modes: ``roar``, ``kar``, or both.
         fractions: shares of the pixels, in (0, 1).
@@ -44,7 +44,7 @@ class Plan:
         variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
             say.
         recipe: how networks are trained.
-        weights: of the network that the maps explain, as `evaluation.pretrained.Weights` takes
+        weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights` takes
             them; None for the one that the first seed trains. Retraining and its unmasked
             reference start from scratch either way.
         weights_expect: whose normalisation those weights expect.

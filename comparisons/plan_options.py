@@ -24,7 +24,7 @@ from comparisons.options import (
 from comparisons.plan import PRESETS, Plan
 from comparisons.recipe_options import as_augmentation, as_milestones, stated_recipe
 from comparisons.registry import SETS
-from evaluation.datasets import has_object_masks
+from evaluation.datasets.load import has_object_masks
 
 __all__ = ["PlanOptions", "with_plan_options"]
 

@@ -25,8 +25,8 @@ from comparisons.cells import Cell, run_cell
 from comparisons.engine import RETRIES, WorkerLost
 from comparisons.ray_gang import RayGang, set_up_ray_worker
 from comparisons.resources import Resources
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["RayExecutor", "RayMissing"]
 

@@ -15,8 +15,8 @@ from comparisons.engine import RETRIES, WorkerLost
 from comparisons.gang import PATIENCE, is_broken_connection, joined
 from comparisons.resources import Resources
 from comparisons.worker import set_up_worker
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["RayGang", "set_up_ray_worker"]
 

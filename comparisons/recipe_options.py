@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from comparisons.options import as_words
-from evaluation.recipe import PRECISIONS, RECIPES, Recipe, default_precision
-from evaluation.schedules import OPTIMIZERS, SCHEDULES
+from evaluation.training.recipe import PRECISIONS, RECIPES, Recipe, default_precision
+from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
 
 __all__ = ["as_augmentation", "as_milestones", "stated_recipe"]
 
@@ -63,7 +63,7 @@ def stated_recipe(
     """The recipe that options amount to.
 
     Args:
-        named: a key of `evaluation.recipe.RECIPES`, or None.
+        named: a key of `evaluation.training.recipe.RECIPES`, or None.
         usual: fields of the preset's recipe, which holds where none is named.
         stated: fields as they were typed; None for those that were not.
         device: where networks run; decides the precision where neither says it.

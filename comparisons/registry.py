@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from comparisons.blurred import WithBlurred
 from comparisons.work import Work
-from evaluation.tracks import BLURRED
+from evaluation.masking.tracks import BLURRED
 
 __all__ = [
     "GROUPS",

@@ -27,11 +27,11 @@ from comparisons.session import (
     working_in,
 )
 from comparisons.specs import data_cell
-from evaluation.datasets import Extent
-from evaluation.images import Dataset
-from evaluation.networks import build_network
-from evaluation.retraining import check_device
-from evaluation.store import Store, write_atomically
+from evaluation.datasets.dataset import Dataset
+from evaluation.datasets.load import Extent
+from evaluation.storage.store import Store, write_atomically
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import check_device
 from reports.formatting import duration
 
 __all__ = ["RunError", "run_plan"]
@@ -67,7 +67,7 @@ def run_plan(
     Raises:
         RunError: another run is working in `out`, `out` belongs to a different plan, or some
             cells failed; what is finished stays.
-        evaluation.images.DatasetError: the images cannot be used.
+        evaluation.datasets.dataset.DatasetError: the images cannot be used.
         ValueError: the network cannot be used.
     """
     set_memory_budget(engine.resources.memory_budget_mib)

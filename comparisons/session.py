@@ -22,9 +22,9 @@ from comparisons.engine import Event, Executor, execute
 from comparisons.graph import Node
 from comparisons.progress import RunProgress, StagingProgress
 from comparisons.ray_engine import RayMissing
-from evaluation.datasets import Request, files_hash, unchanged
-from evaluation.images import Dataset, open_staged
-from evaluation.store import Store, remove_partial, write_atomically
+from evaluation.datasets.dataset import Dataset, open_staged
+from evaluation.datasets.load import Request, files_hash, unchanged
+from evaluation.storage.store import Store, remove_partial, write_atomically
 
 __all__ = [
     "RunError",
@@ -108,7 +108,7 @@ def staged(cell: Cell, store: Store, console: Console) -> Dataset:
 
     Raises:
         RunError: they are others now than those that were staged.
-        evaluation.images.DatasetError: they cannot be used.
+        evaluation.datasets.dataset.DatasetError: they cannot be used.
     """
     with StagingProgress("staging images", console) as progress:
         data = run_cell(cell, store, progress=progress)

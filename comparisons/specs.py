@@ -15,10 +15,10 @@ from comparisons.map_cells import part_of
 from comparisons.measures import Measure
 from comparisons.methods import METHODS
 from comparisons.plan import Plan
-from evaluation.masking import Mode
-from evaluation.pretrained import Weights
-from evaluation.records import CellResult
-from evaluation.tracks import Track
+from evaluation.masking.levels import Mode
+from evaluation.masking.tracks import Track
+from evaluation.storage.records import CellResult
+from evaluation.training.pretrained import Weights
 
 __all__ = [
     "Done",

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.trained import new_network, record, train_cell
-from evaluation.crossfit import SubsetView, fold_of
-from evaluation.images import open_staged
-from evaluation.retraining import predictions
-from evaluation.store import Store
-from evaluation.tracks import Track
-from evaluation.views import InputView
+from evaluation.datasets.dataset import open_staged
+from evaluation.masking.crossfit import SubsetView, fold_of
+from evaluation.masking.tracks import Track
+from evaluation.masking.views import InputView
+from evaluation.storage.store import Store
+from evaluation.training.retraining import predictions
 
 if TYPE_CHECKING:
     from comparisons.cells import Cell

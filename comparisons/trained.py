@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.images import SPLITS, Dataset
-from evaluation.maps import Levels, stage
-from evaluation.masking import Masking
-from evaluation.networks import build_network
-from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import Recipe, Training, correctness, predictions, train
-from evaluation.store import Store, content_hash
-from evaluation.tracks import Track
-from evaluation.views import InputView, View
+from evaluation.datasets.dataset import SPLITS, Dataset
+from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.levels import Masking
+from evaluation.masking.tracks import Track
+from evaluation.masking.views import InputView, View
+from evaluation.storage.records import METRICS, Record, pack_bits
+from evaluation.storage.store import Store, content_hash
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, Training, correctness, predictions, train
 from fastsal import __version__
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.image_parts import area_parts, information_parts
-from evaluation.intervals import CrossedBootstrap, symmetric_interval
-from evaluation.records import unpack_bits
+from evaluation.scoring.image_parts import area_parts, information_parts
+from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
+from evaluation.storage.records import unpack_bits
 from reports.reading import Run
 from reports.tables import Estimate
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.intervals import RESAMPLES, symmetric_interval
-from evaluation.scores import information_score
-from evaluation.significance import (
+from evaluation.scoring.intervals import RESAMPLES, symmetric_interval
+from evaluation.scoring.scores import information_score
+from evaluation.scoring.significance import (
     PairedTest,
     RankCertainty,
     paired_tests,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
 from reports.cost_reading import REFERENCE, CostTables, Setting
 
 __all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
 from reports import figures
 from reports.charts import Chart
 from reports.cost_claims import RATIO_GOALS, Verdict, claims, judged

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evaluation.records import CellResult
-from evaluation.timing import Interval, Quartiles, Timing
+from evaluation.profiling.timing import Interval, Quartiles, Timing
+from evaluation.storage.records import CellResult
 from reports.reading import Run
 
 __all__ = [

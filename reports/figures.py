@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from evaluation.scores import t_interval
+from evaluation.scoring.scores import t_interval
 from reports.labels import label_points
 from reports.reading import Method
 from reports.tables import Estimate

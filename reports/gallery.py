@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.masking import MODES, Masking
+from evaluation.masking.levels import MODES, Masking
 from fastsal.images.colour import heatmap, lovi
 from reports.reading import Method, Run
 

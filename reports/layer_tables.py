@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from evaluation.scores import difference_score, information_score, t_interval
+from evaluation.scoring.scores import difference_score, information_score, t_interval
 from reports.paper import table_4
 from reports.tables import Estimate
 

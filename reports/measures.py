@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluation.records import METRICS, Metric
-from evaluation.scores import t_interval
-from evaluation.significance import kendall_tau
+from evaluation.scoring.scores import t_interval
+from evaluation.scoring.significance import kendall_tau
+from evaluation.storage.records import METRICS, Metric
 from reports import figures
 from reports.charts import Chart
 from reports.formatting import percent

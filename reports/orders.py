@@ -9,7 +9,7 @@ from statistics import mean
 
 import pandas as pd
 
-from evaluation.significance import kendall_tau
+from evaluation.scoring.significance import kendall_tau
 from reports.certainty import SCORES
 from reports.reading import Run
 from reports.tables import TRACK_COLUMNS, over_seeds, seed_sums

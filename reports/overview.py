@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.records import METRICS, Metric
+from evaluation.storage.records import METRICS, Metric
 from reports.formatting import percent, trace
 from reports.reading import Method, Run
 from reports.tables import Estimate, Place, Sums, sums

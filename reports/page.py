@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from evaluation.records import METRICS
-from evaluation.store import write_atomically
+from evaluation.storage.records import METRICS
+from evaluation.storage.store import write_atomically
 from reports.certainty import SCORE_TITLES, certainty
 from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.cost_page import costs_context

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.recipe import RECIPES, Recipe, name_of
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
+from evaluation.training.recipe import RECIPES, Recipe, name_of
 from reports.formatting import duration, slug, trace
 from reports.reading import Run
 from reports.tables import TRACK_COLUMNS

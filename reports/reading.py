@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.records import CellResult
-from evaluation.store import Store
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 from reports.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
 from reports.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 

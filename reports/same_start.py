@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.records import CellResult
+from evaluation.storage.records import CellResult
 
 __all__ = ["starts", "tuning_starts", "unequal_trainings", "unequal_tunings"]
 

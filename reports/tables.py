@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 
-from evaluation.records import CellResult, Record
-from evaluation.scores import kar_score, level, roar_score, t_interval
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
+from evaluation.scoring.scores import kar_score, level, roar_score, t_interval
+from evaluation.storage.records import CellResult, Record
 
 __all__ = [
     "TRACK_COLUMNS",

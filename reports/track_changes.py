@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
-from evaluation.scores import t_interval
-from evaluation.tracks import BLURRED, Track
+from evaluation.masking.tracks import BLURRED, Track
+from evaluation.scoring.scores import t_interval
 from reports.reading import Method, Run
 from reports.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
 

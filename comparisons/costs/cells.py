@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from comparisons.costs.methods import costed
 from comparisons.costs.subject import built_network, noise
 from comparisons.registry import Batch
-from evaluation.memory import allocated_peak_bytes
-from evaluation.profiling import count, time_metrics
-from evaluation.records import METRICS, Record
-from evaluation.store import Store
-from evaluation.timing import time_in_turns
+from evaluation.profiling.memory import allocated_peak_bytes
+from evaluation.profiling.profile import count, time_metrics
+from evaluation.profiling.timing import time_in_turns
+from evaluation.storage.records import METRICS, Record
+from evaluation.storage.store import Store
 from fastsal import __version__
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from comparisons.costs.plan import CostPlan
 from comparisons.costs.runner import run_costs
 from comparisons.options import as_whole_numbers, as_words
 from comparisons.session import one_message
-from evaluation.retraining import check_device
+from evaluation.training.retraining import check_device
 
 __all__ = ["profile"]
 

@@ -22,7 +22,7 @@ class CostPlan:
     """Every option that a cost depends on.
 
     Args:
-        models: as `evaluation.networks.build_network` takes them; their weights are random, since
+        models: as `evaluation.training.networks.build_network` takes them; their weights are random, since
             the cost does not depend on them.
         methods: names that `comparisons.costs.methods` knows.
         batches: how many images at once.

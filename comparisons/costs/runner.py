@@ -19,9 +19,9 @@ from comparisons.costs.cells import NETWORK_ALONE
 from comparisons.costs.methods import costed
 from comparisons.costs.plan import CostPlan
 from comparisons.session import RunError, kept_plan, working_in
-from evaluation.networks import build_network
-from evaluation.store import Store, write_atomically
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
+from evaluation.storage.store import Store, write_atomically
+from evaluation.training.networks import build_network
 from reports.cost_reading import CostTables, TimeTable, cost_tables
 from reports.formatting import digits, duration, quantity
 from reports.reading import read_run

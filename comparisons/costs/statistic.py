@@ -10,9 +10,9 @@ from torch import Tensor
 
 from comparisons.costs.methods import taps_of_scales
 from comparisons.costs.subject import built_network, noise
-from evaluation.operations import count_operations, paper_operations
-from evaluation.store import Store
-from evaluation.timing import time_in_turns
+from evaluation.profiling.operations import count_operations, paper_operations
+from evaluation.profiling.timing import time_in_turns
+from evaluation.storage.store import Store
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import get_normalization

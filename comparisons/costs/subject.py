@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from comparisons.registry import Batch
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]
 

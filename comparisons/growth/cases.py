@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from comparisons.plan import Plan
-from evaluation.retraining import Recipe
-from evaluation.store import spec_id
+from evaluation.storage.store import spec_id
+from evaluation.training.retraining import Recipe
 
 __all__ = ["ENGINES", "SERIES", "Case", "Sizes", "cases"]
 

@@ -19,7 +19,7 @@ from comparisons.growth.measuring import measure_run
 from comparisons.options import as_whole_numbers, as_words
 from comparisons.session import one_message
 from evaluation.processors import processors
-from evaluation.retraining import default_precision
+from evaluation.training.retraining import default_precision
 from reports.growth_page import MACHINE, read_growth, write_growth, write_table
 
 __all__ = ["growth"]

@@ -14,8 +14,8 @@ import psutil
 from comparisons.growth.cases import Case
 from comparisons.planning.files import write_plan_file
 from comparisons.session import RunError
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 __all__ = ["Measured", "measure_run", "times"]
 

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.layers.plan import AS_BUILT
-from evaluation.images import SPLITS, Dataset, choose_balanced, open_staged
-from evaluation.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
-from evaluation.layerwise import ActivationView, Locations
-from evaluation.local_copies import locked
-from evaluation.networks import build_network, state_hash
-from evaluation.records import METRICS, Record, pack_bits
-from evaluation.retraining import Recipe, correctness, train
-from evaluation.store import Store, content_hash, spec_id
-from evaluation.tails import tail_of
-from evaluation.views import InputView
+from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
+from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
+from evaluation.layers.layerwise import ActivationView, Locations
+from evaluation.layers.tails import tail_of
+from evaluation.masking.views import InputView
+from evaluation.storage.local_copies import locked
+from evaluation.storage.records import METRICS, Record, pack_bits
+from evaluation.storage.store import Store, content_hash, spec_id
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.retraining import Recipe, correctness, train
 from fastsal import __version__
 from fastsal.networks.by_name import read_state_dict
 from fastsal.networks.scales import Scale

@@ -17,9 +17,9 @@ from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
 from comparisons.layers.runner import run_layers
 from comparisons.options import as_mode_shares, as_whole_numbers, as_words
 from comparisons.session import one_message
-from evaluation.layerwise import Locations
-from evaluation.masking import MODES
-from evaluation.retraining import Recipe, check_device, default_precision
+from evaluation.layers.layerwise import Locations
+from evaluation.masking.levels import MODES
+from evaluation.training.retraining import Recipe, check_device, default_precision
 from fastsal.statistics.registry import STATISTICS
 
 __all__ = ["layers"]

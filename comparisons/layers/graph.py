@@ -16,12 +16,12 @@ from comparisons.cells import Cell
 from comparisons.graph import Node
 from comparisons.layers.plan import AS_BUILT, TRAIN, LayersPlan
 from comparisons.specs import Done
-from evaluation.images import Dataset
-from evaluation.layer_arrays import RANDOM
-from evaluation.masking import MODES, Mode
-from evaluation.networks import build_network
-from evaluation.recipe import PRECISIONS, Recipe
-from evaluation.tails import tail_of
+from evaluation.datasets.dataset import Dataset
+from evaluation.layers.layer_arrays import RANDOM
+from evaluation.layers.tails import tail_of
+from evaluation.masking.levels import MODES, Mode
+from evaluation.training.networks import build_network
+from evaluation.training.recipe import PRECISIONS, Recipe
 from fastsal.networks.scales import find_scales
 
 __all__ = ["Layers", "build_layer_nodes", "data_cell", "look_at"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from comparisons.plan import PlanError
-from evaluation.layerwise import Locations
-from evaluation.retraining import Recipe
+from evaluation.layers.layerwise import Locations
+from evaluation.training.retraining import Recipe
 from fastsal.statistics.registry import STATISTICS
 
 __all__ = ["AS_BUILT", "TRAIN", "LayersPlan", "tuning_recipe"]
@@ -33,7 +33,7 @@ class LayersPlan:
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
-        model: as `evaluation.networks.build_network` takes it.
+        model: as `evaluation.training.networks.build_network` takes it.
         statistics: keys of `fastsal.statistics.STATISTICS`, in the order of the report; the
             random control always comes along.
         start: where the network's weights come from: ``"train"`` trains one a seed from scratch,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from comparisons.layers.plan import LayersPlan
-from evaluation.layer_arrays import RANDOM
-from evaluation.masking import MODES
-from evaluation.scores import difference_score
-from evaluation.store import Store, spec_id, write_atomically
+from evaluation.layers.layer_arrays import RANDOM
+from evaluation.masking.levels import MODES
+from evaluation.scoring.scores import difference_score
+from evaluation.storage.store import Store, spec_id, write_atomically
 from fastsal import __version__
 from fastsal.maps.prior import FORMAT
 

@@ -23,9 +23,9 @@ from comparisons.session import (
     told,
     working_in,
 )
-from evaluation.images import Dataset
-from evaluation.layer_arrays import RANDOM
-from evaluation.store import Store, write_atomically
+from evaluation.datasets.dataset import Dataset
+from evaluation.layers.layer_arrays import RANDOM
+from evaluation.storage.store import Store, write_atomically
 from fastsal.statistics.registry import STATISTICS
 from reports.formatting import duration
 from reports.paper import TITLES
@@ -62,7 +62,7 @@ def run_layers(
     Raises:
         RunError: another run is working in `out`, `out` belongs to a different plan, or some
             cells failed; what is finished stays.
-        evaluation.images.DatasetError: the images cannot be used.
+        evaluation.datasets.dataset.DatasetError: the images cannot be used.
         ValueError: the network cannot be used, or no weights come out of the run.
     """
     store = Store(out)

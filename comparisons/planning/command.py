@@ -25,9 +25,9 @@ from comparisons.planning.throughput import Throughput, given, measured
 from comparisons.resources import Resources
 from comparisons.session import one_message
 from comparisons.specs import data_cell
-from evaluation.datasets import Extent, Request, extent_of
-from evaluation.retraining import check_device
-from evaluation.store import write_atomically
+from evaluation.datasets.load import Extent, Request, extent_of
+from evaluation.storage.store import write_atomically
+from evaluation.training.retraining import check_device
 
 __all__ = ["plan"]
 

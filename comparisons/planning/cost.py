@@ -12,9 +12,9 @@ from comparisons.plan import Plan
 from comparisons.planning.schedule import Schedule, Task, critical_path, simulate
 from comparisons.planning.throughput import Throughput
 from comparisons.work import Rates, Work
-from evaluation.datasets import Extent, has_object_masks
-from evaluation.maps import bytes_an_image
-from evaluation.networks import build_network
+from evaluation.datasets.load import Extent, has_object_masks
+from evaluation.masking.level_files import bytes_an_image
+from evaluation.training.networks import build_network
 
 __all__ = ["TRAININGS", "Cost", "Line", "cost_of", "network_bytes"]
 

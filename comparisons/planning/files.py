@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from comparisons.plan import Plan, PlanError
-from evaluation.retraining import Recipe
-from evaluation.store import write_atomically
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
+from evaluation.storage.store import write_atomically
+from evaluation.training.retraining import Recipe
 
 __all__ = ["KIND", "VERSION", "PlanFile", "read_plan_file", "write_plan_file"]
 

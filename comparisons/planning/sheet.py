@@ -13,7 +13,7 @@ from comparisons.methods import METHODS
 from comparisons.plan import Plan
 from comparisons.planning.cost import Cost, Line
 from comparisons.planning.throughput import Throughput
-from evaluation.datasets import Extent
+from evaluation.datasets.load import Extent
 from reports.formatting import duration, percent
 
 __all__ = ["Sheet"]

@@ -21,11 +21,11 @@ from comparisons.plan import Plan
 from comparisons.resources import Resources
 from comparisons.work import Rates
 from comparisons.worker import set_up_worker
-from evaluation.maps import CHUNK_IMAGES
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe, predictions, train
-from evaluation.views import InputView
+from evaluation.masking.level_files import CHUNK_IMAGES
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, predictions, train
 
 __all__ = ["Trial", "try_out"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from evaluation.store import write_atomically
+from evaluation.storage.store import write_atomically
 from reports.deployment import exported, large, moving, seams, watched
 from reports.deployment.tables import TABLES
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 from fastsal.export.float16 import write_float16
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import map_nodes, write_onnx

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import torch
 
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.attribution import video
 from reports.deployment.exported import patches

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
 
 Work = Callable[[], object]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 from fastsal import watch
 from reports.deployment.exported import patches
 from reports.deployment.turns import beside, surroundings

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from evaluation.networks import build_network
-from evaluation.operations import paper_operations
+from evaluation.profiling.operations import paper_operations
+from evaluation.training.networks import build_network
 from fastsal import SMOEScale, gamma_scale, smoe_scale
 from reports.paper import table_6
 from reports.reading import Run

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from evaluation.scores import combined_score, kar_score
+from evaluation.scoring.scores import combined_score, kar_score
 from fastsal import smoe_scale
 from fastsal.maps.combination import PRIOR_WEIGHTS
 from reports.layer_tables import printed

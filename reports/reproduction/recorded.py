@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from evaluation.scores import kar_score, roar_score
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
+from evaluation.scoring.scores import kar_score, roar_score
 from reports.certainty import SCORE_TITLES, SCORES
 from reports.cost_reading import REFERENCE, Ratio, Setting, cost_tables
 from reports.formatting import digits, spread

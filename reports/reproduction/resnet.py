@@ -10,9 +10,9 @@ import torch
 from captum.attr import Saliency
 from torch import nn
 
-from evaluation.networks import build_network
-from evaluation.operations import Operations, count_operations
-from evaluation.profiling import count
+from evaluation.profiling.operations import Operations, count_operations
+from evaluation.profiling.profile import count
+from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian

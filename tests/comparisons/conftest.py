@@ -19,9 +19,9 @@ from comparisons.engines import Engine
 from comparisons.graph import build_nodes
 from comparisons.plan import Plan
 from comparisons.runner import run_plan
-from evaluation.records import CellResult
-from evaluation.retraining import Recipe
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
+from evaluation.training.retraining import Recipe
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,9 +13,9 @@ from comparisons import budget
 from comparisons.attribution import example_batch
 from comparisons.budget import in_slices, rows_at_once, set_memory_budget
 from comparisons.methods import METHODS, Batch
-from evaluation.datasets import Request, load_dataset
-from evaluation.memory import peak_bytes
-from evaluation.networks import build_network
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.profiling.memory import peak_bytes
+from evaluation.training.networks import build_network
 
 _WITH_PASSES = [name for name, entry in METHODS.items() if entry.passes]
 _COUNTED = [name for name in _WITH_PASSES if METHODS[name].passes <= 25]

@@ -16,8 +16,8 @@ from comparisons.attribution import example_batch
 from comparisons.costs.methods import resolve_costed
 from comparisons.methods import METHODS, Batch, resolve
 from comparisons.registry import SETS
-from evaluation.datasets import Request, load_dataset
-from evaluation.networks import build_network
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.training.networks import build_network
 from fastsal import SMOEScale, find_scales
 from fastsal.cam.registry import CAMS
 from fastsal.maps.combination import PRIOR_WEIGHTS

@@ -14,14 +14,14 @@ from comparisons import cells as cells_module
 from comparisons.cells import Cell, run_cell
 from comparisons.map_set import MapSet
 from comparisons.methods import METHODS, Batch, Method
-from evaluation.images import open_staged
-from evaluation.maps import Levels
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network, state_hash
-from evaluation.records import METRICS, unpack_bits
-from evaluation.retraining import Recipe, train
-from evaluation.store import Store, content_hash
-from evaluation.views import InputView
+from evaluation.datasets.dataset import open_staged
+from evaluation.masking.level_files import Levels
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.storage.records import METRICS, unpack_bits
+from evaluation.storage.store import Store, content_hash
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.retraining import Recipe, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 

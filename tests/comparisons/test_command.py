@@ -22,7 +22,7 @@ from comparisons import engines
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan
-from evaluation import store
+from evaluation.storage import store
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from comparisons.costs import runner
 from comparisons.costs.methods import COST_ONLY, costed, installed, resolve_costed
 from comparisons.costs.plan import CostPlan
 from comparisons.methods import METHODS, Batch, resolve
-from evaluation.memory import peak_bytes
-from evaluation.networks import build_network
-from evaluation.operations import count_operations
-from evaluation.store import Store
+from evaluation.profiling.memory import peak_bytes
+from evaluation.profiling.operations import count_operations
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network
 from fastsal import find_scales
 from reports.cost_reading import cost_tables
 from reports.reading import read_run

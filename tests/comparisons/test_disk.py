@@ -8,8 +8,8 @@ import pytest
 
 from comparisons.engine import execute
 from comparisons.graph import build_nodes
-from evaluation.maps import bytes_an_image
-from evaluation.store import Store
+from evaluation.masking.level_files import bytes_an_image
+from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 TRAIN, TEST = 240, 80

@@ -30,8 +30,8 @@ from comparisons.plan import Plan
 from comparisons.planning.throughput import given
 from comparisons.resources import Resources
 from comparisons.runner import RunError, run_plan
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 # Networks of one epoch on a hundred images learn nothing, of which the report warns.

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from comparisons.map_set import MapSet
-from evaluation import maps as maps_module
-from evaluation.images import Dataset, Split
-from evaluation.maps import Levels, stage
-from evaluation.masking import Masking
-from evaluation.store import ArrayFile
-from evaluation.views import InputView
+from evaluation.datasets.dataset import Dataset, Split
+from evaluation.masking import level_files as maps_module
+from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.levels import Masking
+from evaluation.masking.views import InputView
+from evaluation.storage.store import ArrayFile
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from comparisons.engines import Engine
 from comparisons.session import RunError
-from evaluation.store import Store
+from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -16,12 +16,12 @@ from comparisons.graph import build_nodes
 from comparisons.measures import MEASURES
 from comparisons.plan import PlanError
 from comparisons.runner import run_plan
-from evaluation.images import open_staged
-from evaluation.maps import Levels
-from evaluation.masking import saliency_levels
-from evaluation.networks import build_network, state_hash
-from evaluation.records import unpack_bits
-from evaluation.store import Store
+from evaluation.datasets.dataset import open_staged
+from evaluation.masking.level_files import Levels
+from evaluation.masking.levels import saliency_levels
+from evaluation.storage.records import unpack_bits
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network, state_hash
 from reports.reading import read_run
 from reports.tables import unmasked
 

@@ -17,7 +17,7 @@ from comparisons.growth import measuring
 from comparisons.growth.cases import Case, Sizes, cases
 from comparisons.growth.measuring import Measured, Times, measure_run, times
 from comparisons.session import RunError
-from evaluation.records import CellResult
+from evaluation.storage.records import CellResult
 
 
 def _ended(kind: str, end: float, seconds: float) -> tuple[float, CellResult]:

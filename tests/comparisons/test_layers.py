@@ -33,13 +33,13 @@ from comparisons.layers.prior import write_prior
 from comparisons.layers.runner import run_layers
 from comparisons.plan import PlanError
 from comparisons.session import RunError
-from evaluation.images import choose_balanced, open_staged
-from evaluation.masking import saliency_levels
-from evaluation.networks import build_network
-from evaluation.records import unpack_bits
-from evaluation.retraining import Recipe
-from evaluation.store import Store, content_hash
-from evaluation.views import InputView
+from evaluation.datasets.dataset import choose_balanced, open_staged
+from evaluation.masking.levels import saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.storage.records import unpack_bits
+from evaluation.storage.store import Store, content_hash
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe
 from fastsal import SMOEScale, find_scales
 from fastsal.statistics.registry import get_statistic
 

@@ -13,8 +13,8 @@ from comparisons import local_engine
 from comparisons.engines import Engine, engine_of, in_ranks
 from comparisons.resources import Resources
 from comparisons.session import RunError, working_in
-from evaluation.recipe import Recipe
-from evaluation.store import Store
+from evaluation.storage.store import Store
+from evaluation.training.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Cells that build the network in a worker, each once: trainings, and what explains them.

@@ -18,10 +18,10 @@ from comparisons.local_engine import LocalExecutor
 from comparisons.map_cells import part_of, parts_of
 from comparisons.methods import METHODS
 from comparisons.resources import Resources
-from evaluation import maps as maps_module
-from evaluation.maps import Levels
-from evaluation.store import Store
-from evaluation.tracks import Track, crossfitted
+from evaluation.masking import level_files as maps_module
+from evaluation.masking.level_files import Levels
+from evaluation.masking.tracks import Track, crossfitted
+from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 TRAIN, TEST, SHARD = 160, 96, 64  # 3 shards of training images, 2 of test images

@@ -18,12 +18,12 @@ from comparisons.graph import build_nodes
 from comparisons.measure_cells import chosen_images
 from comparisons.measures import MEASURES, Sample, resolve_measures
 from comparisons.methods import METHODS
-from evaluation.datasets import Request, load_dataset
-from evaluation.images import open_staged
-from evaluation.networks import build_network, state_hash
-from evaluation.records import METRICS
-from evaluation.sanity import permuted_labels
-from evaluation.store import Store
+from evaluation.datasets.dataset import open_staged
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.metrics.randomisation import permuted_labels
+from evaluation.storage.records import METRICS
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network, state_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

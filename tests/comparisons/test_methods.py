@@ -17,11 +17,11 @@ from torch import nn
 from comparisons import methods as registry
 from comparisons.attribution import example_batch
 from comparisons.methods import GROUPS, METHODS, Batch, resolve
-from evaluation.datasets import Request, load_dataset
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network, state_hash
-from evaluation.retraining import predictions
-from evaluation.views import InputView
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.retraining import predictions
 from fastsal import FastCAM, SMOEScale
 
 CUTS = (0.1, 0.5)

@@ -15,10 +15,10 @@ from comparisons.planning.cost import Cost, cost_of
 from comparisons.planning.throughput import given
 from comparisons.registry import SETS
 from comparisons.work import Work
-from evaluation.datasets import Extent
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe
-from evaluation.tracks import Track, crossfitted
+from evaluation.datasets.load import Extent
+from evaluation.masking.tracks import Track, crossfitted
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 PAPER = tuple(name for name, entry in METHODS.items() if SETS["paper"](entry))

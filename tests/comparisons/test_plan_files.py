@@ -9,8 +9,8 @@ import pytest
 
 from comparisons.plan import Plan, PlanError
 from comparisons.planning.files import KIND, read_plan_file, write_plan_file
-from evaluation.retraining import Recipe
-from evaluation.tracks import Track
+from evaluation.masking.tracks import Track
+from evaluation.training.retraining import Recipe
 
 PLAN = Plan(
     "folder:pictures",

@@ -15,9 +15,9 @@ from comparisons.graph import build_nodes
 from comparisons.methods import METHODS
 from comparisons.plan import PRESETS, Plan, PlanError
 from comparisons.specs import data_cell
-from evaluation.recipe import RECIPES, Recipe
-from evaluation.records import CellResult
-from evaluation.tracks import Track, crossfitted
+from evaluation.masking.tracks import Track, crossfitted
+from evaluation.storage.records import CellResult
+from evaluation.training.recipe import RECIPES, Recipe
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ELEVEN = tuple(name for name in METHODS if name not in ("random", "oracle"))[:11]

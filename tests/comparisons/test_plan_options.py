@@ -11,7 +11,7 @@ import typer.testing
 from comparisons.plan import PlanError
 from comparisons.plan_options import PlanOptions, with_plan_options
 from comparisons.recipe_options import as_augmentation
-from evaluation.recipe import RECIPES, Recipe
+from evaluation.training.recipe import RECIPES, Recipe
 
 
 @pytest.fixture

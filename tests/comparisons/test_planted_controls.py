@@ -15,13 +15,13 @@ from scipy.stats import rankdata
 
 from comparisons.attribution import example_batch
 from comparisons.methods import METHODS
-from evaluation.datasets import Request, load_dataset
-from evaluation.images import SPLITS
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe, correctness, predictions, train
-from evaluation.scores import t_interval
-from evaluation.views import InputView
+from evaluation.datasets.dataset import SPLITS
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.scoring.scores import t_interval
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, correctness, predictions, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 CUTS = (0.1, 0.3)

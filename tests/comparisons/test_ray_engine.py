@@ -19,8 +19,8 @@ from comparisons.engines import Engine, engine_of
 from comparisons.ray_engine import RayExecutor, RayMissing
 from comparisons.resources import Resources
 from comparisons.session import RunError
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 psutil = pytest.importorskip("psutil")
 ray = pytest.importorskip("ray")

@@ -22,7 +22,7 @@ from comparisons.graph import Node, build_nodes
 from comparisons.layers.graph import Layers, build_layer_nodes
 from comparisons.layers.plan import LayersPlan
 from comparisons.plan_options import _plan
-from evaluation.store import Store
+from evaluation.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).with_name("recorded_ids.json")

@@ -13,8 +13,8 @@ from comparisons.cells import Cell
 from comparisons.engine import execute
 from comparisons.graph import Node
 from comparisons.planning.schedule import Task, critical_path, simulate
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 
 def _task(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from comparisons import engines
 from comparisons.__main__ import app
 from comparisons.cells import run_cell
-from evaluation.store import Store
+from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 

@@ -10,9 +10,9 @@ from scipy.ndimage import gaussian_filter, label
 from comparisons.blobs import arrival_times
 from comparisons.blurred import blur
 from comparisons.methods import METHODS, Batch, resolve
-from evaluation.masking import Masking, pixels_at, saliency_levels
-from evaluation.networks import build_network
-from evaluation.tracks import BLURRED
+from evaluation.masking.levels import Masking, pixels_at, saliency_levels
+from evaluation.masking.tracks import BLURRED
+from evaluation.training.networks import build_network
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),

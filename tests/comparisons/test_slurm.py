@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.store import Store
+from evaluation.storage.store import Store
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parents[2]

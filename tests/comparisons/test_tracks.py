@@ -18,17 +18,17 @@ from comparisons.graph import build_nodes
 from comparisons.methods import METHODS
 from comparisons.options import as_tracks
 from comparisons.plan import Plan, PlanError
-from evaluation.crossfit import SubsetView, fold_of
-from evaluation.images import open_staged
-from evaluation.imputation import noisy_linear
-from evaluation.maps import Levels
-from evaluation.masking import Masking, continued_levels, pixels_at, saliency_levels
-from evaluation.networks import build_network
-from evaluation.records import CellResult, unpack_bits
-from evaluation.retraining import Recipe, predictions, train
-from evaluation.store import Store
-from evaluation.tracks import Track, crossfitted
-from evaluation.views import InputView
+from evaluation.datasets.dataset import open_staged
+from evaluation.masking.crossfit import SubsetView, fold_of
+from evaluation.masking.imputation import noisy_linear
+from evaluation.masking.level_files import Levels
+from evaluation.masking.levels import Masking, continued_levels, pixels_at, saliency_levels
+from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.views import InputView
+from evaluation.storage.records import CellResult, unpack_bits
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, predictions, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),

@@ -16,7 +16,7 @@ from comparisons.plan import Plan
 from comparisons.planning.throughput import measured
 from comparisons.planning.trial import try_out
 from comparisons.resources import Resources
-from evaluation.retraining import Recipe
+from evaluation.training.retraining import Recipe
 
 PLAN = Plan("shapes", "zoo:make", ("random",), recipe=Recipe(epochs=1, batch_size=16))
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaluation.augmentation import EpochDraw, resize_crops, resized_boxes
-from evaluation.masking import Masking
-from evaluation.recipe import Recipe
-from evaluation.views import InputView
+from evaluation.masking.levels import Masking
+from evaluation.masking.views import InputView
+from evaluation.training.augmentation import EpochDraw, resize_crops, resized_boxes
+from evaluation.training.recipe import Recipe
 
 RECIPE = Recipe(crop_padding=0, resized_crop=0.2)
 

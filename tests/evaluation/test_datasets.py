@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.datasets import (
+from evaluation.datasets.dataset import DatasetError, open_staged
+from evaluation.datasets.load import (
     SOURCES,
     Extent,
     Request,
@@ -16,8 +17,7 @@ from evaluation.datasets import (
     load_dataset,
     stage,
 )
-from evaluation.images import DatasetError, open_staged
-from evaluation.shapes import make_shapes
+from evaluation.datasets.shapes import make_shapes
 
 
 def test_shapes_are_the_generator_s(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.descriptions import png_bytes, scaled, total_variation
+from evaluation.metrics.complexity import png_bytes, scaled, total_variation
 
 
 def _maps(count: int = 3) -> np.ndarray:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.datasets import Request, load_dataset
-from evaluation.imputation import noisy_linear
-from evaluation.masking import Masking, saliency_levels
-from evaluation.retraining import Recipe, train
-from evaluation.views import InputView
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.imputation import noisy_linear
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.retraining import Recipe, train
 
 CUTS = (0.1, 0.5, 0.9)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.datasets import Request, load_dataset, stage
-from evaluation.images import DatasetError, choose_balanced, open_staged
+from evaluation.datasets.dataset import DatasetError, choose_balanced, open_staged
+from evaluation.datasets.load import Request, load_dataset, stage
 
 COLOURS = {"cat": (200, 10, 10), "dog": (10, 200, 10), "owl": (10, 10, 200)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.imputation import noisy_linear
+from evaluation.masking.imputation import noisy_linear
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)

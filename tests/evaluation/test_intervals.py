@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.image_parts import area_parts, information_parts
-from evaluation.intervals import CrossedBootstrap, symmetric_interval
-from evaluation.scores import combined_score, information_score, t_interval
+from evaluation.scoring.image_parts import area_parts, information_parts
+from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
+from evaluation.scoring.scores import combined_score, information_score, t_interval
 
 
 def crossed(rng, *, scores, seeds, images, seed_sd, image_sd, rest_sd):

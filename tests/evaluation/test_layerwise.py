@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.layer_arrays import (
+from evaluation.layers.layer_arrays import (
     RANDOM,
     cache_activations,
     scales_named,
     statistic_maps,
     write_locations,
 )
-from evaluation.layerwise import ActivationView, Locations, kept_locations, rank_locations
-from evaluation.masking import tie_orders
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe, correctness, train
-from evaluation.tails import tail_of
-from evaluation.views import InputView
+from evaluation.layers.layerwise import ActivationView, Locations, kept_locations, rank_locations
+from evaluation.layers.tails import tail_of
+from evaluation.masking.levels import tie_orders
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, correctness, train
 from fastsal import find_scales
 from fastsal.statistics.registry import STATISTICS
 

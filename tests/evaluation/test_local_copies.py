@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.local_copies import copied
-from evaluation.store import Store
+from evaluation.storage.local_copies import copied
+from evaluation.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 

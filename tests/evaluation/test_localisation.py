@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.localisation import mass_in_object, peaks, pointing_game
+from evaluation.metrics.localisation import mass_in_object, peaks, pointing_game
 
 
 def _objects(count: int = 40, size: int = 8) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorstore
 
-from evaluation import maps as maps_module
-from evaluation.maps import (
+from evaluation.masking import level_files as maps_module
+from evaluation.masking.level_files import (
     CHUNK_IMAGES,
     SHARD_IMAGES,
     Levels,
@@ -22,8 +22,8 @@ from evaluation.maps import (
     levels_hash,
     stage,
 )
-from evaluation.masking import MODES, Masking, saliency_levels
-from evaluation.store import ContentHash, content_hash
+from evaluation.masking.levels import MODES, Masking, saliency_levels
+from evaluation.storage.store import ContentHash, content_hash
 
 CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SHAPE = (2500, 8, 8)  # two whole shards and a part of one

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaluation.masking import (
+from evaluation.masking.levels import (
     FILLS,
     MODES,
     Masking,

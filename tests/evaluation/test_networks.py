@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.networks import BUILT_IN, build_network, state_hash
+from evaluation.training.networks import BUILT_IN, build_network, state_hash
 from fastsal import find_scales
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from comparisons.methods import METHODS, Batch
-from evaluation.networks import build_network
-from evaluation.operations import Operations, count_operations, paper_operations
+from evaluation.profiling.operations import Operations, count_operations, paper_operations
+from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.statistics.registry import STATISTICS

@@ -10,9 +10,9 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from evaluation.imputation import noisy_linear
-from evaluation.masking import by_saliency, tie_orders
-from evaluation.perturbation import answers_while_removing, area_under, with_channel_mean
+from evaluation.masking.imputation import noisy_linear
+from evaluation.masking.levels import by_saliency, tie_orders
+from evaluation.metrics.perturbation import answers_while_removing, area_under, with_channel_mean
 
 SIZE = (3, 4)
 PIXELS = SIZE[0] * SIZE[1]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision import models
 
-from evaluation.networks import build_network, state_hash
-from evaluation.pretrained import Weights, empty_network
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.pretrained import Weights, empty_network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIZE = (32, 32)

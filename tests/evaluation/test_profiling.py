@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from evaluation.memory import count_memory
-from evaluation.operations import count_operations
-from evaluation.profiling import count
+from evaluation.profiling.memory import count_memory
+from evaluation.profiling.operations import count_operations
+from evaluation.profiling.profile import count
 
 
 def test_counts_are_those_of_the_two_parts():

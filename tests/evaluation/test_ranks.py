@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.ranks import Ranks
-from evaluation.recipe import Recipe
-from evaluation.retraining import train
+from evaluation.training.ranks import Ranks
+from evaluation.training.recipe import Recipe
+from evaluation.training.retraining import train
 
 SCENES = """
 import sys

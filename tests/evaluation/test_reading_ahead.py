@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.reading_ahead import ReadAhead
-from evaluation.recipe import Recipe
-from evaluation.retraining import train
-from evaluation.views import InputView
+from evaluation.masking.views import InputView
+from evaluation.training.prefetch import ReadAhead
+from evaluation.training.recipe import Recipe
+from evaluation.training.retraining import train
 
 LABELS = np.arange(24) % 4
 

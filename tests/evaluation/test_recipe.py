@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.datasets import Request, load_dataset
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network
-from evaluation.recipe import RECIPES, Recipe, name_of
-from evaluation.retraining import train
-from evaluation.schedules import OPTIMIZERS, SCHEDULES, training_steps
-from evaluation.views import InputView
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.recipe import RECIPES, Recipe, name_of
+from evaluation.training.retraining import train
+from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
 
 STEPPED = {"schedule": "step", "milestones": (30, 60, 80)}
 

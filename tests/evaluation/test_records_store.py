@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.records import METRICS, CellResult, Record, pack_bits, unpack_bits
-from evaluation.store import (
+from evaluation.storage.records import METRICS, CellResult, Record, pack_bits, unpack_bits
+from evaluation.storage.store import (
     ArrayFile,
     Store,
     content_hash,
@@ -387,7 +387,7 @@ def test_what_was_killed_while_it_copied_a_folder_is_removed_too(tmp_path):
 
 @pytest.mark.parametrize("together", [1, 100, 2**26])
 def test_a_hash_is_that_of_the_bytes_however_many_are_hashed_at_once(monkeypatch, together):
-    monkeypatch.setattr("evaluation.store._HASHED_TOGETHER", together)
+    monkeypatch.setattr("evaluation.storage.store._HASHED_TOGETHER", together)
     numbers = np.random.default_rng(0).random((50, 7))
     for array in (numbers, numbers.T, numbers[::3], np.zeros((0, 3)), np.float64(2)):
         described = f"{array.dtype.str}{array.shape}".encode()

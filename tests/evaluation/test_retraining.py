@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.augmentation import crop_and_flip
-from evaluation.datasets import Request, load_dataset
-from evaluation.imputation import noisy_linear
-from evaluation.masking import FILLS, MODES, Masking, saliency_levels
-from evaluation.networks import build_network, state_hash
-from evaluation.records import pack_bits, unpack_bits
-from evaluation.retraining import Recipe, correctness, predictions, train
-from evaluation.views import InputView
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.imputation import noisy_linear
+from evaluation.masking.levels import FILLS, MODES, Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.storage.records import pack_bits, unpack_bits
+from evaluation.training.augmentation import crop_and_flip
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.retraining import Recipe, correctness, predictions, train
 
 CUTS = (0.1, 0.5, 0.9)
 

@@ -10,14 +10,14 @@ from skimage.metrics import structural_similarity
 from torch import nn
 from torchvision.models import densenet121, resnet18, vgg11_bn
 
-from evaluation.networks import ResNet9, build_network, state_hash
-from evaluation.sanity import (
+from evaluation.metrics.randomisation import (
     permuted_labels,
     randomised_from_output,
     rank_correlation,
     stages,
     structural_similarities,
 )
+from evaluation.training.networks import ResNet9, build_network, state_hash
 
 
 def _resnet9(seed: int) -> nn.Module:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.scores import (
+from evaluation.scoring.scores import (
     combined_score,
     difference_score,
     information_score,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evaluation import shapes
-from evaluation.outlines import OUTLINES, REACH
-from evaluation.shapes import CLASSES, ShapesSplit, make_shapes
+from evaluation.datasets import shapes
+from evaluation.datasets.outlines import OUTLINES, REACH
+from evaluation.datasets.shapes import CLASSES, ShapesSplit, make_shapes
 
 
 @pytest.fixture(scope="module")

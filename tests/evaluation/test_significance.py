@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.significance import (
+from evaluation.scoring.significance import (
     kendall_tau,
     paired_tests,
     pooled_deviation,

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import staging
-from evaluation.channel_sums import ChannelSums
-from evaluation.datasets import Request, load_dataset, stage, unchanged
-from evaluation.growing import GrowingArray, growing_path
-from evaluation.image_files import FilePixels
-from evaluation.images import DatasetError, open_staged
-from evaluation.listing import Names
-from evaluation.shapes import make_shapes
+from evaluation.datasets import staging
+from evaluation.datasets.channel_sums import ChannelSums
+from evaluation.datasets.dataset import DatasetError, open_staged
+from evaluation.datasets.image_files import FilePixels
+from evaluation.datasets.listing import Names
+from evaluation.datasets.load import Request, load_dataset, stage, unchanged
+from evaluation.datasets.shapes import make_shapes
+from evaluation.storage.resumable_array import GrowingArray, growing_path
 
 ROOT = Path(__file__).parents[2]
 PER_CLASS = {"train": 30, "test": 4}
@@ -48,7 +48,7 @@ def pets(tmp_path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch):
     """Blocks and checkpoints of a few 8x8 images, so that few images have many of them."""
-    monkeypatch.setattr("evaluation.image_files.BLOCK_BYTES", 4 * 192)
+    monkeypatch.setattr("evaluation.datasets.image_files.BLOCK_BYTES", 4 * 192)
     monkeypatch.setattr(staging, "CHECKPOINT_BYTES", 8 * 192)
 
 
@@ -95,7 +95,7 @@ def test_what_was_noted_is_not_read_again(pets, tmp_path, small_steps, monkeypat
         return whole(self, index)
 
     monkeypatch.setattr(FilePixels, "_read", counted)
-    monkeypatch.setattr("evaluation.image_files._threads", lambda: 1)
+    monkeypatch.setattr("evaluation.datasets.image_files._threads", lambda: 1)
     with pytest.raises(Killed):
         stage(f"folder:{pets}", Request(), tmp_path / "staged", _killed_at(80))
     read.clear()
@@ -112,7 +112,7 @@ def test_a_process_that_dies_leaves_what_the_next_goes_on_with(tmp_path):
     program = (
         "import os, sys, pathlib\n"
         "from evaluation import staging\n"
-        "from evaluation.datasets import Request, stage\n"
+        "from evaluation.datasets.load import Request, stage\n"
         "staging.CHECKPOINT_BYTES = 1\n"
         "stage('shapes', Request(train_images=3000, test_images=64), pathlib.Path(sys.argv[1]),\n"
         "      lambda done, total: os._exit(9) if done >= 1000 else None)\n"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.networks import build_network
-from evaluation.tails import TailError, read_scales, tail_of
+from evaluation.layers.tails import TailError, read_scales, tail_of
+from evaluation.training.networks import build_network
 from fastsal import find_scales
 from fastsal.networks.scales import Scale
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import timing as module
-from evaluation.timing import Interval, Quartiles, Timing, time_in_turns
+from evaluation.profiling import timing as module
+from evaluation.profiling.timing import Interval, Quartiles, Timing, time_in_turns
 
 
 class Clock:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.memory import peak_bytes
+from evaluation.profiling.memory import peak_bytes
 from fastsal import FastCAM, SMOEScale
 from fastsal.arguments.batches import joined_outputs
 from fastsal.arguments.targets import TargetError

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from evaluation.memory import peak_bytes
+from evaluation.profiling.memory import peak_bytes
 from fastsal import FastCAM, SMOEScale
 from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.memory import count_memory
+from evaluation.profiling.memory import count_memory
 from fastsal import SMOEScale
 from fastsal.attribution.tiles import Tiling
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.masking import saliency_levels
-from evaluation.records import CellResult, Record, pack_bits
-from evaluation.store import Store
+from evaluation.masking.levels import saliency_levels
+from evaluation.storage.records import CellResult, Record, pack_bits
+from evaluation.storage.store import Store
 
 CLASSES = ("disk", "ring", "square", "cross <x> & y")
 # Method: group, ROAR accuracy lost from 0 to 100 %, accuracy from the mask alone.

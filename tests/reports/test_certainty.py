@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from evaluation.intervals import CrossedBootstrap
-from evaluation.records import pack_bits, unpack_bits
-from evaluation.scores import information_score, t_interval
-from evaluation.store import Store
+from evaluation.scoring.intervals import CrossedBootstrap
+from evaluation.scoring.scores import information_score, t_interval
+from evaluation.storage.records import pack_bits, unpack_bits
+from evaluation.storage.store import Store
 from reports import build
 from reports.answers import read_answers
 from reports.certainty import Certainty, certainty

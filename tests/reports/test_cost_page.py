@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from evaluation.records import METRICS, CellResult, Record
-from evaluation.store import Store
-from evaluation.timing import Interval
+from evaluation.profiling.timing import Interval
+from evaluation.storage.records import METRICS, CellResult, Record
+from evaluation.storage.store import Store
 from reports import build
 from reports.cost_claims import GOALS, claims, judged
 from reports.cost_reading import Ratio, cost_tables

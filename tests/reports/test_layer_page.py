@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.records import CellResult, Record
-from evaluation.store import Store
+from evaluation.storage.records import CellResult, Record
+from evaluation.storage.store import Store
 from reports import build
 from reports.layer_tables import RANDOM, measured, printed
 from reports.paper import DATASETS, ERRATA, TITLES, table_1

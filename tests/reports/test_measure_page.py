@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.records import METRICS, CellResult, Record
-from evaluation.store import Store
+from evaluation.storage.records import METRICS, CellResult, Record
+from evaluation.storage.store import Store
 from reports import build
 from reports.measure_figures import measures_figure
 from reports.measures import measures_context

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evaluation.store import Store
+from evaluation.storage.store import Store
 from reports import build
 from reports.__main__ import app
 
@@ -217,7 +217,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("evaluation.store.os.fsync", full)
+    monkeypatch.setattr("evaluation.storage.store.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         build(finished_run, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evaluation.records import CellResult, Record
-from evaluation.store import Store
+from evaluation.storage.records import CellResult, Record
+from evaluation.storage.store import Store
 from reports.reading import read_run
 from reports.reproduction.__main__ import app
 from reports.reproduction.claims import SECTIONS, Claim

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from evaluation.recipe import RECIPES
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
+from evaluation.training.recipe import RECIPES
 from reports.provenance import set_up
 from reports.reading import read_run
 from reports.tables import accuracies, conflicts, records_frame

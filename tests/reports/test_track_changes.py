@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from evaluation.records import CellResult, Record
-from evaluation.store import Store
-from evaluation.tracks import Track, crossfitted
+from evaluation.masking.tracks import Track, crossfitted
+from evaluation.storage.records import CellResult, Record
+from evaluation.storage.store import Store
 from reports.page import build
 from reports.reading import read_run
 from reports.track_changes import track_changes

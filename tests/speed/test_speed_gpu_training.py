@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.masking import Masking
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe, train
-from evaluation.views import InputView
+from evaluation.masking.levels import Masking
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 IMAGES, SIZE = 8192, 224

@@ -10,7 +10,7 @@ from torch import nn
 from comparisons.budget import MEMORY_BUDGET_MIB, memory_budget_bytes, rows_at_once
 from comparisons.methods import METHODS
 from comparisons.registry import Batch
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 
 COPIES, STEPS, NOISE = 15, 25, 0.15
 

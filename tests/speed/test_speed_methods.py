@@ -10,7 +10,7 @@ from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
 from comparisons.costs.methods import COST_ONLY, costed, installed
 from comparisons.methods import METHODS
 from comparisons.registry import Batch
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 
 FORWARD = "forward pass"
 # More passes an image are a matter of arithmetic.

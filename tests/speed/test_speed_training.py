@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaluation.datasets import Request, load_dataset
-from evaluation.masking import Masking, saliency_levels
-from evaluation.networks import build_network
-from evaluation.retraining import Recipe, default_precision, train
-from evaluation.views import InputView
+from evaluation.datasets.load import Request, load_dataset
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, default_precision, train
 
 IMAGES = 512
 RECIPE = Recipe(epochs=1, precision=default_precision("cpu"))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from evaluation.networks import build_network
+from evaluation.training.networks import build_network
 from fastsal import watch
 
 # None is the bare loop; of the last no pass is read while it is timed.

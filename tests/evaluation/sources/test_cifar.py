@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import cifar
 
-from evaluation.datasets import Extent, Request, extent_of, load_dataset, stage
-from evaluation.images import DatasetError, open_staged
+from evaluation.datasets.dataset import DatasetError, open_staged
+from evaluation.datasets.load import Extent, Request, extent_of, load_dataset, stage
 
 
 class Archive(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from evaluation.datasets import Request, extent_of, files_hash, load_dataset
+from evaluation.datasets.load import Request, extent_of, files_hash, load_dataset
 
 
 def _fill(root: Path, test: str) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation.datasets import Request, extent_of, load_dataset
-from evaluation.images import DatasetError
+from evaluation.datasets.dataset import DatasetError
+from evaluation.datasets.load import Request, extent_of, load_dataset
 
 SITES = ("Toronto_ISPRS", "Utah_AGRC")
 

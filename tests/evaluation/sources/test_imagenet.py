@@ -12,8 +12,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder, ImageNet
 from torchvision.models import ResNet50_Weights
 
-from evaluation.datasets import Request, extent_of, list_images, load_dataset
-from evaluation.images import DatasetError
+from evaluation.datasets.dataset import DatasetError
+from evaluation.datasets.load import Request, extent_of, list_images, load_dataset
 
 WNIDS = ("n01440764", "n01443537", "n03028079")
 NAMES = (("tench", "Tinca tinca"), ("goldfish", "Carassius auratus"), ("church", "church building"))

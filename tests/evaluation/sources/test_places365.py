@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import Places365
 
-from evaluation.datasets import Request, extent_of, load_dataset
-from evaluation.images import DatasetError
+from evaluation.datasets.dataset import DatasetError
+from evaluation.datasets.load import Request, extent_of, load_dataset
 
 # Not in the order of their numbers, as no format promises it.
 CATEGORIES = {"/b/bridge": 1, "/a/airfield": 0, "/a/apartment_building/outdoor": 2}

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from evaluation.datasets import Request, extent_of, list_images, load_dataset, stage
-from evaluation.images import DatasetError, open_staged
+from evaluation.datasets.dataset import DatasetError, open_staged
+from evaluation.datasets.load import Request, extent_of, list_images, load_dataset, stage
 
 webdataset = pytest.importorskip("webdataset")
 

@@ -1,0 +1,1 @@
+"""Image sets: sources by name, staged to memory maps."""

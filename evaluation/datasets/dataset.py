@@ -1,0 +1,147 @@
+"""Image sets as arrays: their types, which images are taken, and opening what was staged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.storage.store import content_hash
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Skipped",
+    "Split",
+    "choose_balanced",
+    "open_staged",
+]
+SPLITS = ("train", "test")
+
+
+class DatasetError(ValueError):
+    """The images cannot be used as they are; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their classes.
+
+    Args:
+        images: ``(N, H, W, 3)`` uint8.
+        labels: ``(N,)`` int64.
+        object_masks: ``(N, H, W)`` bool, true where the object is; None if unknown.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    object_masks: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be read, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An image set of two splits.
+
+    Args:
+        name: how reports call it.
+        classes: names of the classes; a label is an index into it.
+        train: training split.
+        test: test split.
+        mean: channel mean of the training images, in [0, 1].
+        std: channel standard deviation of the training images, in [0, 1].
+        skipped: files that could not be read.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image."""
+        return self.train.images.shape[1], self.train.images.shape[2]
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess: one over the number of classes."""
+        return 1.0 / len(self.classes)
+
+    def split(self, name: str) -> Split:
+        """The split called ``"train"`` or ``"test"``."""
+        return {"train": self.train, "test": self.test}[name]
+
+    def first_index(self, name: str) -> int:
+        """A number no image of another split has: what is fixed an image is seeded with it."""
+        return 0 if name == "train" else len(self.train.labels)
+
+    def content_hash(self) -> str:
+        """Hash of all images and labels."""
+        return content_hash(
+            self.train.images, self.train.labels, self.test.images, self.test.labels
+        )
+
+
+def open_staged(folder: Path) -> Dataset:
+    """Map a data set that `evaluation.datasets.staging.stage` wrote; images stay on disk until they are
+    read.
+    """
+    meta = json.loads((folder / "meta.json").read_text())
+
+    def split(name: str) -> Split:
+        masks = folder / f"{name}_object_masks.npy"
+        return Split(
+            _map(folder / f"{name}_images.npy"),
+            _map(folder / f"{name}_labels.npy"),
+            _map(masks) if meta["has_object_masks"] else None,
+        )
+
+    return Dataset(
+        meta["name"],
+        tuple(meta["classes"]),
+        split("train"),
+        split("test"),
+        mean=tuple(meta["mean"]),
+        std=tuple(meta["std"]),
+        skipped=tuple(Skipped(**entry) for entry in meta["skipped"]),
+    )
+
+
+def _map(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) -> NDArray[np.int64]:
+    """Indices of at most `wanted` images, the same number a class, in their order."""
+    if wanted is None or wanted >= len(labels):
+        return np.arange(len(labels))
+    classes = np.unique(labels)
+    if wanted < len(classes):
+        raise DatasetError(
+            f"{wanted} images asked for, but there are {len(classes)} classes: "
+            "expected at least one image a class"
+        )
+    rng = np.random.default_rng([seed, len(labels)])
+    shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
+    # Round-robin over the classes, so that small classes run dry without a shortage.
+    rounds = [
+        queue[i] for i in range(max(map(len, shuffled))) for queue in shuffled if i < len(queue)
+    ]
+    return np.sort(np.asarray(rounds[:wanted], dtype=np.int64))

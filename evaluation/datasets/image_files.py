@@ -1,0 +1,182 @@
+"""Image files of every kind to RGB arrays, decoded by several threads."""
+
+from __future__ import annotations
+
+import errno
+import io
+import struct
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from evaluation.datasets.dataset import DatasetError, Skipped
+from evaluation.datasets.listing import BLOCK_BYTES, Block
+from evaluation.processors import processors
+
+__all__ = ["FilePixels", "View", "centre_crop", "fit_square", "image_extensions"]
+
+# What Pillow's decoders raise on a damaged file: several let their own errors through.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+# The disk or the network failed, not the file: to skip would lose every image from here on.
+_NOT_THE_FILE = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EMFILE", "ENFILE", "ENOMEM")
+    if hasattr(errno, name)
+}
+
+View = Callable[[Image.Image], Image.Image]
+
+
+def image_extensions() -> frozenset[str]:
+    """The endings of files that Pillow reads, in lower case."""
+    return frozenset(extension.lower() for extension in Image.registered_extensions())
+
+
+def fit_square(size: int | None) -> View | None:
+    """The largest square in the middle, resized to `size`; None to leave images as they are."""
+    if size is None:
+        return None
+    return lambda image: ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def centre_crop(size: int | None) -> View | None:
+    """The test-time view of ImageNet; None to leave images as they are.
+
+    The shorter side is resized to ``size * 256 / 224``, then the middle ``size x size`` is cut
+    out: torchvision's ``Resize(256)`` and ``CenterCrop(224)`` at 224.
+    """
+    if size is None:
+        return None
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    shorter = round(size * 256 / 224)
+    view: View = Compose([Resize(shorter, InterpolationMode.BILINEAR), CenterCrop(size)])
+    return view
+
+
+@dataclass(frozen=True)
+class FilePixels:
+    """Images in files, decoded by several threads and handed out in order.
+
+    Grey images become RGB; what is transparent becomes white. A file that cannot be read is
+    skipped and said so in a warning.
+
+    Args:
+        names: how messages call each image.
+        open: a number to the file's path, or to its bytes.
+        view: resizes and crops; None to take images as they are, which must be of one size.
+    """
+
+    names: Sequence[str]
+    open: Callable[[int], Path | io.BytesIO]
+    view: View | None
+
+    def blocks(
+        self, indices: NDArray[np.int64], size: tuple[int, int] | None
+    ) -> Generator[Block, None, None]:
+        """The images at `indices`, in that order, a few at a time.
+
+        Raises:
+            DatasetError: images of different sizes.
+            OSError: the disk or the network failed.
+        """
+        images: list[NDArray[np.uint8]] = []
+        skipped: list[tuple[int, Skipped]] = []
+        with closing(self._in_order(indices)) as read:
+            for index, found in read:
+                if isinstance(found, Skipped):
+                    message = f"{found.path} cannot be read and is skipped: {found.why}"
+                    warnings.warn(message, stacklevel=2)
+                    skipped.append((len(images) + len(skipped), found))
+                    continue
+                if size is None:
+                    size = found.shape[:2]
+                if found.shape[:2] != size:
+                    raise self._odd_size(index, found, size)
+                images.append(found)
+                if len(images) * found.nbytes >= BLOCK_BYTES:
+                    yield Block(np.stack(images), skipped=tuple(skipped))
+                    images, skipped = [], []
+        if images or skipped:
+            none = np.empty((0, *(size or (1, 1)), 3), dtype=np.uint8)
+            yield Block(np.stack(images) if images else none, skipped=tuple(skipped))
+
+    def _in_order(
+        self, indices: NDArray[np.int64]
+    ) -> Generator[tuple[int, NDArray[np.uint8] | Skipped], None, None]:
+        """Every image with its number; a bounded number is decoded ahead."""
+        threads = _threads()
+        # Now, not by two threads at once: one would find a format missing.
+        Image.init()
+        pool = ThreadPoolExecutor(threads)
+        ahead: deque[tuple[int, Future[NDArray[np.uint8] | Skipped]]] = deque()
+        try:
+            for index in map(int, indices):
+                ahead.append((index, pool.submit(self._read, index)))
+                if len(ahead) > 2 * threads:
+                    done, future = ahead.popleft()
+                    yield done, future.result()
+            for done, future in ahead:
+                yield done, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, index: int) -> NDArray[np.uint8] | Skipped:
+        opened = self.open(index)
+        try:
+            image = _rgb(opened)
+            if self.view is not None:
+                image = self.view(image)
+            return np.asarray(image, dtype=np.uint8)
+        except _UNREADABLE as why:
+            name = self.names[index]
+            if isinstance(why, OSError) and why.errno in _NOT_THE_FILE:
+                raise OSError(
+                    why.errno,
+                    f"{name!r} could not be read ({why.strerror}); the same command goes on",
+                ) from why
+            return Skipped(name, str(why).replace(str(opened), Path(name).name))
+
+    def _odd_size(
+        self, index: int, image: NDArray[np.uint8], size: tuple[int, int]
+    ) -> DatasetError:
+        (height, width), odd = size, image.shape
+        return DatasetError(
+            f"images of different sizes ({height}x{width}, {odd[0]}x{odd[1]}; "
+            f"{self.names[index]!r} is {odd[0]}x{odd[1]}): give --image-size to resize them"
+        )
+
+
+def _rgb(opened: Path | io.BytesIO) -> Image.Image:
+    with Image.open(opened) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            # What is transparent shows white, as a page would show it.
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, rgba)
+        if image.mode.startswith("I"):
+            # Pillow would cut 16 bits off at 255 and leave a white image.
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def _threads() -> int:
+    """A few more than processors, since a read also waits for the disk."""
+    return min(32, processors() + 4)

@@ -1,0 +1,132 @@
+"""Files below a folder: in a folder for each class, in a list, and whether any changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.datasets.dataset import DatasetError
+from evaluation.datasets.image_files import FilePixels, View, image_extensions
+from evaluation.datasets.listing import Names, SplitListing
+
+__all__ = ["class_names", "files_split", "in_class_folders", "listing_hash", "split_folder"]
+
+
+def listing_hash(root: Path) -> str:
+    """Hash of the names, sizes and times of all files under a folder, without reading them."""
+    digest = hashlib.sha256()
+    for name, found in _files(root, ""):
+        said = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"
+        digest.update(said.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _files(folder: Path | str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files of a folder and those below it, by name; a link counts as what it leads to."""
+    if not os.path.isdir(folder):  # noqa: PTH112 - a million Path objects take their time
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from _files(entry.path, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            yield prefix + entry.name, entry.stat()
+
+
+def split_folder(root: Path, names: Sequence[str], expected: str) -> str:
+    """The first of some folders that is there.
+
+    Args:
+        root: where they are looked for.
+        names: what the folder may be called, the likeliest first.
+        expected: the layout, for the message.
+
+    Raises:
+        DatasetError: none is there.
+    """
+    for name in names:
+        if (root / name).is_dir():
+            return name
+    others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
+    raise DatasetError(
+        f"no folder {str(root / names[0])!r}{others}: expected {expected}; check the path after "
+        "the colon of --data"
+    )
+
+
+def class_names(folder: Path) -> set[str]:
+    """The folders in a folder, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if not e.name.startswith(".") and e.is_dir()}
+
+
+def in_class_folders(
+    root: Path, split: str, classes: Sequence[str], view: View | None
+) -> SplitListing:
+    """The images of ``root/split/CLASS/``, those in folders below included, by class and name.
+
+    Args:
+        root: what the images are named below.
+        split: folder of the split.
+        classes: names of the class folders; the place of one is its label.
+        view: resizes and crops the images.
+
+    Raises:
+        DatasetError: a class folder without an image.
+    """
+    known = image_extensions()
+    names = Names()
+    counts = []
+    for name in classes:
+        before = len(names)
+        folder = root / split / name
+        if folder.is_dir():
+            for file in _images(folder, f"{split}/{name}/", known):
+                names.append(file)
+            if len(names) == before:
+                raise DatasetError(
+                    f"class folder {str(folder)!r} is empty: expected image files in it; "
+                    "add some, or remove the class from both splits"
+                )
+        counts.append(len(names) - before)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return files_split(root, names, labels, view, where=root / split)
+
+
+def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[str]:
+    """Images of a folder by name, then those of the folders in it."""
+    with os.scandir(folder) as entries:
+        ordered = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    inner = [entry for entry in ordered if entry.is_dir()]
+    for entry in ordered:
+        if os.path.splitext(entry.name)[1].lower() in known and entry not in inner:  # noqa: PTH122
+            yield prefix + entry.name
+    for entry in inner:
+        yield from _images(entry.path, f"{prefix}{entry.name}/", known)
+
+
+def files_split(
+    root: Path, names: Names, labels: NDArray[np.int64], view: View | None, *, where: Path
+) -> SplitListing:
+    """A split whose images are files.
+
+    Args:
+        root: what the names are below.
+        names: the files.
+        labels: the class of each.
+        view: resizes and crops them.
+        where: what messages call the place they are in.
+
+    Raises:
+        DatasetError: there are none, or the first is not there.
+    """
+    if not names or not (root / names[0]).exists():
+        first = f"{names[0]!r} is not in {str(root)!r}" if names else f"no image in {str(where)!r}"
+        raise DatasetError(f"{first}: expected the images beside the list that names them")
+    return SplitListing(labels, FilePixels(names, lambda i: root / names[i], view), str(where))

@@ -1,0 +1,200 @@
+"""WebDataset shards: tar files that hold many samples each, as clusters read them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.datasets.dataset import DatasetError
+from evaluation.datasets.image_files import FilePixels, View, centre_crop
+from evaluation.datasets.listing import Listing, Names, Request, SplitListing
+from evaluation.datasets.sources.registry import source
+
+__all__ = ["webdataset"]
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+@source(
+    "webdataset",
+    "train-*.tar and test-*.tar (or val-*.tar), samples of KEY.jpg (jpeg, png, webp) and KEY.cls; "
+    "classes.json or classes.txt where there are names",
+)
+def webdataset(request: Request) -> Listing:
+    """Shards as the webdataset package writes them; ``KEY.cls`` is the class as a whole number.
+
+    The shards are indexed once a start and their images read where they lie. Classes are called
+    by ``classes.json`` (a list), ``classes.txt`` (a line each), or else by their numbers. With an
+    image size the shorter side is resized to ``size * 256 / 224`` and the middle cut out.
+
+    Raises:
+        DatasetError: no such shards, a broken one, a sample without an image or a class, a class
+            in one split only.
+    """
+    root = Path(request.argument)
+    view = centre_crop(request.image_size)
+    index = {"train": _index(root, ("train",)), "test": _index(root, ("test", "val"))}
+    present = {name: set(found.labels) for name, found in index.items()}
+    classes = _classes(root, max(present["train"] | present["test"]))
+    for here, there in (("train", "test"), ("test", "train")):
+        lacking = sorted(present[there] - present[here])
+        if lacking:
+            raise DatasetError(
+                f"class {', '.join(classes[label] for label in lacking)} is in the {there} shards "
+                f"of {str(root)!r} but not in the {here} shards: expected it in both"
+            )
+    if len(present["train"]) < 2:
+        raise DatasetError(f"{len(present['train'])} class in {str(root)!r}: expected at least 2")
+    return Listing(
+        root.resolve().name,
+        classes,
+        index["train"].listing(root, view),
+        index["test"].listing(root, view),
+        size=request.size,
+    )
+
+
+@dataclass
+class _Index:
+    """Where the images of a split lie.
+
+    Args:
+        shards: the tar files, in order.
+        names: what messages call each image.
+        shard: the tar file of each, as a place in `shards`.
+        start: its first byte there.
+        length: its bytes.
+        labels: its class.
+    """
+
+    shards: list[Path]
+    names: Names = field(default_factory=Names)
+    shard: array[int] = field(default_factory=lambda: array("l"))
+    start: array[int] = field(default_factory=lambda: array("q"))
+    length: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("q"))
+
+    def open(self, index: int) -> io.BytesIO:
+        """The bytes of an image."""
+        with self.shards[self.shard[index]].open("rb") as file:
+            file.seek(self.start[index])
+            return io.BytesIO(file.read(self.length[index]))
+
+    def listing(self, root: Path, view: View | None) -> SplitListing:
+        """The split as a listing."""
+        labels = np.array(self.labels, dtype=np.int64)
+        return SplitListing(labels, FilePixels(self.names, self.open, view), str(root))
+
+
+def _index(root: Path, prefixes: Sequence[str]) -> _Index:
+    """The samples of all shards of a split, by the names of the shards."""
+    for prefix in prefixes:
+        shards = sorted(root.glob(f"{prefix}-*.tar"))
+        if shards:
+            break
+    else:
+        shown = " or ".join(f"{prefix}-*.tar" for prefix in prefixes)
+        raise DatasetError(
+            f"no shards {shown} in {str(root)!r}: expected samples of KEY.jpg and KEY.cls in tar "
+            "files that are not compressed, such as webdataset.ShardWriter writes"
+        )
+    index = _Index(shards)
+    for number, shard in enumerate(shards):
+        for key, members in _samples(shard):
+            _take(index, number, key, members)
+    return index
+
+
+def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """The samples of a shard: files that follow each other and share a key."""
+    key, members = "", dict[str, tarfile.TarInfo]()
+    for member in _members(shard):
+        folder, slash, file = member.name.rpartition("/")
+        stem, _, extension = file.partition(".")
+        if not member.isfile() or not stem:
+            continue
+        if folder + slash + stem != key:
+            if members:
+                yield key, members
+            key, members = folder + slash + stem, {}
+        members[extension.lower()] = member
+    if members:
+        yield key, members
+
+
+def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """What is in a tar file.
+
+    Raises:
+        DatasetError: it is broken or cut off.
+    """
+    end = 0
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined] # else it keeps them all
+                yield member
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        with shard.open("rb") as file:
+            file.seek(end)
+            # Without the empty block at the end, a file cut off between two members looks whole.
+            whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+        why = "" if whole else "its end is missing"
+    except (tarfile.TarError, EOFError) as error:
+        why = str(error)
+    if why:
+        raise DatasetError(
+            f"shard {str(shard)!r} is broken ({why}): copy or write it again, or remove it"
+        )
+
+
+def _take(index: _Index, number: int, key: str, members: dict[str, tarfile.TarInfo]) -> None:
+    """Note one sample."""
+    shard = index.shards[number]
+    image = next((members[extension] for extension in _IMAGES if extension in members), None)
+    if image is None or "cls" not in members:
+        lacking = "class (KEY.cls)" if image else f"image (KEY.{', KEY.'.join(_IMAGES)})"
+        raise DatasetError(
+            f"sample {key!r} of {str(shard)!r} has no {lacking}, only "
+            f"{', '.join(sorted(members))}: expected both, next to each other"
+        )
+    label = members["cls"]
+    with shard.open("rb") as file:
+        file.seek(label.offset_data)
+        text = file.read(label.size).decode(errors="replace").strip()
+    if not text.isdecimal():
+        raise DatasetError(
+            f"sample {key!r} of {str(shard)!r} has the class {text!r}: expected a whole number "
+            "from 0"
+        )
+    index.names.append(f"{shard.name}/{image.name}")
+    index.shard.append(number)
+    index.start.append(image.offset_data)
+    index.length.append(image.size)
+    index.labels.append(int(text))
+
+
+def _classes(root: Path, largest: int) -> tuple[str, ...]:
+    """The names of the classes, at least as many as the largest label needs."""
+    listed, lines = root / "classes.json", root / "classes.txt"
+    if listed.exists():
+        path, names = listed, json.loads(listed.read_text())
+    elif lines.exists():
+        path, names = lines, lines.read_text().splitlines()
+    else:
+        return tuple(str(label) for label in range(largest + 1))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(f'{str(path)!r}: expected a list of names, such as ["cat", "dog"]')
+    if len(names) <= largest:
+        raise DatasetError(
+            f"{str(path)!r} names {len(names)} classes, but a sample has class {largest}: "
+            "expected a name for each class from 0"
+        )
+    return tuple(names)

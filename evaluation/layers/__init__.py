@@ -1,0 +1,1 @@
+"""ROAR and KAR inside a network: masks between two layers."""

@@ -1,0 +1,190 @@
+"""The activations of a network's scales on disk, and which of their locations are salient.
+
+Before the mask everything is frozen, and images are neither cropped nor flipped: one pass serves
+all trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evaluation.layers.layerwise import Locations, rank_locations
+from evaluation.layers.tails import read_scales
+from evaluation.masking.levels import tie_orders
+from evaluation.masking.views import InputView
+from evaluation.storage.store import ArrayFile
+from fastsal import SMOEScale
+from fastsal.networks import hooks
+from fastsal.networks.scales import Scale, candidates
+
+__all__ = [
+    "RANDOM",
+    "cache_activations",
+    "scales_named",
+    "statistic_maps",
+    "write_locations",
+]
+
+RANDOM = "random"
+_BATCH = 128
+
+
+def scales_named(network: nn.Module, names: Sequence[str], inputs: Tensor) -> tuple[Scale, ...]:
+    """The scales of a network by their names, which another network's weights may have found.
+
+    Args:
+        network: the network.
+        names: names of layers, as `fastsal.find_scales` gives them.
+        inputs: ``(N, 3, H, W)``, some images.
+
+    Raises:
+        ValueError: a layer that every path through the network does not cross.
+    """
+    found = {candidate.scale.name: candidate.scale for candidate in candidates(network, inputs)}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"no scale at layer {missing[0]!r}: expected some of {', '.join(found)}")
+    return tuple(found[name] for name in names)
+
+
+def cache_activations(
+    network: nn.Module,
+    scales: tuple[Scale, ...],
+    images: InputView,
+    chosen: NDArray[np.integer],
+    paths: Sequence[Path],
+    *,
+    device: str = "cpu",
+) -> None:
+    """Write each scale's activations, in float32, from one pass over the images.
+
+    Args:
+        network: the frozen network.
+        scales: where it is read.
+        images: the images of a split.
+        chosen: ``(N,)``, which of them.
+        paths: an ``.npy`` file a scale, ``(N, h, w, C)``; each appears whole.
+        device: where the network is.
+
+    Raises:
+        ValueError: activations that are not finite; names the layer.
+    """
+    with ExitStack() as stack:
+        files: list[ArrayFile] = []
+        for indices in _batches(chosen):
+            for place, (scale, tensor) in enumerate(
+                zip(scales, read_scales(network, scales, images(indices, device)), strict=True)
+            ):
+                values = scale.channels_first(tensor).permute(0, 2, 3, 1).float().cpu().numpy()
+                if not np.isfinite(values).all():
+                    raise ValueError(f"layer {scale.name!r} gives activations that are not finite")
+                if place == len(files):
+                    shape = (len(chosen), *values.shape[1:])
+                    files.append(stack.enter_context(ArrayFile(paths[place], shape, "<f4")))
+                files[place].append(values)
+
+
+def statistic_maps(
+    network: nn.Module,
+    scales: tuple[Scale, ...],
+    statistics: Sequence[str],
+    inputs: Tensor,
+) -> dict[str, list[NDArray[np.float32]]]:
+    """The plain map of each statistic at each scale, of the unmasked activations.
+
+    Args:
+        network: the network.
+        scales: where it is read.
+        statistics: keys of `fastsal.statistics.STATISTICS`.
+        inputs: ``(N, 3, H, W)``.
+
+    Returns:
+        For each statistic ``(N, h, w)`` a scale.
+    """
+    readers = [
+        SMOEScale(network, list(scales), statistic=name, normalize="none").reader((inputs,))
+        for name in statistics
+    ]
+    taps = [tap for reader in readers for tap in reader.taps]
+    with torch.no_grad():
+        values = iter(hooks.forward(network, (inputs,), taps=taps)[1])
+        maps = [reader.joined([[next(values) for _ in scales]]) for reader in readers]
+    return {
+        name: [scale_map.float().cpu().numpy() for scale_map in of_scales]
+        for name, of_scales in zip(statistics, maps, strict=True)
+    }
+
+
+def write_locations(
+    network: nn.Module,
+    scales: tuple[Scale, ...],
+    statistics: Sequence[str],
+    images: InputView,
+    chosen: NDArray[np.integer],
+    indices: NDArray[np.integer],
+    paths: Mapping[str, Sequence[Path]],
+    locations: Locations,
+    *,
+    device: str = "cpu",
+) -> None:
+    """Write which locations each statistic and the random control let through, in one pass.
+
+    Args:
+        network: the frozen network.
+        scales: where it is read.
+        statistics: keys of the registry, and `RANDOM`.
+        images: the images of a split.
+        chosen: ``(N,)``, which of them.
+        indices: ``(N,)``, numbers that no other image has, which ties and the control depend on.
+        paths: an ``.npy`` file a statistic and scale, ``(N, h, w)``; each appears whole.
+        locations: how many pass.
+        device: where the network is.
+
+    Raises:
+        ValueError: a map that is not finite; names the layer.
+    """
+    computed = [name for name in statistics if name != RANDOM]
+    with ExitStack() as stack:
+        files: dict[tuple[str, int], ArrayFile] = {}
+        for rows in _batches(np.arange(len(chosen))):
+            inputs = images(chosen[rows], device)
+            maps = statistic_maps(network, scales, computed, inputs)
+            for place, scale in enumerate(scales):
+                height, width = _size(scale)
+                orders = tie_orders(height * width, indices[rows], locations.tie_seed)
+                if RANDOM in statistics:
+                    drawn = _random_maps(height * width, place, indices[rows], locations.tie_seed)
+                    maps.setdefault(RANDOM, []).append(drawn.reshape(-1, height, width))
+                for name in statistics:
+                    if (name, place) not in files:
+                        shape = (len(chosen), height, width)
+                        file = ArrayFile(paths[name][place], shape, "|u1")
+                        files[name, place] = stack.enter_context(file)
+                    files[name, place].append(rank_locations(maps[name][place], orders, locations))
+
+
+def _size(scale: Scale) -> tuple[int, int]:
+    rows, columns = scale.shape[1:3] if scale.channels_last else scale.shape[2:4]
+    return rows, columns
+
+
+def _random_maps(
+    pixels: int, place: int, indices: NDArray[np.integer], seed: int
+) -> NDArray[np.float32]:
+    """Uniform values that depend on the image and the scale alone: fixed for an image."""
+    keys = (np.random.SeedSequence([seed, int(index), place + 1]) for index in indices)
+    return np.stack(
+        [np.random.Generator(np.random.Philox(key)).random(pixels, np.float32) for key in keys]
+    )
+
+
+def _batches(chosen: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    for start in range(0, len(chosen), _BATCH):
+        yield chosen[start : start + _BATCH]

@@ -1,0 +1,1 @@
+"""Measures of saliency maps without retraining."""

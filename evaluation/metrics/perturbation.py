@@ -1,0 +1,165 @@
+"""What a trained network still says of images whose pixels go in the order of a map.
+
+The libraries do not serve here. Captum's metrics are infidelity and sensitivity alone; Xplique has
+these but is built on TensorFlow; the ROAD of pytorch-grad-cam solves one image at a time, removes
+more or fewer pixels than asked where they tie, takes maps in [0, 1] only, and needs OpenCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evaluation.masking.levels import pixels_at
+
+__all__ = ["Answers", "Order", "Shown", "answers_while_removing", "area_under", "with_channel_mean"]
+
+Order = Literal["most", "least"]
+# Which pixels are kept, (N, H, W), to what the network gets: (N, C, H, W).
+Shown = Callable[[NDArray[np.bool_]], Tensor]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network said of each image at each share of removed pixels.
+
+    Args:
+        shares: ``S`` shares of the pixels removed, in [0, 1], rising.
+        probability: ``(N, S)``, of the class explained.
+        predicted: ``(N, S)``, the most probable class.
+    """
+
+    shares: tuple[float, ...]
+    probability: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+
+    @property
+    def area(self) -> NDArray[np.float64]:
+        """Mean height of each image's curve of probability: ``(N,)``, in [0, 1]."""
+        return area_under(self.shares, self.probability)
+
+    def accuracy(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of the steps at which each image's class is recognised, as ROAD counts.
+
+        The unchanged image is left out: it is the same for every map.
+
+        Args:
+            labels: ``(N,)``, the true classes.
+
+        Returns:
+            ``(N,)``, in [0, 1]; the mean over images is the mean accuracy over the steps.
+        """
+        steps = np.asarray(self.shares) > 0
+        right: NDArray[np.float64] = (self.predicted == labels[:, None])[:, steps].mean(1)
+        return right
+
+
+def answers_while_removing(
+    network: nn.Module,
+    shown: Shown,
+    target: Tensor,
+    ranked: NDArray[np.int64],
+    size: tuple[int, int],
+    shares: Sequence[float],
+    *,
+    first: Order,
+) -> Answers:
+    r"""Remove pixels step by step, and ask a frozen network each time.
+
+    $$f(s) = p_t\bigl(\mathrm{fill}(x, R_s)\bigr), \qquad
+      |R_s| = \lfloor s H W + \tfrac12 \rfloor$$
+
+    `R_s` are the most salient pixels (`first="most"`) or the least salient ones. The area under
+    the first curve is the deletion area: low where the map finds what the network needs. Read
+    backwards, the second is insertion: at share `s` the `1 - s` most salient pixels are there and
+    the rest is filled; its area, the insertion area, is high for such a map. With accuracy in place
+    of probability, and noisy linear imputation as the fill, the two are ROAD. Deviations from RISE:
+    steps of a share in place of one row of 224 pixels; insertion starts from the same fill as
+    deletion, not from a blurred image, which still holds the image's coarse content.
+
+    Args:
+        network: in evaluation mode; left as it is.
+        shown: what the network gets for the pixels kept.
+        target: `(N,)`, `t`, the class explained.
+        ranked: `(N, H * W)`, the pixels of each image, the most salient first.
+        size: `H` and `W`.
+        shares: `s`, in [0, 1], rising.
+        first: which pixels go first.
+
+    Returns:
+        The answers at every share.
+
+    Raises:
+        ValueError: shares that do not rise, or leave [0, 1].
+
+    Reference:
+        Petsiuk et al. 2018, RISE, section 4.3 and algorithm 1; Rong et al. 2022, ROAD, section 5
+        (MoRF is `"most"`, LeRF is `"least"`).
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    >>> _ = network[1].weight.data.copy_(torch.tensor([[2.0, 1.0], [0.0, 0.0]]))
+    >>> shown = with_channel_mean(torch.ones(1, 1, 1, 2))
+    >>> answers = answers_while_removing(network, shown, torch.tensor([0]), np.array([[0, 1]]),
+    ...                                  (1, 2), (0.0, 0.5, 1.0), first="most")
+    >>> answers.probability.round(3).tolist()
+    [[0.953, 0.731, 0.5]]
+    """
+    steps = np.asarray(shares, dtype=np.float64)
+    if steps.size == 0 or (np.diff(steps) <= 0).any() or steps[0] < 0 or steps[-1] > 1:
+        raise ValueError(f"shares {list(shares)}: expected rising shares of the pixels in [0, 1]")
+    count, pixels = ranked.shape
+    # The place of each pixel in the order of removal.
+    place = np.empty_like(ranked)
+    order = ranked if first == "most" else ranked[:, ::-1]
+    np.put_along_axis(place, order, np.broadcast_to(np.arange(pixels), ranked.shape), axis=1)
+    probability = np.empty((count, steps.size))
+    predicted = np.empty((count, steps.size), dtype=np.int64)
+    with torch.inference_mode():
+        for step, share in enumerate(steps.tolist()):
+            kept = (place >= pixels_at(share, pixels)).reshape(count, *size)
+            answer = network(shown(kept)).float().softmax(1)
+            probability[:, step] = answer.gather(1, target[:, None])[:, 0].cpu().numpy()
+            predicted[:, step] = answer.argmax(1).cpu().numpy()
+    return Answers(tuple(steps.tolist()), probability, predicted)
+
+
+def area_under(shares: Sequence[float], heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area under each curve by the trapezoidal rule, over the width of the shares.
+
+    Args:
+        shares: ``S`` places, rising.
+        heights: ``(N, S)``.
+
+    Returns:
+        ``(N,)``, in the unit of the heights.
+
+    Reference:
+        Petsiuk et al. 2018, section 4.3; deviation: none for shares from 0 to 1.
+
+    >>> area_under((0.0, 0.5, 1.0), np.array([[1.0, 0.5, 0.5]])).tolist()
+    [0.625]
+    """
+    area = np.trapezoid(heights, shares, axis=1) / (shares[-1] - shares[0])
+    return np.asarray(area, dtype=np.float64)
+
+
+def with_channel_mean(inputs: Tensor) -> Shown:
+    """Show images with removed pixels at the channel mean, 0 after normalisation.
+
+    Args:
+        inputs: ``(N, C, H, W)``, normalised.
+
+    Returns:
+        What gives them for the pixels kept.
+    """
+
+    def shown(kept: NDArray[np.bool_]) -> Tensor:
+        return inputs * torch.from_numpy(kept)[:, None].to(inputs.device)
+
+    return shown

@@ -1,0 +1,1 @@
+"""Cost of a saliency map: time, operations, memory."""

@@ -1,0 +1,1 @@
+"""Scores of a method from its accuracies, with intervals and tests."""

@@ -1,0 +1,342 @@
+"""A run's directory: where things lie, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.storage.local_copies import copied
+from evaluation.storage.records import CellResult
+
+__all__ = [
+    "ArrayFile",
+    "ContentHash",
+    "Store",
+    "content_hash",
+    "remove_partial",
+    "spec_id",
+    "write_atomically",
+    "write_once",
+]
+
+# Reads of a file that another machine replaces meanwhile, before the error is passed on.
+_READS = 5
+# Bytes that are hashed at once: nothing interrupts the hash of a map of hundreds of gigabytes.
+_HASHED_TOGETHER = 2**26
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` with a new file beside `path`, then put it in its place in one step.
+
+    A reader sees the old file or the new one. After a full disk or a kill nothing
+    but a file whose name starts with ``.partial-`` can be left, which nobody reads and
+    `remove_partial` removes.
+
+    Args:
+        path: the final place.
+        write: writes the bytes to the open file it is given.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written; `path` is as it was.
+    """
+    with _written_beside(path, write) as partial:
+        partial.replace(path)
+
+
+def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """Write a file as `write_atomically` does, unless it is there: of several writers one wins.
+
+    Args:
+        path: the final place.
+        write: writes the bytes to the open file it is given.
+
+    Returns:
+        Whether this call put it there.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
+    with _written_beside(path, write) as partial:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            # A file system without hard links: the last of those that come at once wins.
+            if path.exists():
+                return False
+            partial.replace(path)
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
+    """A new file beside `path`, written and on disk, gone afterwards unless it was moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # mkstemp's 0600 would hide a shared run from its readers
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed left anywhere in a folder.
+
+    Nobody may be writing there.
+    """
+    for path in list(folder.rglob(".partial-*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class ArrayFile:
+    """An ``.npy`` file written in parts from the first entry on, there whole or not at all.
+
+    Args:
+        path: the final place.
+        shape: of the whole array.
+        dtype: of its numbers.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
+        self._path, self._partial = path, Path(name)
+        self._shape, self._dtype, self._written = shape, np.dtype(dtype), 0
+        # Written, not mapped: a full disk is then an error, and no signal that ends the process.
+        self._file = os.fdopen(handle, "wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, part: NDArray[Any]) -> None:
+        """Write the next entries."""
+        if part.shape[1:] != self._shape[1:] or self._written + len(part) > self._shape[0]:
+            raise ValueError(
+                f"entries {self._written} to {self._written + len(part)} of shape "
+                f"{part.shape[1:]}: {self._path.name} is for {self._shape[0]} of shape "
+                f"{self._shape[1:]}"
+            )
+        self._file.write(np.ascontiguousarray(part, self._dtype).data)
+        self._written += len(part)
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Put the file in its place, if every entry was written."""
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if failure is None and self._written == self._shape[0]:
+                self._partial.chmod(0o644)
+                self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+class ContentHash:
+    """SHA-256 over shapes, types and bytes of arrays that come in parts, as 16 hex digits.
+
+    >>> parts = ContentHash()
+    >>> parts.begin((3, 2), "|u1")
+    >>> parts.update(np.zeros((2, 2), np.uint8))
+    >>> parts.update(np.zeros((1, 2), np.uint8))
+    >>> parts.digest() == content_hash(np.zeros((3, 2), np.uint8))
+    True
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def begin(self, shape: tuple[int, ...], dtype: str) -> None:
+        """The next array is of this shape and type, as ``dtype.str`` has it."""
+        self._hash.update(f"{dtype}{shape}".encode())
+
+    def update(self, part: NDArray[Any]) -> None:
+        """The next entries of the array."""
+        entries = np.ascontiguousarray(part)
+        together = max(1, _HASHED_TOGETHER // max(1, entries[:1].nbytes))
+        for start in range(0, len(entries), together):
+            self._hash.update(entries[start : start + together].data)
+
+    def digest(self) -> str:
+        """The hash of what came so far."""
+        return self._hash.hexdigest()[:16]
+
+
+def content_hash(*arrays: NDArray[Any]) -> str:
+    """SHA-256 over shapes, types and bytes of arrays, as 16 hex digits.
+
+    >>> content_hash(np.zeros(3)) == content_hash(np.zeros(4))
+    False
+    """
+    hashed = ContentHash()
+    for array in arrays:
+        hashed.begin(array.shape, array.dtype.str)
+        hashed.update(array)
+    return hashed.digest()
+
+
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """The id of a specification: SHA-256 over its canonical JSON, as 16 hex digits.
+
+    >>> spec_id({"a": 1, "b": 2}) == spec_id({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+    """The directory of one run; the directory itself is the truth about what is done.
+
+    ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
+    ``maps/<id>/`` levels; ``activations/<id>/`` activations inside a network;
+    ``gallery/<id>.npz`` maps of a few images for the report; ``cells/<id>.json`` one finished
+    cell each.
+
+    Args:
+        root: the run's directory; made if it is not there. Several machines may share it.
+        scratch: a folder on each machine's own disk for what trainings read at random, which each
+            machine copies or unpacks for itself; runs may share it. None for none.
+    """
+
+    def __init__(self, root: Path | str, scratch: Path | str | None = None) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._scratch: Path | None = None
+        if scratch is not None:
+            whose = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
+            self._scratch = Path(scratch).absolute() / whose
+
+    def data(self, cell: str) -> Path:
+        """Where the images of a data cell are staged."""
+        return self.root / "data" / cell
+
+    def local(self) -> Path:
+        """A folder of this machine for what can be made again: the run's own without scratch."""
+        if self._scratch is None:
+            return self.root
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
+
+    def local_data(self, cell: str) -> Path:
+        """Where this machine's processes map the staged images; copied there if need be."""
+        source, place = self.data(cell), self.local() / "data" / cell
+        return source if place == source else copied(source, place)
+
+    def local_levels(self, cell: str, split: str) -> Path:
+        """The memory map that `evaluation.masking.level_files.stage` unpacks a split's levels into."""
+        return self.local() / "maps" / cell / f"{split}.npy"
+
+    def model(self, cell: str) -> Path:
+        """Where the weights of a base cell are."""
+        return self.root / "models" / f"{cell}.pt"
+
+    def predictions(self, cell: str) -> Path:
+        """Where the predicted classes of a base cell are, by split."""
+        return self.root / "models" / f"{cell}.predictions.npz"
+
+    def maps(self, cell: str) -> Path:
+        """Where the levels of a maps cell are: ``train.zarr`` and ``test.zarr``."""
+        return self.root / "maps" / cell
+
+    def activations(self, cell: str) -> Path:
+        """Where the activations of a network's scales are, and which locations are salient."""
+        return self.root / "activations" / cell
+
+    def remove_activations(self) -> int:
+        """Remove the activations of a complete run, which is continued without them too.
+
+        Returns:
+            How many bytes they took.
+        """
+        folder = self.root / "activations"
+        files = (path for path in folder.rglob("*") if path.is_file())
+        taken = sum(path.stat().st_size for path in files)
+        shutil.rmtree(folder, ignore_errors=True)
+        return taken
+
+    def gallery(self, cell: str) -> Path:
+        """Where the full-precision maps of a few test images are."""
+        return self.root / "gallery" / f"{cell}.npz"
+
+    def cell(self, cell: str) -> Path:
+        """Where the result of a cell is."""
+        return self.root / "cells" / f"{cell}.json"
+
+    def result(self, cell: str) -> CellResult | None:
+        """The result of a cell, or None if it has not finished."""
+        for attempt in range(_READS):
+            try:
+                return CellResult.from_json(self.cell(cell).read_text())
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                # On NFS: the file that was opened has been replaced.
+                if error.errno != errno.ESTALE or attempt == _READS - 1:
+                    raise
+        return None
+
+    def results(self) -> Iterator[CellResult]:
+        """Every finished cell, in the order of their ids."""
+        for path in sorted((self.root / "cells").glob("[!.]*.json")):
+            result = self.result(path.stem)
+            if result is not None:
+                yield result
+
+    def save_result(self, result: CellResult) -> CellResult:
+        """Record a finished cell; from here on it is never run again.
+
+        Two attempts at a cell may run at once, where a machine was thought dead: the first recorded
+        result stays.
+
+        Returns:
+            What is recorded.
+        """
+        text = result.to_json()
+        written = write_once(self.cell(result.id), lambda file: file.write(text.encode()))
+        recorded = None if written else self.result(result.id)
+        return recorded or result
+
+    def save_model(self, cell: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Keep the weights of a base cell."""
+        write_atomically(self.model(cell), lambda file: torch.save(dict(state), file))
+
+    def load_model(self, cell: str) -> dict[str, torch.Tensor]:
+        """The weights of a base cell, on the CPU."""
+        state: dict[str, torch.Tensor] = torch.load(
+            self.model(cell), map_location="cpu", weights_only=True
+        )
+        return state
+
+    def save_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep named arrays as one ``.npz`` file."""
+        write_atomically(
+            path,
+            lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),
+        )

@@ -1,0 +1,1 @@
+"""Identical retraining: networks, recipes, augmentation, ranks."""

@@ -1,0 +1,250 @@
+"""Weights that were trained elsewhere: published ones by their name, or a file.
+
+A network with such weights is shown images in its own normalisation, which the metadata of
+published weights say. A file has none: unless it is said to expect that of the training images, it
+is taken to expect that of the network's published weights, if there are any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from evaluation.training.networks import build_network
+from fastsal.networks.by_name import needed, read_state_dict
+
+__all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
+
+# Channel mean and standard deviation, in [0, 1].
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+# Whose normalisation weights expect: that of published weights of the network, or of the data.
+EXPECTED = ("published", "data")
+
+_FORMS = (
+    "torchvision:NAME such as torchvision:IMAGENET1K_V2, timm:TAG such as timm:a1_in1k, or the "
+    "path of a file with a state dict"
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights for a network, before they are read.
+
+    Args:
+        model: as `evaluation.training.networks.build_network` takes it.
+        source: ``torchvision:NAME`` (an entry of the model's weights enum, or ``DEFAULT``),
+            ``timm:TAG`` (a pre-trained tag, or nothing for the model's first), or a path.
+        expect: whose normalisation: ``"published"``, where there are published weights of the
+            model, or ``"data"``, that of the training images.
+
+    Raises:
+        ValueError: weights that the model does not have, no such file, or another `expect`.
+
+    >>> Weights("resnet50", "torchvision:IMAGENET1K_V2").normalisation[0]
+    (0.485, 0.456, 0.406)
+    """
+
+    model: str
+    source: str
+    expect: str = "published"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be found, before anything is trained."""
+        if self.expect not in EXPECTED:
+            raise ValueError(
+                f"weights expect the normalisation {self.expect!r}: expected one of "
+                f"{', '.join(EXPECTED)}"
+            )
+        if self._published is None and not Path(self.source).is_file():
+            raise ValueError(f"weights {self.source!r}: there is no such file; expected {_FORMS}")
+
+    @property
+    def _published(self) -> _Published | None:
+        """What is known of published weights; None for a file."""
+        where, colon, tag = self.source.partition(":")
+        if colon and where in ("torchvision", "timm"):
+            of = "timm" if self.model.startswith("timm:") else "torchvision"
+            if where != of:
+                raise ValueError(
+                    f"weights {self.source!r} are not those of model {self.model!r}: expected "
+                    f"{_FORMS}"
+                )
+            return (_of_timm if where == "timm" else _of_torchvision)(self.model, tag)
+        return None
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What the network expects; None for that of the training images."""
+        published = self._published
+        if self.expect == "data":
+            return None
+        if published is None:
+            try:
+                default = "timm:" if self.model.startswith("timm:") else "torchvision:DEFAULT"
+                published = Weights(self.model, default)._published
+            except ValueError:
+                return None
+        return None if published is None else published.normalisation
+
+    def in_spec(self) -> dict[str, Any]:
+        """What a result depends on: the source, a file's contents, and the normalisation."""
+        spec: dict[str, Any] = {"weights": self.source}
+        if self._published is None:
+            content = Path(self.source).read_bytes()
+            spec["weights_hash"] = hashlib.sha256(content).hexdigest()[:16]
+        if self.normalisation is not None:
+            spec["normalisation"] = [list(values) for values in self.normalisation]
+        return spec
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse published weights for another number of classes.
+
+        Raises:
+            ValueError: names both numbers.
+        """
+        published = self._published
+        if published is not None and published.classes != classes:
+            raise ValueError(
+                f"weights {self.source!r} tell {published.classes} classes apart, the images have "
+                f"{classes}: take images of the same classes in the same order, or train here "
+                "(without --weights)"
+            )
+
+    def network(self, classes: int, size: tuple[int, int]) -> nn.Module:
+        """The network with these weights.
+
+        Args:
+            classes: number of classes.
+            size: height and width of the images.
+
+        Raises:
+            ValueError: weights of another number of classes, that do not fit, or that cannot be
+                read or fetched; says which.
+        """
+        self.check_classes(classes)
+        network = empty_network(self.source, self.model, classes, size)
+        state = self._state()
+        own = network.state_dict()
+        _check_fit(self, state, own)
+        network.load_state_dict(dict(state))
+        return network
+
+    def _state(self) -> Mapping[str, Any]:
+        published = self._published
+        try:
+            state = read_state_dict(self.source) if published is None else published.fetch()
+            if not isinstance(state, Mapping):
+                raise TypeError(f"it holds a {type(state).__name__}")
+            if not all(isinstance(weight, Tensor) for weight in state.values()):
+                raise TypeError("it holds more than tensors by name")
+            return state
+        except Exception as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            if published is None:
+                raise ValueError(
+                    f"weights {self.source}: cannot be read as a state dict ({why}); save one with "
+                    "torch.save(network.state_dict(), PATH)"
+                ) from error
+            raise ValueError(
+                f"weights {self.source!r} of {self.model} cannot be fetched ({why}): fetch them "
+                "where there is a network, and give the file's path as --weights"
+            ) from error
+
+
+def empty_network(source: str, model: str, classes: int, size: tuple[int, int]) -> nn.Module:
+    """The network that weights of a source fit, with other weights; they need not be there.
+
+    >>> empty_network("weights.pt", "resnet9", 8, (32, 32)).head.out_features
+    8
+    """
+    network = build_network(model, classes, 0, size=size)
+    if source.startswith("torchvision:") and hasattr(network, "transform_input"):
+        # GoogLeNet and Inception were trained on another normalisation, which they make.
+        setattr(network, "transform_input", True)  # noqa: B010
+    return network
+
+
+@dataclass(frozen=True)
+class _Published:
+    classes: int
+    normalisation: Normalisation
+    fetch: Callable[[], Mapping[str, Any]]
+
+
+def _of_torchvision(model: str, tag: str) -> _Published:
+    from torchvision import models
+
+    try:
+        entries = models.get_model_weights(model)
+        entry = entries["DEFAULT" if tag == "" else tag]
+    except KeyError:
+        known = ", ".join(f"torchvision:{each.name}" for each in entries) or "none"
+        raise ValueError(
+            f"model {model!r} has no weights {tag!r} in torchvision: there are {known}"
+        ) from None
+    except ValueError:
+        raise ValueError(f"model {model!r} is none of torchvision's: expected {_FORMS}") from None
+    preset = entry.transforms()
+    return _Published(
+        len(entry.meta["categories"]),
+        (_three(preset.mean), _three(preset.std)),
+        partial(entry.get_state_dict, check_hash=True),
+    )
+
+
+def _of_timm(model: str, tag: str) -> _Published:
+    timm: Any = needed("timm", f"the network {model}")
+    name = model.removeprefix("timm:")
+    full = f"{name}.{tag}" if tag else name
+    config = timm.get_pretrained_cfg(full, allow_unregistered=False) if _known(full) else None
+    if config is None:
+        known = ", ".join(f"timm:{each.partition('.')[2]}" for each in _tags(name)) or "none"
+        raise ValueError(f"model {model!r} has no weights {tag!r} in timm: there are {known}")
+
+    def fetch() -> Mapping[str, Any]:
+        network: nn.Module = timm.create_model(full, pretrained=True)
+        return network.state_dict()
+
+    return _Published(config.num_classes, (_three(config.mean), _three(config.std)), fetch)
+
+
+def _tags(name: str) -> list[str]:
+    timm: Any = needed("timm", "a list of weights")
+    architecture = name.partition(".")[0]
+    found: list[str] = timm.list_pretrained(f"{architecture}.*")
+    return found
+
+
+def _known(full: str) -> bool:
+    tags = _tags(full)
+    return full in tags if "." in full else bool(tags)
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _check_fit(weights: Weights, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse weights of another network: names some of what does not fit."""
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    missing = [f"{name} is missing" for name in own if name not in state]
+    unexpected = [f"{name} is not of this network" for name in state if name not in own]
+    wrong = shapes + missing + unexpected
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"weights {weights.source} do not fit model {weights.model!r}: "
+            f"{'; '.join(wrong[:3])}{more}"
+        )

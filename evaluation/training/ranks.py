@@ -1,0 +1,150 @@
+"""Several processes that train one network: what each does of a step, and what all must agree on.
+
+PyTorch's DistributedDataParallel averages gradients over the ranks; weighted by how many images
+each rank has, that average is the gradient of the whole batch's mean.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from evaluation.training.networks import state_hash
+
+__all__ = ["Ranks", "Share"]
+
+# Of a rank that has none; two, since BatchNorm refuses one value a channel.
+_BORROWED = 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's part of a batch.
+
+    Args:
+        indices: ``(B,)``, its images; borrowed ones where it has none, so that it takes part.
+        weight: what its mean loss is multiplied by, so that the mean over the ranks is that of
+            the batch; 0 where its images are borrowed.
+    """
+
+    indices: NDArray[np.int64]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The default group of `torch.distributed`, or this process alone.
+
+    Args:
+        count: how many processes train together.
+        rank: which of them this is.
+        device: where this one trains.
+
+    >>> Ranks.of(1, "cpu").share(np.arange(3)).weight
+    1.0
+    """
+
+    count: int
+    rank: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, count: int, device: str) -> Ranks:
+        """The group that a recipe asks for.
+
+        Raises:
+            RuntimeError: there is no group of this size.
+        """
+        if count == 1:
+            return cls(1, 0, torch.device(device))
+        present = distributed.is_available() and distributed.is_initialized()
+        found = distributed.get_world_size() if present else 0
+        if found != count:
+            here = f"of {found} processes" if present else "missing"
+            raise RuntimeError(
+                f"ranks={count}: the default group of torch.distributed is {here}; call "
+                f"torch.distributed.init_process_group in each of {count} processes first"
+            )
+        return cls(count, distributed.get_rank(), torch.device(device))
+
+    def check_equal_start(self, init_hash: str) -> None:
+        """Refuse ranks that start from different weights.
+
+        Raises:
+            RuntimeError: on every rank alike.
+        """
+        if self.count == 1:
+            return
+        # 64 bits as one signed number, which any backend can reduce.
+        number = int.from_bytes(bytes.fromhex(init_hash), "big", signed=True)
+        least, most = (torch.tensor(number, device=self.device) for _ in range(2))
+        distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        if least != most:
+            raise RuntimeError(
+                f"the ranks start from different weights (rank {self.rank} has {init_hash}): build "
+                "the network from the same seed in every process"
+            )
+
+    def share(self, indices: NDArray[np.int64]) -> Share:
+        """This rank's part of a batch; the first ranks take what does not divide."""
+        if self.count == 1:
+            return Share(indices, 1.0)
+        own = np.array_split(indices, self.count)[self.rank]
+        weight = len(own) * self.count / len(indices)
+        return Share(own if len(own) else indices[:_BORROWED], weight)
+
+    def seed(self, seed: int) -> int:
+        """Seed of this rank's dropout: the first rank's is the training's own."""
+        if self.rank == 0:
+            return seed
+        return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
+
+    def joined(self, network: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        """The network as it is trained: it shares gradients where there are several ranks.
+
+        Args:
+            network: on the device.
+            example: gives some images, to see whether the network has heads that no loss reaches.
+        """
+        if self.count == 1:
+            return network
+        return DistributedDataParallel(
+            network,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=_has_other_heads(network, example()),
+        )
+
+    def total(self, *sums: Tensor) -> tuple[float, ...]:
+        """Sums over all ranks."""
+        together = torch.stack([part.double() for part in sums])
+        if self.count > 1:
+            distributed.all_reduce(together)
+        return tuple(together.tolist())
+
+    def agree_on_buffers(self, network: nn.Module) -> None:
+        """Give every rank the first one's BatchNorm statistics."""
+        if self.count > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def finish(self, network: nn.Module) -> str:
+        """Hash of the final weights, equal on all ranks."""
+        self.agree_on_buffers(network)
+        return state_hash(network)
+
+
+def _has_other_heads(network: nn.Module, example: Tensor) -> bool:
+    """Whether the network returns more than its answer in training, as GoogLeNet does."""
+    with (
+        torch.random.fork_rng(devices=[example.device] if example.is_cuda else []),
+        torch.no_grad(),
+    ):
+        return not isinstance(copy.deepcopy(network)(example), Tensor)

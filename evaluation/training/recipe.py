@@ -1,0 +1,254 @@
+"""How a network is trained, as data: the recipe, and the recipes that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
+
+__all__ = ["PRECISIONS", "RECIPES", "NamedRecipe", "Recipe", "default_precision", "name_of"]
+
+# What a recipe calls them, and what autocast computes in; None for no autocast.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+# In every cell's specification; the other fields only where they differ from their default, so
+# that cells from before there were others keep their ids.
+_ALWAYS_IN_SPEC = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "warmup",
+    "precision",
+    "channels_last",
+    "crop_padding",
+    "flip",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Times are shares of the training below 1, and epochs from 1 on.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step, of all ranks together; the last, smaller batch of an epoch is
+            used too.
+        learning_rate: its peak; published recipes take 0.1 * batch_size / 256 for SGD.
+        momentum: Nesterov momentum of SGD; beta_1 of AdamW.
+        weight_decay: of all weights.
+        label_smoothing: of the cross-entropy.
+        warmup: time in which the learning rate rises; linearly but in ``"one-cycle"``.
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast; the loss and
+            the weights stay in float32, and float16 scales the loss so that gradients do not
+            vanish.
+        channels_last: memory format of activations.
+        crop_padding: pixels added at each side before the random crop; 0 for none.
+        flip: random horizontal flip.
+        optimizer: a key of `evaluation.training.schedules.OPTIMIZERS`.
+        schedule: a key of `evaluation.training.schedules.SCHEDULES`: ``"one-cycle"``, ``"step"`` (divided
+            by 10 at each milestone), ``"cosine"`` (to 0) or ``"constant"``.
+        milestones: times, of ``"step"`` alone.
+        compile: train through `torch.compile`; the weights are those of the plain network.
+        resized_crop: least share of an image's area in the random crop that is resized to the
+            whole image, as `evaluation.training.augmentation.resized_boxes` draws it; 0 for none.
+        ranks: processes that train one network together.
+
+    Raises:
+        ValueError: what cannot be trained; names it.
+
+    >>> Recipe(epochs=2).precision
+    'float32'
+    """
+
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    warmup: float = 0.25
+    precision: str = "float32"
+    channels_last: bool = True
+    crop_padding: int = 2
+    flip: bool = True
+    optimizer: str = "sgd"
+    schedule: str = "one-cycle"
+    milestones: tuple[float, ...] = ()
+    compile: bool = False
+    resized_crop: float = 0.0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON made it a list
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}: expected at least 1 of each"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate:g}: expected more than 0")
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name, below in (("momentum", 1.0), ("label_smoothing", 1.0), ("resized_crop", 1.0)):
+            value = getattr(self, name)
+            if not 0 <= value < below:
+                raise ValueError(f"{name}={value:g}: expected at least 0 and less than {below:g}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay:g}: expected at least 0")
+        if not 0 <= self.warmup <= self.epochs:
+            raise ValueError(
+                f"warmup={self.warmup:g}: expected a share of the training below 1, or a number "
+                f"of its {self.epochs} epochs"
+            )
+        self._check_milestones()
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding={self.crop_padding}: expected at least 0 pixels")
+        if self.crop_padding and self.resized_crop:
+            raise ValueError(
+                f"crop_padding={self.crop_padding} and resized_crop={self.resized_crop:g} are two "
+                "ways to crop: set one of them to 0"
+            )
+        if not 1 <= self.ranks <= self.batch_size:
+            raise ValueError(
+                f"ranks={self.ranks}: expected 1, or more processes that share each batch of "
+                f"{self.batch_size} images"
+            )
+
+    def _check_milestones(self) -> None:
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ValueError(
+                f"schedule {self.schedule!r} with milestones {list(self.milestones)}: the schedule "
+                "'step' needs some, such as 30,60,80, and no other takes any"
+            )
+        places = [self.share(milestone) for milestone in self.milestones]
+        rising = all(first < second for first, second in pairwise(places))
+        if places and not (rising and places[0] > 0 and places[-1] < 1):
+            raise ValueError(
+                f"milestones {list(self.milestones)}: expected rising shares of the training "
+                f"below 1, or epochs before the last of {self.epochs}"
+            )
+
+    def share(self, time: float) -> float:
+        """A time as a share of the training.
+
+        >>> Recipe(epochs=90).share(30), Recipe(epochs=90).share(0.25)
+        (0.3333333333333333, 0.25)
+        """
+        return time if time < 1 else time / self.epochs
+
+    def in_spec(self) -> dict[str, Any]:
+        """The recipe as a cell's specification holds it: a newer field only where it is unusual.
+
+        >>> "optimizer" in Recipe().in_spec(), Recipe(ranks=2).in_spec()["ranks"]
+        (False, 2)
+        """
+        return {
+            entry.name: list(value) if isinstance(value, tuple) else value
+            for entry in fields(self)
+            for value in (getattr(self, entry.name),)
+            if entry.name in _ALWAYS_IN_SPEC or value != entry.default
+        }
+
+
+def default_precision(device: str) -> str:
+    """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
+    if torch.device(device).type == "cuda":
+        known = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bfloat16" if known else "float32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe that has a name, with what a reader has to know of it.
+
+    Args:
+        options: fields of `Recipe`.
+        about: where it comes from, or what it gives up.
+    """
+
+    options: Mapping[str, Any]
+    about: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe itself."""
+        return Recipe(**self.options)
+
+
+_IMAGENET: dict[str, Any] = {
+    "epochs": 102,
+    "batch_size": 4096,
+    "learning_rate": 1.6,
+    "weight_decay": 1e-4,
+    "warmup": 5.0,
+    "schedule": "step",
+    "milestones": (30.0, 60.0, 80.0),
+    "crop_padding": 0,
+    "resized_crop": 0.08,
+}
+
+# Fields that are left out keep the defaults of `Recipe`.
+RECIPES: dict[str, NamedRecipe] = {
+    "imagenet": NamedRecipe(
+        _IMAGENET,
+        "The recipe of He et al. (2016) as Hooker et al. (2019) trained: 102 epochs, batch 4096, "
+        "rate 0.1 B/256, 5 epochs of warm-up, divided by 10 at 30, 60 and 80, Nesterov momentum "
+        "0.9, weight decay 1e-4, label smoothing 0.1. Random crops are resized without "
+        "interpolation, since interpolation would mix removed and kept pixels.",
+    ),
+    "imagenet-short": NamedRecipe(
+        _IMAGENET
+        | {
+            "epochs": 18,
+            "batch_size": 1024,
+            "learning_rate": 2.0,
+            "warmup": 2.0,
+            "schedule": "cosine",
+            "milestones": (),
+            "precision": "bfloat16",
+            "resized_crop": 0.35,
+        },
+        "18 epochs in place of 102: batch 1024, rate 0.5 B/256 that falls as a cosine after 2 "
+        "epochs of warm-up, crops of at least 35 % of the area, bfloat16. It gives up accuracy, "
+        "more of it where masks leave little to learn from, and the likeness to published "
+        "figures: its accuracies compare with each other alone.",
+    ),
+}
+
+
+def name_of(recipe: Recipe) -> str | None:
+    """The name of the recipe that this one is, whatever its precision and number of ranks.
+
+    >>> name_of(RECIPES["imagenet"].recipe), name_of(Recipe())
+    ('imagenet', None)
+    """
+    free = ("precision", "channels_last", "compile", "ranks")
+    for name, named in RECIPES.items():
+        own = named.recipe
+        names = [entry.name for entry in fields(Recipe) if entry.name not in free]
+        if all(getattr(own, field) == getattr(recipe, field) for field in names):
+            return name
+    return None
+
+
+def _one_of(what: str, value: str, known: Mapping[str, object]) -> None:
+    if value not in known:
+        *others, last = (repr(name) for name in known)
+        raise ValueError(f"{what} {value!r}: expected {', '.join(others)} or {last}")

@@ -1,0 +1,265 @@
+"""Train one network on masked images; everything random depends on the seed alone.
+
+Two trainings with the same seed start from the same bytes and see the same images in
+the same order with the same crops and flips, whatever the method that made the masks:
+`Training` returns a hash of each so that a reader can check it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evaluation.masking.views import Parts, View, on_device
+from evaluation.training.augmentation import EpochDraw
+from evaluation.training.networks import state_hash
+from evaluation.training.prefetch import ReadAhead
+from evaluation.training.ranks import Ranks
+from evaluation.training.recipe import PRECISIONS, Recipe, default_precision
+from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
+
+__all__ = [
+    "READ_AHEAD",
+    "Recipe",
+    "Training",
+    "check_device",
+    "correctness",
+    "default_precision",
+    "predictions",
+    "train",
+]
+
+_EVALUATION_BATCH = 250
+# Batches that are read while one is trained on.
+READ_AHEAD = 2
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: names the device, and says what PyTorch said of it.
+
+    >>> check_device("cpu")
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {device!r} cannot be used here ({why}): expected cpu, or cuda where there "
+            "is one"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training leaves behind.
+
+    Args:
+        init_hash: hash of the initial weights.
+        order_hash: hash of the order of images, crops and flips.
+        model_hash: hash of the final weights.
+        history: an entry an epoch: ``epoch, loss, accuracy, seconds, wait_seconds``; the last is
+            what this process waited for images to be read.
+    """
+
+    init_hash: str
+    order_hash: str
+    model_hash: str
+    history: tuple[Mapping[str, float], ...]
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the training's time in which it waited for images to be read.
+
+        >>> Training("", "", "", ({"seconds": 4.0, "wait_seconds": 1.0},)).wait_share
+        0.25
+        """
+        waited = sum(entry["wait_seconds"] for entry in self.history)
+        return waited / sum(entry["seconds"] for entry in self.history)
+
+
+def train(
+    network: nn.Module,
+    view: View,
+    labels: NDArray[np.int64],
+    recipe: Recipe,
+    seed: int,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[int, float], object] | None = None,
+    read_ahead: int = READ_AHEAD,
+) -> Training:
+    """Train `network` in place, from the weights it has.
+
+    With ``recipe.ranks > 1`` every process of `torch.distributed`'s default group calls this with
+    the same arguments but the device. Each takes its share of every batch; gradients are those of
+    the whole batch's mean. BatchNorm normalises over a rank's own images, and the first rank's
+    statistics are kept.
+
+    Args:
+        network: returns ``(N, classes)``, or a tuple whose first entry is that.
+        view: training images.
+        labels: ``(N,)``.
+        recipe: how to train.
+        seed: seeds the order, the crops, the flips and dropout; with the epoch and the
+            image's index it is all that they depend on.
+        device: where to train.
+        on_epoch: called with the epoch and the mean loss after each epoch, on the first rank.
+        read_ahead: batches that are read while one is trained on, each by a thread; 0 to read
+            each when it is needed. It changes no result.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite; names the epoch.
+        RuntimeError: the group is missing or of another size, or its ranks start from different
+            weights.
+    """
+    ranks = Ranks.of(recipe.ranks, device)
+    init_hash = state_hash(network)
+    ranks.check_equal_start(init_hash)
+    order_digest = hashlib.sha256()
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    network.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
+    n = len(labels)
+    targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
+    history: list[Mapping[str, float]] = []
+    with torch.random.fork_rng(devices=_cuda(device)), ReadAhead[Parts](read_ahead) as ahead:
+        torch.manual_seed(ranks.seed(seed))
+        step = _Step.make(network, recipe, ranks, n, view)
+        for epoch in range(1, recipe.epochs + 1):
+            started, waited = time.perf_counter(), ahead.waited
+            draw = EpochDraw.make(n, recipe, seed, epoch)
+            draw.add_to(order_digest)
+            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+            right = torch.zeros((), dtype=torch.int64, device=device)
+            shares = [
+                ranks.share(draw.order[start : start + recipe.batch_size])
+                for start in range(0, n, recipe.batch_size)
+            ]
+            read = (partial(_read, view, share.indices, device) for share in shares)
+            for share, parts in zip(shares, ahead.over(read), strict=True):
+                inputs = draw.augment(view.shown(on_device(parts, device)), share.indices, recipe)
+                target = targets[torch.from_numpy(share.indices).to(device, non_blocking=True)]
+                loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
+                # Added up where they are: to ask for a number would wait for the device.
+                if share.weight:
+                    loss_sum += loss.double() * len(target)
+                    right += (logits.argmax(1) == target).sum()
+            loss_total, right_total = ranks.total(loss_sum, right)
+            mean_loss = loss_total / n
+            if not np.isfinite(mean_loss):
+                raise FloatingPointError(
+                    f"the loss is {mean_loss} after epoch {epoch} at learning rate "
+                    f"{recipe.learning_rate:g}: lower it with --learning-rate"
+                )
+            history.append(
+                {
+                    "epoch": epoch,
+                    "loss": mean_loss,
+                    "accuracy": right_total / n,
+                    "seconds": time.perf_counter() - started,
+                    "wait_seconds": ahead.waited - waited,
+                }
+            )
+            if on_epoch is not None and ranks.rank == 0:
+                on_epoch(epoch, mean_loss)
+    return Training(init_hash, order_digest.hexdigest()[:16], ranks.finish(network), tuple(history))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of a training.
+
+    Args:
+        network: as it is called: compiled, and sharing gradients, where the recipe says so.
+        optimizer: of its weights.
+        schedule: of the learning rate.
+        scaler: of the loss; does nothing but in float16.
+        recipe: how to train.
+    """
+
+    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    recipe: Recipe
+
+    @classmethod
+    def make(cls, network: nn.Module, recipe: Recipe, ranks: Ranks, n: int, view: View) -> _Step:
+        optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), recipe)
+        schedule = SCHEDULES[recipe.schedule](optimizer, recipe, training_steps(recipe, n))
+        device = ranks.device.type
+        scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "float16")
+        if scaler.is_enabled():
+            # Without gradients it does nothing. Float16 may leave out the first steps, of which
+            # the schedule would warn: it wants an optimiser that has been called.
+            optimizer.step()
+        called = ranks.joined(network, lambda: view(np.arange(min(2, n)), ranks.device))
+        if recipe.compile:
+            called = torch.compile(called)  # type: ignore[assignment]
+        return cls(called, optimizer, schedule, scaler, recipe)
+
+    def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """The mean loss and the logits of some images, and one step away from them."""
+        autocast = PRECISIONS[self.recipe.precision]
+        with torch.autocast(inputs.device.type, autocast, enabled=autocast is not None):
+            logits = _logits(self.network(inputs))
+        # A network of float64 keeps its precision.
+        loss = F.cross_entropy(
+            logits if logits.dtype == torch.float64 else logits.float(),
+            target,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return loss.detach(), logits.detach()
+
+
+def _read(view: View, indices: NDArray[np.int64], device: str) -> Parts:
+    """What a view keeps of some images, where a copy to the device need not be waited for."""
+    parts = view.read(indices)
+    on_cuda = torch.device(device).type == "cuda"
+    return tuple(part.pin_memory() for part in parts) if on_cuda else parts
+
+
+def _cuda(device: str) -> list[torch.device]:
+    """The devices whose generator a training uses beside the CPU's."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []
+
+
+def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArray[np.int64]:
+    """The predicted class of every image of a view, in eval mode and float32: ``(N,)``."""
+    network.to(device).eval()
+    classes = np.empty(len(view), dtype=np.int64)
+    with torch.inference_mode():
+        for start in range(0, len(classes), _EVALUATION_BATCH):
+            indices = np.arange(start, min(start + _EVALUATION_BATCH, len(classes)))
+            logits = _logits(network(view(indices, device)))
+            classes[indices] = logits.argmax(1).cpu().numpy()
+    return classes
+
+
+def correctness(
+    network: nn.Module, view: View, labels: NDArray[np.int64], *, device: str = "cpu"
+) -> NDArray[np.bool_]:
+    """Which images of a view a network classifies rightly: ``(N,)``."""
+    right: NDArray[np.bool_] = predictions(network, view, device=device) == labels
+    return right
+
+
+def _logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    # In training mode GoogLeNet and Inception return their auxiliary heads too.
+    return output if isinstance(output, Tensor) else output[0]
