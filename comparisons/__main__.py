@@ -12,19 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from comparisons import options as shared
 from comparisons.budget import MEMORY_BUDGET_CUDA_MIB, MEMORY_BUDGET_MIB
-from comparisons.costs.command import profile
-from comparisons.engines import engine_of, in_ranks
-from comparisons.growth.command import growth
-from comparisons.layers.command import layers
-from comparisons.methods import METHODS
-from comparisons.plan import Plan
-from comparisons.plan_options import PlanOptions, with_plan_options
-from comparisons.planning.command import plan
-from comparisons.planning.files import PlanFile, read_plan_file
-from comparisons.runner import run_plan
-from comparisons.session import one_message
+from comparisons.cli import options as shared
+from comparisons.cli.costs import profile
+from comparisons.cli.growth import growth
+from comparisons.cli.layers import layers
+from comparisons.cli.plan import plan
+from comparisons.cli.plan_options import PlanOptions, with_plan_options
+from comparisons.engines.select import engine_of, in_ranks
+from comparisons.estimates.files import PlanFile, read_plan_file
+from comparisons.methods.controls import METHODS
+from comparisons.plans.plan import Plan
+from comparisons.runs.compare import run_plan
+from comparisons.runs.session import one_message
 from evaluation.training.retraining import check_device
 
 app = typer.Typer(

@@ -99,8 +99,8 @@ class Dataset:
 
 
 def open_staged(folder: Path) -> Dataset:
-    """Map a data set that `evaluation.datasets.staging.stage` wrote; images stay on disk until they are
-    read.
+    """Memory-map a data set that `evaluation.datasets.staging.stage` wrote; its images
+    stay on disk until they are read.
     """
     meta = json.loads((folder / "meta.json").read_text())
 

@@ -161,7 +161,7 @@ def load_dataset(data: str, request: Request) -> Dataset:
 def stage(
     data: str, request: Request, folder: Path, progress: Progress | None = None
 ) -> dict[str, str]:
-    """Write the image set that ``--data`` names to disk, for `evaluation.datasets.dataset.open_staged`.
+    """Write the image set that ``--data`` names to disk, for `open_staged`.
 
     Memory does not grow with the number of images. After a kill it goes on where it was.
 

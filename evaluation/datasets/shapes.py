@@ -20,10 +20,10 @@ Accuracy in % as pixels are removed (ROAR) or kept (KAR) and the network is trai
     ========================  ====  ====  ====  ====  ====
 
 Unmasked 92.4, chance 12.5. KAR random at t is ROAR random at 100 - t, the same training. Measured
-with `evaluation.training.retraining`: the built-in ``resnet9``, 3,000 training and 1,000 test images of seed
-0, one training of 4 epochs each (seed 0; batch 64, peak rate 0.1, label smoothing 0.1, bfloat16,
-fill by the channel mean); a test accuracy p has a standard error of sqrt(p (1 - p) / 1000), at most
-1.6 points, and training seeds add theirs.
+with `evaluation.training.retraining`: the built-in ``resnet9``, 3,000 training and 1,000 test
+images of seed 0, one training of 4 epochs each (seed 0; batch 64, peak rate 0.1, label smoothing
+0.1, bfloat16, fill by the channel mean); a test accuracy p has a standard error of sqrt(p (1 - p) /
+1000), at most 1.6 points, and training seeds add theirs.
 
 The true mask has the class's outline, so its hole is a cue as well: networks trained on the masks
 alone (ROAR 50 %) reach 95.3. Those of the table have not learnt to see the hole, but 6 epochs over

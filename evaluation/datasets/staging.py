@@ -97,7 +97,8 @@ def stage_listing(
         progress: told how many images are done.
 
     Returns:
-        The hash of all images and labels, as `evaluation.datasets.dataset.Dataset.content_hash` has it.
+        The hash of all images and labels, as `evaluation.datasets.dataset.Dataset.content_hash` has
+        it.
 
     Raises:
         DatasetError: images of different sizes, or a class without a readable image.

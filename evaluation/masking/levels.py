@@ -224,7 +224,8 @@ class Masking:
         fraction: share of the pixels removed (ROAR) or kept (KAR); one of `cuts`.
         cuts: the cuts the levels were made with.
         fill: what removed pixels are set to; ``"mean"``: the training set's channel mean;
-            ``"noisy-linear"``: what `evaluation.masking.imputation.noisy_linear` makes of their neighbours.
+            ``"noisy-linear"``: what `evaluation.masking.imputation.noisy_linear` makes of their
+            neighbours.
 
     Raises:
         ValueError: an unknown mode or fill, or a fraction that is not among the cuts.

@@ -1,7 +1,8 @@
 """What a map costs beside the plain forward pass, as numbers to record: time, operations, memory.
 
-Times are those of `evaluation.profiling.timing`, operations of `evaluation.profiling.operations` and bytes of
-`evaluation.profiling.memory`; whoever measures a cost takes it from here, so that there is one way to count.
+Times are those of `evaluation.profiling.timing`, operations of `evaluation.profiling.operations`
+and bytes of `evaluation.profiling.memory`; whoever measures a cost takes it from here, so that
+there is one way to count.
 """
 
 from __future__ import annotations

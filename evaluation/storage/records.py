@@ -109,8 +109,8 @@ class Record:
             the environment included.
         derived_from: what the record was taken over from, where it was not measured
             by itself (the random control is its own dual); else None.
-        fill: what removed pixels were set to, as `evaluation.masking.tracks.Track` has it, and so the next
-            three; each as in the protocol's own track where no other was asked for.
+        fill: what removed pixels were set to, as `evaluation.masking.tracks.Track` has it, and so
+            the next three; each as in the protocol's own track where no other was asked for.
         mask_unit: what was ranked and removed, ``"pixel"`` or ``"element"``.
         target_from: whose prediction the maps explain, ``"self"`` or ``"crossfit-K"``.
         recursive: whether each fraction's maps came from the network retrained at the one before.

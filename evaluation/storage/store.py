@@ -250,7 +250,7 @@ class Store:
         return source if place == source else copied(source, place)
 
     def local_levels(self, cell: str, split: str) -> Path:
-        """The memory map that `evaluation.masking.level_files.stage` unpacks a split's levels into."""
+        """The memory map of a split's levels, unpacked by `evaluation.masking.level_files.stage`."""
         return self.local() / "maps" / cell / f"{split}.npy"
 
     def model(self, cell: str) -> Path:

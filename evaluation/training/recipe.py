@@ -59,8 +59,8 @@ class Recipe:
         crop_padding: pixels added at each side before the random crop; 0 for none.
         flip: random horizontal flip.
         optimizer: a key of `evaluation.training.schedules.OPTIMIZERS`.
-        schedule: a key of `evaluation.training.schedules.SCHEDULES`: ``"one-cycle"``, ``"step"`` (divided
-            by 10 at each milestone), ``"cosine"`` (to 0) or ``"constant"``.
+        schedule: a key of `evaluation.training.schedules.SCHEDULES`: ``"one-cycle"``, ``"step"``
+            (divided by 10 at each milestone), ``"cosine"`` (to 0) or ``"constant"``.
         milestones: times, of ``"step"`` alone.
         compile: train through `torch.compile`; the weights are those of the plain network.
         resized_crop: least share of an image's area in the random crop that is resized to the

@@ -13,12 +13,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from comparisons.cells import Cell, run_cell
-from comparisons.engine import Event, execute
-from comparisons.engines import Engine
-from comparisons.graph import build_nodes
-from comparisons.plan import Plan
-from comparisons.runner import run_plan
+from comparisons.cells.run import Cell, run_cell
+from comparisons.engines.engine import Event, execute
+from comparisons.engines.select import Engine
+from comparisons.graph.nodes import build_nodes
+from comparisons.plans.plan import Plan
+from comparisons.runs.compare import run_plan
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 from evaluation.training.retraining import Recipe

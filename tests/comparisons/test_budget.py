@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from comparisons import budget
-from comparisons.attribution import example_batch
 from comparisons.budget import in_slices, rows_at_once, set_memory_budget
-from comparisons.methods import METHODS, Batch
+from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.profiling.memory import peak_bytes
 from evaluation.training.networks import build_network

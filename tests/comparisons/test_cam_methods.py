@@ -12,10 +12,10 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from comparisons.attribution import example_batch
-from comparisons.costs.methods import resolve_costed
-from comparisons.methods import METHODS, Batch, resolve
-from comparisons.registry import SETS
+from comparisons.methods.controls import METHODS, Batch, resolve
+from comparisons.methods.costed import resolve_costed
+from comparisons.methods.examples import example_batch
+from comparisons.methods.registry import SETS
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale, find_scales

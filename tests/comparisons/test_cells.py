@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons import cells as cells_module
-from comparisons.cells import Cell, run_cell
-from comparisons.map_set import MapSet
-from comparisons.methods import METHODS, Batch, Method
+from comparisons.cells import run as cells_module
+from comparisons.cells.run import Cell, run_cell
+from comparisons.methods.controls import METHODS, Batch, Method
+from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, saliency_levels

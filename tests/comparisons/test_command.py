@@ -18,10 +18,10 @@ from rich.console import Console
 from torch import nn
 
 from comparisons import __main__ as command
-from comparisons import engines
+from comparisons.engines import select
 from comparisons.measures import MEASURES
-from comparisons.methods import METHODS
-from comparisons.plan import PRESETS, Plan
+from comparisons.methods.controls import METHODS
+from comparisons.plans.plan import PRESETS, Plan
 from evaluation.storage import store
 
 
@@ -191,7 +191,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
+    monkeypatch.setattr(select, "LocalExecutor", InProcess)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -16,11 +16,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from comparisons.__main__ import app
-from comparisons.costs import methods as costs_methods
-from comparisons.costs import runner
-from comparisons.costs.methods import COST_ONLY, costed, installed, resolve_costed
-from comparisons.costs.plan import CostPlan
-from comparisons.methods import METHODS, Batch, resolve
+from comparisons.methods import costed as costs_methods
+from comparisons.methods.controls import METHODS, Batch, resolve
+from comparisons.methods.costed import COST_ONLY, costed, installed, resolve_costed
+from comparisons.plans.costs import CostPlan
+from comparisons.runs import costs
 from evaluation.profiling.memory import peak_bytes
 from evaluation.profiling.operations import count_operations
 from evaluation.storage.store import Store
@@ -133,7 +133,7 @@ def test_what_is_measured_is_not_measured_again(finished, monkeypatch):
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch):
-    real, seen = runner.run_cell, []
+    real, seen = costs.run_cell, []
 
     def interrupted(cell, store, **options):
         if len(seen) == 3:
@@ -141,13 +141,13 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch)
         seen.append(cell)
         return real(cell, store, **options)
 
-    monkeypatch.setattr(runner, "run_cell", interrupted)
+    monkeypatch.setattr(costs, "run_cell", interrupted)
     out = tmp_path / "run"
     stopped = profile(out, "--methods", "smoe-linear")
     assert stopped.exit_code == 130
     assert "the same command continues" in " ".join(stopped.output.split())
     assert len(list((out / "cells").iterdir())) == 3
-    monkeypatch.setattr(runner, "run_cell", real)
+    monkeypatch.setattr(costs, "run_cell", real)
     done = profile(out, "--methods", "smoe-linear")
     assert done.exit_code == 0
     assert done.output.count("done before") == 3

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from comparisons.engine import execute
-from comparisons.graph import build_nodes
+from comparisons.engines.engine import execute
+from comparisons.graph.nodes import build_nodes
 from evaluation.masking.level_files import bytes_an_image
 from evaluation.storage.store import Store
 

@@ -20,16 +20,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from comparisons import engines, runner
-from comparisons.cells import Cell
-from comparisons.engine import Event, WorkerLost, execute
-from comparisons.engines import Engine
-from comparisons.graph import Node, build_nodes
-from comparisons.methods import METHODS, Method
-from comparisons.plan import Plan
-from comparisons.planning.throughput import given
-from comparisons.resources import Resources
-from comparisons.runner import RunError, run_plan
+from comparisons.cells.run import Cell
+from comparisons.engines import select
+from comparisons.engines.engine import Event, WorkerLost, execute
+from comparisons.engines.resources import Resources
+from comparisons.engines.select import Engine
+from comparisons.estimates.throughput import given
+from comparisons.graph.nodes import Node, build_nodes
+from comparisons.methods.controls import METHODS, Method
+from comparisons.plans.plan import Plan
+from comparisons.runs import compare
+from comparisons.runs.compare import RunError, run_plan
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
@@ -228,7 +229,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
+    monkeypatch.setattr(select, "LocalExecutor", InProcess)
 
 
 def _broken(model: nn.Module):
@@ -292,7 +293,7 @@ def test_what_a_plan_needs_is_said_first(in_process, tmp_path, make_tiny_plan, m
     # A throughput so low that hours come out: 4 trainings of 64 images, 32 tests of each, and
     # the base network is asked for all 96 images once more.
     slow = given("0.01,0.1,0.1,1e9")
-    monkeypatch.setattr(runner, "measured", lambda *_, **__: slow)
+    monkeypatch.setattr(compare, "measured", lambda *_, **__: slow)
     plan = make_tiny_plan("centre")
     _, said = _run(replace(plan, mask_only=(("roar", 0.5),)), tmp_path)
     announced = said.index("Plan: 4 trainings (256 images through the network), 224 passes for")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comparisons.map_set import MapSet
+from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import Dataset, Split
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels, stage

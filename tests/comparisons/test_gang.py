@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from comparisons.engines import Engine
-from comparisons.session import RunError
+from comparisons.engines.select import Engine
+from comparisons.runs.session import RunError
 from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from comparisons.engine import execute
-from comparisons.engines import Engine
-from comparisons.graph import build_nodes
+from comparisons.engines.engine import execute
+from comparisons.engines.select import Engine
+from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES
-from comparisons.plan import PlanError
-from comparisons.runner import run_plan
+from comparisons.plans.plan import PlanError
+from comparisons.runs.compare import run_plan
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import saliency_levels

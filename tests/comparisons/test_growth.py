@@ -11,12 +11,12 @@ import pytest
 import typer.testing
 
 from comparisons import __main__ as command
-from comparisons.graph import build_nodes
-from comparisons.growth import command as growing
-from comparisons.growth import measuring
-from comparisons.growth.cases import Case, Sizes, cases
-from comparisons.growth.measuring import Measured, Times, measure_run, times
-from comparisons.session import RunError
+from comparisons.cli import growth as growing
+from comparisons.graph.nodes import build_nodes
+from comparisons.plans.growth import Case, Sizes, cases
+from comparisons.runs import growth
+from comparisons.runs.growth import Measured, Times, measure_run, times
+from comparisons.runs.session import RunError
 from evaluation.storage.records import CellResult
 
 
@@ -136,6 +136,6 @@ def test_a_run_in_processes_of_its_own(tmp_path):
 def test_a_run_that_fails_says_its_last_words(tmp_path, monkeypatch):
     sizes = Sizes(workers=(), engines=("local",), images=(), methods=(), fractions=())
     (case,) = cases(sizes, "float32")
-    monkeypatch.setattr(measuring, "_ROOT", tmp_path)  # where there is no such module
+    monkeypatch.setattr(growth, "_ROOT", tmp_path)  # where there is no such module
     with pytest.raises(RunError, match=r"the run of engine local failed:\n(.|\n)*comparisons"):
         measure_run(case, tmp_path)

@@ -21,18 +21,18 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from comparisons import engines
 from comparisons.__main__ import app
-from comparisons.cells import run_cell
-from comparisons.engine import execute
-from comparisons.engines import Engine
-from comparisons.layers import prior
-from comparisons.layers.graph import build_layer_nodes, data_cell, look_at
-from comparisons.layers.plan import LayersPlan, tuning_recipe
-from comparisons.layers.prior import write_prior
-from comparisons.layers.runner import run_layers
-from comparisons.plan import PlanError
-from comparisons.session import RunError
+from comparisons.cells.run import run_cell
+from comparisons.engines import select
+from comparisons.engines.engine import execute
+from comparisons.engines.select import Engine
+from comparisons.graph.layers import build_layer_nodes, data_cell, look_at
+from comparisons.plans.layers import LayersPlan, tuning_recipe
+from comparisons.plans.plan import PlanError
+from comparisons.runs import prior
+from comparisons.runs.layers import run_layers
+from comparisons.runs.prior import write_prior
+from comparisons.runs.session import RunError
 from evaluation.datasets.dataset import choose_balanced, open_staged
 from evaluation.masking.levels import saliency_levels
 from evaluation.masking.views import InputView
@@ -434,7 +434,7 @@ def in_process(monkeypatch, inline_executor):
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
+    monkeypatch.setattr(select, "LocalExecutor", InProcess)
 
 
 def test_a_run_says_what_it_needs_and_writes_its_page_and_weights(

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from comparisons import local_engine
-from comparisons.engines import Engine, engine_of, in_ranks
-from comparisons.resources import Resources
-from comparisons.session import RunError, working_in
+from comparisons.engines import local
+from comparisons.engines.resources import Resources
+from comparisons.engines.select import Engine, engine_of, in_ranks
+from comparisons.runs.session import RunError, working_in
 from evaluation.storage.store import Store
 from evaluation.training.recipe import Recipe
 
@@ -48,7 +48,7 @@ def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan
 def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(
     mortal, tmp_path, make_tiny_plan, run_on, monkeypatch
 ):
-    monkeypatch.setattr(local_engine, "RETRIES", 1)
+    monkeypatch.setattr(local, "RETRIES", 1)
     (mortal / "always").touch()
     plan = replace(make_tiny_plan("centre"), model=f"{mortal}/mortal.py:network")
     with pytest.raises(RunError) as caught:

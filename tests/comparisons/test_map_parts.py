@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from comparisons import map_cells, map_set
-from comparisons.cells import run_cell
-from comparisons.engine import execute
-from comparisons.graph import build_nodes
-from comparisons.local_engine import LocalExecutor
-from comparisons.map_cells import part_of, parts_of
-from comparisons.methods import METHODS
-from comparisons.resources import Resources
+from comparisons.cells import maps as map_cells
+from comparisons.cells.maps import part_of, parts_of
+from comparisons.cells.run import run_cell
+from comparisons.engines.engine import execute
+from comparisons.engines.local import LocalExecutor
+from comparisons.engines.resources import Resources
+from comparisons.graph.nodes import build_nodes
+from comparisons.methods import map_set
+from comparisons.methods.controls import METHODS
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels
 from evaluation.masking.tracks import Track, crossfitted

@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 
 from comparisons import measures as measures_module
-from comparisons.attribution import example_batch
-from comparisons.cells import run_cell
-from comparisons.engine import execute
-from comparisons.graph import build_nodes
-from comparisons.measure_cells import chosen_images
+from comparisons.cells.measures import chosen_images
+from comparisons.cells.run import run_cell
+from comparisons.engines.engine import execute
+from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES, Sample, resolve_measures
-from comparisons.methods import METHODS
+from comparisons.methods.controls import METHODS
+from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import open_staged
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.metrics.randomisation import permuted_labels

@@ -14,9 +14,9 @@ from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Salien
 from scipy import ndimage
 from torch import nn
 
-from comparisons import methods as registry
-from comparisons.attribution import example_batch
-from comparisons.methods import GROUPS, METHODS, Batch, resolve
+from comparisons.methods import controls as registry
+from comparisons.methods.controls import GROUPS, METHODS, Batch, resolve
+from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView

@@ -15,9 +15,11 @@ import pytest
 import typer.testing
 
 from comparisons import __main__ as command
-from comparisons import engines, plan_options, runner
-from comparisons.planning import command as planning
-from comparisons.planning.files import read_plan_file
+from comparisons.cli import plan as planning
+from comparisons.cli import plan_options
+from comparisons.engines import select
+from comparisons.estimates.files import read_plan_file
+from comparisons.runs import compare
 
 ROOT = Path(__file__).parents[2]
 THROUGHPUT = ("--images-per-second", "2500,7000,3000,500")
@@ -104,7 +106,7 @@ def test_a_measured_plan_runs_and_its_report_cites_it(
         def running(store, **_):
             yield inline_executor(store)
 
-    monkeypatch.setattr(engines, "LocalExecutor", InProcess)
+    monkeypatch.setattr(select, "LocalExecutor", InProcess)
     monkeypatch.setattr(planning, "_TRIAL_S", 1.0)
     file, out = tmp_path / "small.json", tmp_path / "run"
     small = ("--preset", "smoke", "--methods", "centre", "--measures", "none")
@@ -132,8 +134,8 @@ def test_a_measured_plan_runs_and_its_report_cites_it(
     assert "It said 4 trainings and" in page
     # Going on with the same options typed it still cites the file; with others nothing says any
     # more that the file was followed.
-    assert runner._citation(read.plan, out, None) == kept["plan_file"]
-    assert runner._citation(replace(read.plan, seeds=(0, 1)), out, None) is None
+    assert compare._citation(read.plan, out, None) == kept["plan_file"]
+    assert compare._citation(replace(read.plan, seeds=(0, 1)), out, None) is None
 
 
 def test_a_throughput_measured_elsewhere_is_taken_from_its_plan(invoke, tmp_path, monkeypatch):

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comparisons.graph import build_nodes
+from comparisons.estimates.cost import Cost, cost_of
+from comparisons.estimates.throughput import given
+from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES
-from comparisons.methods import METHODS
-from comparisons.plan import Plan
-from comparisons.planning.cost import Cost, cost_of
-from comparisons.planning.throughput import given
-from comparisons.registry import SETS
-from comparisons.work import Work
+from comparisons.methods.controls import METHODS
+from comparisons.methods.registry import SETS
+from comparisons.methods.work import Work
+from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
 from evaluation.masking.tracks import Track, crossfitted
 from evaluation.training.networks import build_network

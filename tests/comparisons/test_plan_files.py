@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from comparisons.plan import Plan, PlanError
-from comparisons.planning.files import KIND, read_plan_file, write_plan_file
+from comparisons.estimates.files import KIND, read_plan_file, write_plan_file
+from comparisons.plans.plan import Plan, PlanError
 from evaluation.masking.tracks import Track
 from evaluation.training.retraining import Recipe
 

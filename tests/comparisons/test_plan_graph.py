@@ -11,10 +11,10 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from comparisons.graph import build_nodes
-from comparisons.methods import METHODS
-from comparisons.plan import PRESETS, Plan, PlanError
-from comparisons.specs import data_cell
+from comparisons.graph.nodes import build_nodes
+from comparisons.graph.specs import data_cell
+from comparisons.methods.controls import METHODS
+from comparisons.plans.plan import PRESETS, Plan, PlanError
 from evaluation.masking.tracks import Track, crossfitted
 from evaluation.storage.records import CellResult
 from evaluation.training.recipe import RECIPES, Recipe

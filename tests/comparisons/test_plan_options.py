@@ -8,9 +8,9 @@ import pytest
 import typer
 import typer.testing
 
-from comparisons.plan import PlanError
-from comparisons.plan_options import PlanOptions, with_plan_options
-from comparisons.recipe_options import as_augmentation
+from comparisons.cli.plan_options import PlanOptions, with_plan_options
+from comparisons.cli.recipe_options import as_augmentation
+from comparisons.plans.plan import PlanError
 from evaluation.training.recipe import RECIPES, Recipe
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from comparisons.attribution import example_batch
-from comparisons.methods import METHODS
+from comparisons.methods.controls import METHODS
+from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels

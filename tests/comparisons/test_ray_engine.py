@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from comparisons import ray_engine
-from comparisons.cells import Cell
-from comparisons.engines import Engine, engine_of
-from comparisons.ray_engine import RayExecutor, RayMissing
-from comparisons.resources import Resources
-from comparisons.session import RunError
+from comparisons.cells.run import Cell
+from comparisons.engines import on_ray
+from comparisons.engines.on_ray import RayExecutor, RayMissing
+from comparisons.engines.resources import Resources
+from comparisons.engines.select import Engine, engine_of
+from comparisons.runs.session import RunError
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
@@ -205,6 +205,6 @@ def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "ray.util.scheduling_strategies", raising=False)
     with pytest.raises(RayMissing, match=r"needs Ray: pip install -e '.\[cluster\]'"):
-        ray_engine.RayExecutor(
+        on_ray.RayExecutor(
             Store(tmp_path), address=None, workers=1, resources=engine_of("ray").resources
         )

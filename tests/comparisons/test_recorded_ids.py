@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comparisons.costs.plan import CostPlan
-from comparisons.graph import Node, build_nodes
-from comparisons.layers.graph import Layers, build_layer_nodes
-from comparisons.layers.plan import LayersPlan
-from comparisons.plan_options import _plan
+from comparisons.cli.plan_options import _plan
+from comparisons.graph.layers import Layers, build_layer_nodes
+from comparisons.graph.nodes import Node, build_nodes
+from comparisons.plans.costs import CostPlan
+from comparisons.plans.layers import LayersPlan
 from evaluation.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_ids_are_those_recorded(plan):
 
 @pytest.mark.parametrize("run", RECORDED_RUNS, ids=lambda path: path.name)
 def test_cells_of_recorded_runs_have_the_ids_of_what_they_say(run):
-    from comparisons.cells import Cell
+    from comparisons.cells.run import Cell
 
     results = list(Store(run).results())
     assert results

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 
 import pytest
 
-from comparisons import engine
-from comparisons.cells import Cell
-from comparisons.engine import execute
-from comparisons.graph import Node
-from comparisons.planning.schedule import Task, critical_path, simulate
+from comparisons.cells.run import Cell
+from comparisons.engines import engine
+from comparisons.engines.engine import execute
+from comparisons.estimates.schedule import Task, critical_path, simulate
+from comparisons.graph.nodes import Node
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from comparisons import engines
 from comparisons.__main__ import app
-from comparisons.cells import run_cell
+from comparisons.cells.run import run_cell
+from comparisons.engines import select
 from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
@@ -51,7 +51,7 @@ def test_the_command_hands_its_scratch_folder_to_the_workers(
             given.append(store)
             raise Stopped
 
-    monkeypatch.setattr(engines, "LocalExecutor", Noted)
+    monkeypatch.setattr(select, "LocalExecutor", Noted)
     arguments = ["run", "--preset", "smoke", "--out", str(tmp_path / "run")]
     ended = CliRunner().invoke(app, [*arguments, "--scratch", str(tmp_path / "scratch")])
     assert isinstance(ended.exception, Stopped)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, label
 
-from comparisons.blobs import arrival_times
-from comparisons.blurred import blur
-from comparisons.methods import METHODS, Batch, resolve
+from comparisons.methods.blobs import arrival_times
+from comparisons.methods.blurred import blur
+from comparisons.methods.controls import METHODS, Batch, resolve
 from evaluation.masking.levels import Masking, pixels_at, saliency_levels
 from evaluation.masking.tracks import BLURRED
 from evaluation.training.networks import build_network

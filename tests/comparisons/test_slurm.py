@@ -47,7 +47,7 @@ def test_the_sbatch_file_is_a_shell_script_with_its_options_first():
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "ray").exists(), reason="no .venv with Ray")
 def test_the_sbatch_file_runs_a_plan_on_its_nodes(tmp_path, make_tiny_plan):
-    from comparisons.planning.files import write_plan_file
+    from comparisons.estimates.files import write_plan_file
 
     tools = tmp_path / "bin"
     tools.mkdir()

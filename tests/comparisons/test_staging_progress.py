@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from comparisons import progress
-from comparisons.progress import StagingProgress
+from comparisons.runs import progress
+from comparisons.runs.progress import StagingProgress
 
 
 @pytest.fixture

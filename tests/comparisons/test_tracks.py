@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from comparisons.cells import run_cell
-from comparisons.engine import execute
-from comparisons.graph import build_nodes
-from comparisons.methods import METHODS
-from comparisons.options import as_tracks
-from comparisons.plan import Plan, PlanError
+from comparisons.cells.run import run_cell
+from comparisons.cli.options import as_tracks
+from comparisons.engines.engine import execute
+from comparisons.graph.nodes import build_nodes
+from comparisons.methods.controls import METHODS
+from comparisons.plans.plan import Plan, PlanError
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.imputation import noisy_linear

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.plan import Plan
-from comparisons.planning.throughput import measured
-from comparisons.planning.trial import try_out
-from comparisons.resources import Resources
+from comparisons.engines.resources import Resources
+from comparisons.estimates.throughput import measured
+from comparisons.estimates.trial import try_out
+from comparisons.plans.plan import Plan
 from evaluation.training.retraining import Recipe
 
 PLAN = Plan("shapes", "zoo:make", ("random",), recipe=Recipe(epochs=1, batch_size=16))

@@ -91,7 +91,7 @@ def test_what_is_neither_there_nor_published_has_no_extent(name, tmp_path):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_is_in_the_table_and_in_the_help(name):
-    from comparisons.options import DATA
+    from comparisons.cli.options import DATA
 
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     table = readme.partition("### Image sets")[2].partition("###")[0]

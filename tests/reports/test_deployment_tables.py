@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.deployment import __main__ as command
-from reports.deployment.tables import TABLES
-from reports.deployment.turns import beside
+from comparisons.deployment import command
+from comparisons.deployment.tables import TABLES
+from comparisons.deployment.turns import beside
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "reports" / "deployment").glob("*.csv"))

@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from reports.deployment.exported import (
+from comparisons.deployment.exported import (
     MAKERS,
     PRECISIONS,
     converted,
@@ -22,7 +22,7 @@ from reports.deployment.exported import (
     session,
     written,
 )
-from reports.deployment.turns import beside
+from comparisons.deployment.turns import beside
 
 THREADS = 2
 # By which a file may grow.

@@ -1,0 +1,1 @@
+"""Cells: one piece of work each, recorded once."""

@@ -1,0 +1,103 @@
+"""What SMOE Scale itself takes: operations of its steps, and its time over that of one reading."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from comparisons.cells.cost_subject import built_network, noise
+from comparisons.methods.costed import taps_of_scales
+from evaluation.profiling.operations import count_operations, paper_operations
+from evaluation.profiling.timing import time_in_turns
+from evaluation.storage.store import Store
+from fastsal import SMOEScale
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import get_normalization
+from fastsal.networks.hooks import forward
+from fastsal.networks.scales import Scale
+from fastsal.statistics.registry import get_statistic
+
+if TYPE_CHECKING:
+    from comparisons.cells.run import Cell
+
+__all__ = ["cost_of_reading", "costs_of_steps"]
+
+_STATISTIC = "smoe_scale"
+
+
+def cost_of_reading(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Time of SMOE Scale's statistic and of a sum over channels, on the same activations."""
+    del store
+    spec = cell.spec
+    torch.set_num_threads(spec["threads"])
+    network = built_network(spec, device)
+    batch = noise(spec, network, spec["batch"], device)
+    statistic = get_statistic(_STATISTIC)
+    with torch.inference_mode():
+        taps = list(taps_of_scales(network, batch.inputs[:1], lambda tensor: tensor.clone()))
+        _, activations = forward(network, (batch.inputs,), taps=taps)
+        timing = time_in_turns(
+            lambda: [tensor.sum(1) for tensor in activations],
+            lambda: [statistic(tensor) for tensor in activations],
+            rounds=spec["rounds"],
+            limit_s=spec["limit_s"],
+            device=device,
+        )
+    rounds = zip(timing.forward_ms, timing.map_ms, strict=True)
+    return {
+        "records": (),
+        "history": tuple({"forward_ms": once, "map_ms": statistic} for once, statistic in rounds),
+    }
+
+
+def costs_of_steps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Operations of SMOE Scale, scale by scale: the paper's formulas and our code's count."""
+    del store
+    spec = cell.spec
+    network = built_network(spec, device)
+    batch = noise(spec, network, 1, device)
+    size = (spec["size"], spec["size"])
+    with torch.inference_mode():
+        scales = SMOEScale(network).maps(batch.inputs).scales
+        shapes = [_channels_first(scale) for scale in scales]
+        rows = paper_operations(shapes, size)
+        history = []
+        for shape, row in zip(shapes, rows, strict=True):
+            counted = _count_steps(shape, size, device)
+            paper = {f"paper_{step}": value for step, value in asdict(row).items()}
+            sides = dict(zip(("channels", "height", "width"), shape, strict=True))
+            history.append({**sides, **paper, **counted})
+    return {"records": (), "history": tuple(history)}
+
+
+def _count_steps(shape: tuple[int, int, int], size: tuple[int, int], device: str) -> dict[str, int]:
+    """What our code takes for one scale of one image; of the combination, to add it to others."""
+    activations = torch.rand((1, *shape), device=device)
+    values: Tensor = get_statistic(_STATISTIC)(activations)
+    normalization = get_normalization("gaussian")
+    counted = normalization(values)
+
+    def combined(times: int) -> int:
+        return count_operations(lambda: combine([counted] * times, [1.0] * times, size)).other
+
+    return {
+        "statistic": count_operations(lambda: get_statistic(_STATISTIC)(activations)).other,
+        "normalization": count_operations(lambda: normalization(values)).other,
+        "combination": combined(3) - combined(2),
+    }
+
+
+def _channels_first(scale: Scale) -> tuple[int, int, int]:
+    first, *others = scale.shape[1:]
+    channels, height, width = (
+        (others[-1], first, others[0])
+        if scale.channels_last
+        else (
+            first,
+            *others,
+        )
+    )
+    return channels, height, width

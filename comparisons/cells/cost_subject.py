@@ -1,0 +1,51 @@
+"""The network and the images that a cost is measured on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from comparisons.methods.registry import Batch
+from evaluation.training.networks import build_network
+
+__all__ = ["built_network", "noise"]
+
+
+def built_network(spec: Any, device: str) -> nn.Module:
+    """The network of a cell, in evaluation mode; its weights are random.
+
+    Args:
+        spec: the cell's: ``model``, ``classes``, ``size`` and ``precision``.
+        device: where it goes.
+    """
+    size = (spec["size"], spec["size"])
+    network = build_network(spec["model"], spec["classes"], 0, size=size).to(device).eval()
+    return network.to(torch.bfloat16) if spec["precision"] == "bfloat16" else network
+
+
+def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
+    """Images of a seed, and the classes that a network predicts for them.
+
+    What a map costs does not depend on what it shows.
+
+    Args:
+        spec: the cell's.
+        network: on the device.
+        images: how many.
+        device: where they go.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (images, 3, spec["size"], spec["size"])
+    dtype = next(network.parameters()).dtype
+    inputs = torch.rand(shape, generator=generator).to(device, dtype)
+    with torch.inference_mode():
+        target = network(inputs).argmax(1)
+    return Batch(
+        inputs=inputs,
+        target=target.clone(),
+        index=torch.arange(images),
+        input_range=1.0,
+        black=(0.0, 0.0, 0.0),
+    )

@@ -1,0 +1,86 @@
+"""The pieces of work that only some tracks need: folds for other targets, results taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparisons.cells.trained import new_network, record, train_cell
+from evaluation.datasets.dataset import open_staged
+from evaluation.masking.crossfit import SubsetView, fold_of
+from evaluation.masking.tracks import Track
+from evaluation.masking.views import InputView
+from evaluation.storage.store import Store
+from evaluation.training.retraining import predictions
+
+if TYPE_CHECKING:
+    from comparisons.cells.run import Cell
+
+__all__ = ["crossfitted_targets", "taken_over", "train_without_fold"]
+
+
+def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Train on all folds but one, and keep what the network predicts for that one."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    labels, seed = np.asarray(dataset.train.labels), cell.spec["seed"]
+    fold = fold_of(len(labels), cell.spec["folds"], seed)
+    inside = np.flatnonzero(fold != cell.spec["fold"])
+    held_out = np.flatnonzero(fold == cell.spec["fold"])
+    images = InputView(dataset.train.images, dataset.mean, dataset.std)
+    network = new_network(cell, dataset)
+    view = SubsetView(images, inside)
+    training = train_cell(cell, network, view, labels[inside], device)
+    predicted = predictions(network, SubsetView(images, held_out), device=device)
+    arrays = {"images": held_out, "classes": predicted}
+    store.save_arrays(store.predictions(cell.id), arrays)
+    hashes = {"init": training.init_hash, "model": training.model_hash}
+    records = (record(cell, dataset, "data_wait_share", training.wait_share),)
+    return {"records": records, "history": training.history, "hashes": hashes}
+
+
+def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]:
+    """The class of each training image, from the network that was not trained on it.
+
+    Args:
+        folds: ids of the cells that trained them.
+        store: where their predictions are.
+    """
+    images, classes = [], []
+    for fold in folds:
+        with np.load(store.predictions(fold), allow_pickle=False) as predicted:
+            images.append(predicted["images"])
+            classes.append(predicted["classes"])
+    everything = np.concatenate(images)
+    targets = np.empty(len(everything), np.int64)
+    targets[everything] = np.concatenate(classes)
+    return targets
+
+
+def taken_over(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """What a training of the first track measured, where this track's masks are the same."""
+    del device
+    source = store.result(cell.spec["of"])
+    if source is None:
+        raise FileNotFoundError(f"cell {cell.spec['of']} has no result to take over")
+    track = asdict(Track.of_spec(cell.spec))
+    said = cell.spec["why"]
+    records = tuple(
+        replace(
+            taken,
+            cell=cell.id,
+            derived_from="; ".join(filter(None, (said, taken.derived_from))),
+            **track,
+        )
+        for taken in source.records
+        if not taken.timed and (taken.mode == cell.spec["mode"] or cell.spec["dual"])
+    )
+    return {
+        "records": records,
+        "correct": source.correct,
+        "images": source.images,
+        "hashes": source.hashes,
+    }

@@ -1,0 +1,250 @@
+"""The pieces of work of a run inside the network; each as `comparisons.cells.run` has its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from comparisons.plans.layers import AS_BUILT
+from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
+from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
+from evaluation.layers.layerwise import ActivationView, Locations
+from evaluation.layers.tails import tail_of
+from evaluation.masking.views import InputView
+from evaluation.storage.local_copies import locked
+from evaluation.storage.records import METRICS, Record, pack_bits
+from evaluation.storage.store import Store, content_hash, spec_id
+from evaluation.training.networks import build_network, state_hash
+from evaluation.training.retraining import Recipe, correctness, train
+from fastsal import __version__
+from fastsal.networks.by_name import read_state_dict
+from fastsal.networks.scales import Scale
+
+if TYPE_CHECKING:
+    from comparisons.cells.run import Cell
+
+__all__ = ["activations", "given", "locations", "tune"]
+
+
+def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """A network whose weights were given, not trained here, and its accuracy."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    network = _built(cell, dataset)
+    if cell.spec["start"] != AS_BUILT:
+        _load_weights(network, Path(cell.spec["start"]))
+    test = InputView(dataset.test.images, dataset.mean, dataset.std)
+    correct = correctness(network, test, dataset.test.labels, device=device)
+    store.save_model(cell.id, network.state_dict())
+    return {
+        "records": (_record(cell, dataset, float(correct.mean())),),
+        "correct": pack_bits(correct),
+        "images": len(correct),
+        "hashes": {"model": state_hash(network)},
+    }
+
+
+def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Every scale's activations of a frozen network, on disk."""
+    _keep_activations(cell, cell.id, store, device)
+    return {"records": ()}
+
+
+def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Which locations every statistic lets through; those there already are kept."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    network, scales = _frozen(cell, dataset, store, device)
+    names, places = [*cell.spec["statistics"], RANDOM], range(len(scales))
+    share = Locations(**cell.spec["locations"])
+    paths = {
+        split: {
+            name: [_locations_path(store, cell, name, split, place) for place in places]
+            for name in names
+        }
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        chosen = _chosen(cell, dataset, split)
+        absent = [name for name in names if not all(path.exists() for path in paths[split][name])]
+        if not absent:
+            continue
+        write_locations(
+            network,
+            scales,
+            absent,
+            InputView(dataset.split(split).images, dataset.mean, dataset.std),
+            chosen,
+            dataset.first_index(split) + chosen,
+            {name: paths[split][name] for name in absent},
+            share,
+            device=device,
+        )
+    hashes = {
+        f"{name} {scales[place].name}": content_hash(
+            *(np.load(paths[split][name][place], mmap_mode="r") for split in SPLITS)
+        )
+        for name in names
+        for place in places
+    }
+    return {"records": (), "hashes": hashes}
+
+
+def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Fine-tune what comes after a masked scale, and test it."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    network, scales = _frozen(cell, dataset, store, device)
+    place = cell.spec["layers"].index(cell.spec["layer"])
+    _make_again(cell, store, place, device)
+    tail = tail_of(network, scales[place], _example(dataset).to(device))
+    views = {split: _masked(cell, store, split, scales[place], place) for split in SPLITS}
+    training = train(
+        tail,
+        views["train"],
+        np.asarray(dataset.train.labels)[_chosen(cell, dataset, "train")],
+        Recipe(**cell.spec["recipe"]),
+        cell.spec["seed"],
+        device=device,
+    )
+    correct = correctness(tail, views["test"], dataset.test.labels, device=device)
+    return {
+        "records": (
+            _record(cell, dataset, float(correct.mean())),
+            _record(cell, dataset, training.wait_share, "data_wait_share"),
+        ),
+        "correct": pack_bits(correct),
+        "images": len(correct),
+        "history": training.history,
+        "hashes": {
+            "init": training.init_hash,
+            "order": training.order_hash,
+            "model": training.model_hash,
+            "before": _hash_before(network, tail),
+        },
+    }
+
+
+def _built(cell: Cell, dataset: Dataset) -> nn.Module:
+    return build_network(cell.spec["model"], len(dataset.classes), 0, size=dataset.size)
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(read_state_dict(path))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} holds weights of another network: {error}") from error
+
+
+def _frozen(
+    cell: Cell, dataset: Dataset, store: Store, device: str
+) -> tuple[nn.Module, tuple[Scale, ...]]:
+    network = _built(cell, dataset)
+    network.load_state_dict(store.load_model(cell.spec["base"]))
+    network.to(device).eval()
+    example = _example(dataset).to(device)
+    return network, scales_named(network, cell.spec["layers"], example)
+
+
+def _keep_activations(cell: Cell, activations_id: str, store: Store, device: str) -> None:
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    network, scales = _frozen(cell, dataset, store, device)
+    for split in SPLITS:
+        images = dataset.split(split).images
+        cache_activations(
+            network,
+            scales,
+            InputView(images, dataset.mean, dataset.std),
+            _chosen(cell, dataset, split),
+            [
+                _activations_path(store, activations_id, split, place)
+                for place in range(len(scales))
+            ],
+            device=device,
+        )
+
+
+def _example(dataset: Dataset) -> torch.Tensor:
+    return InputView(dataset.test.images, dataset.mean, dataset.std)(
+        np.arange(min(2, len(dataset.test.labels)))
+    ).contiguous()
+
+
+def _chosen(cell: Cell, dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """The images fine-tuning sees: all of the test split, of the training split those asked for."""
+    labels = np.asarray(dataset.split(split).labels)
+    if split == "test":
+        return np.arange(len(labels))
+    return choose_balanced(labels, cell.spec["tuning_images"], cell.spec["data_seed"])
+
+
+def _activations_path(store: Store, activations_id: str, split: str, place: int) -> Path:
+    return store.activations(activations_id) / f"{split}-{place}.npy"
+
+
+def _locations_path(store: Store, cell: Cell, method: str, split: str, place: int) -> Path:
+    # Not under this cell's id: a run to which a statistic is added finds the others' again.
+    key = spec_id({"method": method, "locations": cell.spec["locations"]})
+    return store.activations(cell.spec["activations"]) / method / key / f"{split}-{place}.npy"
+
+
+def _masked(cell: Cell, store: Store, split: str, scale: Scale, place: int) -> ActivationView:
+    return ActivationView(
+        np.load(
+            _activations_path(store, cell.spec["activations"], split, place),
+            mmap_mode="r",
+            allow_pickle=False,
+        ),
+        np.load(
+            _locations_path(store, cell, cell.spec["method"], split, place),
+            mmap_mode="r",
+            allow_pickle=False,
+        ),
+        cell.spec["mode"],
+        channels_last=scale.channels_last,
+    )
+
+
+def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
+    """Write the arrays that a fine-tuning reads, where a complete run has removed them."""
+    activations_id, method = cell.spec["activations"], cell.spec["method"]
+    read = [_activations_path(store, activations_id, split, place) for split in SPLITS]
+    salient = [_locations_path(store, cell, method, split, place) for split in SPLITS]
+    if all(path.exists() for path in (*read, *salient)):
+        return
+    with locked(store.activations(activations_id)):
+        if not all(path.exists() for path in read):
+            _keep_activations(cell, activations_id, store, device)
+        if not all(path.exists() for path in salient):
+            statistics = [] if method == RANDOM else [method]
+            spec = {**cell.spec, "statistics": statistics}
+            locations(replace(cell, kind="locations", spec=spec), store, device)
+
+
+def _hash_before(network: nn.Module, tail: nn.Module) -> str:
+    """Hash of the weights and buffers that are not the tail's."""
+    after = set(tail.state_dict())
+    before = {name: t for name, t in network.state_dict().items() if name not in after}
+    return content_hash(*(tensor.detach().cpu().numpy() for tensor in before.values()))
+
+
+def _record(cell: Cell, dataset: Dataset, value: float, metric: str = "accuracy") -> Record:
+    spec = cell.spec
+    return Record(
+        method=spec.get("method", "none"),
+        parameters={},
+        dataset=dataset.name,
+        model=spec["model"],
+        mode=spec.get("mode", "unmasked"),
+        fraction=spec.get("fraction"),
+        layer=spec.get("layer"),
+        metric=metric,
+        value=value,
+        unit=METRICS[metric].unit,
+        seed=spec.get("seed"),
+        version=__version__,
+        cell=cell.id,
+    )

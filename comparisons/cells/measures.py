@@ -1,0 +1,122 @@
+"""The cells of measures without retraining; each as `comparisons.cells.run` has its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comparisons.cells.explained import frozen
+from comparisons.cells.trained import new_network, record, train_and_test
+from comparisons.measures import MEASURES, Sample
+from comparisons.methods.controls import METHODS
+from comparisons.methods.examples import example_batch
+from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
+from evaluation.masking.views import InputView
+from evaluation.metrics.randomisation import permuted_labels
+from evaluation.storage.store import Store
+from evaluation.training.networks import build_network
+
+if TYPE_CHECKING:
+    from comparisons.cells.run import Cell
+
+__all__ = ["chosen_images", "measure", "train_on_permuted"]
+
+# Added to a cell's seed: the weights that randomise a network are not those it started from.
+_UNTRAINED = 1_000_000
+
+
+def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """One measure of one method's maps, on some test images and the frozen network."""
+    dataset, network, targets = frozen(cell, store, device)
+    network.to(memory_format=torch.channels_last)
+    chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
+    sample = Sample(
+        prepare=METHODS[cell.spec["method"]].prepare,
+        network=network,
+        untrained=partial(
+            build_network,
+            cell.spec["model"],
+            len(dataset.classes),
+            _UNTRAINED + cell.spec["seed"],
+            size=dataset.size,
+        ),
+        permuted=_permuted(cell, dataset, store, device),
+        batch=example_batch(dataset, "test", targets["test"], chosen, device),
+        labels=np.asarray(dataset.test.labels)[chosen],
+        pixels=np.asarray(dataset.test.images[chosen]),
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    findings = list(MEASURES[cell.spec["measure"]].take(sample))
+    by_image = {
+        finding.metric if finding.layer is None else f"{finding.metric} {finding.layer}": (
+            finding.values
+        )
+        for finding in findings
+    }
+    return {
+        "records": tuple(
+            replace(
+                record(cell, dataset, finding.metric, float(finding.values.mean())),
+                layer=finding.layer,
+            )
+            for finding in findings
+        ),
+        "history": tuple(
+            {
+                "image": int(image),
+                **{name: float(values[row]) for name, values in by_image.items()},
+            }
+            for row, image in enumerate(chosen)
+        ),
+    }
+
+
+def train_on_permuted(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+    """Train the network on labels that mean nothing, with the recipe of all others."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
+    shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
+    views = (
+        InputView(dataset.split(name).images, dataset.mean, dataset.std)
+        for name in ("train", "test")
+    )
+    outcome, network = train_and_test(cell, shuffled, device, *views)
+    store.save_model(cell.id, network.state_dict())
+    learned = float(outcome["history"][-1]["accuracy"])
+    timed = tuple(entry for entry in outcome["records"] if entry.timed)
+    own = record(cell, dataset, "permuted_train_accuracy", learned)
+    return outcome | {"records": (own, *timed)}
+
+
+def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """Which test images are looked at: as many of each class where there are enough.
+
+    Args:
+        labels: ``(N,)``, of the test images.
+        wanted: how many images at most.
+
+    Returns:
+        Their indices, rising; the same in every run.
+
+    >>> chosen_images(np.array([0, 0, 0, 1, 1, 1]), 4).size
+    4
+    """
+    if wanted >= len(np.unique(labels)):
+        return choose_balanced(labels, wanted, 0)
+    rng = np.random.default_rng(len(labels))
+    return np.sort(rng.choice(len(labels), wanted, replace=False))
+
+
+def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> torch.nn.Module | None:
+    """The network that was trained on permuted labels, for the measure that asks for it."""
+    if "permuted" not in cell.spec:
+        return None
+    network = new_network(cell, dataset)
+    network.load_state_dict(store.load_model(cell.spec["permuted"]))
+    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]

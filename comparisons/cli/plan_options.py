@@ -1,0 +1,219 @@
+"""The options that say what a comparison is, declared once for every command that takes a plan."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from comparisons.cli import options as shared
+from comparisons.cli import recipe_options as training
+from comparisons.cli.options import (
+    as_fractions,
+    as_mode_shares,
+    as_tracks,
+    as_whole_numbers,
+    as_words,
+)
+from comparisons.cli.recipe_options import as_augmentation, as_milestones, stated_recipe
+from comparisons.measures import MEASURES, resolve_measures
+from comparisons.methods.controls import resolve
+from comparisons.methods.registry import SETS
+from comparisons.plans.plan import PRESETS, Plan
+from evaluation.datasets.load import has_object_masks
+
+__all__ = ["PlanOptions", "with_plan_options"]
+
+
+def _plan(
+    data: Annotated[str | None, shared.DATA] = None,
+    model: Annotated[str | None, shared.MODEL] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Names, comma-separated, as the methods command lists them, or {', '.join(SETS)}."
+        ),
+    ] = None,
+    modes: Annotated[str | None, typer.Option(help="roar,kar or one of them.")] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Percent of the pixels, comma-separated: 10,30,50,70,90.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, comma-separated; the first trains the network to explain."),
+    ] = None,
+    first_seed_only: Annotated[
+        str | None, typer.Option(help="Methods to retrain with the first seed alone.")
+    ] = None,
+    mask_only: Annotated[
+        str | None,
+        typer.Option(help="What to train on the masks alone: roar:50,kar:10; or none."),
+    ] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(help=f"What to measure without retraining: all, none, {', '.join(MEASURES)}."),
+    ] = None,
+    measure_images: Annotated[
+        int | None, typer.Option(help="Test images at most that these measures take.")
+    ] = None,
+    fill: Annotated[str | None, shared.FILL] = None,
+    unit: Annotated[str | None, shared.UNIT] = None,
+    crossfit: Annotated[int | None, shared.CROSSFIT] = None,
+    recursive: Annotated[bool, shared.RECURSIVE] = False,
+    weights: Annotated[str | None, training.WEIGHTS] = None,
+    weights_expect: Annotated[str | None, training.WEIGHTS_EXPECT] = None,
+    recipe: Annotated[str | None, training.RECIPE] = None,
+    epochs: Annotated[int | None, training.EPOCHS] = None,
+    learning_rate: Annotated[float | None, training.LEARNING_RATE] = None,
+    batch_size: Annotated[int | None, training.BATCH_SIZE] = None,
+    precision: Annotated[str | None, training.PRECISION] = None,
+    optimizer: Annotated[str | None, training.OPTIMIZER] = None,
+    schedule: Annotated[str | None, training.SCHEDULE] = None,
+    milestones: Annotated[str | None, training.MILESTONES] = None,
+    warmup: Annotated[float | None, training.WARMUP] = None,
+    weight_decay: Annotated[float | None, training.WEIGHT_DECAY] = None,
+    label_smoothing: Annotated[float | None, training.LABEL_SMOOTHING] = None,
+    augment: Annotated[str | None, training.AUGMENT] = None,
+    compile: Annotated[bool | None, training.COMPILE] = None,
+    channels_last: Annotated[bool | None, training.CHANNELS_LAST] = None,
+    ranks: Annotated[int | None, training.RANKS] = None,
+    train_images: Annotated[int | None, shared.TRAIN_IMAGES] = None,
+    test_images: Annotated[int | None, typer.Option(help="Test images likewise.")] = None,
+    image_size: Annotated[int | None, shared.IMAGE_SIZE] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, quick "
+            "minutes, full hours."
+        ),
+    ] = "quick",
+    *,
+    device: str,
+) -> Plan:
+    """The plan that the options of a command amount to.
+
+    An option is a parameter: added here, it is one of every command that takes a plan.
+
+    Args:
+        device: where networks run, an option of the command's own; decides the usual precision.
+
+    Raises:
+        ValueError: an option that makes no sense; says which and what to do.
+    """
+    trained = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "precision": precision,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "milestones": as_milestones(milestones),
+        "warmup": warmup,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "compile": compile,
+        "channels_last": channels_last,
+        "ranks": ranks,
+        **as_augmentation(augment),
+    }
+    options = _preset(preset)
+    stated: dict[str, Any] = {
+        "data": data,
+        "model": model,
+        "methods": methods,
+        "modes": as_words(modes),
+        "fractions": as_fractions(fractions),
+        "seeds": as_whole_numbers("--seeds", seeds),
+        "mask_only": as_mode_shares("--mask-only", mask_only),
+        "measure_images": measure_images,
+        "train_images": train_images,
+        "test_images": test_images,
+        "image_size": image_size,
+        "weights": weights,
+        "weights_expect": weights_expect,
+        **as_tracks(fill, unit, crossfit, recursive),
+    }
+    options |= {name: value for name, value in stated.items() if value is not None}
+    options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)
+    known = has_object_masks(options["data"])
+    if first_seed_only is not None:
+        options["first_seed_only"] = resolve(first_seed_only, has_object_masks=known)
+    if methods is None and not known and "methods" in options:
+        # The preset's own list is for any images: what they do not allow is left out.
+        allowed = resolve(None, has_object_masks=False)
+        options["methods"] = ",".join(
+            name for name in options["methods"].split(",") if name in allowed
+        )
+    options["methods"] = resolve(options.get("methods"), has_object_masks=known)
+    options["measures"] = tuple(
+        name
+        for name in resolve_measures(measures, has_object_masks=known)
+        # Left out of all, where the network that they need has weights from elsewhere.
+        if measures not in (None, "all") or weights is None or not MEASURES[name].needs_permuted
+    )
+    return Plan(**options)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What was typed of the options that say a plan.
+
+    Args:
+        values: each option's value, as typed or its default.
+        stated: the options that were typed, as they are typed: ``--seeds``.
+    """
+
+    values: Mapping[str, Any]
+    stated: tuple[str, ...]
+
+    def plan(self, device: str) -> Plan:
+        """The plan they amount to.
+
+        Args:
+            device: where networks run; decides the precision where none was typed.
+
+        Raises:
+            ValueError: an option that makes no sense; says which and what to do.
+        """
+        return _plan(**self.values, device=device)
+
+
+def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say a plan, before its own.
+
+    Args:
+        command: takes `PlanOptions` first; its other parameters are options of its own.
+
+    Returns:
+        What `typer` makes a command of.
+    """
+    # Words of annotations are resolved where each function was written.
+    declared = inspect.signature(_plan, eval_str=True).parameters.values()
+    shown = [each for each in declared if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    first, *own = inspect.signature(command, eval_str=True).parameters.values()
+    context = inspect.Parameter("context", first.kind, annotation=typer.Context)
+
+    @functools.wraps(command)
+    def called(context: typer.Context, **values: Any) -> None:
+        plan_values = {each.name: values.pop(each.name) for each in shown}
+        stated = tuple(
+            f"--{name.replace('_', '-')}"
+            for name in plan_values
+            if getattr(context.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT"
+        )
+        command(PlanOptions(plan_values, stated), **values)
+
+    merged = inspect.Signature([context, *shown, *own])
+    called.__signature__ = merged  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in merged.parameters.values()}
+    return called

@@ -1,0 +1,137 @@
+"""The options that say how networks are trained, and what their words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from comparisons.cli.options import as_words
+from evaluation.training.recipe import PRECISIONS, RECIPES, Recipe, default_precision
+from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
+
+__all__ = ["as_augmentation", "as_milestones", "stated_recipe"]
+
+WEIGHTS = typer.Option(
+    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, or a file with "
+    "a state dict; trained here by default. Retraining starts from scratch either way."
+)
+WEIGHTS_EXPECT = typer.Option(
+    help="Whose normalisation they expect: published (that of the model's published weights, where "
+    "it has any), or data (that of the training images)."
+)
+RECIPE = typer.Option(
+    help=f"How networks are trained: {', '.join(RECIPES)}; the preset's own by default. The "
+    "options below change parts of it."
+)
+EPOCHS = typer.Option(help="Epochs of each training.")
+LEARNING_RATE = typer.Option(
+    help="Peak learning rate; published recipes take 0.1 * batch size / 256 for SGD."
+)
+BATCH_SIZE = typer.Option(help="Images a training step, of all ranks together.")
+PRECISION = typer.Option(
+    help=f"{', '.join(PRECISIONS)}; bfloat16 where this machine is fast at it. float16 is slow on "
+    "processors."
+)
+OPTIMIZER = typer.Option(help=f"{', '.join(OPTIMIZERS)}.")
+SCHEDULE = typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+MILESTONES = typer.Option(
+    help="Where the schedule step divides by 10: epochs, or shares of the training, such as "
+    "30,60,80."
+)
+WARMUP = typer.Option(
+    help="Time in which the learning rate rises: a share of the training below 1, else epochs."
+)
+WEIGHT_DECAY = typer.Option(help="Of all weights.")
+LABEL_SMOOTHING = typer.Option(help="Of the cross-entropy.")
+AUGMENT = typer.Option(
+    help="none, or some of flip, crop:PIXELS (padded) and resized-crop:LEAST_AREA_SHARE, "
+    "comma-separated."
+)
+COMPILE = typer.Option(help="Train through torch.compile; the first steps take minutes.")
+CHANNELS_LAST = typer.Option(help="Memory format of activations.")
+RANKS = typer.Option(
+    help="Processes that train each network together, with DistributedDataParallel; by default one "
+    "for each GPU of --gpus-per-cell."
+)
+
+
+def stated_recipe(
+    named: str | None, usual: Mapping[str, Any], stated: Mapping[str, Any], *, device: str
+) -> Recipe:
+    """The recipe that options amount to.
+
+    Args:
+        named: a key of `evaluation.training.recipe.RECIPES`, or None.
+        usual: fields of the preset's recipe, which holds where none is named.
+        stated: fields as they were typed; None for those that were not.
+        device: where networks run; decides the precision where neither says it.
+
+    Raises:
+        ValueError: an unknown name, or a recipe that cannot be trained.
+
+    >>> stated_recipe("imagenet", {}, {"epochs": 90}, device="cpu").milestones
+    (30.0, 60.0, 80.0)
+    """
+    if named is not None and named not in RECIPES:
+        raise ValueError(f"unknown recipe {named!r}: expected {' or '.join(RECIPES)}")
+    options = dict(usual if named is None else RECIPES[named].options)
+    options.setdefault("precision", default_precision(device))
+    given = {name: value for name, value in stated.items() if value is not None}
+    if given.get("schedule", "step") != "step":
+        # Those of the recipe that is changed belong to its own schedule.
+        given.setdefault("milestones", ())
+    return Recipe(**(options | given))
+
+
+def as_milestones(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated epochs or shares of the training.
+
+    Raises:
+        ValueError: something that is no number.
+
+    >>> as_milestones("30,60,80"), as_milestones("0.5")
+    ((30.0, 60.0, 80.0), (0.5,))
+    """
+    words = as_words(text)
+    if words is None:
+        return None
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError:
+        raise ValueError(f"--milestones {text!r}: expected numbers, such as 30,60,80") from None
+
+
+def as_augmentation(text: str | None) -> dict[str, Any]:
+    """The fields of a recipe that say how images are cropped and flipped.
+
+    Raises:
+        ValueError: a word that is no augmentation; names it.
+
+    >>> as_augmentation("crop:4,flip")
+    {'crop_padding': 4, 'resized_crop': 0.0, 'flip': True}
+    >>> as_augmentation("none")["flip"]
+    False
+    """
+    words = as_words(text)
+    if words is None:
+        return {}
+    found: dict[str, Any] = {"crop_padding": 0, "resized_crop": 0.0, "flip": False}
+    for word in () if words == ("none",) else words:
+        name, _, amount = word.partition(":")
+        try:
+            if word == "flip":
+                found["flip"] = True
+            elif name == "crop":
+                found["crop_padding"] = int(amount)
+            elif name == "resized-crop":
+                found["resized_crop"] = float(amount)
+            else:
+                raise ValueError(word)
+        except ValueError:
+            raise ValueError(
+                f"--augment {word!r}: expected none, or some of flip, crop:PIXELS such as crop:4, "
+                "and resized-crop:SHARE such as resized-crop:0.08"
+            ) from None
+    return found

@@ -1,1 +1,0 @@
-"""What every method costs beside the plain forward pass, and the peers' class activation maps."""

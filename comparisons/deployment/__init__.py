@@ -1,0 +1,1 @@
+"""Cost of deployed maps: exported files, tiles, video, watching."""

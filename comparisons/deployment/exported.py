@@ -1,0 +1,196 @@
+"""What the map adds to an ONNX file's size and to onnxruntime's time, in three precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from comparisons.deployment.turns import beside, surroundings
+from evaluation.training.networks import build_network
+from fastsal.export.float16 import write_float16
+from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
+from fastsal.export.onnx import map_nodes, write_onnx
+from fastsal.images.files import read_photograph
+from fastsal.networks.by_name import needed
+
+PRECISIONS = ("float32", "float16", "int8")
+MAKERS: dict[str, Callable[..., ModelWithMap]] = {"map": with_map, "fastcam": with_fast_cam}
+PACKAGES = ("fastsal", "torch", "onnx", "onnxscript", "onnxruntime")
+SIZE, ROUNDS, THREADS = 224, 21, (1, 2)
+# How many images quantisation sees, and how many others the ranks are compared on.
+SEEN, COMPARED = 8, 8
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def patches(count: int, size: int, seed: int) -> Tensor:
+    """Return images `(N, 3, H, W)` of 49 patches of random brightness with some noise, in [0, 1].
+
+    >>> patches(2, 32, 0).shape
+    torch.Size([2, 3, 32, 32])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    coarse = F.interpolate(torch.rand(count, 3, 7, 7, generator=generator), size=(size, size))
+    return 0.9 * coarse + 0.1 * torch.rand(count, 3, size, size, generator=generator)
+
+
+def initial(name: str, size: int) -> nn.Module:
+    """Return a network with seeded initial weights.
+
+    Its BatchNorm has the statistics of a batch of patches, which keeps activations from vanishing.
+    """
+    network = build_network(name, 1000, 0, size=(size, size))
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0
+    with torch.no_grad():
+        network.train()(patches(4, size, 0))
+    return network.eval()
+
+
+def crops() -> Tensor:
+    """Return crops of four photographs, `(16, 3, 224, 224)`, as EfficientNet-Lite0 takes them.
+
+    The first eight are the left and upper ones, the others the right and lower ones.
+    """
+    from reports.pictures.photographs import photographs
+
+    found: list[list[Tensor]] = [[], []]
+    for path in photographs():
+        image = 2 * read_photograph(path, SIZE * 5 // 4).image - 1
+        for corner, place in enumerate((slice(None, SIZE), slice(-SIZE, None))):
+            cut = image[:, :, place, place]
+            found[corner] += [cut, cut.flip(3)]
+    return torch.cat([*found[0], *found[1]])
+
+
+def trained() -> nn.Module:
+    """Return EfficientNet-Lite0 with published weights."""
+    from reports.pictures.photographs import efficientnet_lite0
+
+    return efficientnet_lite0()
+
+
+# Each with its images: those that quantisation sees, then those that ranks are compared on.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "resnet50, initial weights": (
+        partial(initial, "resnet50", SIZE),
+        partial(patches, SEEN + COMPARED, SIZE, 2),
+    ),
+    "efficientnet_lite0, trained": (trained, crops),
+}
+
+
+def written(network: nn.Module, images: Tensor, what: str, folder: Path) -> tuple[Path, Path]:
+    """Write a network alone and with its map as ONNX; return both files.
+
+    The first is cut from the second, so that the network's own nodes are the same.
+    """
+    mapped, alone = folder / f"{what}.onnx", folder / f"{what}-alone.onnx"
+    onnx: Any = needed("onnx", "exported files", "'fastsal[onnx]'")
+    example = images[:1]
+    write_onnx(MAKERS[what](network, example), example, mapped)
+    onnx.utils.extract_model(str(mapped), str(alone), ["input"], ["output"])
+    return alone, mapped
+
+
+def converted(path: Path, precision: str, images: Tensor) -> Path:
+    """Return the file in a precision, by onnxruntime's own tools; the map's nodes stay float32.
+
+    Args:
+        path: A float32 file.
+        precision: Of `PRECISIONS`.
+        images: What static quantisation takes the activations' ranges from.
+    """
+    if precision == "float32":
+        return path
+    target = path.with_name(f"{path.stem}-{precision}.onnx")
+    if precision == "float16":
+        return write_float16(path, target)
+    quantization: Any = needed("onnxruntime.quantization", "exported files", "'fastsal[onnx]'")
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches: Iterator[Tensor] = iter(images)
+
+        def get_next(self) -> dict[str, Array] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"input": batch[None].numpy()}
+
+    quantization.quantize_static(str(path), str(target), Images(), nodes_to_exclude=map_nodes(path))
+    return target
+
+
+def session(path: Path, threads: int) -> Any:
+    """Return an onnxruntime session whose threads sleep while they wait."""
+    onnxruntime: Any = needed("onnxruntime", "exported files", "'fastsal[onnx]'")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Two sessions are timed in turns: one that spins would take the other's core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def rank_correlations(exact: Any, rounded: Any, images: Tensor) -> list[float]:
+    """Return Spearman's rank correlation of the maps of two files, for each image."""
+    found = []
+    for image in images:
+        feed = {"input": image[None].numpy()}
+        maps = [one.run(["map"], feed)[0].ravel() for one in (exact, rounded)]
+        found.append(float(spearmanr(*maps).statistic))
+    return found
+
+
+def rows(folder: Path) -> Iterator[dict[str, object]]:
+    """Yield a row for each network, kind of map, precision and number of threads.
+
+    Args:
+        folder: Where the files are written.
+    """
+    facts = surroundings(PACKAGES)
+    for name, (build, draw) in NETWORKS.items():
+        network, images = build(), draw()
+        seen, others = images[:SEEN], images[SEEN:]
+        feed = {"input": others[:1].numpy()}
+        for what in MAKERS:
+            alone, mapped = written(network, images, what, folder)
+            # Fast-CAM adds the last scale's weighted sum alone, in float32 in every precision.
+            for precision in PRECISIONS if what == "map" else PRECISIONS[:1]:
+                files = [converted(path, precision, seen) for path in (alone, mapped)]
+                ranks = rank_correlations(session(mapped, 2), session(files[1], 2), others)
+                for threads in THREADS if precision == "float32" else THREADS[:1]:
+                    one, two = (session(path, threads) for path in files)
+                    taken = beside(
+                        partial(one.run, None, feed), partial(two.run, None, feed), ROUNDS
+                    )
+                    yield {
+                        "network": name,
+                        "map": what,
+                        "precision": precision,
+                        "threads": threads,
+                        "rounds": ROUNDS,
+                        "network_ms": round(taken.first_ms, 2),
+                        "network_processor_ms": round(taken.first_processor_ms, 2),
+                        **{
+                            f"{kind}_{end}_percent": round(getattr(interval, end), 2)
+                            for kind, interval in (
+                                ("clock", taken.clock),
+                                ("processor", taken.processor),
+                            )
+                            for end in ("median", "low", "high")
+                        },
+                        "added_bytes": files[1].stat().st_size - files[0].stat().st_size,
+                        "network_bytes": files[0].stat().st_size,
+                        "rank_correlation_median": round(float(np.median(ranks)), 4),
+                        "rank_correlation_least": round(min(ranks), 4),
+                        **facts,
+                    }

@@ -1,0 +1,1 @@
+"""Engines that run cells: processes of this machine, or Ray."""

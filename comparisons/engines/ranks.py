@@ -1,0 +1,135 @@
+"""Several processes that train one network, with PyTorch's DistributedDataParallel.
+
+Every process does the same cell. Rank 0 leads: it alone tests, writes and records. The others only
+take part in the training. A gang that loses a rank is given up as a whole and started again, with
+a meeting place of its own: nothing of an earlier attempt can answer there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.distributed import DistError, FileStore  # type: ignore[attr-defined]
+from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
+
+from comparisons.cells.run import Cell, assist_cell, run_cell
+from comparisons.engines.resources import Resources
+from comparisons.engines.worker import set_up_child
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
+
+__all__ = ["PATIENCE", "RankLost", "is_broken_connection", "joined", "run_in_ranks"]
+
+# How long a rank waits for another before it gives up: one may load images while others wait.
+PATIENCE = timedelta(minutes=30)
+_SECONDS_TO_END = 30.0
+
+
+class RankLost(RuntimeError):
+    """A process of a gang went away; the message says which."""
+
+
+@contextmanager
+def joined(rank: int, ranks: int, store: MeetingStore, device: str) -> Iterator[None]:
+    """Be a rank of a gang for a while: NCCL where networks run on GPUs, Gloo elsewhere.
+
+    Args:
+        rank: of this process.
+        ranks: how many there are.
+        store: where they meet, made for this attempt alone.
+        device: where networks run.
+    """
+    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE
+    )
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def run_in_ranks(
+    cell: Cell, store: Store, resources: Resources, gpus: Sequence[str | None]
+) -> CellResult:
+    """Run a cell as rank 0, with the other ranks as processes of this machine.
+
+    Args:
+        cell: whose training takes several processes.
+        store: where its inputs are and its result goes.
+        resources: of each process.
+        gpus: what each of the other ranks sees.
+
+    Raises:
+        RankLost: another rank was killed.
+    """
+    finished = store.result(cell.id)
+    if finished is not None:
+        return finished
+    with tempfile.TemporaryDirectory(prefix="fastsal-gang-") as name:
+        folder = Path(name)
+        context = multiprocessing.get_context("spawn")
+        others = [
+            context.Process(target=_take_part, args=(cell, store, resources, rank, seen, folder))
+            for rank, seen in enumerate(gpus, 1)
+        ]
+        for other in others:
+            other.start()
+        try:
+            meeting = FileStore(str(folder / "meeting"), cell.ranks)
+            with joined(0, cell.ranks, meeting, resources.device):
+                return run_cell(cell, store, device=resources.device)
+        except Exception as error:
+            _blame(others, folder, error)
+            raise
+        finally:
+            for other in others:
+                other.terminate()
+                other.join()
+
+
+def _take_part(
+    cell: Cell, store: Store, resources: Resources, rank: int, gpus: str | None, folder: Path
+) -> None:
+    """Take part as another rank; leave the reason where it fails."""
+    set_up_child(resources.threads, resources.memory_budget_mib, gpus)
+    meeting = FileStore(str(folder / "meeting"), cell.ranks)
+    try:
+        with joined(rank, cell.ranks, meeting, resources.device):
+            assist_cell(cell, store, device=resources.device)
+    except Exception as error:
+        if not is_broken_connection(error):
+            (folder / f"rank-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _blame(others: Sequence[SpawnProcess], folder: Path, error: Exception) -> None:
+    """Say which rank went away, where rank 0 only saw that a connection broke.
+
+    Raises:
+        RankLost: one was killed.
+        RuntimeError: one failed by itself.
+    """
+    if not is_broken_connection(error):
+        return
+    for rank, other in enumerate(others, 1):
+        other.join(_SECONDS_TO_END)
+        if other.exitcode is not None and other.exitcode < 0:
+            raise RankLost(f"rank {rank} was killed by signal {-other.exitcode}") from error
+        said = folder / f"rank-{rank}.txt"
+        if said.exists():
+            raise RuntimeError(f"rank {rank} failed: {said.read_text()}") from error
+
+
+def is_broken_connection(error: Exception) -> bool:
+    """Whether an error only says that another rank is gone, and not why."""
+    # Gloo raises a plain RuntimeError that names its own source file.
+    return isinstance(error, DistError) or "gloo" in str(error)

@@ -1,0 +1,259 @@
+"""What a plan takes, as a terminal shows it, as a page keeps it, and as its file holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from comparisons.estimates.cost import Cost, Line
+from comparisons.estimates.throughput import Throughput
+from comparisons.methods.controls import METHODS
+from comparisons.plans.plan import Plan
+from evaluation.datasets.load import Extent
+from reports.formatting import duration, percent
+
+__all__ = ["Sheet"]
+
+_HOUR, _DAY = 3600.0, 86400.0
+_GB = 1e9
+_Rows = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a plan takes, and all that the numbers rest on.
+
+    Args:
+        plan: the options.
+        extent: its images, counted.
+        size: height and width of the images.
+        throughput: images a second, and whose numbers they are.
+        cost: what follows.
+        device: what a worker runs on, ``"cpu"`` or ``"cuda"``.
+        gang_efficiency: as `cost_of` takes it.
+        command: what was typed.
+    """
+
+    plan: Plan
+    extent: Extent
+    size: tuple[int, int]
+    throughput: Throughput
+    cost: Cost
+    device: str
+    gang_efficiency: float
+    command: str
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        for name, words in self.facts():
+            console.print(f"[bold]{name}:[/] ", end="")
+            console.print(words, soft_wrap=True, markup=False)
+        headings, rows = self.lines()
+        console.print(_table(headings, rows, total=True))
+        console.print(_table(*self.finishing()))
+        for name, words in self.conditions():
+            console.print(f"[bold]{name}:[/] ", end="")
+            console.print(words, soft_wrap=True, markup=False)
+
+    def markdown(self, title: str) -> str:
+        """The same as a page.
+
+        Args:
+            title: its heading.
+        """
+        parts = [f"# {title}", "Made by", f"```sh\n{self.command}\n```"]
+        parts += [f"**{name}:** {words}" for name, words in self.facts()]
+        parts += [_markdown(*self.lines(), total=True), "## When it is finished"]
+        parts += [_markdown(*self.finishing())]
+        parts += [f"**{name}:** {words}" for name, words in self.conditions()]
+        return "\n\n".join(parts) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plan file holds it."""
+        return {
+            "command": self.command,
+            "plan": asdict(self.plan),
+            "extent": asdict(self.extent) | {"size": list(self.size)},
+            "throughput": self.throughput.to_json(),
+            "cost": self._cost_to_json(),
+        }
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What the numbers are of, a heading and a sentence each."""
+        extent, plan = self.extent, self.plan
+        counted = "counted" if extent.found else "published counts, no file read"
+        yield (
+            "Images",
+            f"{extent.name}: {extent.train:,} for training and {extent.test:,} for testing, of "
+            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({counted})",
+        )
+        total = self.cost.total
+        modes = " and ".join(mode.upper() for mode in plan.modes)
+        yield (
+            "Plan",
+            f"{plan.model}, {len(plan.methods)} methods, seeds {', '.join(map(str, plan.seeds))}, "
+            f"{modes} at {_percents(plan.fractions)} %: "
+            f"{total.cells:,} cells, {total.trainings:,} trainings of {plan.recipe.epochs} epochs "
+            f"({plan.recipe.precision}, batch {plan.recipe.batch_size:,}), "
+            f"{total.work.training:,} images through training, {total.work.gradient:,} forward and "
+            f"back to the input, {total.work.forward:,} forward alone",
+        )
+        yield "Throughput", "; ".join((self.throughput.words, *self.throughput.notes))
+        seconds, what = total.seconds, "GPU" if self.device == "cuda" else "process"
+        trained = total.training_seconds / seconds if seconds else 0.0
+        takes = f"{seconds / _HOUR:,.0f} hours" if seconds >= _DAY else duration(seconds)
+        yield (
+            "Takes",
+            f"{takes} of one {what} in all, training {percent(trained)} % of it; "
+            f"{_gigabytes(total.stored_bytes)} GB of disk for levels and networks and "
+            f"{_gigabytes(total.staged_bytes)} GB for memory maps. By method:",
+        )
+
+    def lines(self) -> tuple[tuple[str, ...], _Rows]:
+        """The table of methods: headings, and a row each, the last of everything."""
+        unit, one = self._unit
+        headings = (
+            *(
+                "",
+                "passes a map",
+                "cells",
+                "trainings",
+                f"training, {unit}",
+                f"maps and tests, {unit}",
+            ),
+            *(f"all, {unit}", "share, %", "kept, GB", "memory maps, GB"),
+        )
+        rows: _Rows = [
+            (
+                line.title,
+                str(METHODS[line.name].passes) if line.name in METHODS else "",
+                f"{line.cells:,}",
+                f"{line.trainings:,}",
+                f"{line.training_seconds / one:,.1f}",
+                f"{(line.seconds - line.training_seconds) / one:,.1f}",
+                f"{line.seconds / one:,.1f}",
+                percent(self.cost.share(line)),
+                _gigabytes(line.stored_bytes),
+                _gigabytes(line.staged_bytes),
+            )
+            for line in (*self.cost.lines, self.cost.total)
+        ]
+        return headings, rows
+
+    @property
+    def _unit(self) -> tuple[str, float]:
+        """The unit of the table, and its seconds: of one GPU, or of one process."""
+        seconds = self.cost.total.seconds
+        return ("h", _HOUR) if seconds >= _HOUR else ("min", 60.0) if seconds >= 600 else ("s", 1.0)
+
+    def finishing(self) -> tuple[tuple[str, ...], _Rows]:
+        """The table of finishing times: headings, and a row a number of workers."""
+        word = "GPUs" if self.device == "cuda" else "worker processes"
+        rows: _Rows = [
+            (
+                f"{schedule.workers:,}",
+                _span(schedule.seconds),
+                f"{100 * schedule.busy_share:.0f}",
+            )
+            for schedule in self.cost.schedules
+        ]
+        return (word, "finished in", "of that at work, %"), rows
+
+    def conditions(self) -> Iterator[tuple[str, str]]:
+        """What no number of workers changes, what is assumed, and what is left out."""
+        chain = self.cost.critical
+        steps = ", then ".join(f"{name} ({_span(seconds)})" for name, seconds in chain if seconds)
+        if steps:
+            whole = sum(seconds for _, seconds in chain)
+            yield "Longest chain", f"{steps}: {_span(whole)}, whatever the number of workers"
+        yield "Assumed", "; ".join(self._assumed())
+        yield "Not counted", "; ".join(self._not_counted())
+
+    def _assumed(self) -> Iterator[str]:
+        yield (
+            "a worker beside others is as fast as one alone, and finds its images in memory as "
+            "fast as the trial did"
+            if self.throughput.source == "measured"
+            else "every worker has this throughput, and never waits for images"
+        )
+        ranks = self.plan.recipe.ranks
+        if ranks > 1:
+            yield (
+                f"{ranks} processes that train one network together are "
+                f"{ranks * self.gang_efficiency:g} times as fast as one (not measured)"
+            )
+        yield "every pass back to the input takes what one of the plain gradient takes"
+        yield "compressed levels take what they do for a typical choice of methods"
+
+    def _not_counted(self) -> Iterator[str]:
+        yield "reading, decoding and staging images; compressing and unpacking levels"
+        yield "starting workers; what a cell does once, such as building its network; the report"
+        if self.plan.measures:
+            yield "what measures without retraining do beside their passes"
+        if self.cost.timed_alone:
+            yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
+        fills = {track.fill for track in self.plan.tracks} - {"mean"}
+        if fills:
+            yield f"making the fill {', '.join(sorted(fills))} at the start of each training"
+
+    def _cost_to_json(self) -> dict[str, Any]:
+        cost = self.cost
+        return {
+            "lines": [self._line_to_json(line) for line in (*cost.lines, cost.total)],
+            "trainings": cost.total.trainings,
+            "device_seconds": cost.total.seconds,
+            "stored_bytes": cost.total.stored_bytes,
+            "staged_bytes": cost.total.staged_bytes,
+            "device": self.device,
+            "gang_efficiency": self.gang_efficiency,
+            "finished": [
+                {"workers": each.workers, "seconds": each.seconds} for each in cost.schedules
+            ],
+            "longest_chain": [[name, seconds] for name, seconds in cost.critical],
+        }
+
+    def _line_to_json(self, line: Line) -> dict[str, Any]:
+        return asdict(line) | {"share": self.cost.share(line)}
+
+
+def _table(headings: Sequence[str], rows: _Rows, *, total: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 and total else "right")
+    for number, row in enumerate(rows):
+        last = total and number == len(rows) - 1
+        table.add_row(*row, style="bold" if last else None)
+    return table
+
+
+def _markdown(headings: Sequence[str], rows: _Rows, *, total: bool = False) -> str:
+    lines = [headings, ["---", *("---:" for _ in headings[1:])], *rows]
+    if total:
+        lines[-1] = [cell and f"**{cell}**" for cell in rows[-1]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percents(fractions: Sequence[float]) -> str:
+    return ", ".join(f"{100 * fraction:g}" for fraction in fractions)
+
+
+def _gigabytes(count: float) -> str:
+    """Bytes in GB, with digits for little.
+
+    >>> _gigabytes(20_480_000_000), _gigabytes(4_700_000)
+    ('20.5', '0.0047')
+    """
+    return f"{count / _GB:,.1f}" if count >= _GB else f"{count / _GB:.2g}"
+
+
+def _span(seconds: float) -> str:
+    """A time, in days where it is long.
+
+    >>> _span(90), _span(864_000)
+    ('90 s', '10.0 days')
+    """
+    return f"{seconds / _DAY:,.1f} days" if seconds >= 2 * _DAY else duration(seconds)

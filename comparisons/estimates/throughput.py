@@ -1,0 +1,138 @@
+"""How fast a device is at a plan's network, and who says so: a trial here, or whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from comparisons.cells.run import environment
+from comparisons.engines.resources import Resources
+from comparisons.estimates.trial import try_out
+from comparisons.methods.work import Rates
+from comparisons.plans.plan import Plan
+
+__all__ = ["Throughput", "given", "measured"]
+
+# A training step is a forward pass and two of its size backward, to weights and to inputs.
+_FORWARD_OF_TRAINING, _GRADIENT_OF_TRAINING = 3.0, 1.5
+_OPTION = "--images-per-second"
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images a second, and where the numbers come from.
+
+    Args:
+        rates: of one process on one device.
+        source: ``"measured"``, or ``"given"``.
+        device: name of the device.
+        batch: images of a training step in the trial; None for given numbers.
+        notes: what has to be known of the numbers, in words.
+        environment: versions and hardware of the trial; empty for given numbers.
+    """
+
+    rates: Rates
+    source: str
+    device: str
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The numbers and their source in one sentence.
+
+        >>> given("400").words
+        'given, not measured: 400 images a second in training, 1,200 forward, 600 with a gradient'
+        """
+        rates = self.rates
+        said = (
+            f"{_number(rates.training)} images a second in training, {_number(rates.forward)} "
+            f"forward, {_number(rates.gradient)} with a gradient"
+        )
+        if rates.ranking != float("inf"):
+            said += f", {_number(rates.ranking)} maps ranked"
+        if self.source != "measured":
+            return f"{self.source}, not measured: {said}"
+        return f"measured on {self.device}, batch {self.batch}: {said}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plan file keeps it: what is not counted is null."""
+        content = asdict(self)
+        rates = content["rates"]
+        content["rates"] = {
+            name: None if rate == float("inf") else rate for name, rate in rates.items()
+        }
+        return content | {"notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Throughput:
+        """Read what `to_json` gave.
+
+        >>> Throughput.from_json(given("300").to_json()) == given("300")
+        True
+        """
+        rates = {
+            name: float("inf") if rate is None else rate for name, rate in data["rates"].items()
+        }
+        return cls(**{**data, "rates": Rates(**rates), "notes": tuple(data["notes"])})
+
+
+def given(text: str) -> Throughput:
+    """The throughput that somebody states: ``TRAINING[,FORWARD[,GRADIENT[,RANKING]]]``.
+
+    What is left out follows from the training's by operations: forward passes are three times as
+    fast, and passes with a gradient one and a half times. Ranking that is left out is not counted.
+
+    Raises:
+        ValueError: something else than one to four numbers above 0; names the option.
+
+    >>> given("300,900").rates
+    Rates(training=300.0, forward=900.0, gradient=450.0, ranking=inf)
+    """
+    words = [word.strip() for word in text.split(",")]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 4 or not all(0 < number < float("inf") for number in numbers):
+        raise ValueError(
+            f"{_OPTION} {text!r}: expected images a second above 0, "
+            "TRAINING[,FORWARD[,GRADIENT[,RANKING]]], such as 2500 or 2500,4000,1500"
+        )
+    training, *more = numbers
+    defaults = (
+        _FORWARD_OF_TRAINING * training,
+        _GRADIENT_OF_TRAINING * training,
+        float("inf"),
+    )
+    rates = Rates(training, *more, *defaults[len(more) :])
+    notes = []
+    if len(more) < 2:
+        notes.append(
+            "forward passes and gradients not given are taken as 3 and 1.5 times as fast as a "
+            "training step, by operations; maps are made in float32, which may be slower"
+        )
+    if len(more) < 3:
+        notes.append("ranking the pixels of maps is not counted")
+    return Throughput(rates, "given", "a device that was not measured", notes=tuple(notes))
+
+
+def measured(
+    plan: Plan,
+    *,
+    classes: int,
+    size: tuple[int, int],
+    resources: Resources,
+    seconds: float,
+) -> Throughput:
+    """The throughput of a trial on this device; arguments as `try_out` takes them."""
+    trial = try_out(plan, classes=classes, size=size, resources=resources, seconds=seconds)
+    found = environment(resources.device)
+    found |= {"threads": resources.threads, "memory_budget_mib": resources.memory_budget_mib}
+    return Throughput(trial.rates, "measured", found["processor"], trial.batch, trial.notes, found)
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

@@ -1,0 +1,225 @@
+"""A trial of a plan's network on this device: how many images a second, with the code that runs.
+
+Images, levels and labels are random: neither time nor memory depends on what they show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from comparisons.engines.resources import Resources
+from comparisons.engines.worker import set_up_worker
+from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods.work import Rates
+from comparisons.plans.plan import Plan
+from evaluation.masking.level_files import CHUNK_IMAGES
+from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.retraining import Recipe, predictions, train
+
+__all__ = ["Trial", "try_out"]
+
+_SAMPLES = 5
+_STEPS = 4
+# Shares of the time: to find the batch, to train, to test, to take gradients; ranking has the rest.
+_FINDING, _TRAINING, _FORWARD, _GRADIENT = 0.2, 0.4, 0.1, 0.2
+_FIRST_BATCH = 4
+_MOST_FORWARD = 2000
+_RANKED = 16
+# One pass, and back to the input: what other methods that go back are multiples of.
+_ONE_GRADIENT = "gradient"
+# So small that no batch of random images can make the loss overflow; time does not depend on it.
+_LEARNING_RATE = 1e-6
+_MEAN, _STD = (0.5,) * 3, (0.25,) * 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Args:
+        rates: images a second.
+        batch: images of a training step, on one device.
+        notes: what was other than the plan says, in words.
+    """
+
+    rates: Rates
+    batch: int
+    notes: tuple[str, ...] = ()
+
+
+class _Enough(Exception):
+    """Ends a training whose time is known."""
+
+
+def try_out(
+    plan: Plan,
+    *,
+    classes: int,
+    size: tuple[int, int],
+    resources: Resources,
+    seconds: float = 45.0,
+) -> Trial:
+    """Train, test, explain and rank a few random images, as a worker would.
+
+    Each rate is the median of a few samples after one that warms up; a training's sample is an
+    epoch of a few steps. On a slow device the batch is smaller than the plan's, and where the
+    plan's does not fit into memory too: the notes say so.
+
+    Args:
+        plan: the options.
+        classes: number of classes.
+        size: height and width of the images.
+        resources: what a worker has.
+        seconds: about how long it may take; a slow network takes longer, compilation too.
+
+    Raises:
+        ValueError: the network cannot be used.
+    """
+    network = build_network(plan.model, classes, 0, size=size)
+    threads_before = torch.get_num_threads()
+    device = resources.device
+    set_up_worker(resources.threads, resources.memory_budget_mib)
+    try:
+        batch, notes = _batch(plan, network, classes, size, device, seconds * _FINDING)
+        view, labels = _images(plan, _STEPS * batch, size, classes)
+        recipe = replace(plan.recipe, batch_size=batch, ranks=1)
+        epochs = _epochs(network, view, labels, recipe, device, seconds * _TRAINING)
+        training = len(labels) / median(epochs)
+
+        tested = _at_most(seconds * _FORWARD * training, _MOST_FORWARD)
+        view, _ = _images(plan, tested, size, classes)
+        forward = _rate(
+            tested, lambda: predictions(network, view, device=device), seconds * _FORWARD
+        )
+        explained = _at_most(seconds * _GRADIENT / 2 * training, CHUNK_IMAGES)
+        example = _example(view, explained, device)
+        # As cells that make maps have it.
+        frozen = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        explain = METHODS[_ONE_GRADIENT].prepare(frozen)
+        gradient = _rate(len(example.index), lambda: explain(example).cpu(), seconds * _GRADIENT)
+        ranking = _rate(_RANKED, _ranking(plan, size), seconds)
+    finally:
+        torch.set_num_threads(threads_before)
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+    return Trial(Rates(training, forward, gradient, ranking), batch, notes)
+
+
+def _batch(
+    plan: Plan,
+    network: nn.Module,
+    classes: int,
+    size: tuple[int, int],
+    device: str,
+    seconds: float,
+) -> tuple[int, tuple[str, ...]]:
+    """The largest batch up to the plan's that fits into memory and into the time."""
+    wanted = max(1, plan.recipe.batch_size // plan.recipe.ranks)
+    # Compiled anew for each batch it would take minutes.
+    recipe = replace(plan.recipe, ranks=1, compile=False)
+    batch, started = min(_FIRST_BATCH, wanted), time.perf_counter()
+    while True:
+        view, labels = _images(plan, batch, size, classes)
+        try:
+            step = _epochs(network, view, labels, replace(recipe, batch_size=batch), device, 0.0)[
+                -1
+            ]
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            smaller = max(1, batch // 2)
+            return smaller, (f"batch {smaller} in place of {wanted}: {batch} does not fit",)
+        left = seconds - (time.perf_counter() - started)
+        if batch == wanted:
+            return batch, ()
+        # The next one takes a warm-up and a sample, each twice as long at most.
+        if 4 * step > left:
+            return batch, (f"batch {batch} in place of {wanted}, to keep the trial short",)
+        batch = min(2 * batch, wanted)
+
+
+def _epochs(
+    network: nn.Module,
+    view: InputView,
+    labels: NDArray[np.int64],
+    recipe: Recipe,
+    device: str,
+    seconds: float,
+) -> list[float]:
+    """Seconds of each epoch but the first, which warms up: one at least, more as time allows."""
+    times = [time.perf_counter()]
+
+    def on_epoch(*_: object) -> None:
+        _wait_for(device)
+        times.append(time.perf_counter())
+        enough = len(times) > _SAMPLES + 1 or times[-1] - times[0] > seconds
+        if len(times) > 2 and enough:
+            raise _Enough
+
+    long = replace(recipe, epochs=max(recipe.epochs, _SAMPLES + 1), learning_rate=_LEARNING_RATE)
+    with suppress(_Enough):
+        train(network, view, labels, long, 0, device=device, on_epoch=on_epoch)
+    return [float(epoch) for epoch in np.diff(times)[1:]]
+
+
+def _rate(images: int, work: Callable[[], object], seconds: float) -> float:
+    """Images a second: the median of a few calls after one that warms up."""
+    started = time.perf_counter()
+    work()
+    samples: list[float] = []
+    while not samples or (len(samples) < _SAMPLES and time.perf_counter() - started < seconds):
+        before = time.perf_counter()
+        work()
+        samples.append(time.perf_counter() - before)
+    return images / median(samples)
+
+
+def _images(
+    plan: Plan, n: int, size: tuple[int, int], classes: int
+) -> tuple[InputView, NDArray[np.int64]]:
+    """Random images, masked by random levels, and their labels."""
+    rng = np.random.default_rng(0)
+    cuts = plan.cuts
+    view = InputView(
+        rng.integers(0, 256, (n, *size, 3), dtype=np.uint8),
+        _MEAN,
+        _STD,
+        rng.integers(0, len(cuts) + 1, (n, *size), dtype=np.uint8),
+        Masking("roar", cuts[0], cuts, "mean"),
+    )
+    return view, rng.integers(0, classes, n)
+
+
+def _example(view: InputView, n: int, device: str) -> Batch:
+    indices = np.arange(min(n, len(view)))
+    return Batch(
+        inputs=view(indices).contiguous().to(device),
+        target=torch.zeros(len(indices), dtype=torch.int64, device=device),
+        index=torch.from_numpy(indices),
+        input_range=1.0 / _STD[0],
+        black=(-_MEAN[0] / _STD[0],) * 3,
+    )
+
+
+def _ranking(plan: Plan, size: tuple[int, int]) -> Callable[[], object]:
+    maps = np.random.default_rng(0).random((_RANKED, *size), dtype=np.float32)
+    return lambda: saliency_levels(maps, plan.cuts, np.arange(_RANKED))
+
+
+def _at_most(images: float, most: int) -> int:
+    return int(min(max(images, 1), most))
+
+
+def _wait_for(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Graphs of cells: what each cell of a plan needs."""

@@ -1,0 +1,1 @@
+"""Saliency methods of the comparison, by name."""

@@ -1,0 +1,137 @@
+"""Class activation maps alone, times Guided Backprop, and as Fast-CAM.
+
+The three of one map differ in what stands beside it, and in nothing else: the same layer, the
+same upsampling. The paper says that SMOE Scale in the place of Guided Backprop is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from captum.attr import GuidedBackprop, GuidedGradCam
+from torch import Tensor, nn
+
+from comparisons.budget import Rows, within_budget
+from comparisons.methods.gradients import abs_sum
+from comparisons.methods.registry import Explain, Prepare, method
+from fastsal import (
+    ClassActivationMap,
+    FastCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    SmoothGradCAMPlusPlus,
+    find_scales,
+)
+from fastsal.cam.registry import Cam
+from fastsal.maps.combination import upsample
+
+__all__ = ["register_cam_methods"]
+
+_TITLES = {
+    "gradcam": GradCAM.get_name(),
+    "gradcam++": GradCAMPlusPlus.get_name(),
+    "smoothgradcam++": SmoothGradCAMPlusPlus.get_name(),
+}
+
+_Build = Callable[[nn.Module, Cam], Rows]
+_PAPER = "Mundhenk, Chen and Friedland 2020"
+_INTERPOLATION = "bilinear"
+
+
+def register_cam_methods(cam: Cam) -> None:
+    """Register the three methods of a class activation map.
+
+    Args:
+        cam: of the registry in `fastsal.cam`.
+    """
+    title = _TITLES.get(cam.name, cam.name)
+    # One of the image itself, and one for each noisy copy.
+    passes = 1 + (cam.samples if cam.noise else 0)
+    noise = {"copies": cam.samples, "noise_share": cam.noise} if cam.noise else {}
+    plain = {"cam": cam.name, "layer": "last scale", "interpolate": _INTERPOLATION, **noise}
+    product = {**plain, "times": "guided-backprop", "reduction": "abs_sum"}
+    named = method(cam.name, title, "cam", cam.citation, plain, passes=passes, gradients=0)
+    named(_each_batch(_alone, cam))
+    named = method(
+        f"guided-{cam.name}",
+        f"Guided {title}",
+        "cam",
+        "Selvaraju et al. 2017" if cam.name == "gradcam" else f"Selvaraju et al. 2017; {title}",
+        product,
+        passes=passes + 1,
+        gradients=1,
+        by_channel=_each_batch(_guided_channels, cam),
+    )
+    named(_each_batch(_guided_gradcam if cam.name == "gradcam" else _guided, cam))
+    named = method(
+        "fastcam" if cam.name == "gradcam" else f"fastcam-{cam.name}",
+        "Fast-CAM" if cam.name == "gradcam" else f"Fast-CAM, {title}",
+        "cam",
+        _PAPER,
+        {"weights": "linear", "cam": cam.name, **noise},
+        passes=passes,
+        gradients=0,
+    )
+    named(_each_batch(_fastcam, cam))
+
+
+def _each_batch(build: _Build, cam: Cam) -> Prepare:
+    def prepare(model: nn.Module) -> Explain:
+        explain = within_budget(build(model, cam))
+        return lambda batch: explain(batch.inputs, batch.target)
+
+    return prepare
+
+
+def _alone(model: nn.Module, cam: Cam) -> Rows:
+    attributor = ClassActivationMap(model, cam=cam)
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        maps: Tensor = attributor.attribute(inputs, target)
+        return upsample(maps[:, 0], inputs.shape[2:], _INTERPOLATION)[:, 0]
+
+    return explain
+
+
+def _guided_gradcam(model: nn.Module, cam: Cam) -> Rows:
+    del cam
+    attributor: GuidedGradCam | None = None
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        nonlocal attributor
+        if attributor is None:
+            attributor = GuidedGradCam(model, find_scales(model, inputs[:1])[-1].module)
+        return abs_sum(attributor.attribute(inputs, target=target, interpolate_mode=_INTERPOLATION))
+
+    return explain
+
+
+def _guided(model: nn.Module, cam: Cam) -> Rows:
+    guided = GuidedBackprop(model)
+    alone = _alone(model, cam)
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        return abs_sum(guided.attribute(inputs, target)) * alone(inputs, target)
+
+    return explain
+
+
+def _guided_channels(model: nn.Module, cam: Cam) -> Rows:
+    guided = GuidedBackprop(model)
+    alone = _alone(model, cam)
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        gradients: Tensor = guided.attribute(inputs, target)
+        return gradients.detach().abs() * alone(inputs, target)[:, None]
+
+    return explain
+
+
+def _fastcam(model: nn.Module, cam: Cam) -> Rows:
+    attributor = FastCAM(model, cam=cam)
+
+    def explain(inputs: Tensor, target: Tensor) -> Tensor:
+        maps: Tensor = attributor.attribute(inputs, target, expand_channels=False)
+        return maps[:, 0]
+
+    return explain

@@ -1,0 +1,202 @@
+"""Methods whose cost is measured and that are not retrained: peers' class activation maps.
+
+To add one, decorate a function as in `comparisons.methods.controls`, with `cost_only`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from captum.attr import LayerGradCam
+from torch import Tensor, nn
+
+from comparisons.methods.controls import METHODS
+from comparisons.methods.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
+from fastsal import find_scales
+from fastsal.networks.hooks import Tap, forward
+from fastsal.networks.scales import Scale
+
+__all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
+
+COST_ONLY: dict[str, Method] = {}
+# The package that a method comes from, where it is none of the harness's own.
+_PACKAGES: dict[str, str] = {}
+_SELVARAJU = "Selvaraju et al. 2017"
+
+
+def cost_only(
+    name: str,
+    title: str,
+    group: Group,
+    citation: str,
+    parameters: Mapping[str, Any],
+    *,
+    package: str | None = None,
+) -> Callable[[Prepare], Prepare]:
+    """Register a method; `package` is the module that must be installed for it."""
+
+    def register(prepare: Prepare) -> Prepare:
+        COST_ONLY[name] = Method(name, title, group, citation, dict(parameters), prepare, passes=1)
+        if package is not None:
+            _PACKAGES[name] = package
+        return prepare
+
+    return register
+
+
+def installed(name: str) -> bool:
+    """Whether a method's package is there."""
+    return name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
+
+
+def costed() -> dict[str, Method]:
+    """Every method whose cost can be measured here; the true object is no method."""
+    return {
+        name: entry
+        for name, entry in {**METHODS, **COST_ONLY}.items()
+        if not entry.needs_object_mask and installed(name)
+    }
+
+
+def resolve_costed(names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The methods that names, or words of `SETS`, mean; None for all that are installed.
+
+    Raises:
+        ValueError: an unknown method, one that needs the true object, or one whose package is
+            not installed.
+
+    >>> resolve_costed(("smoe-linear", "captum-layer-gradcam"))
+    ('smoe-linear', 'captum-layer-gradcam')
+    """
+    known = costed()
+    if names is None:
+        return tuple(known)
+    chosen = expanded(names, known)
+    for name in chosen:
+        if not installed(name):
+            raise ValueError(
+                f"method {name!r} needs the package {_PACKAGES[name]}, which is not installed: "
+                "pip install -e '.[harness,peers]'"
+            )
+        if name not in known:
+            raise ValueError(
+                f"unknown method {name!r}: expected some of {', '.join(known)}, or a set of them: "
+                f"{', '.join(SETS)}"
+            )
+    return chosen
+
+
+@cost_only(
+    "read-once",
+    "Reading each activation once",
+    "control",
+    "the sum over channels of every scale, the least that any statistic can take",
+    {"statistic": "sum"},
+)
+def _read_once(model: nn.Module) -> Explain:
+    taps: list[Tap] = []
+
+    def explain(batch: Batch) -> Tensor:
+        if not taps:
+            taps.extend(taps_of_scales(model, batch.inputs[:1], lambda tensor: tensor.sum(1)))
+        _, sums = forward(model, (batch.inputs,), taps=taps)
+        return sums[0]
+
+    return explain
+
+
+def taps_of_scales(
+    model: nn.Module, image: Tensor, read: Callable[[Tensor], Tensor]
+) -> Iterator[Tap]:
+    """What reads every scale of a network during a forward pass.
+
+    Args:
+        model: the network.
+        image: `(1, C, H, W)`, by which the scales are found.
+        read: gets the activations `(N, C, h, w)` of a scale; what it returns is kept.
+    """
+
+    def read_scale(scale: Scale, tensor: Tensor) -> Tensor:
+        return read(scale.channels_first(tensor))
+
+    for scale in find_scales(model, image):
+        yield Tap(
+            scale.name,
+            scale.module,
+            partial(read_scale, scale),
+            call=scale.call,
+            layer_input=scale.layer_input,
+        )
+
+
+@cost_only(
+    "captum-layer-gradcam",
+    "Captum's LayerGradCam",
+    "cam",
+    _SELVARAJU,
+    {"layer": "last scale", "size": "the layer's"},
+)
+def _layer_gradcam(model: nn.Module) -> Explain:
+    layers: list[nn.Module] = []
+
+    def explain(batch: Batch) -> Tensor:
+        layer = _last_scale(model, batch, layers)
+        attribution: Tensor = LayerGradCam(model, layer).attribute(batch.inputs, batch.target)
+        return attribution.detach()[:, 0]
+
+    return explain
+
+
+@cost_only(
+    "pytorch-grad-cam",
+    "pytorch-grad-cam's GradCAM",
+    "cam",
+    _SELVARAJU,
+    {"layer": "last scale", "size": "the image's"},
+    package="pytorch_grad_cam",
+)
+def _pytorch_grad_cam(model: nn.Module) -> Explain:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    layers: list[nn.Module] = []
+
+    def explain(batch: Batch) -> Tensor:
+        targets = [ClassifierOutputTarget(label) for label in batch.target.tolist()]
+        with GradCAM(model, [_last_scale(model, batch, layers)]) as extractor:
+            return torch.from_numpy(extractor(batch.inputs, targets))
+
+    return explain
+
+
+@cost_only(
+    "torchcam",
+    "torchcam's GradCAM",
+    "cam",
+    _SELVARAJU,
+    {"layer": "last scale", "size": "the layer's"},
+    package="torchcam",
+)
+def _torchcam(model: nn.Module) -> Explain:
+    from torchcam.methods import GradCAM
+
+    layers: list[nn.Module] = []
+
+    def explain(batch: Batch) -> Tensor:
+        with GradCAM(model, _last_scale(model, batch, layers)) as extractor:
+            scores = model(batch.inputs.clone().requires_grad_())
+            cam: Tensor = extractor(batch.target.tolist(), scores)[0]
+        return cam.detach()
+
+    return explain
+
+
+def _last_scale(model: nn.Module, batch: Batch, found: list[nn.Module]) -> nn.Module:
+    """The module that ends the last scale, looked for once."""
+    if not found:
+        found.append(find_scales(model, batch.inputs[:1])[-1].module)
+    return found[0]

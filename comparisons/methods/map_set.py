@@ -1,0 +1,232 @@
+"""Maps of one method over a whole image set, written shard by shard by one worker or several."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparisons.methods.controls import Batch, Explain
+from comparisons.methods.examples import example_batch
+from evaluation.datasets.dataset import SPLITS, Dataset, Split
+from evaluation.masking.level_files import CHUNK_IMAGES, Levels, shards_of
+from evaluation.masking.levels import as_elements, continued_levels, saliency_levels
+from evaluation.masking.views import InputView
+from evaluation.metrics.localisation import peaks as most_salient
+from evaluation.metrics.localisation import pointing_game
+from evaluation.storage.store import ContentHash, write_atomically
+
+__all__ = ["Made", "MapCost", "MapSet"]
+
+
+@dataclass(frozen=True)
+class MapCost:
+    """What writing the maps of a method took and gave.
+
+    Args:
+        hash: content hash of the levels of both splits.
+        stored_bytes: bytes on disk an image.
+        attribution_ms: milliseconds an image, as it ran; None if all maps were there already.
+        pointing_game: share of test images whose most salient pixel is in the object; None
+            where the object is unknown.
+    """
+
+    hash: str
+    stored_bytes: float
+    attribution_ms: float | None
+    pointing_game: float | None
+
+    def metrics(self) -> dict[str, float]:
+        """The measured numbers by the name of their metric."""
+        named = {
+            "stored_bytes": self.stored_bytes,
+            "attribution_ms": self.attribution_ms,
+            "attribution_images_per_s": self.attribution_ms and 1000.0 / self.attribution_ms,
+            "pointing_game": self.pointing_game,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Made:
+    """Maps that were made, and what that took.
+
+    Args:
+        images: how many.
+        seconds: time in the method.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Made) -> Made:
+        return Made(self.images + other.images, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """The maps of one method over every training and test image, as levels on disk.
+
+    Shards that are there are kept, so that what was interrupted continues. Several workers may
+    write shards of one set at a time; one of them finishes it. No more than the levels of a shard
+    and the maps of a chunk are held.
+
+    Args:
+        explain: a prepared method.
+        dataset: the images.
+        targets: the class to explain for each image, by split.
+        folder: gets ``train.zarr`` and ``test.zarr``, and the peaks of each shard.
+        cuts: fractions at which levels change.
+        seed: seed of the order of tied pixels.
+        device: where the network is.
+        unit: what is ranked: ``pixel``, or ``element``, a channel of a pixel.
+        before: images masked at a smaller fraction, by split, where the maps are of those; what
+            they miss goes first within the one cut. None for whole images.
+    """
+
+    explain: Explain
+    dataset: Dataset
+    targets: Mapping[str, NDArray[np.int64]]
+    folder: Path
+    cuts: tuple[float, ...]
+    seed: int
+    device: str = "cpu"
+    unit: str = "pixel"
+    before: Mapping[str, InputView] | None = None
+
+    def write(self, shards: range) -> Made:
+        """Write some shards, and leave what that took beside them.
+
+        Args:
+            shards: which, counted through the training images first and then the test images.
+
+        Raises:
+            ValueError: a map of the wrong shape, or one with NaN or infinity.
+        """
+        made = Made()
+        for number, (name, shard) in enumerate(self._shards()):
+            if number in shards:
+                made += self._write_shard(name, shard)
+        if made.images:
+            text = json.dumps(asdict(made)).encode()
+            path = self.folder / f"made-{shards.start}-{shards.stop}.json"
+            write_atomically(path, lambda file: file.write(text))
+        return made
+
+    def finish(self) -> MapCost:
+        """Write every shard that is not there, and seal the whole with its hash.
+
+        Raises:
+            ValueError: a map of the wrong shape, or one with NaN or infinity.
+        """
+        made, hashed, stored = Made(), ContentHash(), 0
+        for name, shard in self._shards():
+            made += self._write_shard(name, shard)
+        for name in SPLITS:
+            levels = self._levels(name)
+            levels.seal(hashed)
+            stored += levels.stored_bytes()
+        for path in sorted(self.folder.glob("made-*.json")):
+            made += Made(**json.loads(path.read_text()))
+        images = sum(len(self.dataset.split(name).labels) for name in SPLITS)
+        return MapCost(
+            hash=hashed.digest(),
+            stored_bytes=stored / images,
+            attribution_ms=1000.0 * made.seconds / made.images if made.images else None,
+            pointing_game=self._pointing_game(),
+        )
+
+    def _shards(self) -> list[tuple[str, range]]:
+        return [
+            (name, shard)
+            for name in SPLITS
+            for shard in shards_of(len(self.dataset.split(name).labels))
+        ]
+
+    def _elements(self) -> int:
+        """How many numbers of a pixel are ranked."""
+        return self.dataset.train.images.shape[3] if self.unit == "element" else 1
+
+    def _levels(self, name: str) -> Levels:
+        n, height, width, _ = self.dataset.split(name).images.shape
+        shape = (n, height, width * self._elements())
+        return Levels.create(self.folder / f"{name}.zarr", shape, self.cuts)
+
+    def _write_shard(self, name: str, shard: range) -> Made:
+        """Write a shard unless it is there."""
+        levels = self._levels(name)
+        if levels.has(shard):
+            return Made()
+        first = self.dataset.first_index(name)
+        view = None if self.before is None else self.before[name]
+        shown = None if view is None else view.filled_as_read(first)
+        ranked = np.empty((len(shard), *levels.shape[1:]), np.uint8)
+        peaks = np.empty(len(shard), np.int64)
+        seconds = 0.0
+        for chosen in _chunks(shard):
+            started = time.perf_counter()
+            batch = example_batch(
+                self.dataset, name, self.targets[name], chosen, self.device, shown
+            )
+            saliency = self._saliency(batch, self.dataset.split(name))
+            seconds += time.perf_counter() - started
+            rows = slice(chosen[0] - shard.start, chosen[-1] + 1 - shard.start)
+            indices = first + chosen
+            if view is None:
+                ranked[rows] = saliency_levels(saliency, self.cuts, indices, seed=self.seed)
+            else:
+                removed = ~view.kept(chosen).reshape(saliency.shape)
+                ranked[rows] = continued_levels(
+                    saliency, removed, self.cuts[0], indices, seed=self.seed
+                )
+            peaks[rows] = most_salient(saliency, indices, seed=self.seed) // self._elements()
+        # Peaks before levels: a shard that exists has both.
+        _save(self._peaks(name, shard), peaks)
+        levels.write(shard, ranked)
+        return Made(len(shard), seconds)
+
+    def _saliency(self, batch: Batch, split: Split) -> NDArray[np.floating]:
+        of_channels = self.unit == "element"
+        maps = _checked(
+            self.explain(batch).detach().cpu().numpy(), split, batch, of_channels=of_channels
+        )
+        return as_elements(maps, split.images.shape[3]) if of_channels else maps
+
+    def _peaks(self, name: str, shard: range) -> Path:
+        return self.folder / f"{name}-peaks-{shard.start}.npy"
+
+    def _pointing_game(self) -> float | None:
+        masks = self.dataset.test.object_masks
+        if masks is None:
+            return None
+        shards = (shard for name, shard in self._shards() if name == "test")
+        peaks = [np.load(self._peaks("test", shard), allow_pickle=False) for shard in shards]
+        return pointing_game(np.concatenate(peaks), masks)
+
+
+def _chunks(shard: range) -> Iterator[NDArray[np.int64]]:
+    for start in range(shard.start, shard.stop, CHUNK_IMAGES):
+        yield np.arange(start, min(start + CHUNK_IMAGES, shard.stop))
+
+
+def _checked(
+    saliency: NDArray[np.floating], split: Split, batch: Batch, *, of_channels: bool
+) -> NDArray[np.floating]:
+    _, height, width, channels = split.images.shape
+    expected = (len(batch.index), height, width)
+    by_channel = (len(batch.index), channels, height, width)
+    if saliency.shape != expected and not (of_channels and saliency.shape == by_channel):
+        raise ValueError(
+            f"the method gave maps of shape {saliency.shape}: expected {expected}, one number "
+            "a pixel of each image"
+        )
+    return saliency
+
+
+def _save(path: Path, array: NDArray[np.int64]) -> None:
+    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))

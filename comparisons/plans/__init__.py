@@ -1,0 +1,1 @@
+"""Plans: every option that a result depends on."""

@@ -1,0 +1,209 @@
+"""What a comparison is: every option that a result depends on, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from comparisons.measures import MEASURES
+from comparisons.methods.controls import METHODS
+from evaluation.masking.levels import MODES, Mode, check_fractions
+from evaluation.masking.tracks import Track
+from evaluation.training.pretrained import Weights
+from evaluation.training.retraining import Recipe
+
+__all__ = ["PRESETS", "Plan", "PlanError"]
+
+
+class PlanError(ValueError):
+    """The options cannot be a comparison; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every option that a result depends on.
+
+    Args:
+        data: ``name`` or ``name:argument`` of a source of images.
+        train_images: training images at most; None for all.
+        test_images: test images at most; None for all.
+        image_size: height and width to resize to; None to take images as they are.
+        data_seed: seed of generated images, and of which images are taken.
+        model: as `evaluation.training.networks.build_network` takes it.
+        methods: keys of the registry, in the order of the report.
+        modes: ``roar``, ``kar``, or both.
+        fractions: shares of the pixels, in (0, 1).
+        seeds: seeds of retraining; the first one trains the network that the maps explain.
+        first_seed_only: methods that are retrained with the first seed alone.
+        mask_only: what to train on the masks alone, at the first seed: mode and fraction.
+        measures: what to measure without retraining; keys of its registry.
+        measure_images: how many test images at most those measures take.
+        fill: what removed pixels are set to.
+        unit: what is ranked and removed: ``pixel``, or ``element``.
+        variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
+            say.
+        recipe: how networks are trained.
+        weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
+            takes them; None for the one that the first seed trains. Retraining and its unmasked
+            reference start from scratch either way.
+        weights_expect: whose normalisation those weights expect.
+    """
+
+    data: str
+    model: str
+    methods: tuple[str, ...]
+    modes: tuple[Mode, ...] = MODES
+    fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    seeds: tuple[int, ...] = (0,)
+    first_seed_only: tuple[str, ...] = ()
+    mask_only: tuple[tuple[Mode, float], ...] = (("roar", 0.5), ("kar", 0.1))
+    measures: tuple[str, ...] = ()
+    measure_images: int = 64
+    fill: str = "mean"
+    unit: str = "pixel"
+    variants: tuple[Track, ...] = ()
+    train_images: int | None = None
+    test_images: int | None = None
+    image_size: int | None = None
+    data_seed: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
+    weights: str | None = None
+    weights_expect: str = "published"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, at the edge."""
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise PlanError(f"seeds {list(self.seeds)}: expected at least one, and each once")
+        if min(self.seeds) < 0:
+            raise PlanError(f"seed {min(self.seeds)}: expected 0 or more")
+        if not self.modes:
+            raise PlanError(f"no modes given: expected some of {', '.join(MODES)}")
+        for mode in (*self.modes, *(mode for mode, _ in self.mask_only)):
+            if mode not in MODES:
+                raise PlanError(f"unknown mode {mode!r}: expected some of {', '.join(MODES)}")
+        for mode in self.modes:
+            if self.modes.count(mode) > 1:
+                raise PlanError(f"mode {mode} is given twice: give each once")
+        for mode, fraction in self.mask_only:
+            check_fractions([fraction])
+            if self.mask_only.count((mode, fraction)) > 1:
+                raise PlanError(
+                    f"mask only {mode} {100 * fraction:g} % is given twice: give it once"
+                )
+        for name in ("train_images", "test_images", "image_size", "measure_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PlanError(f"{name}={value}: expected at least 1")
+        for name in self.measures:
+            if name not in MEASURES:
+                raise PlanError(f"unknown measure {name!r}: expected some of {', '.join(MEASURES)}")
+            if MEASURES[name].needs_permuted and self.weights is not None:
+                raise PlanError(
+                    f"measure {name!r} compares the network with one trained here on permuted "
+                    f"labels, and its weights are given: leave out --weights, or {name} of "
+                    "--measures"
+                )
+        for track in self.tracks:
+            if self.tracks.count(track) > 1:
+                raise PlanError(f"the track {track.title or 'of the protocol'} is given twice")
+        if any(track.recursive for track in self.variants) and "roar" not in self.modes:
+            raise PlanError("recursive is a form of ROAR: expected roar among the modes")
+        for name in (*self.methods, *self.first_seed_only):
+            if name not in METHODS:
+                raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every reading of ROAR and KAR: the first, then the variants."""
+        return (Track(self.fill, self.unit), *self.variants)
+
+    @property
+    def given_weights(self) -> Weights | None:
+        """The weights that the maps explain, where they are not trained here.
+
+        Raises:
+            ValueError: there are no such weights.
+        """
+        if self.weights is None:
+            return None
+        return Weights(self.model, self.weights, self.weights_expect)
+
+    @property
+    def cuts(self) -> tuple[float, ...]:
+        """The fractions at which levels change: all that any cell asks for."""
+        wanted = {*self.fractions, *(fraction for _, fraction in self.mask_only)}
+        return check_fractions(sorted(wanted))
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds a method is retrained with."""
+        return self.seeds[:1] if method in self.first_seed_only else self.seeds
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Read ``dataclasses.asdict(plan)``, also after JSON made its tuples lists.
+
+        >>> from dataclasses import asdict
+        >>> plan = Plan("shapes", "resnet9", ("random",))
+        >>> Plan.from_json(asdict(plan)) == plan
+        True
+        """
+        values = dict(data)
+        values["recipe"] = Recipe(**values["recipe"])
+        values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
+        values["variants"] = tuple(Track(**track) for track in values.get("variants", ()))
+        for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
+            # A plan from before there were measures has none.
+            values[name] = tuple(values.get(name, ()))
+        return cls(**values)
+
+    def conflicts(self, other: Plan) -> list[str]:
+        """The options that keep two plans from sharing a directory.
+
+        Methods, modes, seeds and variants may be added later; what every cell depends on may not
+        change.
+        """
+        may_change = {"methods", "modes", "seeds", "first_seed_only", "mask_only", "fractions"}
+        may_change |= {"measures", "variants"}
+        names = [entry.name for entry in fields(self) if entry.name not in may_change]
+        changed = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if self.cuts != other.cuts:
+            changed.append("fractions")
+        if self.seeds[0] != other.seeds[0]:
+            changed.append("seeds (the first one trains the network that the maps explain)")
+        return changed
+
+
+# Options of `run` by preset; what the command line states goes before these.
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "data": "shapes",
+        "model": "resnet9",
+        "methods": "random,smoe-linear,gradient",
+        "fractions": (0.5,),
+        "mask_only": (("roar", 0.5),),
+        "train_images": 320,
+        "test_images": 80,
+        "measure_images": 16,
+        "recipe": {"epochs": 1},
+    },
+    "quick": {
+        "data": "shapes",
+        "model": "resnet9",
+        "methods": "random,centre,oracle,smoe-linear,fastcam,gradient-sgsq",
+        "fractions": (0.1, 0.5, 0.9),
+        "mask_only": (("roar", 0.5),),
+        "train_images": 2000,
+        "test_images": 800,
+        "measure_images": 48,
+        # Small batches and a low rate: few steps must do.
+        "recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 0.02},
+    },
+    "full": {
+        "data": "shapes",
+        "model": "resnet9",
+        "seeds": (0, 1, 2, 3, 4),
+        "recipe": {"epochs": 12},
+    },
+}

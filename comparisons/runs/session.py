@@ -1,0 +1,198 @@
+"""What every run needs: a directory for itself, workers that end with it, one message if not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from comparisons.cells.run import Cell, run_cell
+from comparisons.engines.engine import Event, Executor, execute
+from comparisons.engines.on_ray import RayMissing
+from comparisons.graph.nodes import Node
+from comparisons.runs.progress import RunProgress, StagingProgress
+from evaluation.datasets.dataset import Dataset, open_staged
+from evaluation.datasets.load import Request, files_hash, unchanged
+from evaluation.storage.store import Store, remove_partial, write_atomically
+
+__all__ = [
+    "RunError",
+    "kept_plan",
+    "one_message",
+    "run_nodes",
+    "staged",
+    "told",
+    "working_in",
+]
+
+
+class RunError(RuntimeError):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+@contextmanager
+def one_message(console: Console, out: Path) -> Iterator[None]:
+    """Turn what keeps a command from its end into one message and an exit status.
+
+    Args:
+        console: where to say it.
+        out: the run's directory, which keeps what is finished.
+    """
+    try:
+        yield
+    except (RunError, RayMissing, ValueError, OSError) as error:
+        # Escaped: a path may hold brackets, which mean styles.
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. What is finished is kept in {out}; the same command continues.",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(130) from None
+
+
+def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
+    """What ``plan.json`` in a run's directory says, or None in a new one.
+
+    Args:
+        out: the directory.
+        kind: of the run that asks: ``"run"``, ``"layers"`` or ``"profile"``.
+
+    Raises:
+        RunError: the directory holds a run of another kind.
+    """
+    path = out / "plan.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    found = content.get("kind", "run")
+    if found != kind:
+        raise RunError(f"{out} holds what `python -m comparisons {found}` made: give another --out")
+    return content
+
+
+@contextmanager
+def working_in(out: Path) -> Iterator[None]:
+    """Hold a run's directory; a polite kill ends the run as Ctrl-C does.
+
+    What an earlier run was writing when it was killed is removed.
+
+    Raises:
+        RunError: another run holds it.
+    """
+    with _alone(out), _terminated_as_interrupted():
+        remove_partial(out)
+        yield
+
+
+def staged(cell: Cell, store: Store, console: Console) -> Dataset:
+    """The images of a run, read or made at its first start.
+
+    Args:
+        cell: that reads or makes them.
+        store: where they are kept.
+        console: where to say how far it is.
+
+    Raises:
+        RunError: they are others now than those that were staged.
+        evaluation.datasets.dataset.DatasetError: they cannot be used.
+    """
+    with StagingProgress("staging images", console) as progress:
+        data = run_cell(cell, store, progress=progress)
+    dataset = open_staged(store.data(data.id))
+    source = cell.spec["source"]
+    if files_hash(source) != data.hashes.get("files"):
+        # Files that were only touched or copied are the same images.
+        with StagingProgress("comparing images", console) as progress:
+            same = unchanged(source, Request(**cell.spec["request"]), dataset, progress)
+        if not same:
+            raise RunError(
+                f"the images of {source} changed after {store.root} was started with them: put "
+                "them back to go on with it, or give another --out"
+            )
+    return dataset
+
+
+def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Console) -> list[Event]:
+    """Run what is not done yet, and say so.
+
+    Returns:
+        The events of the cells that failed; everything else is done.
+    """
+    failures = []
+    progress = RunProgress(nodes, console)
+    with progress.bar:
+        for event in execute(nodes, store, executor):
+            progress.show(event)
+            if event.kind == "failed":
+                failures.append(event)
+    return failures
+
+
+def told(failures: list[Event], report: Path) -> str:
+    """What to say of the cells that failed, and what to do about them."""
+    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
+    return (
+        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
+        f"Start the same command again to try these once more:\n{listed}"
+    )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    lock, holder = FileLock(out / ".lock"), out / ".lock-holder.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"another run is working in {out}: wait for it, stop it{_told_holder(holder)}, or give "
+            "another --out"
+        ) from None
+    try:
+        who = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
+        text = json.dumps(who).encode()
+        write_atomically(holder, lambda file: file.write(text))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _told_holder(holder: Path) -> str:
+    """Who holds a directory, as far as it can be read."""
+    try:
+        who = json.loads(holder.read_text())
+        return f" (process {who['process']} on {who['host']}, since {who['since']})"
+    except (OSError, ValueError, KeyError):  # it is only just being written
+        return ""
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let a polite kill end the run as Ctrl-C does: workers stopped, the lock released."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
