@@ -1,5 +1,5 @@
 """Records to figures, tables and one HTML page."""
 
-from reports.page import build
+from reports.pages.build import build
 
 __all__ = ["build"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reports.page import build
+from reports.pages.build import build
 
 __all__ = ["app"]
 

@@ -20,7 +20,7 @@ from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
 from evaluation.processors import processors
 from evaluation.training.retraining import default_precision
-from reports.growth_page import MACHINE, read_growth, write_growth, write_table
+from reports.pages.growth import MACHINE, read_growth, write_growth, write_table
 
 __all__ = ["growth"]
 

@@ -1,4 +1,4 @@
-"""`python -m comparisons.deployment.command [NAME ...]`: measure what deployment costs, write the tables."""
+"""`python -m comparisons.deployment.command [NAME ...]`: the cost of deployment, as tables."""
 
 from __future__ import annotations
 

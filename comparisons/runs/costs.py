@@ -22,9 +22,9 @@ from comparisons.runs.session import RunError, kept_plan, working_in
 from evaluation.profiling.timing import Interval
 from evaluation.storage.store import Store, write_atomically
 from evaluation.training.networks import build_network
-from reports.cost_reading import CostTables, TimeTable, cost_tables
+from reports.analysis.cost_tables import CostTables, TimeTable, cost_tables
 from reports.formatting import digits, duration, quantity
-from reports.reading import read_run
+from reports.records.run import read_run
 
 __all__ = ["run_costs"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.reading import Run
+from reports.records.run import Run
 
 __all__ = ["OWN_COMMAND", "SECTIONS", "Claim", "Claims", "nearest", "of_kind", "section"]
 

@@ -14,7 +14,7 @@ from evaluation.profiling.operations import paper_operations
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale, gamma_scale, smoe_scale
 from reports.paper import table_6
-from reports.reading import Run
+from reports.records.run import Run
 from reports.reproduction.claims import Claim, nearest, section
 from reports.reproduction.resnet import SIZE, count_resnet50
 

@@ -13,8 +13,8 @@ import pandas as pd
 from evaluation.storage.store import write_atomically
 from fastsal import __version__
 from reports.formatting import digits
-from reports.reading import Run, read_run
-from reports.rendering import rendered
+from reports.pages.rendering import rendered
+from reports.records.run import Run, read_run
 from reports.reproduction import counted, printed, recorded
 from reports.reproduction.claims import SECTIONS, Claim
 

@@ -8,16 +8,16 @@ from functools import partial
 
 from evaluation.profiling.timing import Interval
 from evaluation.scoring.scores import kar_score, roar_score
-from reports.certainty import SCORE_TITLES, SCORES
-from reports.cost_reading import REFERENCE, Ratio, Setting, cost_tables
+from reports.analysis.certainty import SCORE_TITLES, SCORES
+from reports.analysis.cost_tables import REFERENCE, Ratio, Setting, cost_tables
+from reports.analysis.layer_tables import RANDOM, LayerTable, measured
+from reports.analysis.replacement import gains, replacements
 from reports.formatting import digits, spread
-from reports.layer_tables import RANDOM, LayerTable, measured
 from reports.paper import table_5
-from reports.reading import Run
-from reports.replacement import gains, replacements
+from reports.records.run import Run
+from reports.records.tables import Estimate
 from reports.reproduction.claims import Claim, nearest, of_kind, section
 from reports.reproduction.counted import GRADIENT, MEMORY_BYTES, OVERHEAD, SMOOTHGRAD
-from reports.tables import Estimate
 
 __all__: list[str] = []
 

@@ -26,8 +26,8 @@ from evaluation.profiling.operations import count_operations
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 from fastsal import find_scales
-from reports.cost_reading import cost_tables
-from reports.reading import read_run
+from reports.analysis.cost_tables import cost_tables
+from reports.records.run import read_run
 
 TABLE6 = Path(__file__).parents[2] / "reports" / "paper" / "table6_flops_resnet50.csv"
 METHODS_RUN = "smoe-linear,gradient,captum-layer-gradcam"

@@ -19,11 +19,11 @@ from evaluation.scoring.scores import information_score, t_interval
 from evaluation.storage.records import pack_bits, unpack_bits
 from evaluation.storage.store import Store
 from reports import build
-from reports.answers import read_answers
-from reports.certainty import Certainty, certainty
-from reports.orders import agreement, agreements
-from reports.overview import ranked_sums
-from reports.reading import read_run
+from reports.analysis.certainty import Certainty, certainty
+from reports.analysis.overview import ranked_sums
+from reports.analysis.rank_agreement import agreement, agreements
+from reports.records.correctness import read_answers
+from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
 IMAGES = 300

@@ -14,9 +14,9 @@ from evaluation.profiling.timing import Interval
 from evaluation.storage.records import METRICS, CellResult, Record
 from evaluation.storage.store import Store
 from reports import build
-from reports.cost_claims import GOALS, claims, judged
-from reports.cost_reading import Ratio, cost_tables
-from reports.reading import read_run
+from reports.analysis.cost_claims import GOALS, claims, judged
+from reports.analysis.cost_tables import Ratio, cost_tables
+from reports.records.run import read_run
 
 METHODS = {
     "smoe-linear": ("SMOE Scale, linear weights", "smoe"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.growth_page import (
+from reports.pages.growth import (
     COLUMNS,
     MACHINE,
     efficiencies,

@@ -12,9 +12,9 @@ import pytest
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
 from reports import build
-from reports.layer_tables import RANDOM, measured, printed
+from reports.analysis.layer_tables import RANDOM, measured, printed
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
-from reports.reading import read_run
+from reports.records.run import read_run
 
 LAYERS = ("stage1", "stage2 <b>")
 # KAR and ROAR accuracy at the two layers, at seed 0.

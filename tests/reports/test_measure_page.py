@@ -13,10 +13,10 @@ from scipy import stats
 from evaluation.storage.records import METRICS, CellResult, Record
 from evaluation.storage.store import Store
 from reports import build
-from reports.measure_figures import measures_figure
-from reports.measures import measures_context
-from reports.overview import ranked_by, ranked_sums
-from reports.reading import Run, read_run
+from reports.analysis.overview import ranked_by, ranked_sums
+from reports.figures.measures import measures_figure
+from reports.pages.measures import measures_context
+from reports.records.run import Run, read_run
 
 IMAGES = 5
 STAGES = ("head", "stem")

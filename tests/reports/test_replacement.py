@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.page import build
-from reports.reading import read_run
-from reports.replacement import replacements, verdict
-from reports.tables import Estimate
+from reports.analysis.replacement import replacements, verdict
+from reports.pages.build import build
+from reports.records.run import read_run
+from reports.records.tables import Estimate
 
 FRACTIONS = (0.3, 0.7)
 PARAMETERS = {

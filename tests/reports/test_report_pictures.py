@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from reports.charts import curve_charts, pareto_front
-from reports.figures import curves, forest, scatter, svg_uri
-from reports.gallery import Gallery, lovi_key, picture_uri, read_gallery
-from reports.labels import label_points
-from reports.reading import Run, read_run
-from reports.tables import Estimate, unmasked
+from reports.figures.charts import curve_charts, pareto_front
+from reports.figures.drawing import curves, forest, scatter, svg_uri
+from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
+from reports.figures.labels import label_points
+from reports.records.run import Run, read_run
+from reports.records.tables import Estimate, unmasked
 
 
 def decoded(uri: str | None) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
-from reports.reading import read_run
-from reports.tables import (
+from reports.records.run import read_run
+from reports.records.tables import (
     accuracies,
     conflicts,
     differences,

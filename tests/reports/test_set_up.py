@@ -10,9 +10,9 @@ from pathlib import Path
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 from evaluation.training.recipe import RECIPES
-from reports.provenance import set_up
-from reports.reading import read_run
-from reports.tables import accuracies, conflicts, records_frame
+from reports.pages.provenance import set_up
+from reports.records.run import read_run
+from reports.records.tables import accuracies, conflicts, records_frame
 
 
 def test_a_named_recipe_says_what_it_gives_up(new_run: Callable[..., Path]) -> None:

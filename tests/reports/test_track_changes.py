@@ -10,9 +10,9 @@ import pytest
 from evaluation.masking.tracks import Track, crossfitted
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
-from reports.page import build
-from reports.reading import read_run
-from reports.track_changes import track_changes
+from reports.analysis.track_changes import track_changes
+from reports.pages.build import build
+from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
 NOISY, RECURSIVE = Track(fill="noisy-linear"), Track(recursive=True)

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluation.profiling.timing import Interval
-from reports import figures
-from reports.charts import Chart
-from reports.cost_claims import RATIO_GOALS, Verdict, claims, judged
-from reports.cost_figures import added_time_figure, memory_figure
-from reports.cost_reading import (
+from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
+from reports.analysis.cost_tables import (
     NETWORK_ALONE,
     CostTables,
     Ratio,
@@ -20,8 +17,11 @@ from reports.cost_reading import (
     TimeTable,
     cost_tables,
 )
-from reports.provenance import set_up, traced
-from reports.reading import GROUPS, Run
+from reports.figures import drawing
+from reports.figures.charts import Chart
+from reports.figures.costs import added_time_figure, memory_figure
+from reports.pages.provenance import set_up, traced
+from reports.records.run import GROUPS, Run
 
 __all__ = ["costs_context"]
 
@@ -131,7 +131,7 @@ def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
             continue
         title = setting.title
         charts = [
-            Chart("Added time", figures.svg_uri(added_time_figure(group)), f"Added time, {title}")
+            Chart("Added time", drawing.svg_uri(added_time_figure(group)), f"Added time, {title}")
         ]
         counted = [
             row
@@ -139,7 +139,7 @@ def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
             if (row := tables.counted(setting, name)) is not None and name != NETWORK_ALONE
         ]
         if counted and not setting.compiled:
-            drawn = figures.svg_uri(memory_figure(counted))
+            drawn = drawing.svg_uri(memory_figure(counted))
             charts.append(Chart("Memory", drawn, f"Peak memory, {title}"))
         yield title, charts
 

@@ -11,8 +11,8 @@ from scipy.stats import kendalltau, rankdata
 
 from evaluation.masking.tracks import BLURRED, Track
 from evaluation.scoring.scores import t_interval
-from reports.reading import Method, Run
-from reports.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
+from reports.records.run import Method, Run
+from reports.records.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
 
 __all__ = ["Change", "ChangedRow", "track_changes"]
 
@@ -79,7 +79,7 @@ def track_changes(run: Run) -> list[Change]:
     """Every other track of a run beside its first, and the blurred methods beside the plain.
 
     Args:
-        run: as `reports.reading.read_run` reads it.
+        run: as `reports.records.run.read_run` reads it.
 
     Returns:
         A change for each that shares a method with the first track.

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluation.profiling.timing import Interval, Quartiles, Timing
 from evaluation.storage.records import CellResult
-from reports.reading import Run
+from reports.records.run import Run
 
 __all__ = [
     "NETWORK_ALONE",

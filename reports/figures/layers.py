@@ -11,9 +11,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures import svg_uri
-from reports.layer_tables import MODES, RANDOM, LayerTable
-from reports.tables import Estimate
+from reports.analysis.layer_tables import MODES, RANDOM, LayerTable
+from reports.figures.drawing import svg_uri
+from reports.records.tables import Estimate
 
 __all__ = ["accuracy_figure", "difference_figure", "svg_uri"]
 

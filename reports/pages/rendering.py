@@ -20,7 +20,7 @@ def rendered(template: str, context: Mapping[str, Any]) -> str:
         context: what it shows; a name that is absent is an error.
     """
     templates = Environment(
-        loader=PackageLoader("reports"),
+        loader=PackageLoader("reports.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,8 +15,8 @@ import pandas as pd
 from evaluation.masking.tracks import Track
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
-from reports.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
-from reports.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
+from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
+from reports.records.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
 

@@ -18,14 +18,14 @@ from evaluation.scoring.significance import (
     seeds_needed,
     wilcoxon_floor,
 )
-from reports.answers import Answers, Parts, numbered, read_answers, resampled
-from reports.overview import REFERENCES, SumsRow
-from reports.reading import Method, Run
-from reports.tables import Estimate, Sums, differences, over_seeds
+from reports.analysis.overview import REFERENCES, SumsRow
+from reports.records.correctness import Answers, Parts, numbered, read_answers, resampled
+from reports.records.run import Method, Run
+from reports.records.tables import Estimate, Sums, differences, over_seeds
 
 __all__ = ["SCORES", "SCORE_TITLES", "Against", "Certainty", "Needed", "Ranked", "certainty"]
 
-# Modes of each score, by its name in `reports.tables.Sums`.
+# Modes of each score, by its name in `reports.records.tables.Sums`.
 SCORES: dict[str, tuple[str, ...]] = {"kar": ("kar",), "roar": ("roar",), "total": ("kar", "roar")}
 SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 _RANDOM = "random"
@@ -124,8 +124,8 @@ def certainty(run: Run, rows: Sequence[SumsRow]) -> Certainty:
     """Everything that a comparison's records and answers say about how sure it is.
 
     Args:
-        run: as `reports.reading.read_run` reads it.
-        rows: as `reports.overview.ranked_sums` orders them.
+        run: as `reports.records.run.read_run` reads it.
+        rows: as `reports.analysis.overview.ranked_sums` orders them.
 
     Returns:
         With intervals over seeds and test images wherever the answers to every test image are

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from evaluation.scoring.image_parts import area_parts, information_parts
 from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
 from evaluation.storage.records import unpack_bits
-from reports.reading import Run
-from reports.tables import Estimate
+from reports.records.run import Run
+from reports.records.tables import Estimate
 
 __all__ = ["Answers", "Parts", "read_answers", "resampled"]
 
@@ -103,7 +103,7 @@ def read_answers(run: Run) -> Answers:
     """The answers that the cells of a run keep.
 
     Args:
-        run: as `reports.reading.read_run` reads it.
+        run: as `reports.records.run.read_run` reads it.
     """
     kept = {result.id: result for result in run.results if result.correct is not None}
     rows = run.records

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from evaluation.scoring.scores import t_interval
-from reports.labels import label_points
-from reports.reading import Method
-from reports.tables import Estimate
+from reports.figures.labels import label_points
+from reports.records.run import Method
+from reports.records.tables import Estimate
 
 __all__ = ["CONTROL_STYLES", "curves", "forest", "scatter", "svg_uri"]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from evaluation.masking.levels import MODES, Masking
 from fastsal.images.colour import heatmap, lovi
-from reports.reading import Method, Run
+from reports.records.run import Method, Run
 
 __all__ = [
     "Gallery",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from reports import figures
-from reports.certainty import Certainty
+from reports.analysis.certainty import Certainty
+from reports.analysis.overview import Costs, SumsRow, time_metric
+from reports.figures import drawing
 from reports.formatting import share
-from reports.overview import Costs, SumsRow, time_metric
-from reports.reading import GROUPS, Method, Run
-from reports.tables import Estimate, Place
+from reports.records.run import GROUPS, Method, Run
+from reports.records.tables import Estimate, Place
 
 __all__ = [
     "Chart",
@@ -54,7 +54,7 @@ def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
     if not parts and controls:
         parts = [(GROUPS["control"], [])]
     for title, methods in parts:
-        figure = figures.curves(rows, methods, controls, run.modes, unmasked, run.chance)
+        figure = drawing.curves(rows, methods, controls, run.modes, unmasked, run.chance)
         names = ", ".join(method.title for method in (*methods, *controls))
         yield _chart(title, figure, f"Accuracy over the share of the pixels: {names}")
 
@@ -79,7 +79,7 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     }
     return _chart(
         "Differences paired by seed",
-        figures.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
+        drawing.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
         f"Difference of {certainty.score} against the controls, a point and an interval a method",
     )
 
@@ -102,7 +102,7 @@ def mask_only_charts(
         }
         if points:
             title = f"{mode.upper()} {share(fraction)}"
-            figure = figures.scatter(
+            figure = drawing.scatter(
                 points,
                 run.methods,
                 title=title,
@@ -127,7 +127,7 @@ def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
     }
     if not points:
         return None
-    figure = figures.scatter(
+    figure = drawing.scatter(
         points,
         run.methods,
         title="Compute against score",
@@ -158,7 +158,7 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _chart(title: str, figure: Figure, alt: str) -> Chart:
-    return Chart(title, figures.svg_uri(figure), alt)
+    return Chart(title, drawing.svg_uri(figure), alt)
 
 
 def _families(title: str, methods: Sequence[Method]) -> list[tuple[str, list[Method]]]:

@@ -8,14 +8,8 @@ from typing import Any
 
 from evaluation.storage.records import METRICS
 from evaluation.storage.store import write_atomically
-from reports.certainty import SCORE_TITLES, certainty
-from reports.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
-from reports.cost_page import costs_context
-from reports.gallery import Gallery, lovi_key, read_gallery
-from reports.layer_page import layers_context
-from reports.measures import DESCRIPTIONS, measures_context
-from reports.orders import agreements
-from reports.overview import (
+from reports.analysis.certainty import SCORE_TITLES, certainty
+from reports.analysis.overview import (
     best_places,
     headline,
     ranked_by,
@@ -23,12 +17,18 @@ from reports.overview import (
     summary,
     time_metric,
 )
-from reports.provenance import set_up, traced
-from reports.reading import GROUPS, Method, Run, read_run
-from reports.rendering import rendered
-from reports.replacement import replacements, verdict
-from reports.tables import accuracies, levels, per_method, unmasked
-from reports.track_changes import track_changes
+from reports.analysis.rank_agreement import agreements
+from reports.analysis.replacement import replacements, verdict
+from reports.analysis.track_changes import track_changes
+from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
+from reports.figures.gallery import Gallery, lovi_key, read_gallery
+from reports.pages.costs import costs_context
+from reports.pages.layers import layers_context
+from reports.pages.measures import DESCRIPTIONS, measures_context
+from reports.pages.provenance import set_up, traced
+from reports.pages.rendering import rendered
+from reports.records.run import GROUPS, Method, Run, read_run
+from reports.records.tables import accuracies, levels, per_method, unmasked
 
 __all__ = ["build", "render"]
 

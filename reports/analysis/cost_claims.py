@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evaluation.profiling.timing import Interval
-from reports.cost_reading import REFERENCE, CostTables, Setting
+from reports.analysis.cost_tables import REFERENCE, CostTables, Setting
 
 __all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]
 

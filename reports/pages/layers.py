@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from fastsal.maps.combination import PRIOR_WEIGHTS
-from reports.charts import Chart
-from reports.figures import svg_uri
+from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
+from reports.figures.charts import Chart
+from reports.figures.drawing import svg_uri
+from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
-from reports.layer_figures import accuracy_figure, difference_figure
-from reports.layer_tables import MODES, RANDOM, LayerTable, measured, printed
+from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
-from reports.provenance import set_up, traced
-from reports.reading import GROUPS, Run
-from reports.tables import Estimate, unmasked
+from reports.records.run import GROUPS, Run
+from reports.records.tables import Estimate, unmasked
 
 __all__ = ["layers_context"]
 
@@ -30,7 +30,7 @@ def layers_context(run: Run) -> dict[str, Any]:
     """Everything that ``layers.html.j2`` names.
 
     Args:
-        run: as `reports.reading.read_run` reads it; finished or not.
+        run: as `reports.records.run.read_run` reads it; finished or not.
     """
     statistics = [name for name in run.methods if name != RANDOM]
     table = measured(run.records, run.layers, statistics)

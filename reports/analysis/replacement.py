@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.answers import numbered, read_answers, resampled
-from reports.certainty import SCORES
-from reports.reading import Method, Run
-from reports.tables import Estimate, Sums, differences, sums
+from reports.analysis.certainty import SCORES
+from reports.records.correctness import numbered, read_answers, resampled
+from reports.records.run import Method, Run
+from reports.records.tables import Estimate, Sums, differences, sums
 
 __all__ = ["Replacement", "gains", "replacements", "verdict"]
 

@@ -9,13 +9,13 @@ from typing import Any
 from evaluation.scoring.scores import t_interval
 from evaluation.scoring.significance import kendall_tau
 from evaluation.storage.records import METRICS, Metric
-from reports import figures
-from reports.charts import Chart
+from reports.analysis.overview import SumsRow
+from reports.figures import drawing
+from reports.figures.charts import Chart
+from reports.figures.measures import measures_figure
 from reports.formatting import percent
-from reports.measure_figures import measures_figure
-from reports.overview import SumsRow
-from reports.reading import Method, Run
-from reports.tables import Estimate, estimate
+from reports.records.run import Method, Run
+from reports.records.tables import Estimate, estimate
 
 __all__ = ["DESCRIPTIONS", "Column", "measures_context"]
 
@@ -179,7 +179,7 @@ def _chart(
     figure = measures_figure({method.name: method.title for method in order}, ranked, kept)
     return Chart(
         "Ranks, and what randomising leaves",
-        figures.svg_uri(figure),
+        drawing.svg_uri(figure),
         "Left: the rank of each method under each measure. Right: Spearman's correlation of its "
         "maps before and after the network was randomised",
     )

@@ -10,9 +10,9 @@ from statistics import mean
 import pandas as pd
 
 from evaluation.scoring.significance import kendall_tau
-from reports.certainty import SCORES
-from reports.reading import Run
-from reports.tables import TRACK_COLUMNS, over_seeds, seed_sums
+from reports.analysis.certainty import SCORES
+from reports.records.run import Run
+from reports.records.tables import TRACK_COLUMNS, over_seeds, seed_sums
 
 __all__ = ["Agreement", "agreement", "agreements"]
 
@@ -49,7 +49,7 @@ def agreement(
     """How far the order of the methods is the same in every group of records.
 
     Args:
-        records: as `reports.tables.records_frame`, one record a number in each group.
+        records: as `reports.records.tables.records_frame`, one record a number in each group.
         fractions: the fractions that scores run over.
         by: the column whose values make the groups.
         title: what the groups differ in; `by` where it is empty.
@@ -79,7 +79,7 @@ def agreements(run: Run) -> list[Agreement]:
     """Over the seeds, and over whatever else the run did in more than one way.
 
     Args:
-        run: as `reports.reading.read_run` reads it.
+        run: as `reports.records.run.read_run` reads it.
     """
     found = [agreement(run.records, run.fractions, "seed", _TITLES["seed"])]
     own = asdict(run.track)

@@ -1,0 +1,1 @@
+"""Statistics of a run's records, for tables and figures."""
