@@ -19,7 +19,7 @@ from fastsal.export.float16 import write_float16
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import map_nodes, write_onnx
 from fastsal.images.files import read_photograph
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 PRECISIONS = ("float32", "float16", "int8")
 MAKERS: dict[str, Callable[..., ModelWithMap]] = {"map": with_map, "fastcam": with_fast_cam}

@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
+from fastsal.files import PARTIAL, partial_beside, short_hash, synced, written_whole
 
 __all__ = [
     "ArrayFile",
@@ -51,8 +51,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: the disk is full, or the place cannot be written; `path` is as it was.
     """
-    with _written_beside(path, write) as partial:
-        partial.replace(path)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        write(file)
 
 
 def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
@@ -68,7 +68,10 @@ def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     Raises:
         OSError: the disk is full, or the place cannot be written.
     """
-    with _written_beside(path, write) as partial:
+    with partial_beside(path) as partial:
+        with partial.open("wb") as file:
+            write(file)
+        synced(partial)
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -83,29 +86,12 @@ def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     return True
 
 
-@contextmanager
-def _written_beside(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """A new file beside `path`, written and on disk, gone afterwards unless it was moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp's 0600 would hide a shared run from its readers
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def remove_partial(folder: Path) -> None:
     """Remove what writers that were killed left anywhere in a folder.
 
     Nobody may be writing there.
     """
-    for path in list(folder.rglob(".partial-*")):
+    for path in list(folder.rglob(f"{PARTIAL}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -208,7 +194,7 @@ def spec_id(spec: Mapping[str, Any]) -> str:
     True
     """
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash(text.encode())
 
 
 class Store:
@@ -230,7 +216,7 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         self._scratch: Path | None = None
         if scratch is not None:
-            whose = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
+            whose = short_hash(str(self.root.resolve()).encode())
             self._scratch = Path(scratch).absolute() / whose
 
     def data(self, cell: str) -> Path:

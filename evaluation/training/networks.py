@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.by_name import named_function, needed
+from fastsal.networks.by_name import named_function
+from fastsal.optional import needed
 
 __all__ = ["BUILT_IN", "build_network", "state_hash"]
 

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluation.training.networks import build_network
-from fastsal.networks.by_name import needed, read_state_dict
+from fastsal.networks.by_name import read_state_dict
+from fastsal.optional import needed
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastsal.registry import Registry
+
 CamFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -83,7 +85,7 @@ class Cam:
         return (weights * located).reshape(activations.shape)
 
 
-CAMS: dict[str, Cam] = {}
+CAMS: Registry[Cam] = Registry("class activation map")
 
 
 def register_cam(
@@ -108,9 +110,7 @@ def register_cam(
     """
 
     def decorate(function: CamFunction) -> CamFunction:
-        if name in CAMS:
-            raise ValueError(f"a class activation map named {name!r} is registered already")
-        CAMS[name] = Cam(name, citation, function, orders, samples, noise)
+        CAMS.register(name, Cam(name, citation, function, orders, samples, noise))
         return function
 
     return decorate
@@ -127,8 +127,6 @@ def get_cam(cam: str | Cam) -> Cam:
     """
     if isinstance(cam, Cam):
         return cam
-    if cam not in CAMS:
-        raise ValueError(f"unknown class activation map {cam!r}; choose from {sorted(CAMS)}")
     return CAMS[cam]
 
 

@@ -19,7 +19,7 @@ from fastsal.cli.manifest import Entry, Manifest, file_hash, held
 from fastsal.cli.map_pictures import USUAL_SIZE, MapPictures, Settings
 from fastsal.images import clips
 from fastsal.images.files import find_photographs, read_photograph, write_png
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastsal.export.onnx import map_nodes
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 # As ONNX numbers them.
 FLOAT, FLOAT16 = 1, 10

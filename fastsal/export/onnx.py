@@ -34,8 +34,8 @@ from torch import Tensor
 
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
-from fastsal.networks.by_name import needed
 from fastsal.networks.hooks import tensors_in
+from fastsal.optional import needed, one_line
 
 # Of the nodes that make the map, which quantisation has to leave alone.
 PREFIX = "fastsal/"
@@ -121,7 +121,7 @@ def write_onnx(
         try:
             onnx.save(proto, draft)
         except ValueError as error:
-            raise ExportError(f"cannot write {path}: {_told(error)}") from error
+            raise ExportError(f"cannot write {path}: {one_line(error)}") from error
         unseen = _unseen(inputs, dynamic_batch, dynamic_size)
         difference = _difference(module, draft, unseen, whole=len(own))
         if not difference <= TOLERANCE:
@@ -211,7 +211,7 @@ def _why(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
             "without it, or, where the statistic uses it, another statistic such as smoe_scale"
         )
     hint = "; export it for one size, without the dynamic size" if dynamic_size else ""
-    return f"the model cannot be exported: {_told(chain[-1])}{hint}"
+    return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
 
 
 def _strip(proto: Any, own_outputs: set[str]) -> None:
@@ -284,7 +284,7 @@ def _difference(
             arrays = [tensor.cpu().numpy() for tensor in inputs]
             made = session.run(None, dict(zip(names, arrays, strict=True)))
         except Exception as error:
-            raise ExportError(f"onnxruntime does not run the file: {_told(error)}") from error
+            raise ExportError(f"onnxruntime does not run the file: {one_line(error)}") from error
         for index, (ours, theirs) in enumerate(zip(expected, made, strict=True)):
             ours = ours.cpu().double()
             difference = (ours - torch.from_numpy(theirs)).abs()
@@ -293,7 +293,3 @@ def _difference(
             distances.append((distance / size).item())
     # Unlike the built-in maximum, NaN for NaN.
     return torch.tensor(distances).amax().item()
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsal.images.files import shown_size, tensor_of
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
 # What a container that does not say is taken to have.

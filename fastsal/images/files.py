@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 # What Pillow reads without further packages; frames after the first are left out.
 SUFFIXES = frozenset(

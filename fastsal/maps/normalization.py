@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels import cpu, cuda
+from fastsal.registry import Registry
 from fastsal.statistics.gamma import gamma_shape, log_spread, minus_log1p
 
 Normalization = Callable[[Tensor], Tensor]
@@ -27,7 +28,7 @@ GAMMA_EPSILON = 1e-6
 # The Gamma shape from which on the expansion about the normal CDF is exact in float32.
 NEARLY_NORMAL = 1e4
 
-NORMALIZATIONS: dict[str, Normalization] = {}
+NORMALIZATIONS: Registry[Normalization] = Registry("normalization")
 
 
 def register_normalization(name: str) -> Callable[[Normalization], Normalization]:
@@ -38,9 +39,7 @@ def register_normalization(name: str) -> Callable[[Normalization], Normalization
     """
 
     def decorate(function: Normalization) -> Normalization:
-        if name in NORMALIZATIONS:
-            raise ValueError(f"a normalization named {name!r} is registered already")
-        NORMALIZATIONS[name] = function
+        NORMALIZATIONS.register(name, function)
         return function
 
     return decorate
@@ -55,8 +54,6 @@ def get_normalization(name: str) -> Normalization:
     >>> get_normalization("gaussian").__name__
     'gaussian'
     """
-    if name not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalization {name!r}; choose from {sorted(NORMALIZATIONS)}")
     return NORMALIZATIONS[name]
 
 

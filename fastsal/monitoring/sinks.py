@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsal.images.files import write_png
 from fastsal.monitoring.sample import Sample
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 Sink = Callable[[Sample], object]
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastsal.optional import needed, one_line
+
 # Their own initial weights take long to draw, of which torchvision warns.
 SLOW_INITIALISATION = ("googlenet", "inception_v3")
 FORMS = (
@@ -54,7 +56,7 @@ def build_network(
         try:
             network = function()
         except Exception as error:
-            raise ValueError(f"cannot make a network from {name!r}: {_told(error)}") from error
+            raise ValueError(f"cannot make a network from {name!r}: {one_line(error)}") from error
     else:
         network = _from_torchvision(name, pretrained)
     if not isinstance(network, nn.Module):
@@ -63,7 +65,7 @@ def build_network(
         try:
             network.load_state_dict(read_state_dict(weights))
         except Exception as error:
-            raise ValueError(f"cannot load {weights} into {name}: {_told(error)}") from error
+            raise ValueError(f"cannot load {weights} into {name}: {one_line(error)}") from error
     return network
 
 
@@ -88,25 +90,12 @@ def named_function(name: str) -> Callable[..., Any]:
         function = getattr(module, function_name)
     except Exception as error:
         raise ValueError(
-            f"{name!r} cannot be imported: {_told(error)}; expected package.module:function or "
+            f"{name!r} cannot be imported: {one_line(error)}; expected package.module:function or "
             "path/to/file.py:function"
         ) from error
     if not callable(function):
         raise ValueError(f"{name!r} is of type {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
-
-
-def needed(package: str, purpose: str, install: str | None = None) -> ModuleType:
-    """Return an optional package, or a module of it; `install` is its name at the registry.
-
-    Raises:
-        ImportError: If it is not installed; says how to install it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        name = install or package
-        raise ImportError(f"{purpose} needs {name}: pip install {name}") from error
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
@@ -137,7 +126,7 @@ def _from_timm(name: str, pretrained: bool) -> Any:
 def _unbuilt(name: str, pretrained: bool, error: Exception) -> str:
     what = " with its pretrained weights" if pretrained else ""
     instead = "; load a file of weights or ask for random ones" if pretrained else ""
-    return f"cannot build {name!r}{what}: {_told(error)}{instead}"
+    return f"cannot build {name!r}{what}: {one_line(error)}{instead}"
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -169,7 +158,3 @@ def read_state_dict(path: Path | str) -> Mapping[str, Any]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             return content[key]  # type: ignore[no-any-return]
     return content  # type: ignore[no-any-return]
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fastsal.networks.by_name import needed
+from fastsal.optional import needed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

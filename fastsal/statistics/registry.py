@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels import cpu, cuda
+from fastsal.registry import Registry
 
 Domain = Literal["post_relu", "pre_relu"]
 
@@ -70,7 +71,7 @@ class Statistic:
         return values
 
 
-STATISTICS: dict[str, Statistic] = {}
+STATISTICS: Registry[Statistic] = Registry("statistic")
 
 
 def register_statistic(
@@ -89,9 +90,7 @@ def register_statistic(
     """
 
     def decorate(function: StatisticFunction) -> StatisticFunction:
-        if name in STATISTICS:
-            raise ValueError(f"a statistic named {name!r} is registered already")
-        STATISTICS[name] = Statistic(name, citation, domain, function, rectifies)
+        STATISTICS.register(name, Statistic(name, citation, domain, function, rectifies))
         return function
 
     return decorate
@@ -124,8 +123,6 @@ def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
             "a statistic is a name, a Statistic or a function (N, C, H, W) -> (N, H, W), got "
             f"{statistic!r}"
         )
-    if statistic not in STATISTICS:
-        raise ValueError(f"unknown statistic {statistic!r}; choose from {sorted(STATISTICS)}")
     return STATISTICS[statistic]
 
 

@@ -102,13 +102,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from comparisons.map_set import MapSet
-from comparisons.methods import METHODS
-from evaluation.images import Dataset, Split
-from evaluation.maps import Levels, stage
-from evaluation.masking import Masking
-from evaluation.retraining import Recipe, correctness, train
-from evaluation.views import InputView
+from comparisons.methods.map_set import MapSet
+from comparisons.methods.controls import METHODS
+from evaluation.datasets.dataset import Dataset, Split
+from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.levels import Masking
+from evaluation.training.retraining import Recipe, correctness, train
+from evaluation.masking.views import InputView
 from tests.comparisons.cells.test_flat_memory import _on_disk
 
 def private():

@@ -111,7 +111,7 @@ def test_a_process_that_dies_leaves_what_the_next_goes_on_with(tmp_path):
     # os._exit ends a process as a kill does: nothing is closed, nothing is tidied up.
     program = (
         "import os, sys, pathlib\n"
-        "from evaluation import staging\n"
+        "from evaluation.datasets import staging\n"
         "from evaluation.datasets.load import Request, stage\n"
         "staging.CHECKPOINT_BYTES = 1\n"
         "stage('shapes', Request(train_images=3000, test_images=64), pathlib.Path(sys.argv[1]),\n"

@@ -135,7 +135,7 @@ _WRITE_AND_DIE = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from evaluation.maps import Levels
+from evaluation.masking.level_files import Levels
 
 array = np.load(sys.argv[2])
 levels = Levels.create(Path(sys.argv[1]), array.shape, (0.5,))
@@ -275,9 +275,9 @@ def test_levels_that_the_disk_changed_are_not_trained_on(written, array, tmp_pat
 _STAGE = """
 import sys, time
 from pathlib import Path
-from evaluation import maps
+from evaluation.masking import level_files
 
-unpack, count = maps._unpack, Path(sys.argv[3])
+unpack, count = level_files._unpack, Path(sys.argv[3])
 
 def slow(levels, place):
     with count.open("a") as file:
@@ -285,8 +285,9 @@ def slow(levels, place):
     time.sleep(0.5)
     unpack(levels, place)
 
-maps._unpack = slow
-print(maps.levels_hash(maps.stage(maps.Levels(Path(sys.argv[1])), Path(sys.argv[2]))))
+level_files._unpack = slow
+levels = level_files.Levels(Path(sys.argv[1]))
+print(level_files.levels_hash(level_files.stage(levels, Path(sys.argv[2]))))
 """
 
 

@@ -91,7 +91,7 @@ def test_a_copy_that_fails_leaves_nothing_and_what_a_kill_left_goes(source, tmp_
 _COPY = """
 import shutil, sys, time
 from pathlib import Path
-from evaluation.store import Store
+from evaluation.storage.store import Store
 
 copytree, count = shutil.copytree, Path(sys.argv[3])
 

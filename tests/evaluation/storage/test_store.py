@@ -144,24 +144,23 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, cal
 def test_what_the_device_that_is_always_full_refuses_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "x.npy"
     write_atomically(path, lambda file: np.save(file, np.arange(3)))
-    opened = os.fdopen
+    opened = Path.open
 
-    def full_device(handle: int, mode: str):
-        os.close(handle)
-        return Path("/dev/full").open(mode)
+    def full_device(place: Path, mode: str):
+        return opened(Path("/dev/full") if mode == "wb" else place, mode)
 
-    monkeypatch.setattr(os, "fdopen", full_device)
+    monkeypatch.setattr(Path, "open", full_device)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, lambda file: np.save(file, np.zeros(100_000)))
-    monkeypatch.setattr(os, "fdopen", opened)
+    monkeypatch.setattr(Path, "open", opened)
     np.testing.assert_array_equal(np.load(path), np.arange(3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
 
 
 _WRITE_SLOWLY = """
 import sys, time
-from evaluation.records import CellResult
-from evaluation.store import Store, write_atomically
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store, write_atomically
 
 store = Store(sys.argv[1])
 text = CellResult("ab", "base", {"new": True}, ()).to_json().encode()
@@ -281,8 +280,8 @@ def test_the_first_recorded_result_of_a_cell_stays(tmp_path):
 _RECORD = """
 import sys, time
 from dataclasses import replace
-from evaluation.records import CellResult
-from evaluation.store import Store
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store
 
 store, mine = Store(sys.argv[1]), float(sys.argv[2])
 sys.stdin.readline()

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-from evaluation.networks import build_network
-from evaluation.recipe import Recipe
-from evaluation.retraining import train
-from evaluation.views import InputView
+from evaluation.training.networks import build_network
+from evaluation.training.recipe import Recipe
+from evaluation.training.retraining import train
+from evaluation.masking.views import InputView
 
 torch.set_num_threads(1)
 compiled = torch.compile

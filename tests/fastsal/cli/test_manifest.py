@@ -105,7 +105,7 @@ def test_the_hash_is_sha256(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fastsal.manifest import held
+from fastsal.cli.manifest import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
