@@ -18,6 +18,7 @@ from comparisons.plan import Plan
 from comparisons.planning.cost import Cost, cost_of
 from comparisons.planning.files import PlanFile
 from comparisons.planning.throughput import measured
+from comparisons.runs.archive import take_up
 from comparisons.session import (
     RunError,
     kept_plan,
@@ -49,6 +50,7 @@ def run_plan(
     console: Console,
     scratch: Path | None = None,
     plan_file: PlanFile | None = None,
+    source: Path | None = None,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -60,6 +62,7 @@ def run_plan(
         console: where to say what happens.
         scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
         plan_file: the file that says the plan, if one does; the report cites it.
+        source: an archive whose cells are taken up; None for none.
 
     Returns:
         The report's path.
@@ -74,6 +77,8 @@ def run_plan(
     store = Store(out, scratch)
     with working_in(out):
         _refuse_another_plan(plan, out)
+        if source is not None:
+            take_up(source, out, plan)
         weights = plan.given_weights
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
         dataset = staged(data_cell(plan), store, console)

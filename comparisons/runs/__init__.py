@@ -1,0 +1,1 @@
+"""Runs, from the first cell to the page and to the archive."""

@@ -1,0 +1,1 @@
+"""Files of runs: results, artefacts, and archives of recorded runs."""
