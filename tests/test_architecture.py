@@ -151,6 +151,12 @@ def test_no_file_names_a_place_of_one_machine():
     assert found == []
 
 
+def test_recorded_runs_are_data_in_few_files():
+    files = [path for path in _tracked() if path.is_relative_to(ROOT / "reports" / "runs")]
+    assert 0 < len(files) <= 60
+    assert not [path.name for path in files if path.suffix == ".py"]
+
+
 def test_test_files_have_different_names():
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(set(names)) == len(names)

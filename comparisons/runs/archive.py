@@ -220,8 +220,8 @@ class _Remaining:
         finished = {result.id: result for result in results}
         try:
             return cls._among(_nodes(kind, plan, results, files), finished)
-        except (OSError, ValueError):
-            # A file of weights, or a method, is not on this machine: what is there is kept.
+        except (OSError, ValueError, TypeError, KeyError):
+            # A file of weights or a method is not here, or the plan is of other code: all is kept.
             every = frozenset(finished)
             return cls(None, every, every)
 

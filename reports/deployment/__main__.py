@@ -13,6 +13,8 @@ from evaluation.store import write_atomically
 from reports.deployment import exported, large, moving, seams, watched
 from reports.deployment.tables import TABLES
 
+_RECORDED = Path(__file__).parents[1] / "runs" / "deployment"
+
 Row = Mapping[str, object]
 
 
@@ -31,10 +33,10 @@ MEASUREMENTS: dict[str, Callable[[], Iterable[Row]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is named, else everything; write `NAME.csv` here and print the README's rows."""
+    """Measure what is named, else everything; write `NAME.csv` and print the README's rows."""
     parser = argparse.ArgumentParser(prog="python -m reports.deployment", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder")
+    parser.add_argument("--out", type=Path, default=_RECORDED, help="folder")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in MEASUREMENTS:

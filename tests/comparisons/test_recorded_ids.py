@@ -22,11 +22,11 @@ from comparisons.graph import Node, build_nodes
 from comparisons.layers.graph import Layers, build_layer_nodes
 from comparisons.layers.plan import LayersPlan
 from comparisons.plan_options import _plan
-from evaluation.store import Store
+from evaluation.storage.archive import RunArchive
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).with_name("recorded_ids.json")
-RECORDED_RUNS = sorted(path.parent for path in (ROOT / "reports").rglob("cells"))
+RECORDED_RUNS = sorted(path.parent for path in (ROOT / "reports" / "runs").glob("*/cells.zip"))
 
 
 class _Hashes(dict[str, str]):
@@ -92,7 +92,7 @@ def test_ids_are_those_recorded(plan):
 def test_cells_of_recorded_runs_have_the_ids_of_what_they_say(run):
     from comparisons.cells import Cell
 
-    results = list(Store(run).results())
+    results = RunArchive(run).results()
     assert results
     for result in results:
         assert Cell(result.kind, result.spec).id == result.id
