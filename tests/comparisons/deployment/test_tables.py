@@ -10,7 +10,7 @@ from comparisons.deployment.tables import TABLES
 from comparisons.deployment.turns import beside
 
 ROOT = Path(__file__).parents[3]
-FILES = sorted((ROOT / "reports" / "deployment").glob("*.csv"))
+FILES = sorted((ROOT / "reports" / "runs" / "deployment").glob("*.csv"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
