@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml fastsal/_version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "fastsal needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[harness,pictures,onnx,test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[harness,pictures,onnx,test,dev,docs]'
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv with everything in it
@@ -22,7 +22,7 @@ setup: $(VENV)/.installed ## make .venv with everything in it
 compare: setup ## the main job on the embedded image set; prints where the report is
 	@$(BIN)/python -m comparisons run --preset quick --out $(OUT)
 
-test: setup ## lint, types and every test but the long ones
+test: setup ## lint, types, the pages and every test but the long ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,6 +30,9 @@ test: setup ## lint, types and every test but the long ones
 
 test-long: setup ## the longer checks too
 	$(BIN)/python -m pytest
+
+docs: setup ## the pages, into build/docs; a warning is an error
+	$(BIN)/mkdocs build --strict
 
 reproduction: setup ## the paper's claims beside our figures: reports/reproduction/report.html
 	@$(BIN)/python -m reports.reproduction $(RUNS)
@@ -41,4 +44,4 @@ bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds 
 clean: ## remove .venv and caches; runs stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup compare test test-long reproduction bench clean
+.PHONY: help setup compare test test-long docs reproduction bench clean
