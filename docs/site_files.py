@@ -19,7 +19,7 @@ PAGES = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
-    "results/growth-tables.md": "reports/growth/README.md",
+    "results/growth-tables.md": "reports/runs/growth/README.md",
 }
 # The folder of the site that holds copies of other files of the repository.
 COPIES = "repository"
