@@ -132,6 +132,10 @@ def test_the_pages_are_built(tmp_path):
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > 40
+    # Doctests are code and formulas are drawn, neither by a script.
+    reference = (tmp_path / "site" / "reference" / "statistics.html").read_text(encoding="utf-8")
+    assert "<math" in reference
+    assert not re.search(r"(<blockquote>\s*){3}|\$\$", reference)
     # Nothing is fetched from elsewhere when a page is read.
     fetched = re.compile(r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"https?:")
     own = [page for page in pages if "repository" not in page.parts]
