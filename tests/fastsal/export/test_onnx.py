@@ -317,7 +317,8 @@ def test_without_onnx_it_says_what_to_install(network, monkeypatch, tmp_path):
 
 def blocks():
     """The code that the documents show for running the file."""
-    texts = {"onnx_file": onnx_file.__doc__, "README": (ROOT / "README.md").read_text()}
+    page = ROOT / "docs" / "how-to" / "export.md"
+    texts = {"onnx_file": onnx_file.__doc__, "page": page.read_text()}
     for name, text in texts.items():
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             if "import onnxruntime" in block:
