@@ -17,7 +17,8 @@ from fastsal.monitoring.monitor import Watch, watch
 from fastsal.monitoring.sample import Sample
 from fastsal.networks.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics.gamma import gamma_scale
-from fastsal.statistics.registry import Statistic, register_statistic, smoe_scale
+from fastsal.statistics.registry import Statistic, register_statistic
+from fastsal.statistics.smoe import smoe_scale
 
 __all__ = [
     "Cam",

@@ -15,14 +15,15 @@ from fastsal.attribution.planned_reader import Occasion, PlannedReader
 from fastsal.kernels import cpu, cuda
 from fastsal.kernels.cpu_plan import CpuPlan
 from fastsal.kernels.gpu_plan import GpuPlan
-from fastsal.maps.combination import combine, layer_weights, upsample
+from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
-from fastsal.maps.prior import Prior
+from fastsal.maps.prior import Prior, layer_weights
+from fastsal.maps.resize import upsample
 from fastsal.networks import hooks
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
-from fastsal.statistics.registry import smoe_scale
+from fastsal.statistics.smoe import smoe_scale
 
 if TYPE_CHECKING:
     from fastsal.attribution.smoe_scale import SMOEScale

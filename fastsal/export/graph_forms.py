@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.maps.normalization import CONSTANT
-from fastsal.statistics.registry import GROUP, STATISTICS, Statistic
+from fastsal.kernels.constants import CONSTANT, EPSILON
+from fastsal.statistics.registry import STATISTICS, Statistic
+from fastsal.statistics.smoe import GROUP
 
-EPSILON = 1e-6
 # Of channels that are read together; GROUP times a power of two.
 MOST_PARTS = 16
 

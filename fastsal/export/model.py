@@ -27,7 +27,7 @@ from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.recording import Recorder, Recording, recording_copy
 from fastsal.images.colour import lovi_colours
-from fastsal.maps.combination import Weights, layer_weights
+from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks import hooks
 from fastsal.networks.layers import Layer, describe_layer, name_layers
 from fastsal.networks.scales import Scale, candidates, find_scales

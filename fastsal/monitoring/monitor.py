@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.smoe_scale import SMOEScale
-from fastsal.maps.combination import Weights
 from fastsal.maps.normalization import get_normalization
+from fastsal.maps.prior import Weights
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
 from fastsal.monitoring.sample import Sample, drift, entropy
 from fastsal.monitoring.sinks import as_sinks

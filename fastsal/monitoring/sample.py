@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.images.colour import heatmap, lovi, overlay
-from fastsal.maps.combination import upsample
+from fastsal.maps.resize import upsample
 from fastsal.networks.scales import Scale
 
 

@@ -26,7 +26,7 @@ from fastsal.kernels import cpu, cuda
 from fastsal.kernels.gpu_plan import GpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.registry import smoe_scale, smoe_scale_plain
+from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
