@@ -30,7 +30,7 @@ from fastsal.images.colour import lovi_colours
 from fastsal.maps.combination import Weights, layer_weights
 from fastsal.networks import hooks
 from fastsal.networks.layers import Layer, describe_layer, name_layers
-from fastsal.networks.scales import Scale, candidates, find_scales
+from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
@@ -230,8 +230,9 @@ def _read(
     inputs = as_tuple(example)
     image = image_of(inputs)
     if layers is None:
-        scales = find_scales(root, inputs)
-        operations = {one.scale: one.operation for one in candidates(root, inputs) if one.chosen}
+        found = candidates(root, inputs)
+        scales = chosen_scales(found)
+        operations = {one.scale: one.operation for one in found if one.chosen}
     else:
         scales = _described(root, inputs, layers, (image.shape[2], image.shape[3]))
         operations = {}
