@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastsal.export.onnx import map_nodes
+from fastsal.export.onnx import checked_folder, map_nodes
+from fastsal.files import written_whole
 from fastsal.optional import needed
 
 # As ONNX numbers them.
@@ -32,7 +32,7 @@ def write_float16(path: Path | str, target: Path | str) -> Path:
         ImportError: If onnx or onnxruntime is not installed.
         OSError: If a file cannot be read or written.
     """
-    path, target = Path(path), Path(target)
+    target = checked_folder(target)
     onnx: Any = needed("onnx", "half precision")
     float16: Any = needed("onnxruntime.transformers.float16", "half precision", "onnxruntime")
     proto = float16.convert_float_to_float16(
@@ -41,10 +41,8 @@ def write_float16(path: Path | str, target: Path | str) -> Path:
     _without_detours(proto.graph)
     # What the tool inferred of shapes has the old kinds of some, and nobody needs it.
     del proto.graph.value_info[:]
-    with TemporaryDirectory(dir=target.parent, prefix=".fastsal-") as folder:
-        draft = Path(folder) / target.name
-        onnx.save(proto, draft)
-        draft.replace(target)
+    with written_whole(target) as partial:
+        onnx.save(proto, partial)
     return target
 
 

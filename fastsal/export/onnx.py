@@ -17,34 +17,34 @@ print("maps of the scales", [one.shape for one in per_scale])
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
+from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
+from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
+
+__all__ = ["ExportError", "Written", "map_nodes", "write_onnx"]
 
 # Of the nodes that make the map, which quantisation has to leave alone.
 PREFIX = "fastsal/"
 # Beside the largest magnitude of an output.
 TOLERANCE = 1e-3
-
-
-class ExportError(ValueError):
-    """A model that cannot be written as ONNX, or whose file gives something else."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def write_onnx(
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
         OSError: If the file cannot be written.
     """
-    path = Path(path)
+    path = checked_folder(path)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package, "an ONNX file")
     inputs = as_tuple(example)
@@ -116,22 +116,32 @@ def write_onnx(
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
     _strip(proto, own_outputs=set(names[0]))
-    with TemporaryDirectory(dir=path.parent, prefix=".fastsal-") as folder:
-        draft = Path(folder) / path.name
+    with written_whole(path) as partial:
         try:
-            onnx.save(proto, draft)
+            onnx.save(proto, partial)
         except ValueError as error:
             raise ExportError(f"cannot write {path}: {one_line(error)}") from error
-        unseen = _unseen(inputs, dynamic_batch, dynamic_size)
-        difference = _difference(module, draft, unseen, whole=len(own))
+        batches = unseen_inputs(inputs, dynamic_batch, dynamic_size)
+        difference = largest_difference(module, partial, batches, own=len(own))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"onnxruntime's outputs differ from PyTorch's by {difference:.2g} of their "
                 f"largest magnitude, expected {TOLERANCE} at most; {path} was not written. Where "
                 "activations vanish, as with some initial weights, maps are made of rounding alone"
             )
-        draft.replace(path)
     return Written(path, outputs, path.stat().st_size, difference)
+
+
+def checked_folder(path: Path | str) -> Path:
+    """Return a file's path, if its folder exists.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    return path
 
 
 def map_nodes(path: Path | str) -> list[str]:
@@ -233,63 +243,3 @@ def _strip(proto: Any, own_outputs: set[str]) -> None:
     for noted in (proto, graph, *graph.input, *graph.output, *graph.initializer):
         del noted.metadata_props[:]
     del graph.value_info[:]
-
-
-def _unseen(inputs: tuple[Tensor, ...], batch: bool, size: bool) -> Iterable[tuple[Tensor, ...]]:
-    """Yield inputs of the example's kind that the export has not seen."""
-    generator = torch.Generator().manual_seed(1)
-    counts = (1, 4) if batch else (len(inputs[0]),)
-    for count in counts:
-        for further in (0, 32) if size else (0,):
-            yield tuple(
-                _random(tensor, count, further * (tensor.dim() == 4), generator)
-                for tensor in inputs
-            )
-
-
-def _random(tensor: Tensor, count: int, further: int, generator: torch.Generator) -> Tensor:
-    """Return as many patches of random brightness, with some noise, in the example's range."""
-    shape = [count, *tensor.shape[1:]]
-    if further:
-        shape[2:] = [shape[2] + further, shape[3] + 2 * further]
-    if not tensor.is_floating_point():
-        return tensor[:1].expand(shape).contiguous()
-    values = torch.rand(shape, generator=generator)
-    if tensor.dim() == 4:
-        # Noise alone looks the same everywhere, and a map of it is rounding.
-        coarse = torch.rand(count, shape[1], 4, 4, generator=generator)
-        values = 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * values
-    low, high = tensor.min().cpu(), tensor.max().cpu()
-    return (low + (high - low) * values).to(tensor)
-
-
-def _difference(
-    module: ModelWithMap, file: Path, tried: Iterable[tuple[Tensor, ...]], whole: int
-) -> float:
-    """Return how far onnxruntime's outputs are from PyTorch's, and raise if it cannot run.
-
-    The first outputs, as many as `whole` says, count by their largest difference, maps by their
-    mean one: where an activation is within rounding of 0, its logarithm is not, and at single
-    locations PyTorch itself is some thousandths from float64.
-    """
-    runtime: Any = needed("onnxruntime", "an ONNX file")
-    distances = [0.0]
-    for inputs in tried:
-        with torch.no_grad():
-            expected = list(tensors_in(module(*inputs)))
-        # It raises many classes, of no common one but Exception.
-        try:
-            session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-            names = [given.name for given in session.get_inputs()]
-            arrays = [tensor.cpu().numpy() for tensor in inputs]
-            made = session.run(None, dict(zip(names, arrays, strict=True)))
-        except Exception as error:
-            raise ExportError(f"onnxruntime does not run the file: {one_line(error)}") from error
-        for index, (ours, theirs) in enumerate(zip(expected, made, strict=True)):
-            ours = ours.cpu().double()
-            difference = (ours - torch.from_numpy(theirs)).abs()
-            distance = difference.amax() if index < whole else difference.mean()
-            size = ours.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-            distances.append((distance / size).item())
-    # Unlike the built-in maximum, NaN for NaN.
-    return torch.tensor(distances).amax().item()
