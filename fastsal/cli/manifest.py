@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from fastsal.files import written_whole
+
 Entry = dict[str, Any]
 
 # What a file system without locks answers, as some shared ones are.
@@ -123,9 +128,8 @@ class Manifest:
 
     def rewrite(self) -> None:
         """Write one line an image, in the order first seen; whole or not at all."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, self.entries.values())), encoding="utf-8")
-        partial.replace(self.path)
+        with written_whole(self.path) as partial:
+            partial.write_text("".join(map(_line, self.entries.values())), encoding="utf-8")
 
     def is_done(self, file: str, sha256: str, settings: Mapping[str, Any]) -> bool:
         """Tell whether an image of this content has its pictures, made with these settings."""
@@ -162,6 +166,23 @@ def file_hash(path: Path) -> str:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Return the SHA-256 of all parameters and buffers of a network, in hexadecimal.
+
+    >>> weights_hash(nn.ReLU())[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        if isinstance(value, Tensor):
+            content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()
 
 

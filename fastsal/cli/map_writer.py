@@ -1,8 +1,7 @@
-"""`fastsal maps`: the maps of photographs and videos as pictures, with a manifest."""
+"""Write the maps of photographs and videos as pictures, with a manifest."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import warnings
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._version import __version__
-from fastsal.cli.manifest import Entry, Manifest, file_hash, held
+from fastsal.cli.manifest import Entry, Manifest, file_hash, held, weights_hash
 from fastsal.cli.map_pictures import USUAL_SIZE, MapPictures, Settings
 from fastsal.images import clips
 from fastsal.images.files import find_photographs, read_photograph, write_png
-from fastsal.optional import needed
+from fastsal.optional import needed, one_line
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def write_maps(
         # As JSON reads it back, where tuples are lists.
         **{key: _plain(value) for key, value in asdict(settings).items()},
         "model": name,
-        "weights_sha256": _weights_hash(network),
+        "weights_sha256": weights_hash(network),
         "fastsal": __version__,
     }
     environment = {"torch": str(torch.__version__), "device": device}
@@ -157,7 +156,7 @@ class _Run:
         # A decoder and a network raise whatever their authors chose; one photograph's fault must
         # not end the run.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             self.messages.append(f"{path}: {reason}")
             self.manifest.begin(file)
             self.manifest.add(
@@ -247,15 +246,3 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _weights_hash(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode())
-        if isinstance(value, Tensor):
-            content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(content.numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()

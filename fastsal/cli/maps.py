@@ -1,0 +1,153 @@
+"""`fastsal maps`: the maps of photographs and videos as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastsal.cam.registry import CAMS
+from fastsal.cli.map_pictures import Settings
+from fastsal.cli.map_writer import write_maps
+from fastsal.cli.options import (
+    CommandError,
+    Commands,
+    add_method_options,
+    add_scale_options,
+    add_weights_options,
+    network_of,
+    pixels,
+)
+from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.networks.by_name import FORMS
+from fastsal.networks.preprocessing import class_index, preprocessing_of
+
+
+def add_maps_command(commands: Commands) -> None:
+    """Add `fastsal maps` to the commands."""
+    parser = commands.add_parser(
+        "maps",
+        help="write the maps of photographs",
+        description="Write for each photograph its map and an overlay as PNG, and a line of "
+        "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
+        "read is recorded there and the rest goes on; what is done is not done again. A network of "
+        "torchvision or timm has its pretrained weights unless --weights or --random-weights is "
+        "given. Pictures have the size the network saw. A video gives videos.",
+    )
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="files, videos among them, or whole folders of images",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=FORMS)
+    add_weights_options(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where files go")
+    add_method_options(parser)
+    parser.add_argument(
+        "--size",
+        type=pixels_or_original,
+        default=224,
+        help="shorter side in pixels (224), or 'original'",
+    )
+    add_scale_options(parser)
+    parser.add_argument(
+        "--smoothing",
+        type=smoothing,
+        default=0.0,
+        metavar="A",
+        help="average maps over time, of a video, or of a folder's images by name: each is A times "
+        "the one before and 1 - A of its own (0)",
+    )
+    parser.add_argument(
+        "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
+    )
+    parser.add_argument("--cam", choices=sorted(CAMS), help="fastcam's (gradcam)")
+    parser.add_argument(
+        "--target", metavar="CLASS", help="the class fastcam explains, number or name (predicted)"
+    )
+    parser.add_argument("--device", default="cpu", help="a torch device (cpu)")
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"the network's input {name} (as published with its weights, else ImageNet's)",
+        )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=make_maps)
+
+
+def pixels_or_original(text: str) -> int | None:
+    """Return a number of pixels above 0, or None for "original".
+
+    >>> pixels_or_original("224"), pixels_or_original("original")
+    (224, None)
+    """
+    return None if text == "original" else pixels(text)
+
+
+def smoothing(text: str) -> float:
+    """Return a number from 0 up to but not 1.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not in this range.
+        ValueError: If it is no number.
+
+    >>> smoothing("0.8")
+    0.8
+    """
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 up to but not 1, got {text}")
+    return number
+
+
+def make_maps(options: argparse.Namespace) -> int:
+    """Write the pictures, print their number and return the exit code.
+
+    Raises:
+        CommandError: If the options do not fit, or not one map could be made.
+    """
+    for name in ("cam", "target"):
+        given = getattr(options, name)
+        if given is not None and options.method != "fastcam":
+            raise CommandError(
+                f"--{name} {given} is for --method fastcam; SMOE Scale does not look at a class"
+            )
+    network = network_of(options, pretrained=not options.random_weights)
+    try:
+        known = preprocessing_of(options.model, network)
+        settings = Settings(
+            method=options.method,
+            cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
+            target=None if options.target is None else class_index(options.target, known.classes),
+            layers=None if options.layers is None else tuple(options.layers),
+            statistic=options.statistic,
+            normalize=options.normalize,
+            scale_weights=options.scale_weights,
+            size=options.size,
+            lovi=options.lovi,
+            mean=tuple(options.mean or known.mean),
+            std=tuple(options.std or known.std),
+            smoothing=options.smoothing,
+        )
+        tally = write_maps(
+            network,
+            options.model,
+            options.images,
+            options.out,
+            settings,
+            classes=known.classes,
+            device=options.device,
+            quiet=options.quiet,
+        )
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        raise CommandError(str(error)) from error
+    manifest = options.out / "manifest.jsonl"
+    counts = f"{tally.written} written, {tally.done_before} done before, {tally.failed} failed"
+    print(f"{counts}: {manifest}")
+    if not tally.written and not tally.done_before:
+        raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
+    return 0
