@@ -19,7 +19,7 @@ from fastsal.cli.options import (
     network_of,
 )
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
-from fastsal.export.onnx import ExportError, Written, write_onnx
+from fastsal.export.onnx import ExportError, OnnxFile, write_onnx
 from fastsal.optional import one_line
 
 
@@ -66,7 +66,7 @@ def export_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(network: nn.Module, options: argparse.Namespace) -> Written:
+def _write(network: nn.Module, options: argparse.Namespace) -> OnnxFile:
     size = options.size
     example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     network = network.eval()

@@ -1,6 +1,6 @@
-"""A model with its map as an ONNX file: written, checked, and its map's nodes by name.
+"""ONNX files of models with their maps, and the names of the nodes that make a map.
 
-The file runs without PyTorch, and without this package:
+The file runs without PyTorch and without fastsal:
 
 ```python
 import numpy as np
@@ -39,25 +39,25 @@ from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
 
-__all__ = ["ExportError", "Written", "map_nodes", "write_onnx"]
+__all__ = ["ExportError", "OnnxFile", "map_nodes", "write_onnx"]
 
-# Of the nodes that make the map, which quantisation has to leave alone.
+# The names of the nodes that make the map begin so: quantisation has to leave them out.
 PREFIX = "fastsal/"
-# Beside the largest magnitude of an output.
+# The largest difference from PyTorch, as a share of an output's largest magnitude.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written.
+class OnnxFile:
+    """An ONNX file that `write_onnx` wrote.
 
     Attributes:
-        path: The file.
-        outputs: The names of its outputs, the model's own first.
-        file_bytes: Its size.
-        difference: The largest over outputs and inputs tried of what onnxruntime differs by from
-            PyTorch, as a share of the output's largest magnitude: of the model's own outputs the
-            largest difference, of maps the mean one.
+        path (pathlib.Path): The file.
+        outputs (tuple of str): The names of its outputs, the model's own first.
+        file_bytes (int): Its size.
+        difference (float): The largest difference of onnxruntime's outputs from PyTorch's over the
+            inputs that were tried, as a share of the output's largest magnitude. The model's own
+            outputs count by their largest difference, maps by their mean one.
     """
 
     path: Path
@@ -74,48 +74,58 @@ def write_onnx(
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
     opset: int | None = None,
-) -> Written:
+) -> OnnxFile:
     """Write a model with its map as an ONNX file, whole or not at all.
 
-    The file is written beside its place, run in onnxruntime on inputs that the export has not
-    seen (a batch of 1 and of 4, and a second size, where these are dynamic) and compared with
-    PyTorch; then it takes its place. Its inputs are "input" (of several "input_1", ...), its
-    outputs "output" (of several "output_1", ...), "map", "scale_1" to "scale_R" and "lovi" where
-    asked for.
+    A temporary file beside `path` is run in onnxruntime on inputs that the export has not seen (a
+    batch of 1 and one of 4, and a second image size, if these are dynamic) and compared with
+    PyTorch; then it replaces `path`. The inputs are named "input", or "input_1", ... if there are
+    several; the outputs "output", or "output_1", ..., then "map", "scale_1" to "scale_R", and
+    "lovi" if the module returns it.
 
     Args:
-        module: From `with_map` or `with_fast_cam`.
-        example: What the model is called with.
-        path: Where the file goes.
-        dynamic_batch: Takes any number of images.
-        dynamic_size: Takes images of any size that the network takes.
-        opset: The ONNX operator set; None takes PyTorch's default.
+        module (ModelWithMap): A module of `with_map` or `with_fast_cam`.
+        example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model.
+        path (str or pathlib.Path): The file; its folder must exist.
+        dynamic_batch (bool): The file takes any number of images. Default: False.
+        dynamic_size (bool): The file takes any image size that the network takes. Default: False.
+        opset (int, optional): The version of the ONNX operator set. Default: None, PyTorch's own.
 
     Returns:
-        What was `Written`.
+        The `OnnxFile`.
 
     Raises:
-        ExportError: A ValueError. If the model cannot be exported, an operator has no form in that
-            opset, or the file's outputs are not PyTorch's; nothing is written.
+        ExportError: A ValueError, if the model cannot be exported, an operator does not exist in
+            the opset, or the outputs differ from PyTorch's by more than 0.001 of their largest
+            magnitude. Nothing is written.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
         OSError: If the file cannot be written.
+
+    Example:
+        ```python
+        module = with_map(model, images)
+        written = write_onnx(module, images, "model.onnx", dynamic_batch=True)
+        written.outputs  # ("output", "map", "scale_1", "scale_2", ...)
+        ```
     """
     path = checked_folder(path)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package, "an ONNX file")
     inputs = as_tuple(example)
     if dynamic_batch and any(len(tensor) < 2 for tensor in inputs):
-        # A batch of one is taken for a batch that is always one.
+        # The exporter takes a batch of one for a constant size.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     with torch.no_grad():
         own = list(tensors_in(module(*inputs)[0]))
-    names = _named("output", len(own)), _named("input", len(inputs))
-    outputs = (*names[0], *module.outputs)
+    own_names = _numbered("output", len(own))
+    outputs = (*own_names, *module.outputs)
     axes = tuple(_axes(tensor, dynamic_batch, dynamic_size) for tensor in inputs)
-    program = _exported(module, inputs, axes, names[1], outputs, opset)
+    input_names = _numbered("input", len(inputs))
+    program = _exported(module, inputs, axes, input_names, outputs, opset)
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
-    _strip(proto, own_outputs=set(names[0]))
+    _remove_metadata(proto)
+    _mark_map_nodes(proto.graph, own_names)
     with written_whole(path) as partial:
         try:
             onnx.save(proto, partial)
@@ -129,7 +139,7 @@ def write_onnx(
                 f"largest magnitude, expected {TOLERANCE} at most; {path} was not written. Where "
                 "activations vanish, as with some initial weights, maps are made of rounding alone"
             )
-    return Written(path, outputs, path.stat().st_size, difference)
+    return OnnxFile(path, outputs, path.stat().st_size, difference)
 
 
 def checked_folder(path: Path | str) -> Path:
@@ -147,25 +157,41 @@ def checked_folder(path: Path | str) -> Path:
 def map_nodes(path: Path | str) -> list[str]:
     """Return the names of the nodes in an ONNX file that make its maps.
 
-    Quantisation should leave these in float32, as `nodes_to_exclude=` of onnxruntime's
-    `quantize_static`: a logarithm of a product has no meaning in eight bits. For half precision
-    there is `fastsal.export.float16.write_float16`.
+    Quantisation must leave these nodes in float32, since the logarithm of a product has no meaning
+    in eight bits. Give them to onnxruntime's `quantize_static` as `nodes_to_exclude`. For half
+    precision there is `fastsal.export.float16.write_float16`.
+
+    Args:
+        path (str or pathlib.Path): A file of `write_onnx`.
+
+    Returns:
+        A list of names.
 
     Raises:
         ImportError: If onnx is not installed.
+        OSError: If the file cannot be read.
+
+    Example:
+        ```python
+        from onnxruntime.quantization import quantize_static
+
+        nodes = map_nodes("model.onnx")
+        quantize_static("model.onnx", "int8.onnx", calibration, nodes_to_exclude=nodes)
+        ```
     """
     onnx: Any = needed("onnx", "reading an ONNX file")
     graph = onnx.load(str(path), load_external_data=False).graph
     return [node.name for node in graph.node if node.name.startswith(PREFIX)]
 
 
-def _named(name: str, count: int) -> tuple[str, ...]:
+def _numbered(name: str, count: int) -> tuple[str, ...]:
     return (name,) if count == 1 else tuple(f"{name}_{index}" for index in range(1, count + 1))
 
 
-def _axes(tensor: Tensor, batch: bool, size: bool) -> dict[int, str]:
-    axes = {0: "batch"} if batch else {}
-    return {**axes, 2: "height", 3: "width"} if size and tensor.dim() == 4 else axes
+def _axes(tensor: Tensor, dynamic_batch: bool, dynamic_size: bool) -> dict[int, str]:
+    """Return the dynamic axes of an input, by dimension."""
+    axes = {0: "batch"} if dynamic_batch else {}
+    return {**axes, 2: "height", 3: "width"} if dynamic_size and tensor.dim() == 4 else axes
 
 
 def _exported(
@@ -176,8 +202,12 @@ def _exported(
     output_names: Sequence[str],
     opset: int | None,
 ) -> Any:
-    """Return PyTorch's ONNX program, whatever goes wrong as one message."""
-    # Its notes on how it went would stand between the lines of a command.
+    """Return PyTorch's ONNX program of a module.
+
+    Raises:
+        ExportError: If the module cannot be exported.
+    """
+    # The exporter logs and prints its progress, which does not belong in a command's output.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -198,15 +228,15 @@ def _exported(
                 opset_version=opset,
                 verbose=False,
             )
-    # The exporter and the network raise whatever their authors chose.
+    # The exporter and the network raise any class of error.
     except Exception as error:
-        raise ExportError(_why(error, any(2 in one for one in axes), opset)) from error
+        raise ExportError(_explained(error, any(2 in one for one in axes), opset)) from error
     finally:
         logging.disable(disabled)
 
 
-def _why(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
-    """Return an exporter's error in one line, with what can be done about it."""
+def _explained(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
+    """Return an exporter's error in one line, with a hint."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -224,10 +254,18 @@ def _why(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
     return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
 
 
-def _strip(proto: Any, own_outputs: set[str]) -> None:
-    """Take away what the exporter notes of Python, and mark the nodes of the map."""
+def _remove_metadata(proto: Any) -> None:
+    """Remove the exporter's notes on Python modules and source lines."""
     graph = proto.graph
-    # What the model's own outputs need is the model; the rest makes the map.
+    for node in graph.node:
+        node.ClearField("doc_string")
+    for noted in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+    del graph.value_info[:]
+
+
+def _mark_map_nodes(graph: Any, own_outputs: Sequence[str]) -> None:
+    """Add the prefix to the names of the nodes that the model's own outputs do not depend on."""
     makers = {name: node for node in graph.node for name in node.output}
     waiting, own = list(own_outputs), set()
     while waiting:
@@ -238,8 +276,3 @@ def _strip(proto: Any, own_outputs: set[str]) -> None:
     for node in graph.node:
         if node.name not in own:
             node.name = PREFIX + node.name
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-    for noted in (proto, graph, *graph.input, *graph.output, *graph.initializer):
-        del noted.metadata_props[:]
-    del graph.value_info[:]

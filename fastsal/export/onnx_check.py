@@ -22,16 +22,17 @@ class ExportError(ValueError):
 def unseen_inputs(
     example: tuple[Tensor, ...], dynamic_batch: bool, dynamic_size: bool
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield random inputs in the example's range, other than the export has seen.
+    """Yield random inputs in the example's range, which the export has not seen.
 
     Args:
         example: The inputs that the module was exported with.
         dynamic_batch: Yields a batch of 1 and one of 4.
         dynamic_size: Yields images of the example's size and larger ones.
 
-    >>> example = (torch.rand(2, 3, 16, 16),)
-    >>> [tuple(image.shape) for (image,) in unseen_inputs(example, False, True)]
-    [(2, 3, 16, 16), (2, 3, 48, 80)]
+    Example:
+        >>> example = (torch.rand(2, 3, 16, 16),)
+        >>> [tuple(image.shape) for (image,) in unseen_inputs(example, False, True)]
+        [(2, 3, 16, 16), (2, 3, 48, 80)]
     """
     generator = torch.Generator().manual_seed(1)
     counts = (1, 4) if dynamic_batch else (len(example[0]),)
@@ -70,9 +71,9 @@ def largest_difference(
 ) -> float:
     """Return the largest difference between onnxruntime's outputs and PyTorch's.
 
-    Each is a share of the output's largest magnitude. The model's own outputs count by their
-    largest difference, maps by their mean one: where an activation is within rounding of 0, its
-    logarithm is not, and at single locations PyTorch itself is some thousandths from float64.
+    A difference is a share of the output's largest magnitude. The model's own outputs count by
+    their largest difference, maps by their mean one: where an activation is within rounding of 0,
+    its logarithm is not, and at single locations PyTorch itself is some thousandths from float64.
 
     Args:
         module: The exported module.
