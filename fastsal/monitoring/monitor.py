@@ -1,4 +1,4 @@
-"""Maps while a network trains or serves, from the forward passes that happen anyway."""
+"""`watch`: saliency maps of every N-th forward pass of a model in use."""
 
 from __future__ import annotations
 
@@ -44,48 +44,58 @@ def watch(
     images: int = 8,
     run_eager: bool = False,
 ) -> Watch:
-    """Return a context in which every N-th forward pass of a model gives its maps.
+    """Return a context in which every N-th forward pass of a model gives SMOE Scale maps.
 
-    Nothing runs besides the passes that happen anyway, and these give what they gave: the loss, the
-    gradients, BatchNorm's statistics and the random numbers are the same to the bit. Between
-    samples a pass has one hook, which counts it. Where no layers are given the first pass, in
-    whatever mode, shows which end the network's scales, and the second is the first that is read.
+    No extra forward pass runs, and the model's results do not change: the loss, the gradients,
+    BatchNorm's statistics and the random numbers are the same to the bit. A pass between samples
+    has one hook, which counts it. If no layers are given, the first pass (in training or evaluation
+    mode) is traced to find the network's scales, and the second is the first that is read.
 
     Args:
-        model: The network as it is called: with its `DataParallel` or `DistributedDataParallel`
-            around it. Passes that fastsal itself runs are not counted.
-        every: How many forward passes lie between samples. Gradient accumulation has several a
-            step.
-        to: Where samples go: a function of a `Sample`, a folder's path, a TensorBoard
-            `SummaryWriter`, or several. A sink that fails is warned of once, and the model runs on;
-            so it is with a batch that cannot be read after one that could. In a distributed run
-            rank 0 alone hands samples on; every process has its `latest`.
-        layers: As for `SMOEScale`.
-        weights: As for `SMOEScale`.
-        statistic: As for `SMOEScale`.
-        normalize: As for `SMOEScale`; every map by itself.
-        images: How many of a batch are read, its first: what a sample holds is bounded by it.
-        run_eager: Lets a compiled model run uncompiled in the passes that are read, since compiled
-            ones call no hooks. Its results there differ from the compiled ones by rounding.
+        model (torch.nn.Module): The module that is called, with its `DataParallel` or
+            `DistributedDataParallel` wrapper. Passes that fastsal itself runs are not counted.
+        every (int): The number of forward passes from one sample to the next; gradient accumulation
+            has several passes a step. Default: 100.
+        to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks of
+            samples: functions of a `Sample`, folders or TensorBoard writers. A sink that fails
+            gives one warning, and the model runs on; so does a batch that cannot be read after
+            one that could. In a distributed run only rank 0 calls the sinks; every process has its
+            own `latest`. Default: None.
+        layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
+            shallowest first. Default: None, which finds them.
+        weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
+            Default: "linear".
+        statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
+        normalize (str): The normalisation of each map by itself: "gaussian", "gamma", "minmax" or
+            "none". Default: "gaussian".
+        images (int): The largest number of images in a sample, the first of the batch. Default: 8.
+        run_eager (bool): Runs a compiled model uncompiled in the passes that are read, since
+            compiled models call no hooks; results differ from the compiled ones by rounding.
+            Default: False.
 
     Returns:
-        A `Watch`; `latest` is its last `Sample`, the only one it holds.
+        A `Watch`, whose `latest` is the last `Sample`.
 
     Raises:
-        ValueError: If a setting does not fit, or the model is compiled without `run_eager`. At the
-            first pass that is read, if its scales cannot be found or read.
-        TypeError: If the model is no module, or `to` is nothing that takes samples.
+        ValueError: If a setting does not fit, or the model is compiled and `run_eager` is False; at
+            the first pass that is read, if the scales cannot be found or read.
+        TypeError: If the model is no `torch.nn.Module`, or `to` cannot take samples.
 
-    >>> _ = torch.manual_seed(0)
-    >>> net = nn.Sequential(
-    ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10),
-    ... )
-    >>> with watch(net, every=2) as w:
-    ...     for _ in range(5):
-    ...         net(torch.rand(4, 3, 8, 8)).sum().backward()
-    >>> w.latest.step, w.latest.combined.shape, [scale.name for scale in w.latest.scales]
-    (4, torch.Size([4, 8, 8]), ['1', '4'])
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3. The
+        paper has no maps during training.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10),
+        ... )
+        >>> with watch(net, every=2) as w:
+        ...     for _ in range(5):
+        ...         net(torch.rand(4, 3, 8, 8)).sum().backward()
+        >>> w.latest.step, w.latest.combined.shape, [scale.name for scale in w.latest.scales]
+        (4, torch.Size([4, 8, 8]), ['1', '4'])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected the torch.nn.Module that is called, got {model!r}")
@@ -127,12 +137,31 @@ def _network(model: nn.Module) -> nn.Module:
 
 
 class Watch:
-    """A context in which every N-th forward pass of a model is read; `watch` makes it.
+    """A context that makes a `Sample` of every N-th forward pass of a model; `watch` returns it.
+
+    Args:
+        model (torch.nn.Module): The module that is called.
+        make_attributor (Callable): Returns a `SMOEScale` of the network for given layers.
+        layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read; None
+            finds them in the first pass.
+        every (int): The number of forward passes from one sample to the next.
+        to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks.
+        normalize (str): The normalisation of each map.
+        images (int): The largest number of images in a sample.
 
     Attributes:
         latest (Sample, optional): The last sample, the only one that is kept; None before the
             first.
         passes (int): The number of forward passes so far.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+        >>> w = watch(net, layers=["1", "3"])
+        >>> with w:
+        ...     _ = net(torch.rand(2, 3, 8, 8))
+        >>> w.pause()  # no further pass is counted
+        >>> w.passes, w.latest.step
+        (1, 0)
     """
 
     def __init__(
