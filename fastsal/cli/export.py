@@ -28,9 +28,9 @@ def add_export_command(commands: Commands) -> None:
     parser = commands.add_parser(
         "export",
         help="write a network with its map as an ONNX file",
-        description="Write one ONNX file that gives the network's output, the map and the maps of "
-        "the scales: with onnxruntime and NumPy alone it runs. The file is compared with PyTorch "
-        "on images the export has not seen before it takes its place. A network of torchvision or "
+        description="Write one ONNX file that computes the network's output, its map and the map "
+        "of every scale. It runs with onnxruntime and NumPy alone. Before it is saved it is "
+        "compared with PyTorch on images that the export has not seen. A network of torchvision or "
         "timm has its pretrained weights unless --weights or --random-weights is given.",
     )
     add_model_options(parser)
@@ -40,17 +40,23 @@ def add_export_command(commands: Commands) -> None:
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (PyTorch's own)")
     add_method_options(parser)
     parser.add_argument(
-        "--target", type=int, metavar="CLASS", help="fastcam's class, a number (predicted)"
+        "--target",
+        type=int,
+        metavar="CLASS",
+        help="the class fastcam explains, a number (predicted)",
     )
     add_scale_options(parser)
     parser.set_defaults(run=export_model)
 
 
 def export_model(options: argparse.Namespace) -> int:
-    """Write the file, print a line on it and return the exit code.
+    """Write the file, print a line about it and return the exit code.
+
+    Args:
+        options: The parsed options.
 
     Raises:
-        CommandError: If there is no map of the network, or no ONNX file of the two.
+        CommandError: If the network has no map, or cannot be exported with it.
     """
     if options.target is not None and options.method != "fastcam":
         raise CommandError(f"--target {options.target} is for --method fastcam")

@@ -17,10 +17,10 @@ def add_layers_command(commands: Commands) -> None:
     """Add `fastsal layers` to the commands."""
     parser = commands.add_parser(
         "layers",
-        help="list the layers that can be read, and those that are",
+        help="list the layers that can be read, with the chosen ones marked",
         description="List every layer whose tensor all paths down the network's trunk cross, and "
-        "mark those that end a spatial scale. The network runs on one image with its initial "
-        "weights unless --weights is given.",
+        "mark those that end a spatial scale. The network runs once, on random pixels, with its "
+        "initial weights unless --weights is given.",
     )
     add_model_options(parser)
     parser.set_defaults(run=list_layers)
@@ -28,6 +28,9 @@ def add_layers_command(commands: Commands) -> None:
 
 def list_layers(options: argparse.Namespace) -> int:
     """Print the table and return the exit code.
+
+    Args:
+        options: The parsed options.
 
     Raises:
         CommandError: If the network does not run, or no layer can be read.

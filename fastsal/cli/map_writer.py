@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsal._version import __version__
-from fastsal.cli.manifest import Entry, Manifest, file_hash, held, weights_hash
-from fastsal.cli.map_pictures import USUAL_SIZE, MapPictures, Settings
+from fastsal.cli.manifest import Entry, Manifest, file_hash, folder_lock, weights_hash
+from fastsal.cli.map_pictures import DEFAULT_SIZE, MapPictures, PictureSettings
 from fastsal.images import clips
 from fastsal.images.files import find_photographs, read_photograph, write_png
 from fastsal.optional import needed, one_line
@@ -23,7 +23,13 @@ from fastsal.optional import needed, one_line
 
 @dataclass(frozen=True)
 class Tally:
-    """How many photographs were written, done before, and could not be read or mapped."""
+    """The number of photographs by outcome.
+
+    Attributes:
+        written: Those whose pictures were written.
+        done_before: Those whose pictures were there already.
+        failed: Those that could not be read, or of which the network made no map.
+    """
 
     written: int
     done_before: int
@@ -35,32 +41,33 @@ def write_maps(
     name: str,
     paths: Sequence[Path],
     out: Path,
-    settings: Settings,
+    settings: PictureSettings,
     *,
     classes: tuple[str, ...] = (),
     device: str = "cpu",
     quiet: bool = False,
 ) -> Tally:
-    """Write the pictures of photographs and the manifest's line on each.
+    """Write the pictures of photographs and videos, and a line of the manifest for each.
 
-    A photograph that cannot be read is recorded with the reason, and the rest goes on. What was
-    written before, from the same bytes, network and settings, is left as it is.
+    A photograph that cannot be read is recorded with its error, and the run goes on. Pictures from
+    an earlier run of the same file content, network and settings are not written again.
 
     Args:
         network: The network.
-        name: Its name, for the manifest.
-        paths: Image files and folders of them.
-        out: Where pictures and manifest go.
-        settings: What to write.
-        classes: Their names; empty where they are not known.
+        name: The network's name, for the manifest.
+        paths: Image files, videos and folders of images.
+        out: The folder of the pictures and the manifest; it is made if it is missing.
+        settings: The settings of the pictures.
+        classes: The names of the classes; empty if they are not known.
         device: A torch device.
-        quiet: No progress bar; without a terminal there is none either.
+        quiet: Shows no progress bar; without a terminal there is none either.
 
     Returns:
         The `Tally`.
 
     Raises:
-        ValueError: If nothing was found, no map can be made at all, or another run writes there.
+        ValueError: If there are no image files, no map can be made of any image, or another run
+            writes to the folder.
         OSError: If pictures cannot be written.
     """
     photographs = list(find_photographs(paths, out))
@@ -69,11 +76,11 @@ def write_maps(
     try:
         network = network.to(device).eval()
     except AssertionError as error:
-        # What a torch that was built without the device raises.
+        # The error of a torch that was built without the device.
         raise ValueError(f"device {device!r} cannot be used: {error}") from error
     pictures = MapPictures(network, settings, classes, device)
-    used: dict[str, Any] = {
-        # As JSON reads it back, where tuples are lists.
+    recorded: Entry = {
+        # Lists for tuples, to be equal to the settings that are read back from JSON.
         **{key: _plain(value) for key, value in asdict(settings).items()},
         "model": name,
         "weights_sha256": weights_hash(network),
@@ -81,15 +88,15 @@ def write_maps(
     }
     environment = {"torch": str(torch.__version__), "device": device}
     out.mkdir(parents=True, exist_ok=True)
-    with held(out):
+    with folder_lock(out):
         manifest = Manifest(out)
-        tally = _all(_Run(manifest, pictures, used, environment), photographs, quiet)
+        tally = _write_all(_Writer(manifest, pictures, recorded, environment), photographs, quiet)
         manifest.rewrite()
     return tally
 
 
-def _all(run: _Run, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Tally:
-    """Do one photograph after the other, with a bar and messages on the terminal."""
+def _write_all(writer: _Writer, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Tally:
+    """Write the pictures of all photographs, with a progress bar and messages on stderr."""
     written = done_before = failed = 0
     bar: Any = needed("tqdm", "the progress bar").tqdm(
         photographs, unit="image", disable=True if quiet else None
@@ -97,150 +104,179 @@ def _all(run: _Run, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Ta
     with bar:
         for path, place in bar:
             bar.set_postfix_str(place.name, refresh=False)
-            state = run.one(path, place)
-            written += state == "written"
-            done_before += state == "done before"
-            failed += state == "failed"
-            while run.messages:
-                bar.write(f"fastsal: {run.messages.pop(0)}", file=sys.stderr)
+            outcome = writer.write(path, place)
+            written += outcome == "written"
+            done_before += outcome == "done before"
+            failed += outcome == "failed"
+            while writer.messages:
+                bar.write(f"fastsal: {writer.messages.pop(0)}", file=sys.stderr)
     return Tally(written, done_before, failed)
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What was made of one file: pictures by kind, the manifest's entry, and what writes them."""
+class _Pictures:
+    """The pictures of one photograph or video, before they replace earlier ones.
+
+    Attributes:
+        names: The names of the files, by kind of picture.
+        facts: The facts for the manifest.
+        write: Writes the files.
+    """
 
     names: dict[str, str]
-    found: Entry
-    put: Callable[[], None]
+    facts: Entry
+    write: Callable[[], None]
 
 
-def _entry(size: list[int], image: Tensor, found: Entry, told: list[str]) -> Entry:
+def _facts(size: list[int], image: Tensor, facts: Entry, messages: list[str]) -> Entry:
     return {
         "image_size": size,
         "shown_size": list(image.shape[:1:-1]),
-        **found,
-        "warnings": told,
+        **facts,
+        "warnings": messages,
     }
 
 
-class _Run:
-    """Does one photograph after the other; `messages` is what to tell the user."""
+class _Writer:
+    """Writes the pictures of one photograph or video after the other.
+
+    Args:
+        manifest: The manifest.
+        pictures: Makes the pictures.
+        settings: The settings, as the manifest records them.
+        environment: The versions and the device, as the manifest records them.
+
+    Attributes:
+        messages: Messages for the user that have not been printed.
+    """
 
     def __init__(
-        self, manifest: Manifest, pictures: MapPictures, used: Entry, environment: Entry
+        self, manifest: Manifest, pictures: MapPictures, settings: Entry, environment: Entry
     ) -> None:
-        self.manifest, self.pictures = manifest, pictures
-        self.used, self.environment = used, environment
         self.messages: list[str] = []
-        self.folder: Path | None = None
+        self._manifest, self._pictures = manifest, pictures
+        self._settings, self._environment = settings, environment
+        # The folder of the last photograph, within which maps are smoothed over time.
+        self._folder: Path | None = None
 
-    def one(self, path: Path, place: Path) -> str:
-        """Return "written", "done before" or "failed"."""
-        file = _relative(path, self.manifest.folder)
+    def write(self, path: Path, place: Path) -> str:
+        """Write the pictures of a file and its line of the manifest.
+
+        Args:
+            path: The photograph or video.
+            place: The file's path below the folder that all files share.
+
+        Returns:
+            "written", "done before" or "failed".
+
+        Raises:
+            ImportError: If a package is missing.
+            OSError: If the pictures cannot be written.
+            ValueError: If no map can be made of any image.
+        """
+        file = _relative(path, self._manifest.folder)
         is_clip = path.suffix.lower() in clips.SUFFIXES
         content = None
         try:
             content = file_hash(path)
-            # A smoothed map has those before it in it, which are not kept.
-            alone = is_clip or not self.pictures.settings.smoothing
-            if alone and self.manifest.is_done(file, content, self.used):
+            # A smoothed map depends on the maps before, which are not kept.
+            independent = is_clip or not self._pictures.settings.smoothing
+            if independent and self._manifest.is_done(file, content, self._settings):
                 return "done before"
-            if is_clip or place.parent != self.folder:
-                self.pictures.smoother.restart()
-            self.folder = None if is_clip else place.parent
-            stem = self.manifest.stem(file, place.with_suffix("").as_posix())
+            if is_clip or place.parent != self._folder:
+                self._pictures.smoother.restart()
+            self._folder = None if is_clip else place.parent
+            stem = self._manifest.stem(file, place.with_suffix("").as_posix())
             made = self._clip(path, stem) if is_clip else self._photograph(path, stem)
-        except (ImportError, _Impossible):
+        except (ImportError, _NoMapError):
             raise
-        # A decoder and a network raise whatever their authors chose; one photograph's fault must
-        # not end the run.
+        # Decoders and networks raise any class of error; one bad photograph must not end the run.
         except Exception as error:
             reason = one_line(error)
             self.messages.append(f"{path}: {reason}")
-            self.manifest.begin(file)
-            self.manifest.add(
-                {"file": file, "sha256": content, "error": reason, "settings": self.used}
+            self._manifest.invalidate(file)
+            self._manifest.add(
+                {"file": file, "sha256": content, "error": reason, "settings": self._settings}
             )
             return "failed"
-        self.manifest.begin(file)
-        made.put()
-        self.manifest.add(
+        self._manifest.invalidate(file)
+        made.write()
+        self._manifest.add(
             {
                 "file": file,
                 "sha256": content,
-                **made.found,
+                **made.facts,
                 "stem": stem,
                 "pictures": made.names,
-                "settings": self.used,
-                "environment": self.environment,
+                "settings": self._settings,
+                "environment": self._environment,
             }
         )
-        self.messages += [f"{path}: {message}" for message in made.found["warnings"]]
+        self.messages += [f"{path}: {message}" for message in made.facts["warnings"]]
         return "written"
 
-    def _photograph(self, path: Path, stem: str) -> _Made:
+    def _photograph(self, path: Path, stem: str) -> _Pictures:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            photograph = read_photograph(path, self.pictures.settings.size)
+            photograph = read_photograph(path, self._pictures.settings.size)
         self._prepare(photograph.image)
-        pictures, found = self.pictures(photograph.image)
+        pictures, facts = self._pictures(photograph.image)
         names = {kind: f"{stem}_{kind}.png" for kind in pictures}
 
-        def put() -> None:
+        def write() -> None:
             for kind, picture in pictures.items():
-                write_png(picture, self.manifest.folder / names[kind])
+                write_png(picture, self._manifest.folder / names[kind])
 
-        told = [str(one.message) for one in caught] + found.pop("warnings")
+        messages = [str(one.message) for one in caught] + facts.pop("warnings")
         size = [photograph.width, photograph.height]
-        return _Made(names, _entry(size, photograph.image, found, told), put)
+        return _Pictures(names, _facts(size, photograph.image, facts, messages), write)
 
-    def _clip(self, path: Path, stem: str) -> _Made:
-        clip = clips.Clip(path, self.pictures.settings.size)
-        kinds = ("map", "overlay", "lovi") if self.pictures.settings.lovi else ("map", "overlay")
+    def _clip(self, path: Path, stem: str) -> _Pictures:
+        clip = clips.Clip(path, self._pictures.settings.size)
+        kinds = ("map", "overlay", "lovi") if self._pictures.settings.lovi else ("map", "overlay")
         names = {kind: f"{stem}_{kind}.mp4" for kind in kinds}
-        writer = clips.ClipWriter(self.manifest.folder, names, clip.rate)
-        told: list[str] = []
-        found: Entry = {}
+        writer = clips.ClipWriter(self._manifest.folder, names, clip.rate)
+        messages: list[str] = []
+        facts: Entry = {}
         image = None
         try:
             for image in clip:
                 self._prepare(image)
-                pictures, found = self.pictures(image)
-                told += [message for message in found["warnings"] if message not in told]
+                pictures, facts = self._pictures(image)
+                messages += [message for message in facts["warnings"] if message not in messages]
                 writer.add(pictures)
             if image is None:
                 raise ValueError("it has no frames")
         except BaseException:
             writer.drop()
             raise
-        found = {"frames": writer.frames, "rate": float(clip.rate), "scales": found["scales"]}
+        facts = {"frames": writer.frames, "rate": float(clip.rate), "scales": facts["scales"]}
         size = [clip.width, clip.height]
-        return _Made(names, _entry(size, image, found, told), writer.finish)
+        return _Pictures(names, _facts(size, image, facts, messages), writer.finish)
 
     def _prepare(self, image: Tensor) -> None:
-        if self.pictures.ready:
+        if self._pictures.ready:
             return
-        size = self.pictures.settings.size
+        size = self._pictures.settings.size
         try:
-            self.messages += self.pictures.prepare(size or USUAL_SIZE, size or USUAL_SIZE)
+            self.messages += self._pictures.prepare(size or DEFAULT_SIZE, size or DEFAULT_SIZE)
         except Exception as error:
             if size is not None:
-                raise _Impossible(f"no map can be made at --size {size}: {error}") from error
-            # The network may take photographs of one size alone.
-            self.messages += self.pictures.prepare(*image.shape[2:])
+                raise _NoMapError(f"no map can be made at --size {size}: {error}") from error
+            # The network may take one image size only, which may be this photograph's.
+            self.messages += self._pictures.prepare(*image.shape[2:])
 
 
-class _Impossible(ValueError):
-    """What fails on any photograph."""
+class _NoMapError(ValueError):
+    """An error that every photograph would have."""
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Return a file's path from the manifest's folder, wherever the command was called."""
+    """Return a file's path relative to the manifest's folder."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:
-        # On another drive.
+        # Another drive on Windows.
         return path.absolute().as_posix()
 
 

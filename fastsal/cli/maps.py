@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fastsal.cam.registry import CAMS
-from fastsal.cli.map_pictures import Settings
+from fastsal.cli.map_pictures import PictureSettings
 from fastsal.cli.map_writer import write_maps
 from fastsal.cli.options import (
     CommandError,
@@ -26,23 +26,26 @@ def add_maps_command(commands: Commands) -> None:
     """Add `fastsal maps` to the commands."""
     parser = commands.add_parser(
         "maps",
-        help="write the maps of photographs",
+        help="write the maps of photographs and videos",
         description="Write for each photograph its map and an overlay as PNG, and a line of "
         "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
-        "read is recorded there and the rest goes on; what is done is not done again. A network of "
-        "torchvision or timm has its pretrained weights unless --weights or --random-weights is "
-        "given. Pictures have the size the network saw. A video gives videos.",
+        "read is recorded there, and the run goes on. Photographs with valid pictures are skipped. "
+        "A network of torchvision or timm has its pretrained weights unless --weights or "
+        "--random-weights is given. Pictures have the size of the network's input. A video gives "
+        "videos.",
     )
     parser.add_argument(
         "images",
         nargs="+",
         type=Path,
         metavar="IMAGE_OR_FOLDER",
-        help="files, videos among them, or whole folders of images",
+        help="image files, videos, or folders of images",
     )
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=FORMS)
     add_weights_options(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where files go")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the folder of the pictures"
+    )
     add_method_options(parser)
     parser.add_argument(
         "--size",
@@ -56,13 +59,15 @@ def add_maps_command(commands: Commands) -> None:
         type=smoothing,
         default=0.0,
         metavar="A",
-        help="average maps over time, of a video, or of a folder's images by name: each is A times "
-        "the one before and 1 - A of its own (0)",
+        help="smooth the maps of a video, or of a folder's images in the order of their names: "
+        "each becomes A times the smoothed map before plus 1 - A times itself (0)",
     )
     parser.add_argument(
         "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
     )
-    parser.add_argument("--cam", choices=sorted(CAMS), help="fastcam's (gradcam)")
+    parser.add_argument(
+        "--cam", choices=sorted(CAMS), help="fastcam's class activation map (gradcam)"
+    )
     parser.add_argument(
         "--target", metavar="CLASS", help="the class fastcam explains, number or name (predicted)"
     )
@@ -82,8 +87,9 @@ def add_maps_command(commands: Commands) -> None:
 def pixels_or_original(text: str) -> int | None:
     """Return a number of pixels above 0, or None for "original".
 
-    >>> pixels_or_original("224"), pixels_or_original("original")
-    (224, None)
+    Example:
+        >>> pixels_or_original("224"), pixels_or_original("original")
+        (224, None)
     """
     return None if text == "original" else pixels(text)
 
@@ -95,8 +101,9 @@ def smoothing(text: str) -> float:
         argparse.ArgumentTypeError: If it is not in this range.
         ValueError: If it is no number.
 
-    >>> smoothing("0.8")
-    0.8
+    Example:
+        >>> smoothing("0.8")
+        0.8
     """
     number = float(text)
     if not 0 <= number < 1:
@@ -106,6 +113,9 @@ def smoothing(text: str) -> float:
 
 def make_maps(options: argparse.Namespace) -> int:
     """Write the pictures, print their number and return the exit code.
+
+    Args:
+        options: The parsed options.
 
     Raises:
         CommandError: If the options do not fit, or not one map could be made.
@@ -119,7 +129,7 @@ def make_maps(options: argparse.Namespace) -> int:
     network = network_of(options, pretrained=not options.random_weights)
     try:
         known = preprocessing_of(options.model, network)
-        settings = Settings(
+        settings = PictureSettings(
             method=options.method,
             cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
             target=None if options.target is None else class_index(options.target, known.classes),

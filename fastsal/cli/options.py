@@ -39,19 +39,19 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     """Add the kind of map."""
     parser.add_argument("--method", default="smoe", choices=["smoe", "fastcam"], help="(smoe)")
     parser.add_argument(
-        "--lovi", action="store_true", help="a picture of which scale spoke as well"
+        "--lovi", action="store_true", help="add a LOVI picture, which shows the scales in colour"
     )
 
 
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Add the layers, their weights and the statistic."""
-    parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers to read (found)")
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="the layers to read (found)")
     parser.add_argument(
         "--scale-weights",
         type=scale_weights,
         default="linear",
         metavar="NAME_OR_NUMBERS",
-        help="linear, equal, prior, or a number a scale: 1,1,2,3,5 (linear)",
+        help="linear, equal, prior, or a number for each scale: 1,1,2,3,5 (linear)",
     )
     parser.add_argument(
         "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
@@ -65,8 +65,9 @@ def pixels(text: str) -> int:
         argparse.ArgumentTypeError: If it is below 1.
         ValueError: If it is no whole number.
 
-    >>> pixels("224")
-    224
+    Example:
+        >>> pixels("224")
+        224
     """
     size = int(text)
     if size < 1:
@@ -77,8 +78,9 @@ def pixels(text: str) -> int:
 def scale_weights(text: str) -> str | tuple[float, ...]:
     """Return numbers that are separated by commas, or the text as the name of a weighting.
 
-    >>> scale_weights("1,2.5"), scale_weights("equal")
-    ((1.0, 2.5), 'equal')
+    Example:
+        >>> scale_weights("1,2.5"), scale_weights("equal")
+        ((1.0, 2.5), 'equal')
     """
     try:
         return tuple(float(number) for number in text.split(","))

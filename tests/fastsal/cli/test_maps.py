@@ -18,7 +18,7 @@ from torch import nn
 from fastsal import FastCAM, SMOEScale, __version__, find_scales
 from fastsal.cli import map_writer
 from fastsal.cli.main import main
-from fastsal.cli.manifest import held
+from fastsal.cli.manifest import folder_lock
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.networks.preprocessing import (
     IMAGENET_MEAN,
@@ -376,7 +376,7 @@ def test_killed_while_redone_the_old_options_are_not_vouched_for(capsys):
 def test_two_runs_at_once_in_one_folder_are_told(folder, capsys):
     Path("maps").mkdir()
     arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
-    with held(Path("maps")):
+    with folder_lock(Path("maps")):
         assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error == (
