@@ -234,7 +234,7 @@ def test_half_precision_keeps_the_map_in_single_precision(network, tmp_path):
     assert not any(node.input[0] in casts for node in graph.node if node.op_type == "Cast")
     halves = {value.data_type for value in graph.initializer}
     assert onnx.TensorProto.FLOAT16 in halves
-    assert sorted(path.name for path in tmp_path.glob(".fastsal-*")) == []
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
 def test_a_wrong_size_at_run_time(network, tmp_path):
@@ -262,6 +262,7 @@ def test_outputs_that_differ_are_not_written(network, tmp_path, monkeypatch):
         [],
         ["__pycache__"],
     )
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
 @pytest.mark.usefixtures("network")
