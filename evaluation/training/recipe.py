@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
+__all__ = [
+    "PRECISIONS",
+    "RECIPES",
+    "NamedRecipe",
+    "OptimizerName",
+    "Recipe",
+    "ScheduleName",
+    "default_precision",
+    "recipe_name",
+]
 
-__all__ = ["PRECISIONS", "RECIPES", "NamedRecipe", "Recipe", "default_precision", "name_of"]
+# `evaluation.training.schedules` has an entry for each.
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["one-cycle", "step", "cosine", "constant"]
 
 # What a recipe calls them, and what autocast computes in; None for no autocast.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -58,9 +69,9 @@ class Recipe:
         channels_last: memory format of activations.
         crop_padding: pixels added at each side before the random crop; 0 for none.
         flip: random horizontal flip.
-        optimizer: a key of `evaluation.training.schedules.OPTIMIZERS`.
-        schedule: a key of `evaluation.training.schedules.SCHEDULES`: ``"one-cycle"``, ``"step"``
-            (divided by 10 at each milestone), ``"cosine"`` (to 0) or ``"constant"``.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        schedule: ``"one-cycle"``, ``"step"`` (divided by 10 at each milestone), ``"cosine"`` (to 0)
+            or ``"constant"``.
         milestones: times, of ``"step"`` alone.
         compile: train through `torch.compile`; the weights are those of the plain network.
         resized_crop: least share of an image's area in the random crop that is resized to the
@@ -85,8 +96,8 @@ class Recipe:
     channels_last: bool = True
     crop_padding: int = 2
     flip: bool = True
-    optimizer: str = "sgd"
-    schedule: str = "one-cycle"
+    optimizer: OptimizerName = "sgd"
+    schedule: ScheduleName = "one-cycle"
     milestones: tuple[float, ...] = ()
     compile: bool = False
     resized_crop: float = 0.0
@@ -101,9 +112,9 @@ class Recipe:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate:g}: expected more than 0")
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        _check_choice("schedule", self.schedule, get_args(ScheduleName))
         for name, below in (("momentum", 1.0), ("label_smoothing", 1.0), ("resized_crop", 1.0)):
             value = getattr(self, name)
             if not 0 <= value < below:
@@ -233,10 +244,10 @@ RECIPES: dict[str, NamedRecipe] = {
 }
 
 
-def name_of(recipe: Recipe) -> str | None:
+def recipe_name(recipe: Recipe) -> str | None:
     """The name of the recipe that this one is, whatever its precision and number of ranks.
 
-    >>> name_of(RECIPES["imagenet"].recipe), name_of(Recipe())
+    >>> recipe_name(RECIPES["imagenet"].recipe), recipe_name(Recipe())
     ('imagenet', None)
     """
     free = ("precision", "channels_last", "compile", "ranks")
@@ -248,7 +259,7 @@ def name_of(recipe: Recipe) -> str | None:
     return None
 
 
-def _one_of(what: str, value: str, known: Mapping[str, object]) -> None:
+def _check_choice(field: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         *others, last = (repr(name) for name in known)
-        raise ValueError(f"{what} {value!r}: expected {', '.join(others)} or {last}")
+        raise ValueError(f"{field} {value!r}: expected {', '.join(others)} or {last}")

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-if TYPE_CHECKING:
-    from evaluation.training.recipe import Recipe
+from evaluation.training.recipe import OptimizerName, Recipe, ScheduleName
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "training_steps"]
 
 # Weights and a recipe to an optimiser.
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
     "sgd": lambda weights, recipe: torch.optim.SGD(
         weights,
         lr=recipe.learning_rate,
@@ -38,7 +36,6 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
 def training_steps(recipe: Recipe, images: int) -> int:
     """Steps of a training: the last, smaller batch of an epoch is one too.
 
-    >>> from evaluation.training.recipe import Recipe
     >>> training_steps(Recipe(epochs=2, batch_size=64), 130)
     6
     """
@@ -88,10 +85,10 @@ def _stepped(recipe: Recipe, done: float, _: float) -> float:
     return passed
 
 
-_Schedule = Callable[[Optimizer, "Recipe", int], LRScheduler]
+_Schedule = Callable[[Optimizer, Recipe, int], LRScheduler]
 
 # An optimiser, a recipe and a number of steps to what sets the rate, a call a step.
-SCHEDULES: dict[str, _Schedule] = {
+SCHEDULES: dict[ScheduleName, _Schedule] = {
     "one-cycle": _one_cycle,
     "step": _after_warmup(_stepped),
     "cosine": _after_warmup(lambda _, __, after: 0.5 * (1.0 + math.cos(math.pi * after))),

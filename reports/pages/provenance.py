@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.masking.tracks import Track
-from evaluation.training.recipe import RECIPES, Recipe, name_of
+from evaluation.training.recipe import RECIPES, Recipe, recipe_name
 from reports.formatting import duration, slug, trace
 from reports.records.run import Run
 from reports.records.tables import TRACK_COLUMNS
@@ -49,7 +49,7 @@ def _options(run: Run) -> list[tuple[str, str]]:
     rows = []
     for name, value in run.options.items():
         rows.append((name, _readable(value)))
-        recipe = name_of(Recipe(**value)) if name == "recipe" else None
+        recipe = recipe_name(Recipe(**value)) if name == "recipe" else None
         if recipe is not None:
             rows.append((f"recipe {recipe}", RECIPES[recipe].about))
     return rows
