@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from evaluation.datasets.dataset import DatasetError, Skipped
 from evaluation.datasets.listing import BLOCK_BYTES, Block
-from evaluation.processors import processors
+from evaluation.hardware import processors
 
 __all__ = ["FilePixels", "View", "centre_crop", "fit_square", "image_extensions"]
 

@@ -16,8 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["Memory", "allocated_peak_bytes", "count_memory", "peak_bytes"]
 
-Work = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -34,7 +32,7 @@ class Memory:
     returned_bytes: int
 
 
-def count_memory(work: Work) -> Memory:
+def count_memory(call: Callable[[], object]) -> Memory:
     """Follow every storage that a call makes, by the same numbers in every run.
 
     Seen are the results of all operations, those of backward passes and hooks included, and how
@@ -44,14 +42,14 @@ def count_memory(work: Work) -> Memory:
     the scratch memory of further threads does not depend on their timing.
 
     Args:
-        work: what to run.
+        call: what to run.
 
     >>> count_memory(lambda: torch.ones(1000) + torch.ones(1000))
     Memory(peak_bytes=12000, scratch_bytes=8000, returned_bytes=4000)
     """
     meter = _StorageMeter()
     with _one_thread(), meter:
-        result = work()
+        result = call()
         returned = {
             serial
             for leaf in tree_leaves(result)
@@ -61,23 +59,23 @@ def count_memory(work: Work) -> Memory:
         return meter.memory(returned)
 
 
-def peak_bytes(work: Work) -> int:
+def peak_bytes(call: Callable[[], object]) -> int:
     """Most bytes of tensor storages that a call makes and that are alive together.
 
     >>> peak_bytes(lambda: torch.ones(1000) + torch.ones(1000))
     12000
     """
-    return count_memory(work).peak_bytes
+    return count_memory(call).peak_bytes
 
 
-def allocated_peak_bytes(work: Work, device: str = "cpu") -> int:
+def allocated_peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes that PyTorch's allocator has handed out together during a call.
 
     Counts what operations take by themselves too (reordered weights, workspaces), so that it
     depends on the libraries that PyTorch was built with.
 
     Args:
-        work: what to run.
+        call: what to run.
         device: whose memory.
 
     >>> allocated_peak_bytes(lambda: torch.ones(1000) + torch.ones(1000))
@@ -87,11 +85,11 @@ def allocated_peak_bytes(work: Work, device: str = "cpu") -> int:
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        work()
+        call()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device)) - before
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = work()
+        result = call()
     del result
     recorded = profiler.profiler
     if recorded is None or recorded.kineto_results is None:

@@ -22,8 +22,6 @@ from fastsal.kernels.cpu import plain
 
 __all__ = ["Operations", "PaperOperations", "count_operations", "paper_operations"]
 
-Work = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class Operations:
@@ -65,21 +63,21 @@ class Operations:
         )
 
 
-def count_operations(work: Work) -> Operations:
+def count_operations(call: Callable[[], object]) -> Operations:
     """Count what a call does, backward passes and hooks included.
 
     fastsal's fused kernels, which PyTorch does not see into, are counted as the plain PyTorch
     operations that they stand for.
 
     Args:
-        work: what to run. Other code that PyTorch does not see is not counted.
+        call: what to run. Other code that PyTorch does not see is not counted.
 
     >>> count_operations(lambda: (torch.ones(2, 3) @ torch.ones(3, 5)).log2().sum())
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
     """
     meter = _OperationMeter()
     with plain(), meter:
-        work()
+        call()
     return Operations(**meter.counts, unknown=tuple(sorted(meter.unknown)))
 
 

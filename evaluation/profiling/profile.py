@@ -7,17 +7,14 @@ there is one way to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 from evaluation.profiling.memory import Memory, count_memory
 from evaluation.profiling.operations import Operations, count_operations
-from evaluation.profiling.timing import Timing
+from evaluation.profiling.timing import Call, Timing
 
 __all__ = ["Counts", "count", "time_metrics"]
-
-Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Counts:
         return {"not_counted": ", ".join(self.map.unknown)} if self.map.unknown else {}
 
 
-def count(forward: Work, explain: Work) -> Counts:
+def count(forward: Call, explain: Call) -> Counts:
     """Count operations and memory of a map beside the plain forward pass.
 
     Args:

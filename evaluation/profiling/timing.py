@@ -1,4 +1,4 @@
-"""How long a map takes beside the plain forward pass: samples in turns, paired by round."""
+"""Timing of two calls in turns, paired by round: a map and the plain forward pass, or any two."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy.stats import quantile_test
 
-__all__ = ["Interval", "Quartiles", "Timing", "time_in_turns"]
+__all__ = ["AddedTime", "Call", "Interval", "Quartiles", "Timing", "added_time", "time_in_turns"]
 
-Work = Callable[[], object]
+Call = Callable[[], object]
+Sample = TypeVar("Sample")
 
 _FEWEST_ROUNDS = 3
 _LEVEL = 0.95
@@ -140,9 +142,27 @@ class Timing:
         return [100 * (explained - forward) / forward for forward, explained in pairs]
 
 
+@dataclass(frozen=True)
+class AddedTime:
+    """Time that a second call takes beyond a first, from rounds in which both ran.
+
+    Args:
+        first_ms: median milliseconds of the first call by the clock.
+        first_processor_ms: the same in processor time.
+        clock: the rounds' differences in percent of the round's first call, by the clock.
+        processor: the same in processor time of this process and all its threads, which other
+            processes do not add to.
+    """
+
+    first_ms: float
+    first_processor_ms: float
+    clock: Interval
+    processor: Interval
+
+
 def time_in_turns(
-    forward: Work,
-    explain: Work,
+    forward: Call,
+    explain: Call,
     *,
     rounds: int = 9,
     warm_up: int = 1,
@@ -178,28 +198,64 @@ def time_in_turns(
     first_ms = milliseconds(explain)
     if first_ms > 1000 * _LONG_CALL * limit_s:
         warm_up = 0
-    plain: tuple[Work, list[float]] = forward, []
-    map_: tuple[Work, list[float]] = explain, []
     with _garbage_kept():
         started = time.perf_counter()
+        pairs = []
         for turn in range(warm_up + rounds):
             if turn >= warm_up + _FEWEST_ROUNDS and time.perf_counter() - started > limit_s:
                 break
-            for work, samples in (plain, map_) if turn % 2 else (map_, plain):
-                taken = milliseconds(work)
-                if turn >= warm_up:
-                    samples.append(taken)
+            pairs.append(_round(forward, explain, turn, milliseconds))
+    samples = pairs[warm_up:]
     return Timing(
-        forward_ms=tuple(plain[1]),
-        map_ms=tuple(map_[1]),
+        forward_ms=tuple(plain for plain, _ in samples),
+        map_ms=tuple(explained for _, explained in samples),
         first_ms=first_ms,
         threads=torch.get_num_threads(),
     )
 
 
-def _milliseconds(work: Work) -> float:
+def added_time(first: Call, second: Call, rounds: int) -> AddedTime:
+    """Time two calls in turns by the clock and by the processor, after two calls of each.
+
+    Args:
+        first: the call that the other is compared with.
+        second: the call that is compared.
+        rounds: pairs of samples; the order changes from round to round.
+
+    >>> added_time(lambda: sum(range(1000)), lambda: sum(range(3000)), 7).processor.median > 50
+    True
+    """
+    for call in (first, second) * 2:
+        call()
+    pairs = [_round(first, second, turn, _clock_and_processor) for turn in range(rounds)]
+    added = [
+        [100 * (two[kind] / one[kind] - 1) for one, two in pairs if one[kind]] for kind in (0, 1)
+    ]
+    alone = [1000 * float(np.median([one[kind] for one, _ in pairs])) for kind in (0, 1)]
+    return AddedTime(alone[0], alone[1], Interval.of(added[0]), Interval.of(added[1]))
+
+
+def _round(
+    first: Call, second: Call, turn: int, sample: Callable[[Call], Sample]
+) -> tuple[Sample, Sample]:
+    """One sample of each call; the second call runs first in every other round."""
+    if turn % 2:
+        one = sample(first)
+        return one, sample(second)
+    two = sample(second)
+    return sample(first), two
+
+
+def _clock_and_processor(call: Call) -> tuple[float, float]:
+    """Seconds of a call by the clock, and of processor time."""
+    clock, processor = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+def _milliseconds(call: Call) -> float:
     started = time.perf_counter()
-    result = work()
+    result = call()
     taken = 1000.0 * (time.perf_counter() - started)
     del result  # freed after the clock has stopped, whatever its size
     return taken
@@ -209,16 +265,16 @@ def _is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def _cuda_milliseconds(device: str) -> Callable[[Work], float]:
+def _cuda_milliseconds(device: str) -> Callable[[Call], float]:
     """A clock of a CUDA device."""
 
-    def milliseconds(work: Work) -> float:
+    def milliseconds(call: Call) -> float:
         before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with torch.cuda.device(device):
             torch.cuda.synchronize(device)
             before.record()
-            result = work()
+            result = call()
             after.record()
             torch.cuda.synchronize(device)
         del result

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.profiling import timing as module
-from evaluation.profiling.timing import Interval, Quartiles, Timing, time_in_turns
+from evaluation.profiling.timing import Interval, Quartiles, Timing, added_time, time_in_turns
 
 
 class Clock:
@@ -180,3 +180,11 @@ def test_cuda_s_clock_waits_for_the_device_and_takes_its_own_time(monkeypatch):
         *("record event 1", "wait cuda:1", "event 0 to event 1"),
     ]
     assert timing.map_ms == timing.forward_ms == (7.5,)
+
+
+def test_two_calls_are_timed_in_turns_that_change():
+    ran = []
+    taken = added_time(lambda: ran.append("first"), lambda: ran.append("second"), 4)
+    # Two calls of each to warm up, then pairs whose order changes.
+    assert ran[4:] == ["second", "first", "first", "second"] * 2
+    assert taken.clock.low <= taken.clock.median <= taken.clock.high
