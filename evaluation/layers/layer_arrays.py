@@ -19,6 +19,7 @@ from evaluation.layers.layerwise import Locations, rank_locations
 from evaluation.layers.tails import read_scales
 from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
+from evaluation.seeding import generator
 from evaluation.storage.store import ArrayFile
 from fastsal import SMOEScale
 from fastsal.networks import hooks
@@ -179,10 +180,8 @@ def _random_maps(
     pixels: int, place: int, indices: NDArray[np.integer], seed: int
 ) -> NDArray[np.float32]:
     """Uniform values that depend on the image and the scale alone: fixed for an image."""
-    keys = (np.random.SeedSequence([seed, int(index), place + 1]) for index in indices)
-    return np.stack(
-        [np.random.Generator(np.random.Philox(key)).random(pixels, np.float32) for key in keys]
-    )
+    draws = (generator(seed, int(index), place + 1) for index in indices)
+    return np.stack([draw.random(pixels, np.float32) for draw in draws])
 
 
 def _batches(chosen: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.masking.views import Parts, View
+from evaluation.seeding import generator
 
 __all__ = ["SubsetView", "fold_of"]
 
@@ -34,8 +35,7 @@ def fold_of(images: int, folds: int, seed: int) -> NDArray[np.int64]:
         raise ValueError(
             f"{folds} folds of {images} images: expected 2 or more, none of them empty"
         )
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, folds])))
-    return draw.permutation(np.arange(images) % folds)
+    return generator(seed, folds).permutation(np.arange(images) % folds)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.sparse import coo_array, csr_array
 
+from evaluation.seeding import generator
+
 __all__ = ["NOISE", "noisy_linear"]
 
 # Weights of a pixel's neighbours: those across a side, those across a corner.
@@ -81,8 +83,7 @@ def noisy_linear(
                 ],
                 axis=1,
             )
-        draws = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-        grain = noise * _RANGE * draws.standard_normal(pixels.shape)
+        grain = noise * _RANGE * generator(seed, index).standard_normal(pixels.shape)
         filled[row] = np.where(masks[row], pixels, solved + grain).reshape(height, width, channels)
     return filled
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.seeding import generator
+
 __all__ = [
     "FILLS",
     "MODES",
@@ -179,8 +181,7 @@ def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[
     """
     orders = np.empty((len(indices), pixels), dtype=np.int64)
     for row, index in enumerate(indices):
-        key = np.random.SeedSequence([seed, int(index)])
-        orders[row] = np.random.Generator(np.random.Philox(key)).permutation(pixels)
+        orders[row] = generator(seed, int(index)).permutation(pixels)
     return orders
 
 

@@ -14,6 +14,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from evaluation.metrics.complexity import scaled
+from evaluation.seeding import generator
 
 __all__ = [
     "Stage",
@@ -163,8 +164,7 @@ def permuted_labels(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     >>> sorted(permuted_labels(np.array([0, 1, 1, 2]), 0).tolist())
     [0, 1, 1, 2]
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, len(labels)])))
-    return rng.permutation(np.asarray(labels))
+    return generator(seed, len(labels)).permutation(np.asarray(labels))
 
 
 def rank_correlation(

@@ -7,7 +7,7 @@ counted by the rules of `evaluation.profiling.operation_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from evaluation.profiling.operation_rules import ELEMENTWISE, costs_of
 from fastsal.kernels.cpu import plain
 
-__all__ = ["Operations", "PaperOperations", "count_operations", "paper_operations"]
+__all__ = ["Operations", "count_operations"]
 
 
 @dataclass(frozen=True)
@@ -128,57 +128,3 @@ def _is_pointwise(func: Any, name: str) -> bool:
     """Whether PyTorch says so of an operation, or of the one that it does in place."""
     overload = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
     return torch.Tag.pointwise in (*func.tags, *getattr(overload, "tags", ()))
-
-
-@dataclass(frozen=True)
-class PaperOperations:
-    """A row of the paper's Table 6: operations for one image, a logarithm counted as one.
-
-    Args:
-        statistic: of SMOE Scale.
-        normalization: of the normal CDF.
-        combination: of upsampling and adding the map to the others.
-    """
-
-    statistic: int
-    normalization: int
-    combination: float
-
-    @property
-    def total(self) -> float:
-        """Of the three steps."""
-        return self.statistic + self.normalization + self.combination
-
-
-def paper_operations(
-    shapes: Sequence[tuple[int, int, int]], size: tuple[int, int]
-) -> list[PaperOperations]:
-    r"""Return the operations of SMOE Scale by the paper's formulas, a row a scale.
-
-    $$(4 r + 1)\, h w, \qquad 12\, h w, \qquad 4.5\, H W \text{ (first scale) or } 6.75\, H W$$
-
-    for the statistic, the normalisation and the combination of a scale of `r` channels and
-    `h x w` locations. Deviations from the paper: none.
-
-    Args:
-        shapes: (r, h, w) of each scale, the shallowest first.
-        size: (H, W) of the image.
-
-    Returns:
-        A row for each scale.
-
-    Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Table 6.
-
-    >>> paper_operations([(64, 112, 112)], (224, 224))[0].statistic
-    3223808
-    """
-    pixels = size[0] * size[1]
-    return [
-        PaperOperations(
-            statistic=(4 * channels + 1) * height * width,
-            normalization=12 * height * width,
-            combination=(4.5 if index == 0 else 6.75) * pixels,
-        )
-        for index, (channels, height, width) in enumerate(shapes)
-    ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluation.seeding import generator
 from evaluation.training.recipe import Recipe
 
 __all__ = ["EpochDraw", "crop_and_flip", "resize_crops", "resized_boxes"]
@@ -46,7 +47,7 @@ class EpochDraw:
     @classmethod
     def make(cls, n: int, recipe: Recipe, seed: int, epoch: int) -> EpochDraw:
         """What an epoch of `n` images draws: it depends on the arguments alone."""
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+        rng = generator(seed, epoch)
         offsets = 2 * recipe.crop_padding + 1
         return cls(
             rng.permutation(n),

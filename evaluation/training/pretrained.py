@@ -7,7 +7,6 @@ is taken to expect that of the network's published weights, if there are any.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluation.training.networks import build_network
+from fastsal.files import short_hash
 from fastsal.networks.by_name import read_state_dict
-from fastsal.optional import needed
+from fastsal.optional import needed, one_line
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
 
@@ -98,8 +98,7 @@ class Weights:
         """What a result depends on: the source, a file's contents, and the normalisation."""
         spec: dict[str, Any] = {"weights": self.source}
         if self._published is None:
-            content = Path(self.source).read_bytes()
-            spec["weights_hash"] = hashlib.sha256(content).hexdigest()[:16]
+            spec["weights_hash"] = short_hash(Path(self.source).read_bytes())
         if self.normalisation is not None:
             spec["normalisation"] = [list(values) for values in self.normalisation]
         return spec
@@ -147,7 +146,7 @@ class Weights:
                 raise TypeError("it holds more than tensors by name")
             return state
         except Exception as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            why = one_line(error)
             if published is None:
                 raise ValueError(
                     f"weights {self.source}: cannot be read as a state dict ({why}); save one with "
