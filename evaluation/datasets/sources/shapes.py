@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.listing import BLOCK_BYTES, Block, Listing, Request, SplitListing
+from evaluation.datasets.shape_scenes import BLOCK
 from evaluation.datasets.shapes import CLASSES, check_shapes, draw_shapes, labels_of_shapes
 from evaluation.datasets.sources.registry import source
 
@@ -48,10 +49,10 @@ class _Drawn:
         """The images at `indices`, which follow each other."""
         del size
         # Whole blocks of the generator's, but for a start within one.
-        together = max(1, BLOCK_BYTES // (64 * 3 * self.size**2)) * 64
+        together = max(1, BLOCK_BYTES // (BLOCK * 3 * self.size**2)) * BLOCK
         start, end = (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
         while start < end:
-            stop = min(end, start - start % 64 + together)
+            stop = min(end, start - start % BLOCK + together)
             drawn = draw_shapes(self.split, start, stop, size=self.size, seed=self.seed)
             yield Block(drawn.images, drawn.object_masks)
             start = stop

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evaluation.datasets import shapes
 from evaluation.datasets.outlines import OUTLINES, REACH
+from evaluation.datasets.shape_scenes import draw_block
 from evaluation.datasets.shapes import CLASSES, ShapesSplit, make_shapes
 
 
@@ -66,8 +66,8 @@ def _object_statistics(split: ShapesSplit) -> dict[str, np.ndarray]:
 
 
 def test_a_pixel_is_the_objects_or_the_same_without_it() -> None:
-    with_object, masks = shapes._block("train", 64, 32, 3)
-    without, same_masks = shapes._block("train", 64, 32, 3, with_object=False)
+    with_object, masks = draw_block("train", 64, 32, 3)
+    without, same_masks = draw_block("train", 64, 32, 3, with_object=False)
     differs = (with_object != without).any(-1)
     np.testing.assert_array_equal(masks, same_masks)
     assert not (differs & ~masks).any()
