@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.datasets.listing import Listing, Request
+from fastsal.registry import Registry
 
 __all__ = ["SOURCES", "Published", "Source", "source"]
 
@@ -61,7 +62,7 @@ class Source:
         return bool(request.argument) and Path(request.argument).is_dir()
 
 
-SOURCES: dict[str, Source] = {}
+SOURCES: Registry[Source] = Registry("image source")
 
 
 def source(
@@ -75,7 +76,7 @@ def source(
     """Register the function that lists a source's images; the arguments are those of `Source`."""
 
     def register(listing: Callable[[Request], Listing]) -> Callable[[Request], Listing]:
-        SOURCES[name] = Source(name, layout, listing, found, object_masks, published)
+        SOURCES.register(name, Source(name, layout, listing, found, object_masks, published))
         return listing
 
     return register
