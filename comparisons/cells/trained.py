@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import SPLITS, Dataset
-from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.tracks import Track
 from evaluation.masking.views import InputView, View
@@ -86,7 +86,7 @@ def masked_views(
             dataset.split(name).images,
             dataset.mean,
             dataset.std,
-            stage(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
+            unpack_levels(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
             masking,
             mask_only,
         )

@@ -21,7 +21,7 @@ from evaluation.datasets.dataset import DatasetError, Skipped
 from evaluation.datasets.listing import BLOCK_BYTES, Block
 from evaluation.hardware import processors
 
-__all__ = ["FilePixels", "View", "centre_crop", "fit_square", "image_extensions"]
+__all__ = ["FilePixels", "Transform", "centre_crop", "fit_square", "image_extensions"]
 
 # What Pillow's decoders raise on a damaged file: several let their own errors through.
 _UNREADABLE = (
@@ -40,7 +40,7 @@ _NOT_THE_FILE = {
     if hasattr(errno, name)
 }
 
-View = Callable[[Image.Image], Image.Image]
+Transform = Callable[[Image.Image], Image.Image]
 
 
 def image_extensions() -> frozenset[str]:
@@ -48,15 +48,15 @@ def image_extensions() -> frozenset[str]:
     return frozenset(extension.lower() for extension in Image.registered_extensions())
 
 
-def fit_square(size: int | None) -> View | None:
+def fit_square(size: int | None) -> Transform | None:
     """The largest square in the middle, resized to `size`; None to leave images as they are."""
     if size is None:
         return None
     return lambda image: ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
-def centre_crop(size: int | None) -> View | None:
-    """The test-time view of ImageNet; None to leave images as they are.
+def centre_crop(size: int | None) -> Transform | None:
+    """The test-time transform of ImageNet; None to leave images as they are.
 
     The shorter side is resized to ``size * 256 / 224``, then the middle ``size x size`` is cut
     out: torchvision's ``Resize(256)`` and ``CenterCrop(224)`` at 224.
@@ -66,8 +66,8 @@ def centre_crop(size: int | None) -> View | None:
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
     shorter = round(size * 256 / 224)
-    view: View = Compose([Resize(shorter, InterpolationMode.BILINEAR), CenterCrop(size)])
-    return view
+    transform: Transform = Compose([Resize(shorter, InterpolationMode.BILINEAR), CenterCrop(size)])
+    return transform
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class FilePixels:
     Args:
         names: how messages call each image.
         open: a number to the file's path, or to its bytes.
-        view: resizes and crops; None to take images as they are, which must be of one size.
+        transform: resizes and crops; None to take images as they are, which must be of one size.
     """
 
     names: Sequence[str]
     open: Callable[[int], Path | io.BytesIO]
-    view: View | None
+    transform: Transform | None
 
     def blocks(
         self, indices: NDArray[np.int64], size: tuple[int, int] | None
@@ -141,8 +141,8 @@ class FilePixels:
         opened = self.open(index)
         try:
             image = _rgb(opened)
-            if self.view is not None:
-                image = self.view(image)
+            if self.transform is not None:
+                image = self.transform(image)
             return np.asarray(image, dtype=np.uint8)
         except _UNREADABLE as why:
             name = self.names[index]

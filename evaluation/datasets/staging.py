@@ -17,7 +17,7 @@ import numpy as np
 from evaluation.datasets.channel_sums import ChannelSums
 from evaluation.datasets.dataset import Dataset, DatasetError
 from evaluation.datasets.listing import Block, Listing, SplitListing
-from evaluation.storage.resumable_array import GrowingArray, growing_path
+from evaluation.storage.resumable_array import ResumableArray, unfinished_path
 from evaluation.storage.store import content_hash, write_atomically
 
 __all__ = ["Progress", "same_images", "stage_listing", "staged_hash"]
@@ -200,7 +200,7 @@ class _SplitStaging:
         self._labels = folder / f"{name}_labels.npy"
         parts = ("images", "object_masks") if listing.object_masks else ("images",)
         self._paths = {part: folder / f"{name}_{part}.npy" for part in parts}
-        self._arrays: dict[str, GrowingArray] = {}
+        self._arrays: dict[str, ResumableArray] = {}
         of = f"{of} {self._split.hash()}"
         self.journal = _Journal.read(self._noted, of)
         try:
@@ -227,7 +227,7 @@ class _SplitStaging:
             if not self._noted.exists():
                 # Nothing tells how far they are: the next start could not go on with them.
                 for path in self._paths.values():
-                    growing_path(path).unlink(missing_ok=True)
+                    unfinished_path(path).unlink(missing_ok=True)
 
     def _read(self, size: tuple[int, int] | None, tell: Callable[[], None]) -> None:
         journal, noted = self.journal, 0
@@ -273,7 +273,7 @@ class _SplitStaging:
         if journal.complete:
             # A kill may have come when some were at their places already.
             for part, path in self._paths.items():
-                if not growing_path(path).exists():
+                if not unfinished_path(path).exists():
                     path.stat()
                     del paths[part]
             self._labels.stat()
@@ -282,4 +282,4 @@ class _SplitStaging:
     def _open(self, paths: Mapping[str, Path], size: tuple[int, int], kept: int) -> None:
         kinds = {"images": ((*size, 3), "uint8"), "object_masks": (size, "bool")}
         for part, path in paths.items():
-            self._arrays[part] = GrowingArray(path, *kinds[part], kept)
+            self._arrays[part] = ResumableArray(path, *kinds[part], kept)

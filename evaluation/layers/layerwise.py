@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.masking.levels import LevelArray, Mode, by_saliency, pixels_at
-from evaluation.masking.views import Parts, View
+from evaluation.masking.views import RawBatch, View
 
 __all__ = ["ActivationView", "Locations", "kept_locations", "rank_locations"]
 
@@ -134,14 +134,14 @@ class ActivationView(View):
     def __len__(self) -> int:
         return len(self.activations)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         """``(B,)`` indices to activations ``(B, h, w, C)`` and, where some are masked, bits."""
         chosen = torch.from_numpy(self.activations[indices])
         return (chosen,) if self.bits is None else (chosen, torch.from_numpy(self.bits[indices]))
 
-    def shown(self, parts: Parts) -> Tensor:
+    def to_inputs(self, raw: RawBatch) -> Tensor:
         """What `read` gave to ``(B, C, h, w)``, or ``(B, h, w, C)`` where the network has it so."""
-        chosen = parts[0]
+        chosen = raw[0]
         if self.mode is not None:
-            chosen.mul_(kept_locations(parts[1], self.mode)[..., None])
+            chosen.mul_(kept_locations(raw[1], self.mode)[..., None])
         return chosen if self.channels_last else chosen.permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.masking.views import Parts, View
+from evaluation.masking.views import RawBatch, View
 from evaluation.seeding import generator
 
 __all__ = ["SubsetView", "fold_of"]
@@ -53,10 +53,10 @@ class SubsetView(View):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         """``(B,)`` indices into the chosen images to what the view keeps of them."""
         return self.view.read(self.chosen[indices])
 
-    def shown(self, parts: Parts) -> Tensor:
+    def to_inputs(self, raw: RawBatch) -> Tensor:
         """What `read` gave to what the network takes."""
-        return self.view.shown(parts)
+        return self.view.to_inputs(raw)

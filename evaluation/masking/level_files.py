@@ -2,7 +2,7 @@
 
 The file is Zarr version 3 (sharded, Zstandard), one array a split, so that several
 workers can write whole shards and any Zarr reader can open it. Trainings read images in
-random order, which a compressed file is two orders of magnitude too slow for: `stage`
+random order, which a compressed file is two orders of magnitude too slow for: `unpack_levels`
 unpacks it into a memory map that all trainings of this machine share. Nothing here holds more
 than a chunk of images beyond the shard that is written.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "bytes_an_image",
     "levels_hash",
     "shards_of",
-    "stage",
+    "unpack_levels",
 ]
 
 CHUNK_IMAGES = 64
@@ -205,7 +205,7 @@ def levels_hash(levels: NDArray[np.uint8]) -> str:
     return content_hash(*(levels[shard.start : shard.stop] for shard in shards_of(len(levels))))
 
 
-def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
+def unpack_levels(levels: Levels, place: Path) -> NDArray[np.uint8]:
     """Unpack levels into a memory map at `place`, if that is not done yet, and open it.
 
     Of several processes that ask at once one unpacks, chunk by chunk, and the others wait. The hash
@@ -223,15 +223,15 @@ def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
         ValueError: what was unpacked is not what the array's hash says.
         OSError: the disk is full.
     """
-    if not _is_staged(levels, place):
+    if not _is_unpacked(levels, place):
         with locked(place.parent):
-            if not _is_staged(levels, place):
+            if not _is_unpacked(levels, place):
                 _unpack(levels, place)
-    staged: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
-    return staged
+    levels_map: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
+    return levels_map
 
 
-def _is_staged(levels: Levels, place: Path) -> bool:
+def _is_unpacked(levels: Levels, place: Path) -> bool:
     if not place.exists():
         return False
     kept = place.with_suffix(".hash")

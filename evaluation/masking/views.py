@@ -16,14 +16,14 @@ from torch import Tensor
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import LevelArray, Masking
 
-__all__ = ["InputView", "Parts", "View", "on_device"]
+__all__ = ["InputView", "RawBatch", "View", "on_device"]
 
 # Images whose fill is made at once; any number gives the same.
 _FILLED_TOGETHER = 256
 
 
 # What a view keeps of some images, such as their pixels and their levels.
-Parts = tuple[Tensor, ...]
+RawBatch = tuple[Tensor, ...]
 
 
 class View(ABC):
@@ -38,25 +38,25 @@ class View(ABC):
         """How many images."""
 
     @abstractmethod
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         """``(B,)`` indices to what is kept of these images, as small as it is kept."""
 
     @abstractmethod
-    def shown(self, parts: Parts) -> Tensor:
+    def to_inputs(self, raw: RawBatch) -> Tensor:
         """What `read` gave, which may be changed, to what the network takes, on its device."""
 
     def __call__(self, indices: NDArray[np.integer], device: str | torch.device = "cpu") -> Tensor:
         """``(B,)`` indices to what the network takes for them, on `device`."""
-        return self.shown(on_device(self.read(indices), device))
+        return self.to_inputs(on_device(self.read(indices), device))
 
 
-def on_device(parts: Parts, device: str | torch.device) -> Parts:
-    """Parts where a network is, copied while the processor goes on where it can.
+def on_device(raw: RawBatch, device: str | torch.device) -> RawBatch:
+    """RawBatch where a network is, copied while the processor goes on where it can.
 
     >>> on_device((torch.zeros(1),), "cpu")
     (tensor([0.]),)
     """
-    return tuple(part.to(device, non_blocking=True) for part in parts)
+    return tuple(tensor.to(device, non_blocking=True) for tensor in raw)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class InputView(View):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         """``(B,)`` indices to pixels ``(B, H, W, 3)`` and, of masked images, their levels."""
         if self.masking is None or self.levels is None:
             return (torch.from_numpy(self.images[indices]),)
@@ -108,15 +108,15 @@ class InputView(View):
             raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
         return torch.from_numpy(self.images[indices]), levels
 
-    def shown(self, parts: Parts) -> Tensor:
+    def to_inputs(self, raw: RawBatch) -> Tensor:
         """What `read` gave to ``(B, 3, H, W)`` float32 in channels-last order, where it is."""
         kept = None
         if self.masking is not None:
-            kept = self._kept(parts[-1], self.masking)
+            kept = self._kept(raw[-1], self.masking)
         if self.mask_only and kept is not None:
             shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
             return shown.permute(0, 3, 1, 2)
-        pixels = parts[0].float()
+        pixels = raw[0].float()
         normalisation = torch.tensor(self.mean), torch.tensor(self.std)
         mean, std = on_device(normalisation, pixels.device)
         pixels.sub_(255.0 * mean).div_(255.0 * std)
@@ -192,8 +192,8 @@ class _FilledAsRead(View):
     def __len__(self) -> int:
         return len(self.view)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         return (torch.from_numpy(self.view._filled_images(indices, self.first_index)),)
 
-    def shown(self, parts: Parts) -> Tensor:
-        return InputView(self.view.images, self.view.mean, self.view.std).shown(parts)
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        return InputView(self.view.images, self.view.mean, self.view.std).to_inputs(raw)

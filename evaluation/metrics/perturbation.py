@@ -18,15 +18,22 @@ from torch import Tensor, nn
 
 from evaluation.masking.levels import pixels_at
 
-__all__ = ["Answers", "Order", "Shown", "answers_while_removing", "area_under", "with_channel_mean"]
+__all__ = [
+    "Order",
+    "PerturbFunction",
+    "PerturbationCurves",
+    "area_under",
+    "perturbation_curves",
+    "with_channel_mean",
+]
 
 Order = Literal["most", "least"]
 # Which pixels are kept, (N, H, W), to what the network gets: (N, C, H, W).
-Shown = Callable[[NDArray[np.bool_]], Tensor]
+PerturbFunction = Callable[[NDArray[np.bool_]], Tensor]
 
 
 @dataclass(frozen=True)
-class Answers:
+class PerturbationCurves:
     """What a network said of each image at each share of removed pixels.
 
     Args:
@@ -60,16 +67,16 @@ class Answers:
         return right
 
 
-def answers_while_removing(
+def perturbation_curves(
     network: nn.Module,
-    shown: Shown,
+    shown: PerturbFunction,
     target: Tensor,
     ranked: NDArray[np.int64],
     size: tuple[int, int],
     shares: Sequence[float],
     *,
     first: Order,
-) -> Answers:
+) -> PerturbationCurves:
     r"""Remove pixels step by step, and ask a frozen network each time.
 
     $$f(s) = p_t\bigl(\mathrm{fill}(x, R_s)\bigr), \qquad
@@ -105,7 +112,7 @@ def answers_while_removing(
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     >>> _ = network[1].weight.data.copy_(torch.tensor([[2.0, 1.0], [0.0, 0.0]]))
     >>> shown = with_channel_mean(torch.ones(1, 1, 1, 2))
-    >>> answers = answers_while_removing(network, shown, torch.tensor([0]), np.array([[0, 1]]),
+    >>> answers = perturbation_curves(network, shown, torch.tensor([0]), np.array([[0, 1]]),
     ...                                  (1, 2), (0.0, 0.5, 1.0), first="most")
     >>> answers.probability.round(3).tolist()
     [[0.953, 0.731, 0.5]]
@@ -126,7 +133,7 @@ def answers_while_removing(
             answer = network(shown(kept)).float().softmax(1)
             probability[:, step] = answer.gather(1, target[:, None])[:, 0].cpu().numpy()
             predicted[:, step] = answer.argmax(1).cpu().numpy()
-    return Answers(tuple(steps.tolist()), probability, predicted)
+    return PerturbationCurves(tuple(steps.tolist()), probability, predicted)
 
 
 def area_under(shares: Sequence[float], heights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,7 +156,7 @@ def area_under(shares: Sequence[float], heights: NDArray[np.float64]) -> NDArray
     return np.asarray(area, dtype=np.float64)
 
 
-def with_channel_mean(inputs: Tensor) -> Shown:
+def with_channel_mean(inputs: Tensor) -> PerturbFunction:
     """Show images with removed pixels at the channel mean, 0 after normalisation.
 
     Args:

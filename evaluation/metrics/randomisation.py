@@ -17,12 +17,12 @@ from evaluation.metrics.complexity import scaled
 from evaluation.seeding import generator
 
 __all__ = [
-    "Stage",
+    "WeightGroup",
     "permuted_labels",
     "randomised_from_output",
     "rank_correlation",
-    "stages",
     "structural_similarities",
+    "weight_groups",
 ]
 
 # A network with fewer parts than this is looked into; one with more has neighbours joined.
@@ -32,7 +32,7 @@ _SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
-class Stage:
+class WeightGroup:
     """A part of a network whose weights are randomised together.
 
     Args:
@@ -44,7 +44,7 @@ class Stage:
     keys: tuple[str, ...]
 
 
-def stages(network: nn.Module) -> tuple[Stage, ...]:
+def weight_groups(network: nn.Module) -> tuple[WeightGroup, ...]:
     """The parts of a network, from its input to its output.
 
     They are the children that have weights, in the order in which the network registers them.
@@ -63,7 +63,7 @@ def stages(network: nn.Module) -> tuple[Stage, ...]:
 
     >>> from collections import OrderedDict
     >>> parts = OrderedDict(body=nn.Conv2d(3, 4, 3), act=nn.ReLU(), head=nn.Linear(4, 2))
-    >>> [stage.name for stage in stages(nn.Sequential(parts))]
+    >>> [group.name for group in weight_groups(nn.Sequential(parts))]
     ['body', 'head']
     """
     keys = list(network.state_dict())
@@ -97,7 +97,7 @@ def stages(network: nn.Module) -> tuple[Stage, ...]:
         holders = [name for name in names if key.startswith(f"{name}.")]
         owned[owner[holders[0]] if holders else 0].append(key)
     return tuple(
-        Stage(_span(group) or type(network).__name__, tuple(own))
+        WeightGroup(_span(group) or type(network).__name__, tuple(own))
         for group, own in zip(groups, owned, strict=True)
     )
 
@@ -141,11 +141,11 @@ def randomised_from_output(
         )
     randomised = copy.deepcopy(network)
     state = randomised.state_dict()
-    for stage in reversed(stages(network)):
+    for group in reversed(weight_groups(network)):
         with torch.no_grad():
-            for key in stage.keys:
+            for key in group.keys:
                 state[key].copy_(drawn[key])
-        yield stage.name, randomised
+        yield group.name, randomised
 
 
 def permuted_labels(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

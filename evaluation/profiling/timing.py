@@ -88,7 +88,7 @@ class Interval:
         )
 
     @property
-    def told_from_zero(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether 0 lies outside, so that the sign is known."""
         return not self.low <= 0 <= self.high
 

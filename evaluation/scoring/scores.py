@@ -14,7 +14,7 @@ __all__ = [
     "difference_score",
     "information_score",
     "kar_score",
-    "level",
+    "rescaled_accuracy",
     "roar_score",
     "t_interval",
 ]
@@ -166,7 +166,7 @@ def information_score(
     return score if log_base is None else score / math.log(log_base)
 
 
-def level(accuracy: float, unmasked: float, chance: float) -> float:
+def rescaled_accuracy(accuracy: float, unmasked: float, chance: float) -> float:
     """Accuracy on a scale from chance to unmasked: ``(acc - chance) / (acc_0 - chance)``.
 
     Args:
@@ -180,7 +180,7 @@ def level(accuracy: float, unmasked: float, chance: float) -> float:
     Raises:
         ValueError: `unmasked` is not above `chance`, so that there is no scale.
 
-    >>> level(0.5, unmasked=0.75, chance=0.25)
+    >>> rescaled_accuracy(0.5, unmasked=0.75, chance=0.25)
     0.5
     """
     if not unmasked > chance:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GrowingArray"]
+__all__ = ["ResumableArray"]
 
 
-class GrowingArray:
+class ResumableArray:
     """An ``.npy`` file that is at its place when it is complete, and beside it until then.
 
     Its entries are written as to any file, not to a memory map: what is written is the system's
@@ -30,7 +30,7 @@ class GrowingArray:
     """
 
     def __init__(self, path: Path, entry: tuple[int, ...], dtype: str, kept: int = 0) -> None:
-        self._path, self._growing = path, growing_path(path)
+        self._path, self._growing = path, unfinished_path(path)
         self._entry, self._dtype = entry, np.dtype(dtype)
         self._count = kept
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ class GrowingArray:
         return stream.getvalue()
 
 
-def growing_path(path: Path) -> Path:
+def unfinished_path(path: Path) -> Path:
     """Where an array is while it grows.
 
-    >>> growing_path(Path("train_images.npy")).name
+    >>> unfinished_path(Path("train_images.npy")).name
     'train_images.npy.growing'
     """
     return path.with_name(path.name + ".growing")

@@ -236,7 +236,7 @@ class Store:
         return source if place == source else copied(source, place)
 
     def local_levels(self, cell: str, split: str) -> Path:
-        """The memory map of a split's levels: `evaluation.masking.level_files.stage` makes it."""
+        """Path of a split's unpacked levels, as `evaluation.masking.level_files` writes them."""
         return self.local() / "maps" / cell / f"{split}.npy"
 
     def model(self, cell: str) -> Path:

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
 
-__all__ = ["ReadAhead"]
+__all__ = ["Prefetcher"]
 
 T = TypeVar("T")
 
 
-class ReadAhead(Generic[T]):
+class Prefetcher(Generic[T]):
     """What jobs return, in their order, each done by a thread before it is asked for.
 
     As a context manager it leaves no thread behind, whatever happened; what a job raised is raised
@@ -27,17 +27,17 @@ class ReadAhead(Generic[T]):
     Attributes:
         waited: seconds that taking results took in all.
 
-    >>> with ReadAhead[int](2) as ahead:
-    ...     list(ahead.over([lambda: 1, lambda: 2, lambda: 3]))
+    >>> with Prefetcher[int](2) as prefetcher:
+    ...     list(prefetcher.over([lambda: 1, lambda: 2, lambda: 3]))
     [1, 2, 3]
     """
 
     def __init__(self, depth: int) -> None:
         self.waited = 0.0
         self._depth = depth
-        self._pool = ThreadPoolExecutor(depth, "read-ahead") if depth else None
+        self._pool = ThreadPoolExecutor(depth, "prefetch") if depth else None
 
-    def __enter__(self) -> ReadAhead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         return self
 
     def __exit__(

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.masking.views import Parts, View, on_device
+from evaluation.masking.views import RawBatch, View, on_device
 from evaluation.training.augmentation import EpochDraw
 from evaluation.training.networks import state_hash
-from evaluation.training.prefetch import ReadAhead
+from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
 from evaluation.training.recipe import PRECISIONS, Recipe, default_precision
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
 
 __all__ = [
-    "READ_AHEAD",
+    "PREFETCH",
     "Recipe",
     "Training",
     "check_device",
@@ -40,7 +40,7 @@ __all__ = [
 
 _EVALUATION_BATCH = 250
 # Batches that are read while one is trained on.
-READ_AHEAD = 2
+PREFETCH = 2
 
 
 def check_device(device: str) -> None:
@@ -98,7 +98,7 @@ def train(
     *,
     device: str = "cpu",
     on_epoch: Callable[[int, float], object] | None = None,
-    read_ahead: int = READ_AHEAD,
+    prefetch: int = PREFETCH,
 ) -> Training:
     """Train `network` in place, from the weights it has.
 
@@ -116,7 +116,7 @@ def train(
             image's index it is all that they depend on.
         device: where to train.
         on_epoch: called with the epoch and the mean loss after each epoch, on the first rank.
-        read_ahead: batches that are read while one is trained on, each by a thread; 0 to read
+        prefetch: batches that are read while one is trained on, each by a thread; 0 to read
             each when it is needed. It changes no result.
 
     Raises:
@@ -133,11 +133,11 @@ def train(
     n = len(labels)
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
     history: list[Mapping[str, float]] = []
-    with torch.random.fork_rng(devices=_cuda(device)), ReadAhead[Parts](read_ahead) as ahead:
+    with torch.random.fork_rng(devices=_cuda(device)), Prefetcher[RawBatch](prefetch) as prefetcher:
         torch.manual_seed(ranks.seed(seed))
         step = _Step.make(network, recipe, ranks, n, view)
         for epoch in range(1, recipe.epochs + 1):
-            started, waited = time.perf_counter(), ahead.waited
+            started, waited = time.perf_counter(), prefetcher.waited
             draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -147,8 +147,8 @@ def train(
                 for start in range(0, n, recipe.batch_size)
             ]
             read = (partial(_read, view, share.indices, device) for share in shares)
-            for share, parts in zip(shares, ahead.over(read), strict=True):
-                inputs = draw.augment(view.shown(on_device(parts, device)), share.indices, recipe)
+            for share, raw in zip(shares, prefetcher.over(read), strict=True):
+                inputs = draw.augment(view.to_inputs(on_device(raw, device)), share.indices, recipe)
                 target = targets[torch.from_numpy(share.indices).to(device, non_blocking=True)]
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
                 # Added up where they are: to ask for a number would wait for the device.
@@ -168,7 +168,7 @@ def train(
                     "loss": mean_loss,
                     "accuracy": right_total / n,
                     "seconds": time.perf_counter() - started,
-                    "wait_seconds": ahead.waited - waited,
+                    "wait_seconds": prefetcher.waited - waited,
                 }
             )
             if on_epoch is not None and ranks.rank == 0:
@@ -228,11 +228,11 @@ class _Step:
         return loss.detach(), logits.detach()
 
 
-def _read(view: View, indices: NDArray[np.int64], device: str) -> Parts:
+def _read(view: View, indices: NDArray[np.int64], device: str) -> RawBatch:
     """What a view keeps of some images, where a copy to the device need not be waited for."""
-    parts = view.read(indices)
+    raw = view.read(indices)
     on_cuda = torch.device(device).type == "cuda"
-    return tuple(part.pin_memory() for part in parts) if on_cuda else parts
+    return tuple(tensor.pin_memory() for tensor in raw) if on_cuda else raw
 
 
 def _cuda(device: str) -> list[torch.device]:

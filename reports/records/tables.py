@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.masking.tracks import Track
-from evaluation.scoring.scores import kar_score, level, roar_score, t_interval
+from evaluation.scoring.scores import kar_score, rescaled_accuracy, roar_score, t_interval
 from evaluation.storage.records import CellResult, Record
 
 __all__ = [
@@ -201,7 +201,7 @@ def levels(records: pd.DataFrame, chance: float | None) -> dict[Place, Estimate]
         return {}
     rows = rows[rows["seed"].isin(list(whole))].copy()
     rows["value"] = [
-        level(value, whole[seed], chance)
+        rescaled_accuracy(value, whole[seed], chance)
         for value, seed in zip(rows["value"], rows["seed"], strict=True)
     ]
     return accuracies(rows)

@@ -26,12 +26,12 @@ def folder(request: Request) -> Listing:
     expected = f"{root}/train/CLASS/* and {root}/test/CLASS/*"
     train, test = both_splits(root, ("test", "val", "valid", "validation"), expected)
     classes = matching_classes(root, train, test)
-    view = fit_square(request.image_size)
+    transform = fit_square(request.image_size)
     return Listing(
         root.resolve().name,
         classes,
-        in_class_folders(root, train, classes, view),
-        in_class_folders(root, test, classes, view),
+        in_class_folders(root, train, classes, transform),
+        in_class_folders(root, test, classes, transform),
         size=request.size,
     )
 

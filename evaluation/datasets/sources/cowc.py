@@ -48,8 +48,8 @@ def cowc(request: Request) -> Listing:
                 f"class folder {name!r} in {str(root)!r}: expected a count of cars, such as 0 or 12"
             )
     counts = tuple(sorted(found, key=lambda name: (int(name), name)))
-    view = fit_square(request.image_size)
-    learnt, tested = (in_class_folders(root, split, counts, view) for split in (train, test))
+    transform = fit_square(request.image_size)
+    learnt, tested = (in_class_folders(root, split, counts, transform) for split in (train, test))
     return _counted(counts, learnt, tested, request)
 
 
@@ -57,9 +57,9 @@ def _listed(root: Path, request: Request) -> Listing:
     """The published lists: a line for each patch, its path and its count."""
     files = [_read(root / name) for name in _LISTS]
     counts = sorted({count for _, of_split in files for count in of_split})
-    view = fit_square(request.image_size)
+    transform = fit_square(request.image_size)
     train, test = (
-        files_split(root, names, np.searchsorted(counts, of_split), view, where=root)
+        files_split(root, names, np.searchsorted(counts, of_split), transform, where=root)
         for names, of_split in files
     )
     return _counted(tuple(map(str, counts)), train, test, request)

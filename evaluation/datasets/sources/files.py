@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import FilePixels, View, image_extensions
+from evaluation.datasets.image_files import FilePixels, Transform, image_extensions
 from evaluation.datasets.listing import Names, SplitListing
 
 __all__ = ["class_names", "files_split", "in_class_folders", "listing_hash", "split_folder"]
@@ -67,7 +67,7 @@ def class_names(folder: Path) -> set[str]:
 
 
 def in_class_folders(
-    root: Path, split: str, classes: Sequence[str], view: View | None
+    root: Path, split: str, classes: Sequence[str], transform: Transform | None
 ) -> SplitListing:
     """The images of ``root/split/CLASS/``, those in folders below included, by class and name.
 
@@ -75,7 +75,7 @@ def in_class_folders(
         root: what the images are named below.
         split: folder of the split.
         classes: names of the class folders; the place of one is its label.
-        view: resizes and crops the images.
+        transform: resizes and crops the images.
 
     Raises:
         DatasetError: a class folder without an image.
@@ -96,7 +96,7 @@ def in_class_folders(
                 )
         counts.append(len(names) - before)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return files_split(root, names, labels, view, where=root / split)
+    return files_split(root, names, labels, transform, where=root / split)
 
 
 def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[
 
 
 def files_split(
-    root: Path, names: Names, labels: NDArray[np.int64], view: View | None, *, where: Path
+    root: Path, names: Names, labels: NDArray[np.int64], transform: Transform | None, *, where: Path
 ) -> SplitListing:
     """A split whose images are files.
 
@@ -120,7 +120,7 @@ def files_split(
         root: what the names are below.
         names: the files.
         labels: the class of each.
-        view: resizes and crops them.
+        transform: resizes and crops them.
         where: what messages call the place they are in.
 
     Raises:
@@ -129,4 +129,4 @@ def files_split(
     if not names or not (root / names[0]).exists():
         first = f"{names[0]!r} is not in {str(root)!r}" if names else f"no image in {str(where)!r}"
         raise DatasetError(f"{first}: expected the images beside the list that names them")
-    return SplitListing(labels, FilePixels(names, lambda i: root / names[i], view), str(where))
+    return SplitListing(labels, FilePixels(names, lambda i: root / names[i], transform), str(where))

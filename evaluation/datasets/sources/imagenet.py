@@ -42,12 +42,12 @@ def imagenet(request: Request) -> Listing:
     )
     train, test = both_splits(root, ("val", "validation", "valid", "test"), expected)
     wnids = matching_classes(root, train, test)
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     return Listing(
         "imagenet",
         _names(root, wnids),
-        in_class_folders(root, train, wnids, view),
-        in_class_folders(root, test, wnids, view),
+        in_class_folders(root, train, wnids, transform),
+        in_class_folders(root, test, wnids, transform),
         size=request.size,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import View, centre_crop
+from evaluation.datasets.image_files import Transform, centre_crop
 from evaluation.datasets.listing import Listing, Names, Request, SplitListing
 from evaluation.datasets.sources.files import files_split, split_folder
 from evaluation.datasets.sources.registry import Published, source
@@ -47,9 +47,9 @@ def places365(request: Request) -> Listing:
             f"{str(root / _CATEGORIES)!r} numbers its classes {sorted(numbers)}: expected at "
             "least two lines such as '/a/airfield 0', numbered from 0 without a gap"
         )
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     train, val = (
-        _split(root, listed, folders, len(numbers), view) for listed, folders in (_TRAIN, _VAL)
+        _split(root, listed, folders, len(numbers), transform) for listed, folders in (_TRAIN, _VAL)
     )
     # '/a/airfield' is filed under its first letter.
     classes = tuple(numbers[label][3:] for label in range(len(numbers)))
@@ -57,7 +57,7 @@ def places365(request: Request) -> Listing:
 
 
 def _split(
-    root: Path, listed: str, folders: tuple[str, ...], classes: int, view: View | None
+    root: Path, listed: str, folders: tuple[str, ...], classes: int, transform: Transform | None
 ) -> SplitListing:
     folder = split_folder(root, folders, f"the images of {listed} in it")
     names, labels = Names(), array("q")
@@ -68,7 +68,9 @@ def _split(
             )
         names.append(f"{folder}/{name.lstrip('/')}")
         labels.append(label)
-    return files_split(root, names, np.array(labels, dtype=np.int64), view, where=root / folder)
+    return files_split(
+        root, names, np.array(labels, dtype=np.int64), transform, where=root / folder
+    )
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import FilePixels, View, centre_crop
+from evaluation.datasets.image_files import FilePixels, Transform, centre_crop
 from evaluation.datasets.listing import Listing, Names, Request, SplitListing
 from evaluation.datasets.sources.registry import source
 
@@ -39,7 +39,7 @@ def webdataset(request: Request) -> Listing:
             in one split only.
     """
     root = Path(request.argument)
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     index = {"train": _index(root, ("train",)), "test": _index(root, ("test", "val"))}
     present = {name: set(found.labels) for name, found in index.items()}
     classes = _classes(root, max(present["train"] | present["test"]))
@@ -55,8 +55,8 @@ def webdataset(request: Request) -> Listing:
     return Listing(
         root.resolve().name,
         classes,
-        index["train"].listing(root, view),
-        index["test"].listing(root, view),
+        index["train"].listing(root, transform),
+        index["test"].listing(root, transform),
         size=request.size,
     )
 
@@ -87,10 +87,10 @@ class _Index:
             file.seek(self.start[index])
             return io.BytesIO(file.read(self.length[index]))
 
-    def listing(self, root: Path, view: View | None) -> SplitListing:
+    def listing(self, root: Path, transform: Transform | None) -> SplitListing:
         """The split as a listing."""
         labels = np.array(self.labels, dtype=np.int64)
-        return SplitListing(labels, FilePixels(self.names, self.open, view), str(root))
+        return SplitListing(labels, FilePixels(self.names, self.open, transform), str(root))
 
 
 def _index(root: Path, prefixes: Sequence[str]) -> _Index:

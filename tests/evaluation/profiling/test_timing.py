@@ -119,10 +119,10 @@ def test_intervals_hold_the_median_as_often_as_they_say():
 
 
 def test_a_sign_is_known_where_0_lies_outside():
-    assert Interval(1.0, 0.5, 2.0, 0.95).told_from_zero
-    assert Interval(-1.0, -3.0, -0.5, 0.95).told_from_zero
-    assert not Interval(1.0, -0.5, 2.0, 0.95).told_from_zero
-    assert not Interval(-1.0, -3.0, 0.0, 0.95).told_from_zero
+    assert Interval(1.0, 0.5, 2.0, 0.95).excludes_zero
+    assert Interval(-1.0, -3.0, -0.5, 0.95).excludes_zero
+    assert not Interval(1.0, -0.5, 2.0, 0.95).excludes_zero
+    assert not Interval(-1.0, -3.0, 0.0, 0.95).excludes_zero
 
 
 def test_quotients_are_paired_by_round():

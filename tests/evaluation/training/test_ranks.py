@@ -35,8 +35,8 @@ compiled = torch.compile
 torch.compile = lambda network: compiled(network, backend="eager")
 
 class Doubled(InputView):
-    def shown(self, parts):
-        return super().shown(parts).double()
+    def to_inputs(self, raw):
+        return super().to_inputs(raw).double()
 
 class Heads(nn.Module):
     def __init__(self):

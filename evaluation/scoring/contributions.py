@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["area_parts", "information_parts"]
+__all__ = ["area_contributions", "information_contributions"]
 
 Correct = NDArray[np.bool_]
 
 
-def area_parts(*, kar: Correct | None = None, roar: Correct | None = None) -> NDArray[np.float64]:
+def area_contributions(
+    *, kar: Correct | None = None, roar: Correct | None = None
+) -> NDArray[np.float64]:
     """Each image's part in KAR, ROAR or SUM: how often it is right, minus for ROAR.
 
     Args:
@@ -27,7 +29,7 @@ def area_parts(*, kar: Correct | None = None, roar: Correct | None = None) -> ND
     Reference:
         arXiv 1911.11293, Table 2.
 
-    >>> area_parts(kar=np.array([[[True, False]], [[True, True]]])).tolist()
+    >>> area_contributions(kar=np.array([[[True, False]], [[True, True]]])).tolist()
     [[2.0, 1.0]]
     """
     if kar is None and roar is None:
@@ -39,7 +41,7 @@ def area_parts(*, kar: Correct | None = None, roar: Correct | None = None) -> ND
     return parts
 
 
-def information_parts(
+def information_contributions(
     *, kar: Correct, roar: Correct, random_kar: Correct, random_roar: Correct
 ) -> NDArray[np.float64]:
     """Each image's part in the information score, to first order in the accuracies.
@@ -65,7 +67,7 @@ def information_parts(
 
     >>> half, quarter = np.array([[[True, False] * 2]]), np.array([[[True] + [False] * 3]])
     >>> given = dict(kar=half, roar=quarter, random_kar=quarter, random_roar=half)
-    >>> round(float(information_parts(**given).mean()), 4)
+    >>> round(float(information_contributions(**given).mean()), 4)
     0.3466
     """
     kappa, rho, z_kar, z_roar = (a.mean(axis=2) for a in (kar, roar, random_kar, random_roar))
