@@ -31,7 +31,7 @@ test: setup ## lint, types and every test but the long ones
 test-long: setup ## the longer checks too
 	$(BIN)/python -m pytest
 
-reproduction: setup ## the paper's claims beside our figures: reports/reproduction/report.html
+reproduction: setup ## the paper's claims beside our figures: reports/runs/reproduction/report.html
 	@$(BIN)/python -m reports.reproduction $(RUNS)
 
 bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds options

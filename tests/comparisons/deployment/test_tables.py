@@ -9,7 +9,7 @@ from comparisons.deployment import command
 from comparisons.deployment.tables import TABLES
 
 ROOT = Path(__file__).parents[3]
-FILES = sorted((ROOT / "reports" / "deployment").glob("*.csv"))
+FILES = sorted((ROOT / "reports" / "runs" / "deployment").glob("*.csv"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
