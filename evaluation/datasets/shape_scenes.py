@@ -61,7 +61,7 @@ class _Draws:
         return np.stack([s.standard_normal(shape, dtype=np.float32) for s in self._streams])
 
     def direction(self) -> Float:
-        """Float (block, 3), a colour direction of length 1."""
+        """Float (block, 3), unit vectors in colour space."""
         drawn = self.normal(3)
         unit: Float = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
         return unit
@@ -94,7 +94,7 @@ def draw_block(
     odd = middle + step / 2 * _lighter(draws)
 
     area = draws.uniform(*_AREA) * size**2
-    # Room for the widest class, whatever the class: the place then tells nothing. Objects lie
+    # Room for the widest class, whatever the class: the position then tells nothing. Objects lie
     # towards the four corners, so that a disk at the centre is a poor guess.
     room = size / 2 - 0.5 - REACH * np.sqrt(area)[:, None]
     corner = np.where(draws.uniform(-1, 1, 2) < 0, -1, 1)
@@ -116,7 +116,7 @@ def draw_block(
 
 
 def _lighter(draws: _Draws) -> Float:
-    """A direction (block, 3) of length 1, around the one towards white."""
+    """Unit vectors (block, 3) in colour space, around the one towards white."""
     way = 1 / math.sqrt(3) + _HUE * draws.direction()
     unit: Float = way / np.linalg.norm(way, axis=1, keepdims=True)
     return unit
@@ -129,7 +129,7 @@ def _grid(size: int) -> tuple[Float, Float]:
 
 
 def _inside(kinds: NDArray[np.int64], place: Float, turn: Float, area: Float, size: int) -> Bool:
-    """Bool (block, H, W): pixels whose centre lies in the outline `kinds` of each image."""
+    """Bool (block, H, W): pixels whose centre lies in the outline of each image's kind."""
     x, y = _grid(size)
     x = x - place[:, 0, None, None]
     y = y - place[:, 1, None, None]
@@ -144,7 +144,7 @@ def _inside(kinds: NDArray[np.int64], place: Float, turn: Float, area: Float, si
 
 
 def _fragment(draws: _Draws, area: Float) -> Bool:
-    """A smaller shape of any class, cut in two through its centroid."""
+    """Bool (block, H, W): a smaller shape of any class, cut in two through its centroid."""
     kinds = draws.uniform(0, len(OUTLINES)).astype(np.int64)
     size = draws.size
     place = draws.uniform(-size / 2, size / 2, 2)
@@ -159,7 +159,7 @@ def _fragment(draws: _Draws, area: Float) -> Bool:
 
 
 def _segment(draws: _Draws) -> Bool:
-    """A straight line, from a stub to a third of the image long."""
+    """Bool (block, H, W): a straight line, from a stub to a third of the image long."""
     size = draws.size
     x, y = _grid(size)
     place = draws.uniform(-size / 2, size / 2, 2)[:, :, None, None]
@@ -172,7 +172,7 @@ def _segment(draws: _Draws) -> Bool:
 
 
 def _textured(draws: _Draws, colour: Float) -> Float:
-    """A colour (block, 3) as float (block, H, W, 3): with band-limited noise and a grating."""
+    """A colour (block, 3) with band-limited noise and a grating: float (block, H, W, 3)."""
     size = draws.size
     x, y = _grid(size)
     turn = draws.uniform(0, math.pi)[:, None, None]

@@ -1,12 +1,12 @@
 """The embedded image set ``shapes``: eight shapes on textured backgrounds, made from a seed.
 
 It needs no download and its truth is known: which pixels are the object's. Class names the shape's
-outline alone. Everything else (place, area, turn, colours, textures, distractors) is drawn from
+outline alone. Everything else (position, area, turn, colours, textures, distractors) is drawn from
 one distribution for all classes, so only pixels that show the outline can tell them apart. A class
 is unchanged by a horizontal flip: each outline has a vertical axis of symmetry, and turns to the
 left are as likely as turns to the right.
 
-Accuracy in % as pixels are removed (ROAR) or kept (KAR) and the network is trained anew:
+Accuracy in % as pixels are removed (ROAR) or kept (KAR) and the network is retrained:
 
     ========================  ====  ====  ====  ====  ====
     share of the pixels       10 %  30 %  50 %  70 %  90 %
@@ -59,7 +59,7 @@ class ShapesSplit:
 
     Attributes:
         images: uint8 (N, H, W, 3), RGB.
-        labels: int64 (N,), positions in `CLASSES`.
+        labels: int64 (N,), indices into `CLASSES`.
         object_masks: bool (N, H, W), true at the object's pixels.
     """
 
@@ -102,7 +102,7 @@ def make_shapes(
 
 
 def check_shapes(*, train: int, test: int, size: int, seed: int) -> None:
-    """Refuse numbers that `make_shapes` cannot draw by; its arguments and its errors."""
+    """Check the arguments of `make_shapes` and raise its errors."""
     for name, value, least in (
         ("train", train, 0),
         ("test", test, 0),

@@ -1,4 +1,4 @@
-"""Cars Overhead With Context: counting as classification."""
+"""Cars Overhead With Context (COWC): counting cars as classification."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LISTS = ("COWC_train_list_64_class.txt", "COWC_test_list_64_class.txt")
 def cowc(request: Request) -> Listing:
     """COWC's counting patches (Mundhenk et al. 2016): the class is the number of cars.
 
-    The classes are the counts that occur, in the order of numbers. A count may be in one split
-    alone, since high ones are rare. With an image size patches are resized to it, whole.
+    The classes are the counts that occur, in numerical order. A count may be in one split alone,
+    since high ones are rare. With an image size, whole patches are resized to it.
 
     Raises:
         DatasetError: no such lists or folders, or a class that is no number.
@@ -54,7 +54,7 @@ def cowc(request: Request) -> Listing:
 
 
 def _listed(root: Path, request: Request) -> Listing:
-    """The published lists: a line for each patch, its path and its count."""
+    """The listing from the published lists: one line a patch, with its path and its count."""
     files = [_read(root / name) for name in _LISTS]
     counts = sorted({count for _, of_split in files for count in of_split})
     transform = fit_square(request.image_size)
