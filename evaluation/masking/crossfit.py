@@ -1,4 +1,4 @@
-"""Training images in folds, so that no image is judged by a network that was trained on it."""
+"""Cross-fitting: folds of the training images, and views of a subset of images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["SubsetView", "fold_of"]
 
 
 def fold_of(images: int, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each image, drawn anew for each seed; folds differ by one image at most.
+    """The fold of each image, drawn from a seed; sizes of folds differ by one image at most.
 
     Args:
-        images: how many images.
-        folds: how many folds.
-        seed: what decides.
+        images: number of images.
+        folds: number of folds.
+        seed: seed of the draw.
 
     Returns:
         ``(images,)``, each from 0 to folds - 1.
@@ -44,7 +44,7 @@ class SubsetView(View):
 
     Args:
         view: the images.
-        chosen: ``(M,)``, which of them.
+        chosen: ``(M,)``, indices of the subset.
     """
 
     view: View
@@ -54,9 +54,9 @@ class SubsetView(View):
         return len(self.chosen)
 
     def read(self, indices: NDArray[np.integer]) -> RawBatch:
-        """``(B,)`` indices into the chosen images to what the view keeps of them."""
+        """The raw batch of ``(B,)`` indices into the subset."""
         return self.view.read(self.chosen[indices])
 
     def to_inputs(self, raw: RawBatch) -> Tensor:
-        """What `read` gave to what the network takes."""
+        """The network's inputs from a raw batch."""
         return self.view.to_inputs(raw)
