@@ -1,4 +1,4 @@
-"""The next batches are read while the present one is trained on."""
+"""Prefetching of batches by threads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """What jobs return, in their order, each done by a thread before it is asked for.
+    """Runs jobs ahead in threads and yields their results in order.
 
-    As a context manager it leaves no thread behind, whatever happened; what a job raised is raised
-    where its result is taken.
+    A context manager that ends its threads, also after an error. The error of a job is raised when
+    its result is taken.
 
     Args:
-        depth: how many jobs are under way or done and not yet taken, each in a thread of its
-            own; 0 to do each where it is asked for.
+        depth: number of jobs that run or wait to be taken, each in a thread of its own; 0 to run
+            each job when its result is taken.
 
     Attributes:
-        waited: seconds that taking results took in all.
+        waited: total seconds of waiting for results.
 
     >>> with Prefetcher[int](2) as prefetcher:
     ...     list(prefetcher.over([lambda: 1, lambda: 2, lambda: 3]))
@@ -57,7 +57,7 @@ class Prefetcher(Generic[T]):
                 yield self._taken(job)
                 continue
             pending.append(pool.submit(job))
-            # Not before the first is asked for: a job more than there are threads waits.
+            # One job more than threads, so that no thread is idle when a result is taken.
             if len(pending) > self._depth:
                 yield self._taken(pending.popleft().result)
         while pending:

@@ -1,4 +1,4 @@
-"""How a network is trained, as data: the recipe, and the recipes that have a name."""
+"""Training recipes, and published recipes by name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = [
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["one-cycle", "step", "cosine", "constant"]
 
-# What a recipe calls them, and what autocast computes in; None for no autocast.
+# By name, the type of autocast; None for no autocast.
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
 
-# In every cell's specification; the other fields only where they differ from their default, so
-# that cells from before there were others keep their ids.
+# Fields in every cell's specification. Newer fields are in it only if they differ from their
+# default, so that older cells keep their ids.
 _ALWAYS_IN_SPEC = (
     "epochs",
     "batch_size",
@@ -50,19 +50,19 @@ _ALWAYS_IN_SPEC = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """The hyperparameters of a training.
 
-    Times are shares of the training below 1, and epochs from 1 on.
+    Times below 1 are shares of the training, from 1 on they are epochs.
 
     Args:
         epochs: passes over the training images.
         batch_size: images a step, of all ranks together; the last, smaller batch of an epoch is
             used too.
-        learning_rate: its peak; published recipes take 0.1 * batch_size / 256 for SGD.
+        learning_rate: peak learning rate; published recipes take 0.1 * batch_size / 256 for SGD.
         momentum: Nesterov momentum of SGD; beta_1 of AdamW.
-        weight_decay: of all weights.
-        label_smoothing: of the cross-entropy.
-        warmup: time in which the learning rate rises; linearly but in ``"one-cycle"``.
+        weight_decay: weight decay of all weights.
+        label_smoothing: label smoothing of the cross-entropy.
+        warmup: time in which the learning rate rises, linearly except in ``"one-cycle"``.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast; the loss and
             the weights stay in float32, and float16 scales the loss so that gradients do not
             vanish.
@@ -72,14 +72,14 @@ class Recipe:
         optimizer: ``"sgd"`` or ``"adamw"``.
         schedule: ``"one-cycle"``, ``"step"`` (divided by 10 at each milestone), ``"cosine"`` (to 0)
             or ``"constant"``.
-        milestones: times, of ``"step"`` alone.
+        milestones: times of the steps of ``"step"``.
         compile: train through `torch.compile`; the weights are those of the plain network.
-        resized_crop: least share of an image's area in the random crop that is resized to the
+        resized_crop: least share of an image's area in a random crop that is resized to the
             whole image, as `evaluation.training.augmentation.resized_boxes` draws it; 0 for none.
-        ranks: processes that train one network together.
+        ranks: number of processes that train one network together.
 
     Raises:
-        ValueError: what cannot be trained; names it.
+        ValueError: a value that cannot be trained with; names it.
 
     >>> Recipe(epochs=2).precision
     'float32'
@@ -104,7 +104,7 @@ class Recipe:
     ranks: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse values that cannot be trained with."""
         object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON made it a list
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
@@ -155,7 +155,7 @@ class Recipe:
             )
 
     def share(self, time: float) -> float:
-        """A time as a share of the training.
+        """The share of the training that a time is.
 
         >>> Recipe(epochs=90).share(30), Recipe(epochs=90).share(0.25)
         (0.3333333333333333, 0.25)
@@ -163,7 +163,7 @@ class Recipe:
         return time if time < 1 else time / self.epochs
 
     def in_spec(self) -> dict[str, Any]:
-        """The recipe as a cell's specification holds it: a newer field only where it is unusual.
+        """The recipe's entries of a specification; newer fields only if they differ from defaults.
 
         >>> "optimizer" in Recipe().in_spec(), Recipe(ranks=2).in_spec()["ranks"]
         (False, 2)
@@ -177,7 +177,7 @@ class Recipe:
 
 
 def default_precision(device: str) -> str:
-    """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
+    """``"bfloat16"`` if the device has fast bfloat16 products, else ``"float32"``."""
     if torch.device(device).type == "cuda":
         known = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return "bfloat16" if known else "float32"
@@ -187,11 +187,11 @@ def default_precision(device: str) -> str:
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe that has a name, with what a reader has to know of it.
+    """A named recipe with a description.
 
     Args:
         options: fields of `Recipe`.
-        about: where it comes from, or what it gives up.
+        about: origin of the recipe, and its drawbacks.
     """
 
     options: Mapping[str, Any]
@@ -199,7 +199,7 @@ class NamedRecipe:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe itself."""
+        """The recipe with these fields."""
         return Recipe(**self.options)
 
 
@@ -245,7 +245,7 @@ RECIPES: dict[str, NamedRecipe] = {
 
 
 def recipe_name(recipe: Recipe) -> str | None:
-    """The name of the recipe that this one is, whatever its precision and number of ranks.
+    """The name of a recipe, whatever its precision and number of ranks; None if it has none.
 
     >>> recipe_name(RECIPES["imagenet"].recipe), recipe_name(Recipe())
     ('imagenet', None)
