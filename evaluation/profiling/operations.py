@@ -1,8 +1,8 @@
-"""How many operations a call takes: PyTorch's count, our own of all it leaves out, the paper's.
+"""Operations of a call: PyTorch's FLOP count, and all operations that it leaves out.
 
-Units. `flops` is PyTorch's, of convolutions and matrix products: an addition and a multiplication
-are two. He et al. and the paper count a multiply-add as one, half of that. Everything else is
-counted by the rules of `evaluation.profiling.operation_rules`.
+Units: `flops` is PyTorch's count of convolutions and matrix products, in which an addition and a
+multiplication are two. He et al. and the paper count a multiply-add as one, half of that. All other
+operations are counted by the rules of `evaluation.profiling.operation_rules`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Operations:
     """Operations of a call, all images of its batch together.
 
     Args:
-        flops: of convolutions and matrix products; a multiply-add is two.
-        elementwise: arithmetic on each number, pooling, interpolation and BatchNorm.
+        flops: operations of convolutions and matrix products; a multiply-add is two.
+        elementwise: elementwise arithmetic, pooling, interpolation and BatchNorm.
         transcendental: logarithms, exponentials, roots, error functions.
-        reduction: sums, means, spreads, extremes and tests over many numbers.
+        reduction: sums, means, variances, extrema and tests over many elements.
         unknown: names of operations that no rule covers; they are not counted.
 
     >>> Operations(flops=60) - Operations(flops=20)
@@ -46,16 +46,16 @@ class Operations:
 
     @property
     def multiply_adds(self) -> int:
-        """Of convolutions and matrix products, as He et al. and the paper count them."""
+        """Multiply-adds of convolutions and matrix products, as He et al. and the paper count."""
         return self.flops // 2
 
     @property
     def other(self) -> int:
-        """All but convolutions and matrix products."""
+        """All operations but convolutions and matrix products."""
         return self.elementwise + self.transcendental + self.reduction
 
     def __sub__(self, less: Operations) -> Operations:
-        """What one call takes beyond another."""
+        """The operations of one call beyond another."""
         kinds = [entry.name for entry in fields(self) if entry.name != "unknown"]
         return Operations(
             **{kind: getattr(self, kind) - getattr(less, kind) for kind in kinds},
@@ -64,13 +64,13 @@ class Operations:
 
 
 def count_operations(call: Callable[[], object]) -> Operations:
-    """Count what a call does, backward passes and hooks included.
+    """Count the operations of a call, backward passes and hooks included.
 
-    fastsal's fused kernels, which PyTorch does not see into, are counted as the plain PyTorch
-    operations that they stand for.
+    fastsal's fused kernels, which PyTorch cannot inspect, are counted as the plain operations that
+    they replace.
 
     Args:
-        call: what to run. Other code that PyTorch does not see is not counted.
+        call: the call to count. Other code that PyTorch cannot inspect is not counted.
 
     >>> count_operations(lambda: (torch.ones(2, 3) @ torch.ones(3, 5)).log2().sum())
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
@@ -82,10 +82,10 @@ def count_operations(call: Callable[[], object]) -> Operations:
 
 
 class _OperationMeter(TorchDispatchMode):
-    """Adds up the operations' costs by kind.
+    """Sums the costs of operations by kind.
 
     PyTorch's `FlopCounterMode` also follows modules, with gradient hooks that `autograd.grad`
-    refuses where the gradient is that of an input; its formulas are used here by themselves.
+    refuses if the gradient is that of an input; only its formulas are used here.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class _OperationMeter(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         name = func._overloadpacket.__name__
         name = name if name.startswith("__") else name.rstrip("_")
-        # A factor that is given by name takes its place.
+        # A factor given by keyword takes its position.
         arguments = (*args, *([kwargs["alpha"]] if "alpha" in kwargs else []))
         costs = {} if formula is not None else costs_of(name, arguments)
         if costs is None:
@@ -125,6 +125,6 @@ class _OperationMeter(TorchDispatchMode):
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
-    """Whether PyTorch says so of an operation, or of the one that it does in place."""
+    """True if PyTorch tags the operation, or its out-of-place form, as pointwise."""
     overload = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
     return torch.Tag.pointwise in (*func.tags, *getattr(overload, "tags", ()))

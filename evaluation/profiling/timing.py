@@ -1,4 +1,4 @@
-"""Timing of two calls in turns, paired by round: a map and the plain forward pass, or any two."""
+"""Timing of two calls in turns, paired by round, such as a map and the plain forward pass."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Sample = TypeVar("Sample")
 
 _FEWEST_ROUNDS = 3
 _LEVEL = 0.95
-# A first call that takes more of the limit than this is warm-up enough.
+# Share of the limit from which a first call is warm-up enough.
 _LONG_CALL = 0.25
 
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Where the middle half of some samples is.
+    """The median and the quartiles of samples.
 
     >>> Quartiles.of([4.0, 1.0, 2.0, 3.0, 5.0])
     Quartiles(median=3.0, low=2.0, high=4.0)
@@ -46,20 +46,20 @@ class Quartiles:
 
 @dataclass(frozen=True)
 class Interval:
-    r"""A median and how well it is known: the 95 % interval between two of the ordered samples.
+    r"""The median of samples with its 95 % confidence interval from order statistics.
 
     $$[x_{(k)}, x_{(n + 1 - k)}], \qquad
       k = \max \{k : 2 P(B \le k - 1) \le 0.05\}, \quad B \sim \mathrm{Bin}(n, 1/2)$$
 
-    Nothing is assumed of the samples but that they are independent. Fewer than six have no such
-    interval: it is then from the least to the greatest.
+    The samples are assumed to be independent, nothing else. Fewer than six have no such interval:
+    it is then from the least to the greatest.
 
     Args:
-        median: of the samples.
+        median: median of the samples.
         low: lower end.
         high: upper end.
         covers: probability that the interval holds the true median: 0.95 (or a little more), less
-            where there are too few samples.
+            for too few samples.
 
     Reference:
         Conover, "Practical Nonparametric Statistics", 1999, section 3.2.
@@ -89,19 +89,19 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside, so that the sign is known."""
+        """True if 0 lies outside the interval, so that the sign is known."""
         return not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of a call beside the plain forward pass, all images of its batch together.
+    """Milliseconds of a map and of the plain forward pass, for all images of a batch together.
 
     Args:
-        forward_ms: of the plain forward pass, one sample a round.
-        map_ms: of the map in the same round, its own forward passes included.
-        first_ms: of the very first call of the map, whatever it compiles or looks up included.
-        threads: that PyTorch ran on.
+        forward_ms: time of the plain forward pass, one sample a round.
+        map_ms: time of the map in the same round, its own forward passes included.
+        first_ms: time of the very first call of the map, compilation and setup included.
+        threads: number of PyTorch's threads.
 
     >>> timing = Timing((100.0, 200.0, 100.0), (101.0, 204.0, 103.0), 900.0, 1)
     >>> timing.overhead_percent.median, timing.added_ms.median
@@ -115,23 +115,23 @@ class Timing:
 
     @property
     def added_ms(self) -> Quartiles:
-        """Of the rounds' differences: map less forward pass."""
+        """Quartiles of the rounds' differences: map minus forward pass."""
         pairs = zip(self.forward_ms, self.map_ms, strict=True)
         return Quartiles.of([explained - forward for forward, explained in pairs])
 
     @property
     def overhead_percent(self) -> Quartiles:
-        """Of the rounds' differences in percent of the round's forward pass."""
+        """Quartiles of the rounds' differences in percent of the forward pass."""
         return Quartiles.of(self._overheads)
 
     @property
     def overhead_interval(self) -> Interval:
-        """The same, and how well its median is known."""
+        """Median and confidence interval of the differences in percent."""
         return Interval.of(self._overheads)
 
     @property
     def ratio(self) -> Interval:
-        """Of the rounds' quotients: map over forward pass."""
+        """Median and confidence interval of the rounds' ratios: map over forward pass."""
         return Interval.of(
             [map_ / forward for forward, map_ in zip(self.forward_ms, self.map_ms, strict=True)]
         )
@@ -169,20 +169,20 @@ def time_in_turns(
     limit_s: float = math.inf,
     device: str = "cpu",
 ) -> Timing:
-    """Time a map and the plain forward pass in turns, so that a drift hits both.
+    """Time a map and the plain forward pass in turns, so that drift affects both.
 
-    Each round runs both, the order changing from round to round. Python's garbage is collected
-    before and not during the rounds. On CUDA each sample is what passes on the device between two
-    events, the device idle before the first: what the host takes to launch work counts.
+    Each round runs both, in alternating order. Python's garbage is collected before and not during
+    the rounds. On CUDA each sample is the time on the device between two events, the device idle
+    before the first: the host's time to launch kernels counts.
 
     Args:
         forward: runs the network on a batch, without gradients.
         explain: makes the maps of the same batch.
         rounds: pairs of samples.
-        warm_up: rounds before that are not kept, after the first call of each; none where the
-            first call alone took a quarter of the limit.
-        limit_s: no further round starts after so many seconds, once there are three.
-        device: where the network is.
+        warm_up: discarded rounds after the first call of each; none if the first call alone took
+            a quarter of the limit.
+        limit_s: seconds after which no further round starts, once there are three.
+        device: device of the network.
 
     Raises:
         ValueError: fewer than one round.
@@ -257,7 +257,7 @@ def _milliseconds(call: Call) -> float:
     started = time.perf_counter()
     result = call()
     taken = 1000.0 * (time.perf_counter() - started)
-    del result  # freed after the clock has stopped, whatever its size
+    del result  # freed after the clock has stopped
     return taken
 
 
@@ -266,7 +266,7 @@ def _is_cuda(device: str) -> bool:
 
 
 def _cuda_milliseconds(device: str) -> Callable[[Call], float]:
-    """A clock of a CUDA device."""
+    """A function that times a call by CUDA events."""
 
     def milliseconds(call: Call) -> float:
         before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -285,7 +285,7 @@ def _cuda_milliseconds(device: str) -> Callable[[Call], float]:
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Collect garbage now and not until the end."""
+    """Collect garbage now and turn collection off until the end of the context."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
