@@ -43,7 +43,7 @@ def _centroid_accuracy(
 
 
 def _object_statistics(split: ShapesSplit) -> dict[str, np.ndarray]:
-    """What may not tell the class: area, place, colours of object and background, contrast."""
+    """Statistics that may not tell the class: area, position, colours, contrast, corners."""
     area = split.object_masks.sum((1, 2), keepdims=False).astype(float)
     rows, columns = np.mgrid[: split.images.shape[1], : split.images.shape[2]]
     centroid = np.stack(

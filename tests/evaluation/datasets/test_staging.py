@@ -1,4 +1,4 @@
-"""Images staged a few at a time: what a kill, a changed file or a full disk leaves."""
+"""Staging of images in blocks: after a kill, a changed file or a full disk."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def small_steps(monkeypatch):
 
 
 class Killed(BaseException):
-    """Nobody catches it, as nobody catches a kill."""
+    """An error that no code catches, as a kill."""
 
 
 def _killed_at(count: int):

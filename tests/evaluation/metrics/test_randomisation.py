@@ -1,4 +1,4 @@
-"""The sanity checks: what is randomised and what stays, and the two similarities of maps."""
+"""Randomisation tests: randomised and unchanged weights, and the two similarities of maps."""
 
 from __future__ import annotations
 

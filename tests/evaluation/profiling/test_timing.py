@@ -1,4 +1,4 @@
-"""Time in turns with a clock of the test's own, and intervals by the book."""
+"""Timing in turns with a clock of the test's own, and intervals by the book."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaluation.profiling.timing import Interval, Quartiles, Timing, added_time,
 
 
 class Clock:
-    """Stands still but for what the works take; all they did is in `calls`."""
+    """A clock that only timed calls advance; `calls` lists them."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0

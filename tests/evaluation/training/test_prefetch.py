@@ -1,4 +1,4 @@
-"""Batches read ahead: the same results in order, errors where they belong, no thread left."""
+"""Prefetched batches: the same results in order, errors in their place, no thread left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = np.arange(24) % 4
 
 
 class Slow(InputView):
-    """Images that take a while to read, as from a cold disk."""
+    """Images that are slow to read, as from a cold disk."""
 
     seconds = 0.004
 

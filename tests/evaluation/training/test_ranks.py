@@ -100,7 +100,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of two processes was left with, and the scenes to run alone."""
+    """The results of each of two processes, and the scenes to run alone."""
     if not torch.distributed.is_available():
         pytest.skip("torch without distributed")
     folder = tmp_path_factory.mktemp("ranks")

@@ -1,4 +1,4 @@
-"""Recipes: what they refuse, what their schedules do, and what stays as it was."""
+"""Recipes: refused values, schedules, and unchanged specifications."""
 
 from __future__ import annotations
 
