@@ -151,7 +151,7 @@ def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) ->
         )
     rng = np.random.default_rng([seed, len(labels)])
     shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
-    # Round-robin over the classes, so that small classes run dry without a shortage.
+    # Round-robin over the classes, so that larger classes make up for small ones.
     rounds = [
         queue[i] for i in range(max(map(len, shuffled))) for queue in shuffled if i < len(queue)
     ]

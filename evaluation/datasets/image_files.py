@@ -149,7 +149,8 @@ class FilePixels:
             if isinstance(why, OSError) and why.errno in _NOT_THE_FILE:
                 raise OSError(
                     why.errno,
-                    f"{name!r} could not be read ({why.strerror}); the same command goes on",
+                    f"{name!r} could not be read ({why.strerror}); run the same command again to "
+                    "continue",
                 ) from why
             return Skipped(name, str(why).replace(str(opened), Path(name).name))
 

@@ -16,7 +16,7 @@ __all__ = ["BLOCK", "draw_block"]
 
 _SPLITS = {"train": 0, "test": 1}
 # Images are always drawn in whole, aligned blocks: vectorised arithmetic may round differently at
-# another position of an array, and an image may not depend on how many were asked for.
+# another position of an array, and an image may not depend on the number of images.
 BLOCK = 64
 _DISTRACTORS = 3
 _NOISE_GRID = 9
@@ -26,9 +26,9 @@ _AREA = (0.07, 0.14)
 _FRAGMENT_AREA = (0.15, 0.45)
 # Radians to either side: few enough that some hundred steps of training learn the classes.
 _TURN = math.pi / 6
-# How far from the image's middle row and column an object lies, of the way to the border.
+# Distance of an object from the image's middle row and column, as a share of that to the border.
 _OFF_CENTRE = (0.7, 1.0)
-# In 8-bit levels: how far an image's brightness and each of its channels stray, the step from the
+# In 8-bit levels: the range of an image's brightness and of each channel, the step from the
 # background's colour to an object's or a distractor's, the amplitudes of the textures and the
 # grain of single pixels.
 _BRIGHTNESS = 10.0
@@ -86,7 +86,7 @@ def draw_block(
     labels = np.arange(start, start + BLOCK) % len(OUTLINES)
 
     # Objects and distractors are brighter than what they lie on, by a random step of random hue.
-    # Were the sign random too, networks would spend their few epochs on finding out.
+    # With a random sign too, networks would spend their few epochs on learning to ignore it.
     middle = 128 + draws.uniform(-_BRIGHTNESS, _BRIGHTNESS, 1) + draws.uniform(-_TINT, _TINT, 3)
     step = draws.uniform(*_CONTRAST, 1)
     near = middle - step / 2 * _lighter(draws)

@@ -86,8 +86,8 @@ def tail_of(network: nn.Module, scale: Scale, inputs: Tensor) -> nn.Module:
         after = _ancestors(_output(graph), stop=cut)
         if any(node.op == "placeholder" for node in after):
             raise TailError(
-                f"something goes around layer {scale.name!r}: not every path from the images to "
-                "the output passes it"
+                f"a path avoids layer {scale.name!r}: every path from the images to the output has "
+                "to pass it"
             )
         _refuse_shared(network, set(_ancestors(cut)) | {cut}, after, scale.name)
         tail = fx.GraphModule(network, _copy(graph, cut, after))

@@ -131,7 +131,7 @@ class InputView(View):
             ValueError: unmasked images.
         """
         if self.levels is None or self.masking is None:
-            raise ValueError("nothing is masked: give levels and masking")
+            raise ValueError("the images are unmasked: give levels and masking")
         return self._kept(self.levels[indices], self.masking)
 
     def filled(self, first_index: int, folder: Path | None = None) -> InputView:

@@ -114,8 +114,8 @@ class _StorageMeter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # By address: the storage, its number in order of making, its bytes. An address cannot be
-        # given away again while a weak reference is held.
+        # By address: the storage, its serial number, its bytes. An address is not reused while a
+        # weak reference is held.
         self._live: dict[int, tuple[StorageWeakRef, int, int]] = {}
         self._made = 0
         # After each operation that changed anything: number of the storage, change in bytes.

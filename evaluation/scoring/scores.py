@@ -161,8 +161,8 @@ def information_score(
     score = -float(special.rel_entr(rho, z_roar).sum() + special.rel_entr(z_kar, kappa).sum())
     if math.isinf(score):
         raise ValueError(
-            "information_score is infinite: an accuracy of 0 in kar or random_roar stands against "
-            "one above 0; use difference_score"
+            "information_score is infinite: an accuracy in kar or random_roar is 0, and its "
+            "counterpart is not; use difference_score"
         )
     return score if log_base is None else score / math.log(log_base)
 

@@ -32,9 +32,9 @@ __all__ = [
     "write_once",
 ]
 
-# Reads of a file that another machine replaces meanwhile, before the error is passed on.
+# Attempts to read a file that another machine replaces meanwhile.
 _READS = 5
-# Bytes that are hashed at once: nothing interrupts the hash of a map of hundreds of gigabytes.
+# Bytes that are hashed at once: the hash of one large buffer cannot be interrupted.
 _HASHED_TOGETHER = 2**26
 
 

@@ -20,7 +20,7 @@ from evaluation.training.recipe import Recipe
 
 __all__ = ["EpochDraw", "crop_and_flip", "resize_crops", "resized_boxes"]
 
-# Width over height of a resized crop at most, and one over it at least.
+# Largest ratio of width and height of a resized crop, either way.
 _MOST_STRETCHED = 4 / 3
 
 
@@ -144,7 +144,7 @@ def resized_boxes(
     """
     area = (least + (1.0 - least) * draw[:, 0]) * height * width
     stretch = math.log(_MOST_STRETCHED)
-    # A box of this area is as wide as the image at the one end, as high at the other.
+    # At the limits, a box of this area is as high as the image, or as wide.
     lowest = np.maximum(-stretch, np.log(area / height**2))
     highest = np.maximum(np.minimum(stretch, np.log(width**2 / area)), lowest)
     ratio = np.exp(lowest + (highest - lowest) * draw[:, 1])

@@ -112,7 +112,7 @@ class Weights:
         published = self._published
         if published is not None and published.classes != classes:
             raise ValueError(
-                f"weights {self.source!r} tell {published.classes} classes apart, the images have "
+                f"weights {self.source!r} are for {published.classes} classes, the images have "
                 f"{classes}: take images of the same classes in the same order, or train here "
                 "(without --weights)"
             )

@@ -57,8 +57,8 @@ def _listing(kind: Any, name: str, title: str, request: Request) -> Listing:
         sets = [kind(str(root), train=train, download=True) for train in (True, False)]
     except Exception as error:
         raise DatasetError(
-            f"{title} could not be had in {str(root)!r} ({error}): torchvision downloads it "
-            "once; where there is no network, put the images in folders and use folder:PATH"
+            f"{title} could not be loaded from {str(root)!r} ({error}): torchvision downloads it "
+            "once; without a network, put the images in folders and use folder:PATH"
         ) from error
     train, test = (
         SplitListing(

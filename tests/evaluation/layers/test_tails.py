@@ -129,7 +129,7 @@ class _Depends(_Around):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (_Around, "something goes around layer 'inner'"),
+        (_Around, "a path avoids layer 'inner'"),
         (_Again, "weights before layer 'inner' are used again after it"),
         (_Depends, "torch.fx cannot follow _Depends.forward"),
     ],

@@ -133,7 +133,7 @@ def test_another_normalisation_is_named():
 
 def test_published_weights_of_other_classes_are_refused_before_they_are_fetched():
     weights = Weights("resnet18", "torchvision:DEFAULT")
-    with pytest.raises(ValueError, match="tell 1000 classes apart, the images have 8"):
+    with pytest.raises(ValueError, match="are for 1000 classes, the images have 8"):
         weights.network(8, SIZE)
 
 
