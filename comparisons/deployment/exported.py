@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal.export.float16 import write_float16
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
@@ -156,7 +157,7 @@ def rows(folder: Path) -> Iterator[dict[str, object]]:
     Args:
         folder: Where the files are written.
     """
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     for name, (build, draw) in NETWORKS.items():
         network, images = build(), draw()
         seen, others = images[:SEEN], images[SEEN:]
@@ -169,7 +170,7 @@ def rows(folder: Path) -> Iterator[dict[str, object]]:
                 ranks = rank_correlations(session(mapped, 2), session(files[1], 2), others)
                 for threads in THREADS if precision == "float32" else THREADS[:1]:
                     one, two = (session(path, threads) for path in files)
-                    taken = beside(
+                    taken = added_time(
                         partial(one.run, None, feed), partial(two.run, None, feed), ROUNDS
                     )
                     yield {

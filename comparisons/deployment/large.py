@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from comparisons.deployment.turns import surroundings
+from evaluation.hardware import machine_facts
 from fastsal import SMOEScale
 from reports.pictures.photographs import efficientnet_lite0
 
@@ -25,7 +25,7 @@ PACKAGES = ("fastsal", "torch", "numba")
 
 def rows() -> Iterator[dict[str, object]]:
     """Yield a row for each side, in tiles and whole."""
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     for side, tiled in RUNS:
         command = [sys.executable, "-m", "comparisons.deployment.large", str(side)]
         done = subprocess.run(

@@ -8,7 +8,8 @@ from itertools import cycle
 import torch
 
 from comparisons.deployment.exported import patches
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.attribution import video
@@ -21,7 +22,7 @@ PACKAGES = ("fastsal", "torch", "numba")
 
 def rows() -> Iterator[dict[str, object]]:
     """Yield a row for each network and number of threads: one frame at a time."""
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     frames = patches(FRAMES, SIZE, 0)
     before = torch.get_num_threads()
     for name in NETWORKS:
@@ -35,7 +36,7 @@ def rows() -> Iterator[dict[str, object]]:
                 with torch.inference_mode():
                     return network(next(shown))  # noqa: B023
 
-            taken = beside(alone, maps.__next__, ROUNDS)
+            taken = added_time(alone, maps.__next__, ROUNDS)
             yield {
                 "network": name,
                 "size": SIZE,

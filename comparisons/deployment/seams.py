@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from comparisons.deployment.turns import surroundings
+from evaluation.hardware import machine_facts
 from fastsal import SMOEScale
 from fastsal.images.files import read_photograph
 from reports.pictures.photographs import efficientnet_lite0, photographs
@@ -19,7 +19,7 @@ PACKAGES = ("fastsal", "torch", "timm")
 
 def rows() -> Iterator[dict[str, object]]:
     """Yield a row for each photograph and overlap."""
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     network = efficientnet_lite0()
     places = torch.arange(SIDE)
     beside = ((places % TILE < NEAR) | (places % TILE >= TILE - NEAR)) & (places >= NEAR)

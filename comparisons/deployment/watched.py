@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparisons.deployment.exported import patches
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal import watch
 
@@ -23,13 +24,13 @@ PACKAGES = ("fastsal", "torch", "numba")
 
 def rows() -> Iterator[dict[str, object]]:
     """Yield a row for each interval: a training step, and passes of a network of one layer."""
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     for every in EVERY:
         model = build_network(NETWORK, 1000, 0, size=(SIZE, SIZE)).train()
         step = training_step(model, patches(IMAGES, SIZE, 0))
-        taken = beside(step, _watched(model, every, step), ROUNDS)
+        taken = added_time(step, _watched(model, every, step), ROUNDS)
         yield {
             "network": NETWORK,
             "images": IMAGES,
@@ -95,5 +96,5 @@ def hook_microseconds() -> float:
         with watched:
             calls()
 
-    taken = beside(calls, run, 21)
+    taken = added_time(calls, run, 21)
     return taken.first_processor_ms * taken.processor.median / 100 * 1000 / CALLS

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.image_parts import area_parts, information_parts
+from evaluation.scoring.contributions import area_contributions, information_contributions
 from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
 from evaluation.storage.records import unpack_bits
 from reports.records.run import Run
@@ -63,7 +63,7 @@ class Answers:
         found = {mode: self._of_mode(method, mode, seeds) for mode in modes}
         if any(bits is None for bits in found.values()):
             return None
-        own = area_parts(kar=found.get("kar"), roar=found.get("roar"))
+        own = area_contributions(kar=found.get("kar"), roar=found.get("roar"))
         if reference is None:
             return own
         other = self.area(reference, modes, seeds)
@@ -85,7 +85,7 @@ class Answers:
         if kar is None or roar is None or other_kar is None or other_roar is None:
             return None
         try:
-            return information_parts(
+            return information_contributions(
                 kar=kar, roar=roar, random_kar=other_kar, random_roar=other_roar
             )
         except ValueError:

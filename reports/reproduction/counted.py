@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from evaluation.profiling.operations import paper_operations
+from evaluation.profiling.smoe_scale_steps import paper_operations
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale, gamma_scale, smoe_scale
 from reports.paper import table_6

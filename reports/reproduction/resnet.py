@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 from captum.attr import Saliency
@@ -12,30 +12,18 @@ from torch import nn
 
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.profiling.profile import count
+from evaluation.profiling.smoe_scale_steps import (
+    StepOperations,
+    count_combination,
+    count_map_steps,
+)
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale
-from fastsal.maps.combination import combine
-from fastsal.maps.normalization import gaussian
-from fastsal.statistics.smoe import smoe_scale
 
-__all__ = ["SIZE", "Counted", "Steps", "as_he_et_al", "count_resnet50"]
+__all__ = ["SIZE", "Counted", "as_he_et_al", "count_resnet50"]
 
 SIZE = (224, 224)
 _CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Operations of the steps of SMOE Scale, all scales together."""
-
-    statistic: int
-    normalization: int
-    combination: int
-
-    @property
-    def total(self) -> int:
-        """Of the three."""
-        return self.statistic + self.normalization + self.combination
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class Counted:
         shapes: (channels, height, width) of each scale, the shallowest first.
         forward: of the plain pass.
         he_et_al: multiply-adds of the same network with its strides where He et al. have them.
-        steps: of our code, step by step.
+        steps: of our code, step by step, all scales together.
         added: by a whole map, beyond the plain pass.
         gradient_added: by the gradient of a class's score by the image, beyond the plain pass.
         scratch_bytes: storages that a map holds beyond the plain pass, besides the map.
@@ -56,7 +44,7 @@ class Counted:
     shapes: tuple[tuple[int, int, int], ...]
     forward: Operations
     he_et_al: int
-    steps: Steps
+    steps: StepOperations
     added: Operations
     gradient_added: Operations
     scratch_bytes: int
@@ -109,12 +97,6 @@ def as_he_et_al(network: nn.Module) -> nn.Module:
     return network
 
 
-def _steps(shapes: tuple[tuple[int, int, int], ...]) -> Steps:
-    activations = [torch.rand(1, *shape) for shape in shapes]
-    values = [smoe_scale(tensor) for tensor in activations]
-    maps = [gaussian(value) for value in values]
-    return Steps(
-        statistic=sum(count_operations(partial(smoe_scale, each)).other for each in activations),
-        normalization=sum(count_operations(partial(gaussian, each)).other for each in values),
-        combination=count_operations(lambda: combine(maps, [1.0] * len(maps), SIZE)).other,
-    )
+def _steps(shapes: tuple[tuple[int, int, int], ...]) -> StepOperations:
+    statistics, normalizations = zip(*map(count_map_steps, shapes), strict=True)
+    return StepOperations(sum(statistics), sum(normalizations), count_combination(shapes, SIZE))

@@ -7,7 +7,6 @@ import pytest
 
 from comparisons.deployment import command
 from comparisons.deployment.tables import TABLES
-from comparisons.deployment.turns import beside
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "reports" / "runs" / "deployment").glob("*.csv"))
@@ -40,11 +39,3 @@ def test_a_measurement_is_written_and_printed(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main(["seems"])
     assert "'seems' is none of exported, large" in capsys.readouterr().err
-
-
-def test_works_are_timed_in_turns_that_change():
-    ran = []
-    taken = beside(lambda: ran.append("first"), lambda: ran.append("second"), 4)
-    # Two calls of each to warm up, then pairs whose order changes.
-    assert ran[4:] == ["second", "first", "first", "second"] * 2
-    assert taken.clock.low <= taken.clock.median <= taken.clock.high
