@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports.records.tables import Estimate
+from reports.records.estimates import Estimate
 
 __all__ = [
     "digits",

@@ -20,12 +20,12 @@ from evaluation.scoring.significance import (
 )
 from reports.analysis.overview import REFERENCES, SumsRow
 from reports.records.correctness import Answers, Parts, numbered, read_answers, resampled
+from reports.records.estimates import Estimate, Sums, differences, over_seeds
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Sums, differences, over_seeds
 
 __all__ = ["SCORES", "SCORE_TITLES", "Against", "Certainty", "Needed", "Ranked", "certainty"]
 
-# Modes of each score, by its name in `reports.records.tables.Sums`.
+# Modes of each score, by its name in `reports.records.estimates.Sums`.
 SCORES: dict[str, tuple[str, ...]] = {"kar": ("kar",), "roar": ("roar",), "total": ("kar", "roar")}
 SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 _RANDOM = "random"

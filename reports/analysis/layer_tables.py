@@ -11,7 +11,7 @@ import pandas as pd
 
 from evaluation.scoring.scores import difference_score, information_score, t_interval
 from reports.paper import table_4
-from reports.records.tables import Estimate
+from reports.records.estimates import Estimate
 
 __all__ = ["MODES", "RANDOM", "LayerTable", "Measured", "measured", "printed"]
 
@@ -109,7 +109,7 @@ def measured(records: pd.DataFrame, layers: Sequence[str], statistics: Sequence[
     """The accuracies of a run.
 
     Args:
-        records: as `reports.records.tables.records_frame`, one record a number.
+        records: as `reports.records.frames.records_frame`, one record a number.
         layers: the plan's layers, the shallowest first.
         statistics: the plan's statistics.
     """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
 from reports.formatting import percent, trace
+from reports.records.estimates import Estimate, Place, Sums, sums
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Place, Sums, sums
 
 __all__ = [
     "REFERENCES",

@@ -11,8 +11,9 @@ import pandas as pd
 
 from evaluation.scoring.significance import kendall_tau
 from reports.analysis.certainty import SCORES
+from reports.records.estimates import over_seeds, seed_sums
+from reports.records.frames import TRACK_COLUMNS
 from reports.records.run import Run
-from reports.records.tables import TRACK_COLUMNS, over_seeds, seed_sums
 
 __all__ = ["Agreement", "agreement", "agreements"]
 
@@ -49,7 +50,7 @@ def agreement(
     """How far the order of the methods is the same in every group of records.
 
     Args:
-        records: as `reports.records.tables.records_frame`, one record a number in each group.
+        records: as `reports.records.frames.records_frame`, one record a number in each group.
         fractions: the fractions that scores run over.
         by: the column whose values make the groups.
         title: what the groups differ in; `by` where it is empty.

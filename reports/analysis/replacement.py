@@ -12,8 +12,8 @@ from typing import Any
 
 from reports.analysis.certainty import SCORES
 from reports.records.correctness import numbered, read_answers, resampled
+from reports.records.estimates import Estimate, Sums, differences, sums
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Sums, differences, sums
 
 __all__ = ["Replacement", "gains", "replacements", "verdict"]
 

@@ -11,8 +11,9 @@ from scipy.stats import kendalltau, rankdata
 
 from evaluation.masking.tracks import BLURRED, Track
 from evaluation.scoring.scores import t_interval
+from reports.records.estimates import Estimate, seed_sums
+from reports.records.frames import TRACK_COLUMNS, of_track
 from reports.records.run import Method, Run
-from reports.records.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
 
 __all__ = ["Change", "ChangedRow", "track_changes"]
 

@@ -11,8 +11,8 @@ from reports.analysis.certainty import Certainty
 from reports.analysis.overview import Costs, SumsRow, time_metric
 from reports.figures import drawing
 from reports.formatting import share
+from reports.records.estimates import Estimate, Place
 from reports.records.run import GROUPS, Method, Run
-from reports.records.tables import Estimate, Place
 
 __all__ = [
     "Chart",

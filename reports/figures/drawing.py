@@ -18,8 +18,8 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from evaluation.scoring.scores import t_interval
 from reports.figures.labels import label_points
+from reports.records.estimates import Estimate
 from reports.records.run import Method
-from reports.records.tables import Estimate
 
 __all__ = ["CONTROL_STYLES", "curves", "forest", "scatter", "svg_uri"]
 

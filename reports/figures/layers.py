@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable
 from reports.figures.drawing import svg_uri
-from reports.records.tables import Estimate
+from reports.records.estimates import Estimate
 
 __all__ = ["accuracy_figure", "difference_figure", "svg_uri"]
 

@@ -28,8 +28,8 @@ from reports.pages.layers import layers_context
 from reports.pages.measures import DESCRIPTIONS, measures_context
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
+from reports.records.estimates import accuracies, levels, per_method, unmasked
 from reports.records.run import GROUPS, Method, Run, read_run
-from reports.records.tables import accuracies, levels, per_method, unmasked
 
 __all__ = ["build", "render", "write_records"]
 

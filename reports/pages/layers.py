@@ -17,8 +17,8 @@ from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
 from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
+from reports.records.estimates import Estimate, unmasked
 from reports.records.run import GROUPS, Run
-from reports.records.tables import Estimate, unmasked
 
 __all__ = ["layers_context"]
 

@@ -14,8 +14,8 @@ from reports.figures import drawing
 from reports.figures.charts import Chart
 from reports.figures.measures import measures_figure
 from reports.formatting import percent
+from reports.records.estimates import Estimate, estimate
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, estimate
 
 __all__ = ["DESCRIPTIONS", "Column", "measures_context"]
 

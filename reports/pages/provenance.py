@@ -10,8 +10,8 @@ import pandas as pd
 from evaluation.masking.tracks import Track
 from evaluation.training.recipe import RECIPES, Recipe, name_of
 from reports.formatting import duration, slug, trace
+from reports.records.frames import TRACK_COLUMNS
 from reports.records.run import Run
-from reports.records.tables import TRACK_COLUMNS
 
 __all__ = ["set_up", "traced"]
 

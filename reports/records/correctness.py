@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from evaluation.scoring.image_parts import area_parts, information_parts
 from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
 from evaluation.storage.records import unpack_bits
+from reports.records.estimates import Estimate
 from reports.records.run import Run
-from reports.records.tables import Estimate
 
 __all__ = ["Answers", "Parts", "read_answers", "resampled"]
 

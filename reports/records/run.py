@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from evaluation.masking.tracks import Track
 from evaluation.storage.archive import RunFiles, open_run
 from evaluation.storage.records import CellResult
+from reports.records.estimates import unmasked
+from reports.records.frames import conflicts, drop_superseded, of_track, records_frame
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
-from reports.records.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
 

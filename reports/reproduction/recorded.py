@@ -14,8 +14,8 @@ from reports.analysis.layer_tables import RANDOM, LayerTable, measured
 from reports.analysis.replacement import gains, replacements
 from reports.formatting import digits, spread
 from reports.paper import table_5
+from reports.records.estimates import Estimate
 from reports.records.run import Run
-from reports.records.tables import Estimate
 from reports.reproduction.claims import Claim, nearest, of_kind, section
 from reports.reproduction.counted import GRADIENT, MEMORY_BYTES, OVERHEAD, SMOOTHGRAD
 

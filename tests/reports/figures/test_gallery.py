@@ -15,8 +15,8 @@ from reports.figures.charts import curve_charts, pareto_front
 from reports.figures.drawing import curves, forest, scatter, svg_uri
 from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.figures.labels import label_points
+from reports.records.estimates import Estimate, unmasked
 from reports.records.run import Run, read_run
-from reports.records.tables import Estimate, unmasked
 
 
 def decoded(uri: str | None) -> np.ndarray:

@@ -9,18 +9,9 @@ import pytest
 
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
+from reports.records.estimates import accuracies, differences, levels, per_method, sums, unmasked
+from reports.records.frames import conflicts, drop_superseded, records_frame
 from reports.records.run import read_run
-from reports.records.tables import (
-    accuracies,
-    conflicts,
-    differences,
-    drop_superseded,
-    levels,
-    per_method,
-    records_frame,
-    sums,
-    unmasked,
-)
 
 FRACTIONS = (0.1, 0.5, 0.9)
 # Student's t, two-sided 95 %, one degree of freedom, from a printed table.

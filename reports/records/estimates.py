@@ -1,46 +1,32 @@
-"""Records as data frames, and the tables of the paper made from them."""
+"""Estimates over seeds: accuracies, sums and differences, as the paper's tables have them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from evaluation.masking.tracks import Track
 from evaluation.scoring.scores import kar_score, level, roar_score, t_interval
-from evaluation.storage.records import CellResult, Record
+from reports.records.frames import of_metric
 
 __all__ = [
-    "TRACK_COLUMNS",
     "Estimate",
+    "Place",
     "Sums",
     "accuracies",
-    "conflicts",
     "differences",
-    "drop_superseded",
     "estimate",
     "levels",
-    "of_track",
     "over_seeds",
     "per_method",
-    "records_frame",
     "seed_sums",
     "sums",
     "unmasked",
 ]
 
-_COLUMNS = [field.name for field in fields(Record)]
-# How ROAR and KAR were read; the fields of a track.
-TRACK_COLUMNS = [field.name for field in fields(Track)]
-# What makes two records the same number.
-_KEY = ["dataset", "model", "method", "mode", "fraction", "layer", "metric", "seed"]
-_KEY += TRACK_COLUMNS
-
-_MOST_CONFLICTS = 5
-
+# Method, mode and fraction.
 Place = tuple[str, str, float]
 
 
@@ -82,72 +68,6 @@ class Sums:
     total: Estimate | None
 
 
-def records_frame(results: Iterable[CellResult]) -> pd.DataFrame:
-    """One row a record, a column a field; parameters as JSON text.
-
-    Args:
-        results: finished cells, older ones first.
-
-    Returns:
-        A frame of 18 columns; `seed` is a nullable integer, a missing fraction NaN.
-
-    >>> records_frame([]).shape
-    (0, 18)
-    """
-    rows = [
-        {name: getattr(record, name) for name in _COLUMNS}
-        | {"parameters": json.dumps(dict(record.parameters), sort_keys=True)}
-        for result in results
-        for record in result.records
-    ]
-    frame = pd.DataFrame(rows, columns=_COLUMNS)
-    numbers = {"fraction": "float64", "value": "float64", "seed": "Int64", "recursive": "bool"}
-    typed: pd.DataFrame = frame.astype({name: numbers.get(name, "string") for name in _COLUMNS})
-    return typed
-
-
-def drop_superseded(records: pd.DataFrame) -> pd.DataFrame:
-    """Where two cells measured the same number, the later one's record alone."""
-    latest: pd.DataFrame = records.drop_duplicates(_KEY, keep="last").reset_index(drop=True)
-    return latest
-
-
-def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
-    """The records of one track, and those that no track changes: of networks without a mask.
-
-    Args:
-        records: as `records_frame`.
-        track: how ROAR and KAR were read.
-
-    Returns:
-        The rows, in their order.
-    """
-    same = pd.Series(True, index=records.index)
-    for name, value in asdict(track).items():
-        same &= records[name] == value
-        if name == "fill":  # a map, and what it costs, knows nothing of what is done with it
-            same |= records["mode"] == "unmasked"
-    found: pd.DataFrame = records[same | (records["method"] == "none")]
-    return found
-
-
-def conflicts(records: pd.DataFrame) -> list[str]:
-    """One sentence for each number that several cells measured, a few of them spelt out."""
-    # How long a training waited is no such number: trainings of several kinds share its place.
-    numbers = records[records["metric"] != "data_wait_share"]
-    repeated = numbers[numbers.duplicated(_KEY, keep=False)]
-    found = [
-        f"{len(group)} cells measured the {key[6]} of {key[2]}, {key[3]}"
-        f"{'' if pd.isna(key[4]) else f' {100 * key[4]:g} %'}"
-        f"{'' if pd.isna(key[7]) else f', seed {key[7]}'}: {', '.join(group['cell'])}. The "
-        "directory holds runs of different plans; the page shows the latest cell's."
-        for key, group in repeated.groupby(_KEY, dropna=False, sort=False)
-        if isinstance(key, tuple)
-    ]
-    more = len(found) - _MOST_CONFLICTS
-    return found[:_MOST_CONFLICTS] + ([f"So did they for {more} more numbers."] if more > 0 else [])
-
-
 def estimate(rows: pd.DataFrame) -> Estimate:
     """Mean and interval of the values of some records, one a seed.
 
@@ -170,7 +90,7 @@ def estimate(rows: pd.DataFrame) -> Estimate:
 
 def unmasked(records: pd.DataFrame) -> Estimate | None:
     """The accuracy without any masking, or None before it was measured."""
-    rows = _of_metric(records, "accuracy")
+    rows = of_metric(records, "accuracy")
     rows = rows[rows["mode"] == "unmasked"]
     return estimate(rows) if len(rows) else None
 
@@ -185,7 +105,7 @@ def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, E
     Returns:
         Estimates by ``(method, mode, fraction)``.
     """
-    rows = _of_metric(records, metric)
+    rows = of_metric(records, metric)
     rows = rows[rows["mode"].isin(["roar", "kar"])]
     return {
         (str(method), str(mode), float(fraction)): estimate(group.sort_values("seed"))
@@ -195,7 +115,7 @@ def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, E
 
 def levels(records: pd.DataFrame, chance: float | None) -> dict[Place, Estimate]:
     """As `accuracies`, on the scale from chance (0) to the same seed's unmasked accuracy (1)."""
-    rows = _of_metric(records, "accuracy")
+    rows = of_metric(records, "accuracy")
     whole = rows[rows["mode"] == "unmasked"].set_index("seed")["value"].to_dict()
     if chance is None or not all(value > chance for value in whole.values()):
         return {}
@@ -219,7 +139,7 @@ def sums(records: pd.DataFrame, fractions: Sequence[float]) -> dict[str, Sums]:
     Returns:
         Sums by method.
     """
-    rows = _of_metric(records, "accuracy")
+    rows = of_metric(records, "accuracy")
     return {
         str(method): Sums(
             kar=over_seeds(seed_sums(group, fractions, ("kar",))),
@@ -247,7 +167,7 @@ def differences(
     Returns:
         Differences by method, `reference` left out; empty where nothing can be paired.
     """
-    rows = _of_metric(records, "accuracy")
+    rows = of_metric(records, "accuracy")
     base = seed_sums(rows[rows["method"] == reference], fractions, modes)
     found = {}
     for method, group in rows[~rows["method"].isin(["none", reference])].groupby("method"):
@@ -265,7 +185,7 @@ def differences(
 
 def per_method(records: pd.DataFrame, metric: str) -> dict[str, Estimate]:
     """Estimates of a metric that does not depend on mode and fraction, by method."""
-    rows = _of_metric(records, metric)
+    rows = of_metric(records, metric)
     return {str(method): estimate(group) for method, group in rows.groupby("method")}
 
 
@@ -315,9 +235,3 @@ def over_seeds(by_seed: Mapping[int, tuple[float, tuple[str, ...]]]) -> Estimate
     return Estimate(
         float(np.mean(values)), t_interval(values), tuple(by_seed), tuple(cells), values=values
     )
-
-
-def _of_metric(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    # Inside the network (a layer) is another experiment than on the input.
-    rows: pd.DataFrame = records[(records["metric"] == metric) & records["layer"].isna()]
-    return rows
