@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evaluation.profiling.timing import Interval
-from reports.analysis.cost_tables import REFERENCE, CostTables, Setting
+from reports.analysis.cost_rows import Setting
+from reports.analysis.cost_tables import REFERENCE, CostTables
 
 __all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]
 

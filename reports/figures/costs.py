@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from reports.analysis.cost_tables import NETWORK_ALONE, CountRow, TimeTable
+from reports.analysis.cost_rows import NETWORK_ALONE, CountRow, TimeTable
 from reports.formatting import quantity
 
 __all__ = ["added_time_figure", "memory_figure"]

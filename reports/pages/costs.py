@@ -8,15 +8,8 @@ from typing import Any
 
 from evaluation.profiling.timing import Interval
 from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
-from reports.analysis.cost_tables import (
-    NETWORK_ALONE,
-    CostTables,
-    Ratio,
-    Setting,
-    TimeRow,
-    TimeTable,
-    cost_tables,
-)
+from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
+from reports.analysis.cost_tables import CostTables, cost_tables
 from reports.figures import drawing
 from reports.figures.charts import Chart
 from reports.figures.costs import added_time_figure, memory_figure

@@ -10,9 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fastsal.registry import Registry
 from reports.records.run import Run
 
-__all__ = ["OWN_COMMAND", "SECTIONS", "Claim", "Claims", "nearest", "of_kind", "section"]
+__all__ = [
+    "OWN_COMMAND",
+    "SECTIONS",
+    "Claim",
+    "Claims",
+    "command_of",
+    "nearest",
+    "of_kind",
+    "section",
+]
 
 OWN_COMMAND = "python -m reports.reproduction"
 
@@ -76,14 +86,14 @@ class Claim:
 
 
 Claims = Callable[[Sequence[Run]], Iterable[Claim]]
-SECTIONS: dict[str, Claims] = {}
+SECTIONS: Registry[Claims] = Registry("section of claims")
 
 
 def section(title: str) -> Callable[[Claims], Claims]:
     """Register a function from the runs at hand to the claims of a section, under its heading."""
 
     def register(claims: Claims) -> Claims:
-        SECTIONS[title] = claims
+        SECTIONS.register(title, claims)
         return claims
 
     return register
@@ -92,6 +102,11 @@ def section(title: str) -> Callable[[Claims], Claims]:
 def of_kind(runs: Iterable[Run], kind: str) -> list[Run]:
     """The runs of a kind: ``"run"``, ``"layers"`` or ``"profile"``."""
     return [run for run in runs if run.kind == kind]
+
+
+def command_of(run: Run) -> str:
+    """The command that started a run, or the one that makes its page where that is not known."""
+    return run.command or f"python -m reports {run.files.root}"
 
 
 def nearest(ours: float, low: float, high: float) -> float:
