@@ -19,15 +19,12 @@ from evaluation.scoring.significance import (
     wilcoxon_floor,
 )
 from reports.analysis.overview import REFERENCES, SumsRow
-from reports.records.correctness import Answers, Parts, numbered, read_answers, resampled
-from reports.records.estimates import Estimate, Sums, differences, over_seeds
+from reports.records.correctness import Answers, Parts, read_answers, resampled
+from reports.records.estimates import SCORE_TITLES, SCORES, Estimate, Sums, over_seeds
 from reports.records.run import Method, Run
 
-__all__ = ["SCORES", "SCORE_TITLES", "Against", "Certainty", "Needed", "Ranked", "certainty"]
+__all__ = ["Against", "Certainty", "Needed", "Ranked", "certainty"]
 
-# Modes of each score, by its name in `reports.records.estimates.Sums`.
-SCORES: dict[str, tuple[str, ...]] = {"kar": ("kar",), "roar": ("roar",), "total": ("kar", "roar")}
-SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 _RANDOM = "random"
 
 # Control or None, method, and score.
@@ -139,17 +136,16 @@ def certainty(run: Run, rows: Sequence[SumsRow]) -> Certainty:
         for score, modes in SCORES.items():
             estimate: Estimate | None = getattr(row.sums, score)
             if estimate is not None:
-                parts = answers.area(row.method.name, modes, numbered(estimate))
+                parts = answers.area(row.method.name, modes, estimate.numbered_seeds)
                 wanted[None, row.method.name, score] = estimate, parts
     for reference in references:
         for score, modes in SCORES.items():
-            paired = differences(run.records, run.fractions, reference, modes)
-            for name, estimate in paired.items():
-                parts = answers.area(name, modes, numbered(estimate), reference)
+            for name, estimate in run.differences(reference, score).items():
+                parts = answers.area(name, modes, estimate.numbered_seeds, reference)
                 wanted[reference, name, score] = estimate, parts
     if _RANDOM in references:
         for name, estimate in _information(run).items():
-            parts = answers.information(name, _RANDOM, numbered(estimate))
+            parts = answers.information(name, _RANDOM, estimate.numbered_seeds)
             wanted[_RANDOM, name, "information"] = estimate, parts
     found = resampled(answers, wanted)
     seeds = {
@@ -205,11 +201,11 @@ def _ranking(rows: Sequence[SumsRow], score: str, answers: Answers) -> list[Rank
     several: list[tuple[Method, Estimate]] = []
     for row in rows:
         estimate: Estimate | None = getattr(row.sums, score)
-        if estimate is not None and len(numbered(estimate)) > 1:
+        if estimate is not None and len(estimate.numbered_seeds) > 1:
             several.append((row.method, estimate))
     if len(several) < 2:
         return []
-    shared = sorted(set.intersection(*(set(numbered(estimate)) for _, estimate in several)))
+    shared = sorted(set.intersection(*(set(estimate.numbered_seeds) for _, estimate in several)))
     known: list[tuple[Method, Estimate, Parts]] = []
     for method, estimate in several:
         parts = answers.area(method.name, SCORES[score], shared)
@@ -268,9 +264,9 @@ def _needed(run: Run, references: Sequence[str]) -> Iterator[Needed]:
                     difference = own[seed][place][0] - base[seed][place][0]
                     by_place.setdefault((name, place), []).append(difference)
         spreads = {"one accuracy": pooled_deviation(list(by_place.values()))}
-        for score, modes in SCORES.items():
-            paired = differences(run.records, run.fractions, reference, modes)
-            spreads[SCORE_TITLES[score]] = pooled_deviation([e.values for e in paired.values()])
+        for score, title in SCORE_TITLES.items():
+            paired = run.differences(reference, score).values()
+            spreads[title] = pooled_deviation([difference.values for difference in paired])
         for title, deviation in spreads.items():
             if deviation is not None:
                 yield Needed(title, reference, deviation, seeds_needed(deviation))
@@ -278,8 +274,8 @@ def _needed(run: Run, references: Sequence[str]) -> Iterator[Needed]:
 
 def _accuracies(run: Run) -> dict[str, dict[int, dict[Place, tuple[float, str]]]]:
     """``(accuracy, cell)`` by method, seed, and mode and fraction."""
-    rows = run.records
-    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna() & rows["fraction"].notna()]
+    rows = run.accuracy_records
+    rows = rows[rows["fraction"].notna()]
     found: dict[str, dict[int, dict[Place, tuple[float, str]]]] = {}
     for method, seed, mode, fraction, value, cell in zip(
         *(rows[n] for n in ("method", "seed", "mode", "fraction", "value", "cell")), strict=True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
 from reports.formatting import percent, trace
-from reports.records.estimates import Estimate, Place, Sums, sums
+from reports.records.estimates import Estimate, Place, Sums
 from reports.records.run import Method, Run
 
 __all__ = [
@@ -63,9 +63,8 @@ class HeadlineRow:
 
 def ranked_sums(run: Run) -> list[SumsRow]:
     """Every method of the run with its sums, best first, those without a SUM last."""
-    found = sums(run.records, run.fractions)
     rows = [
-        SumsRow(method, found.get(name, Sums(None, None, None)))
+        SumsRow(method, run.sums.get(name, Sums(None, None, None)))
         for name, method in run.methods.items()
     ]
 
@@ -84,7 +83,7 @@ def ranked_by(rows: Iterable[SumsRow]) -> str:
     return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
 
 
-def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> list[str]:
+def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
     """What the run found, in a few sentences made of its records."""
     if run.dataset is None:
         return ["Nothing has been measured yet."]
@@ -97,9 +96,9 @@ def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> lis
             f"{data.get('test')} test images of {size} pixels)"
         )
     said = [f"{len(run.methods)} methods on {run.dataset}{images} with the network {run.model}."]
-    if unmasked is not None:
+    if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
-        said.append(f"Unmasked test accuracy is {percent(unmasked.mean)} %{chance}.")
+        said.append(f"Unmasked test accuracy is {percent(run.unmasked.mean)} %{chance}.")
     totals = {row.method.name: row.sums.total.mean for row in rows if row.sums.total is not None}
     own = [row for row in rows if row.method.name in totals and row.method.group != "control"]
     if own:
@@ -122,8 +121,8 @@ def time_metric(costs: Costs) -> Metric:
 
 
 def headline(
+    run: Run,
     rows: Iterable[SumsRow],
-    mask_only: Mapping[Place, Estimate],
     mask_only_at: tuple[str, float] | None,
     costs: Costs,
 ) -> list[HeadlineRow]:
@@ -140,7 +139,7 @@ def headline(
             lines.append(
                 HeadlineRow(
                     row,
-                    None if place is None else mask_only.get(place),
+                    None if place is None else run.mask_only_accuracies.get(place),
                     "" if place is None else trace("mask_only_accuracy", *place),
                     times.get(name),
                 )
@@ -148,14 +147,14 @@ def headline(
     return lines
 
 
-def best_places(run: Run, found: Mapping[Place, Estimate]) -> set[Place]:
+def best_places(run: Run) -> set[Place]:
     """In each column of the accuracies, the place of the best method that is no control."""
     best = set()
     for mode in run.modes:
         for fraction in run.fractions:
             column = {
                 place: estimate.mean
-                for place, estimate in found.items()
+                for place, estimate in run.accuracies.items()
                 if place[1:] == (mode, fraction) and run.methods[place[0]].group != "control"
             }
             if column:

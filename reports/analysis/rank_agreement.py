@@ -10,9 +10,8 @@ from statistics import mean
 import pandas as pd
 
 from evaluation.scoring.significance import kendall_tau
-from reports.analysis.certainty import SCORES
-from reports.records.estimates import over_seeds, seed_sums
-from reports.records.frames import TRACK_COLUMNS
+from reports.records.estimates import SCORES, over_seeds, seed_sums
+from reports.records.frames import TRACK_COLUMNS, of_metric
 from reports.records.run import Run
 
 __all__ = ["Agreement", "agreement", "agreements"]
@@ -58,7 +57,7 @@ def agreement(
     Returns:
         None where there are not two groups with two methods in both.
     """
-    rows = records[(records["metric"] == "accuracy") & records["layer"].isna()]
+    rows = of_metric(records, "accuracy")
     rows = rows[(rows["method"] != "none") & rows[by].notna()]
     groups = {str(value): group for value, group in rows.groupby(by)}
     tau: dict[str, tuple[float, float]] = {}
@@ -99,8 +98,8 @@ def _scores(
     rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
 ) -> dict[str, float]:
     """The mean over seeds of each method's score."""
-    scores = {
-        str(method): over_seeds(seed_sums(group, fractions, modes))
-        for method, group in rows.groupby("method")
+    return {
+        method: estimate.mean
+        for method, by_seed in seed_sums(rows, fractions, modes).items()
+        if (estimate := over_seeds(by_seed)) is not None
     }
-    return {name: estimate.mean for name, estimate in scores.items() if estimate is not None}

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.analysis.certainty import SCORES
-from reports.records.correctness import numbered, read_answers, resampled
-from reports.records.estimates import Estimate, Sums, differences, sums
+from reports.records.correctness import read_answers, resampled
+from reports.records.estimates import SCORES, Estimate, Sums
 from reports.records.run import Method, Run
 
 __all__ = ["Replacement", "gains", "replacements", "verdict"]
@@ -73,18 +72,16 @@ def gains(run: Run, pairs: Iterable[Pair]) -> dict[tuple[str, str | None, str], 
         answers to every test image are kept, and none for one seed.
     """
     answers = read_answers(run)
-    measured = sums(run.records, run.fractions)
     nothing = Sums(None, None, None)
     wanted = {}
     for first, second in dict.fromkeys(pairs):
         for score, modes in SCORES.items():
             if second is None:
-                estimate: Estimate | None = getattr(measured.get(first, nothing), score)
+                estimate: Estimate | None = getattr(run.sums.get(first, nothing), score)
             else:
-                paired = differences(run.records, run.fractions, second, modes)
-                estimate = paired.get(first)
+                estimate = run.differences(second, score).get(first)
             if estimate is not None:
-                parts = answers.area(first, modes, numbered(estimate), second)
+                parts = answers.area(first, modes, estimate.numbered_seeds, second)
                 wanted[first, second, score] = estimate, parts
     return resampled(answers, wanted)
 

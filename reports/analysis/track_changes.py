@@ -11,20 +11,14 @@ from scipy.stats import kendalltau, rankdata
 
 from evaluation.masking.tracks import BLURRED, Track
 from evaluation.scoring.scores import t_interval
-from reports.records.estimates import Estimate, seed_sums
-from reports.records.frames import TRACK_COLUMNS, of_track
+from reports.records.estimates import SCORES, Estimate, SeedSums, seed_sums
+from reports.records.frames import TRACK_COLUMNS, of_metric, of_track
 from reports.records.run import Method, Run
 
 __all__ = ["Change", "ChangedRow", "track_changes"]
 
 # What methods are ranked by: the first of these that both sides measured.
-_SCORES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("SUM", ("kar", "roar")),
-    ("ROAR score", ("roar",)),
-    ("KAR score", ("kar",)),
-)
-# Sums by seed, each with the cells that it was made of.
-_Seeds = Mapping[int, tuple[float, tuple[str, ...]]]
+_RANKED_BY = {"total": "SUM", "roar": "ROAR score", "kar": "KAR score"}
 
 
 @dataclass(frozen=True)
@@ -85,17 +79,16 @@ def track_changes(run: Run) -> list[Change]:
     Returns:
         A change for each that shares a method with the first track.
     """
-    first = _accuracies(run.records)
     found = []
     for track in _other_tracks(run):
-        records = _accuracies(of_track(run.every_track, track))
+        records = of_metric(of_track(run.every_track, track), "accuracy")
         pairs = {name: (name, name) for name in run.methods}
         taken = int(records["derived_from"].str.startswith("the first track").fillna(False).sum())
         found.append(_change(run, track.title or "as the protocol", track, pairs, records, taken))
     blurred = {
         name: (name, name + BLURRED) for name in run.methods if name + BLURRED in run.methods
     }
-    found.append(_change(run, "maps blurred", None, blurred, first, 0))
+    found.append(_change(run, "maps blurred", None, blurred, run.accuracy_records, 0))
     return [change for change in found if change is not None]
 
 
@@ -120,11 +113,6 @@ def _other_tracks(run: Run) -> list[Track]:
     return sorted(tracks - {run.track}, key=unusual)
 
 
-def _accuracies(records: pd.DataFrame) -> pd.DataFrame:
-    own: pd.DataFrame = records[(records["metric"] == "accuracy") & records["layer"].isna()]
-    return own
-
-
 def _change(
     run: Run,
     title: str,
@@ -133,24 +121,21 @@ def _change(
     records: pd.DataFrame,
     taken_over: int,
 ) -> Change | None:
-    first = _accuracies(run.records)
-    for score, modes in _SCORES:
+    for score, score_title in _RANKED_BY.items():
+        before, after = run.seed_sums[score], seed_sums(records, run.fractions, SCORES[score])
         sides = {
-            name: (
-                seed_sums(first[first["method"] == own], run.fractions, modes),
-                seed_sums(records[records["method"] == other], run.fractions, modes),
-            )
+            name: (before.get(own, {}), after.get(other, {}))
             for name, (own, other) in pairs.items()
         }
         shared = {name: side for name, side in sides.items() if side[0].keys() & side[1].keys()}
         if shared:
             rows, tau = _ranked(run, shared)
-            return Change(title, track, score, tau, rows, taken_over)
+            return Change(title, track, score_title, tau, rows, taken_over)
     return None
 
 
 def _ranked(
-    run: Run, sides: Mapping[str, tuple[_Seeds, _Seeds]]
+    run: Run, sides: Mapping[str, tuple[SeedSums, SeedSums]]
 ) -> tuple[list[ChangedRow], float | None]:
     estimates = {name: _paired(*both) for name, both in sides.items()}
     before = [own.mean for own, _, _ in estimates.values()]
@@ -166,7 +151,7 @@ def _ranked(
     return sorted(rows, key=lambda row: row.rank), None if np.isnan(tau) else tau
 
 
-def _paired(own: _Seeds, other: _Seeds) -> tuple[Estimate, Estimate, Estimate]:
+def _paired(own: SeedSums, other: SeedSums) -> tuple[Estimate, Estimate, Estimate]:
     """Both scores and their difference, over the seeds that both sides have."""
     seeds = tuple(sorted(own.keys() & other.keys()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -11,7 +11,6 @@ from reports.analysis.certainty import Certainty
 from reports.analysis.overview import Costs, SumsRow, time_metric
 from reports.figures import drawing
 from reports.formatting import share
-from reports.records.estimates import Estimate, Place
 from reports.records.run import GROUPS, Method, Run
 
 __all__ = [
@@ -36,10 +35,9 @@ class Chart:
     alt: str
 
 
-def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
+def curve_charts(run: Run) -> Iterator[Chart]:
     """ROAR and KAR curves, a figure a group of methods; a large group is split by family."""
-    rows = run.records
-    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna()]
+    rows = run.accuracy_records
     rows = rows[rows["mode"].isin(list(run.modes))]
     measured = set(rows["method"])
     controls = [method for method in run.in_group("control") if method.name in measured]
@@ -54,7 +52,7 @@ def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
     if not parts and controls:
         parts = [(GROUPS["control"], [])]
     for title, methods in parts:
-        figure = drawing.curves(rows, methods, controls, run.modes, unmasked, run.chance)
+        figure = drawing.curves(rows, methods, controls, run.modes, run.unmasked, run.chance)
         names = ", ".join(method.title for method in (*methods, *controls))
         yield _chart(title, figure, f"Accuracy over the share of the pixels: {names}")
 
@@ -84,14 +82,10 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     )
 
 
-def mask_only_charts(
-    run: Run,
-    found: Mapping[Place, Estimate],
-    mask_only: Mapping[Place, Estimate],
-    unmasked: Estimate | None,
-) -> Iterator[Chart]:
+def mask_only_charts(run: Run) -> Iterator[Chart]:
     """Accuracy from the mask alone against accuracy on masked images, where both are known."""
-    lines = {} if unmasked is None else {"unmasked": 100 * unmasked.mean}
+    found, mask_only = run.accuracies, run.mask_only_accuracies
+    lines = {} if run.unmasked is None else {"unmasked": 100 * run.unmasked.mean}
     lines |= {} if run.chance is None else {"chance": 100 * run.chance}
     for mode, fraction in sorted({place[1:] for place in mask_only}, reverse=True):
         places = {name: (name, mode, fraction) for name in run.methods}

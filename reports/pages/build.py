@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.storage.archive import RunFolder
 from evaluation.storage.records import METRICS
 from evaluation.storage.store import write_atomically
-from reports.analysis.certainty import SCORE_TITLES, certainty
+from reports.analysis.certainty import certainty
 from reports.analysis.overview import (
     best_places,
     headline,
@@ -28,7 +28,7 @@ from reports.pages.layers import layers_context
 from reports.pages.measures import DESCRIPTIONS, measures_context
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
-from reports.records.estimates import accuracies, levels, per_method, unmasked
+from reports.records.estimates import SCORE_TITLES, levels, per_method
 from reports.records.run import GROUPS, Method, Run, read_run
 
 __all__ = ["build", "render", "write_records"]
@@ -103,16 +103,12 @@ def render(run: Run) -> str:
 
 
 def _context(run: Run) -> dict[str, Any]:
-    records = run.records
-    found = accuracies(records)
-    mask_only = accuracies(records, "mask_only_accuracy")
-    mask_only_columns = sorted({place[1:] for place in mask_only}, reverse=True)
+    mask_only_columns = sorted({place[1:] for place in run.mask_only_accuracies}, reverse=True)
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
-    whole = unmasked(records)
     sure = certainty(run, ranked_sums(run))
     rows = sure.rows
     costs = {
-        metric.name: per_method(records, metric.name)
+        metric.name: per_method(run.records, metric.name)
         for metric in METRICS.values()
         if metric.unit != "1" and metric.name not in DESCRIPTIONS
     }
@@ -120,27 +116,27 @@ def _context(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "title": f"ROAR and KAR: {', '.join(subject)}",
-        "summary": summary(run, rows, whole),
-        "headline": headline(rows, mask_only, mask_only_at, costs),
+        "summary": summary(run, rows),
+        "headline": headline(run, rows, mask_only_at, costs),
         "ranked_by": ranked_by(rows),
         "mask_only_at": mask_only_at,
         "time_metric": time_metric(costs),
-        "curves": list(curve_charts(run, whole)),
+        "curves": list(curve_charts(run)),
         "sums": rows,
         "certainty": sure,
         "agreements": agreements(run),
         "forest": forest_chart(run, sure),
         "replaced": replacements(run),
         "verdict": verdict,
-        "accuracies": found,
-        "levels": levels(records, run.chance),
-        "best": best_places(run, found),
-        "unmasked": whole,
-        "measured": sum(place[2] in run.fractions for place in found),
+        "accuracies": run.accuracies,
+        "levels": levels(run.records, run.chance),
+        "best": best_places(run),
+        "unmasked": run.unmasked,
+        "measured": sum(place[2] in run.fractions for place in run.accuracies),
         "planned": len(run.methods) * len(run.modes) * len(run.fractions),
-        "mask_only": mask_only,
+        "mask_only": run.mask_only_accuracies,
         "mask_only_columns": mask_only_columns,
-        "mask_only_charts": list(mask_only_charts(run, found, mask_only, whole)),
+        "mask_only_charts": list(mask_only_charts(run)),
         **_pictures(read_gallery(run)),
         "costs": costs,
         "cost_metrics": [

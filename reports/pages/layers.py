@@ -17,7 +17,6 @@ from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
 from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
-from reports.records.estimates import Estimate, unmasked
 from reports.records.run import GROUPS, Run
 
 __all__ = ["layers_context"]
@@ -34,14 +33,13 @@ def layers_context(run: Run) -> dict[str, Any]:
     """
     statistics = [name for name in run.methods if name != RANDOM]
     table = measured(run.records, run.layers, statistics)
-    whole = unmasked(run.records)
     titles = {name: method.title for name, method in run.methods.items()}
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     papers = {dataset: printed(dataset) for dataset in DATASETS}
     return {
         "run": run,
         "title": f"Inside the network: {', '.join(subject)}",
-        "summary": _summary(run, table, whole),
+        "summary": _summary(run, table),
         "table": table,
         "titles": titles,
         "modes": MODES,
@@ -61,7 +59,7 @@ def layers_context(run: Run) -> dict[str, Any]:
         "paper_scores": _paper_scores(papers),
         "paper_name": TITLES,
         "agreement": _agreement(table, papers),
-        "figures": _figures(run, table, titles, whole),
+        "figures": _figures(run, table, titles),
         "paper_figures": {name: _paper_figures(name) for name in papers},
         "weights": [(layer, table.difference(_WEIGHED, [layer])) for layer in run.layers],
         "prior": PRIOR_WEIGHTS,
@@ -69,7 +67,7 @@ def layers_context(run: Run) -> dict[str, Any]:
             papers["ImageNet"].difference(TITLES[_WEIGHED], [layer])
             for layer in papers["ImageNet"].layers
         ],
-        "unmasked": whole,
+        "unmasked": run.unmasked,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
@@ -77,7 +75,7 @@ def layers_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _summary(run: Run, table: LayerTable, whole: Estimate | None) -> list[str]:
+def _summary(run: Run, table: LayerTable) -> list[str]:
     if not table.by_seed:
         return ["Nothing is measured yet."]
     seeds = len(table.by_seed)
@@ -90,7 +88,8 @@ def _summary(run: Run, table: LayerTable, whole: Estimate | None) -> list[str]:
         f"{seeds} seed{'s' if seeds > 1 else ''}"
         f"{', so that no number has an interval' if seeds == 1 else ''}.",
     ]
-    if whole is not None:
+    if run.unmasked is not None:
+        whole = run.unmasked
         sentences.append(f"Unmasked: {percent(whole.mean)} %{spread(whole, 100, 1)}.")
     best = [name for name in table.ranked if table.difference(name) is not None]
     if best:
@@ -147,12 +146,10 @@ def _agreement(table: LayerTable, papers: Mapping[str, LayerTable]) -> list[dict
     return found
 
 
-def _figures(
-    run: Run, table: LayerTable, titles: Mapping[str, str], whole: Estimate | None
-) -> list[Chart]:
+def _figures(run: Run, table: LayerTable, titles: Mapping[str, str]) -> list[Chart]:
     if not table.by_seed:
         return []
-    base = None if whole is None else whole.mean
+    base = None if run.unmasked is None else run.unmasked.mean
     return [
         _chart(
             "Accuracy",

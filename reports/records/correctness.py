@@ -106,8 +106,8 @@ def read_answers(run: Run) -> Answers:
         run: as `reports.records.run.read_run` reads it.
     """
     kept = {result.id: result for result in run.results if result.correct is not None}
-    rows = run.records
-    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna() & rows["fraction"].notna()]
+    rows = run.accuracy_records
+    rows = rows[rows["fraction"].notna()]
     rows = rows[rows["cell"].isin(list(kept)) & rows["seed"].notna()]
     sizes = Counter(kept[cell].images for cell in rows["cell"])
     # Answers to another number of images are to other images: they cannot be paired.
@@ -137,7 +137,7 @@ def resampled(
     found = {key: estimate for key, (estimate, _) in wanted.items()}
     by_seeds: dict[tuple[int, ...], dict[Key, Parts]] = {}
     for key, (estimate, parts) in wanted.items():
-        seeds = numbered(estimate)
+        seeds = estimate.numbered_seeds
         if parts is not None and len(seeds) > 1:
             by_seeds.setdefault(seeds, {})[key] = parts
     for seeds, of_seeds in by_seeds.items():
@@ -146,8 +146,3 @@ def resampled(
             mean = found[key].mean
             found[key] = replace(found[key], interval=symmetric_interval(mean, deviations))
     return found
-
-
-def numbered(estimate: Estimate) -> tuple[int, ...]:
-    """The seeds behind a number, those that have a number."""
-    return tuple(seed for seed in estimate.seeds if seed is not None)

@@ -12,8 +12,11 @@ from evaluation.scoring.scores import kar_score, level, roar_score, t_interval
 from reports.records.frames import of_metric
 
 __all__ = [
+    "SCORES",
+    "SCORE_TITLES",
     "Estimate",
     "Place",
+    "SeedSums",
     "Sums",
     "accuracies",
     "differences",
@@ -21,6 +24,7 @@ __all__ = [
     "levels",
     "over_seeds",
     "per_method",
+    "score_sums",
     "seed_sums",
     "sums",
     "unmasked",
@@ -28,6 +32,12 @@ __all__ = [
 
 # Method, mode and fraction.
 Place = tuple[str, str, float]
+# A sum of accuracies and the cells that it was made of, by seed.
+SeedSums = Mapping[int, tuple[float, tuple[str, ...]]]
+
+# Modes of each score, by its name in `Sums`.
+SCORES: dict[str, tuple[str, ...]] = {"kar": ("kar",), "roar": ("roar",), "total": ("kar", "roar")}
+SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,11 @@ class Estimate:
     cells: tuple[str, ...]
     derived_from: str | None = None
     values: tuple[float, ...] = ()
+
+    @property
+    def numbered_seeds(self) -> tuple[int, ...]:
+        """The seeds that have a number."""
+        return tuple(seed for seed in self.seeds if seed is not None)
 
     @property
     def half_width(self) -> float | None:
@@ -99,7 +114,7 @@ def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, E
     """Table 5: an estimate for every method, mode and fraction that was measured.
 
     Args:
-        records: as `records_frame`, one record a number.
+        records: as `reports.records.frames.records_frame`, one record a number.
         metric: ``"accuracy"``, or another that is measured by mode and fraction.
 
     Returns:
@@ -127,59 +142,43 @@ def levels(records: pd.DataFrame, chance: float | None) -> dict[Place, Estimate]
     return accuracies(rows)
 
 
-def sums(records: pd.DataFrame, fractions: Sequence[float]) -> dict[str, Sums]:
-    """Table 2: KAR, ROAR and SUM of every method, seed by seed, then over the seeds.
-
-    A seed counts only where every fraction was measured, so that all sums have as many terms.
+def sums(by_score: Mapping[str, Mapping[str, SeedSums]]) -> dict[str, Sums]:
+    """Table 2: KAR, ROAR and SUM of every method over its seeds.
 
     Args:
-        records: as `records_frame`, one record a number.
-        fractions: the fractions a sum runs over.
+        by_score: as `score_sums` returns it.
 
     Returns:
         Sums by method.
     """
-    rows = of_metric(records, "accuracy")
+    methods = next(iter(by_score.values()))
     return {
-        str(method): Sums(
-            kar=over_seeds(seed_sums(group, fractions, ("kar",))),
-            roar=over_seeds(seed_sums(group, fractions, ("roar",))),
-            total=over_seeds(seed_sums(group, fractions, ("kar", "roar"))),
-        )
-        for method, group in rows[rows["method"] != "none"].groupby("method")
+        method: Sums(**{score: over_seeds(by_score[score][method]) for score in SCORES})
+        for method in methods
     }
 
 
-def differences(
-    records: pd.DataFrame,
-    fractions: Sequence[float],
-    reference: str,
-    modes: Sequence[str] = ("kar", "roar"),
-) -> dict[str, Estimate]:
+def differences(by_method: Mapping[str, SeedSums], reference: str) -> dict[str, Estimate]:
     """A score of each method minus that of `reference`, paired by seed.
 
     Args:
-        records: as `records_frame`, one record a number.
-        fractions: the fractions a sum runs over.
+        by_method: as `seed_sums` returns it.
         reference: name of a method.
-        modes: both for SUM, one for KAR or ROAR.
 
     Returns:
         Differences by method, `reference` left out; empty where nothing can be paired.
     """
-    rows = of_metric(records, "accuracy")
-    base = seed_sums(rows[rows["method"] == reference], fractions, modes)
+    base = by_method.get(reference, {})
     found = {}
-    for method, group in rows[~rows["method"].isin(["none", reference])].groupby("method"):
-        own = seed_sums(group, fractions, modes)
+    for method, own in by_method.items():
         paired = {
             seed: (value - base[seed][0], cells + base[seed][1])
             for seed, (value, cells) in own.items()
             if seed in base
         }
         over = over_seeds(paired)
-        if over is not None:
-            found[str(method)] = over
+        if over is not None and method != reference:
+            found[method] = over
     return found
 
 
@@ -189,19 +188,35 @@ def per_method(records: pd.DataFrame, metric: str) -> dict[str, Estimate]:
     return {str(method): estimate(group) for method, group in rows.groupby("method")}
 
 
+def score_sums(records: pd.DataFrame, fractions: Sequence[float]) -> dict[str, dict[str, SeedSums]]:
+    """The sums of each of `SCORES`, by method; arguments as `seed_sums` takes them."""
+    return {score: seed_sums(records, fractions, modes) for score, modes in SCORES.items()}
+
+
 def seed_sums(
-    rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
-) -> dict[int, tuple[float, tuple[str, ...]]]:
-    """For each seed with every fraction measured: the sum of the modes' scores, and its cells.
+    records: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
+) -> dict[str, SeedSums]:
+    """The sum of the modes' scores for each method and seed.
+
+    A seed counts only where every fraction was measured, so that all sums have as many terms.
 
     Args:
-        rows: accuracy records of one method.
+        records: as `reports.records.frames.records_frame`, one record a number.
         fractions: the fractions a sum runs over.
         modes: ``"kar"`` counts up, ``"roar"`` down.
 
     Returns:
-        ``(sum, cells)`` by seed.
+        Sums by seed, by method; empty for a method without a seed that counts.
     """
+    rows = of_metric(records, "accuracy")
+    return {
+        str(method): _seed_sums_of(group, fractions, modes)
+        for method, group in rows[rows["method"] != "none"].groupby("method")
+    }
+
+
+def _seed_sums_of(rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]) -> SeedSums:
+    """The sums of one method, by seed."""
     found = {}
     wanted = {(mode, fraction) for mode in modes for fraction in fractions}
     for seed, group in rows.groupby("seed"):
@@ -222,7 +237,7 @@ def seed_sums(
     return found
 
 
-def over_seeds(by_seed: Mapping[int, tuple[float, tuple[str, ...]]]) -> Estimate | None:
+def over_seeds(by_seed: SeedSums) -> Estimate | None:
     """Mean and Student's interval of a score by seed; None without any seed.
 
     Args:

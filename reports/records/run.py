@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 from evaluation.masking.tracks import Track
 from evaluation.storage.archive import RunFiles, open_run
 from evaluation.storage.records import CellResult
-from reports.records.estimates import unmasked
-from reports.records.frames import conflicts, drop_superseded, of_track, records_frame
+from reports.records.estimates import (
+    Estimate,
+    Place,
+    SeedSums,
+    Sums,
+    accuracies,
+    differences,
+    score_sums,
+    sums,
+    unmasked,
+)
+from reports.records.frames import conflicts, drop_superseded, of_metric, of_track, records_frame
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
@@ -124,6 +134,45 @@ class Run:
         present = set(self.options.get("modes", ())) | set(self.records["mode"])
         return tuple(mode for mode in ("roar", "kar") if mode in present)
 
+    @cached_property
+    def accuracy_records(self) -> pd.DataFrame:
+        """The test accuracies among `records`, without those inside the network."""
+        return of_metric(self.records, "accuracy")
+
+    @cached_property
+    def unmasked(self) -> Estimate | None:
+        """The accuracy without any masking; None before it was measured."""
+        return unmasked(self.records)
+
+    @cached_property
+    def accuracies(self) -> Mapping[Place, Estimate]:
+        """Accuracies on masked images, by method, mode and fraction."""
+        return accuracies(self.records)
+
+    @cached_property
+    def mask_only_accuracies(self) -> Mapping[Place, Estimate]:
+        """Accuracies from the masks alone, by method, mode and fraction."""
+        return accuracies(self.records, "mask_only_accuracy")
+
+    @cached_property
+    def seed_sums(self) -> Mapping[str, Mapping[str, SeedSums]]:
+        """Each of the scores by method and seed."""
+        return score_sums(self.records, self.fractions)
+
+    @cached_property
+    def sums(self) -> Mapping[str, Sums]:
+        """Each method's scores over its seeds."""
+        return sums(self.seed_sums)
+
+    def differences(self, reference: str, score: str) -> dict[str, Estimate]:
+        """A score of every other method minus that of `reference`, paired by seed.
+
+        Args:
+            reference: name of a method.
+            score: a key of `reports.records.estimates.SCORES`.
+        """
+        return differences(self.seed_sums[score], reference)
+
     def cells(self, kind: str) -> list[CellResult]:
         """The finished cells of a kind, older ones first."""
         return [result for result in self.results if result.kind == kind]
@@ -194,7 +243,7 @@ class Run:
         return tuning_starts(own, self.layers)
 
     def _nothing_learned(self) -> list[str]:
-        whole = unmasked(self.records)
+        whole = self.unmasked
         if whole is None or self.chance is None or whole.mean > self.chance:
             return []
         return [

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evaluation.scoring.scores import kar_score, roar_score
-from reports.analysis.certainty import SCORE_TITLES, SCORES
 from reports.analysis.layer_tables import RANDOM, LayerTable, measured
 from reports.analysis.replacement import gains, replacements
 from reports.formatting import spread
 from reports.paper import table_5
-from reports.records.estimates import Estimate
+from reports.records.estimates import SCORE_TITLES, SCORES, Estimate
 from reports.records.run import Run
 from reports.reproduction.claims import Claim, command_of, of_kind, section
 

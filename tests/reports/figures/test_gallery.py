@@ -15,7 +15,7 @@ from reports.figures.charts import curve_charts, pareto_front
 from reports.figures.drawing import curves, forest, scatter, svg_uri
 from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.figures.labels import label_points
-from reports.records.estimates import Estimate, unmasked
+from reports.records.estimates import Estimate
 from reports.records.run import Run, read_run
 
 
@@ -107,7 +107,7 @@ def test_large_pictures_are_shrunk_and_keep_their_proportions() -> None:
 def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
     records = run.records[run.records["metric"] == "accuracy"]
     method, controls = run.methods["gradient"], run.in_group("control")
-    figure = curves(records, [method], controls, run.modes, unmasked(run.records), run.chance)
+    figure = curves(records, [method], controls, run.modes, run.unmasked, run.chance)
     left, right = figure.axes
     lines = {line.get_label(): line for line in left.lines}
     assert {"Gradient", "Random", "Centre disk", "unmasked", "chance"} <= set(lines)
@@ -128,7 +128,7 @@ def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
 
 
 def test_every_method_is_in_one_figure_of_curves(run: Run) -> None:
-    charts = list(curve_charts(run, None))
+    charts = list(curve_charts(run))
     assert [chart.title for chart in charts] == [
         "SMOE Scale and other statistics",
         "Gradient methods",
