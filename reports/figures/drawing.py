@@ -137,11 +137,12 @@ def forest(
         unmoved: for each reference, where a network would be whose accuracy no mask changes.
 
     Returns:
-        The figure; methods sorted by the first reference. A hollow point is one seed.
+        The figure; methods sorted by the first reference, ties as they come. A hollow point is one
+        seed.
     """
     first = next(iter(differences.values()))
     names = sorted(
-        {name for of_reference in differences.values() for name in of_reference},
+        dict.fromkeys(name for of_reference in differences.values() for name in of_reference),
         key=lambda name: first[name].mean if name in first else 0.0,
     )
     with _style():

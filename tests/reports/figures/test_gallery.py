@@ -155,6 +155,16 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
     assert points[0].get_markerfacecolor() != "white"
 
 
+def test_forest_keeps_the_order_of_ties(run: Run) -> None:
+    same = Estimate(0.0, None, (0,), ())
+    for names in (["gradient", "smoe-linear", "centre"], ["centre", "smoe-linear", "gradient"]):
+        figure = forest(
+            {"random": dict.fromkeys(names, same)}, run.methods, score="KAR", unmoved={}
+        )
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels == [run.methods[name].title for name in names]
+
+
 def test_a_scatter_shows_unmasked_chance_and_the_front(run: Run) -> None:
     points = {"gradient": (1.0, 30.0), "smoe-linear": (2.0, 20.0), "random": (3.0, 40.0)}
     front = pareto_front(points.values())
