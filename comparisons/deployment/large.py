@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -74,6 +73,8 @@ def measured(side: int, tiled: bool) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
+    import resource  # not on Windows, where the other commands run all the same
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
