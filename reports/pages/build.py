@@ -22,7 +22,7 @@ from reports.analysis.rank_agreement import agreements
 from reports.analysis.replacement import replacements, verdict
 from reports.analysis.track_changes import track_changes
 from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
-from reports.figures.gallery import Gallery, lovi_key, read_gallery
+from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
 from reports.pages.measures import DESCRIPTIONS, measures_context
@@ -45,7 +45,9 @@ _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
-def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
+def build(
+    run: Path, out: Path | None = None, *, csv: bool = False, keep_pictures: bool = False
+) -> Path:
     """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
     Whatever has not been measured yet reads "not measured". Each file is replaced in one step.
@@ -54,13 +56,15 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
         run: the run's folder, finished or not, or an archive of it.
         out: where the files go; None for `run` itself.
         csv: write ``records.csv`` of an archive too.
+        keep_pictures: refuse to replace a page with pictures of maps by one without.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: `run` holds neither a plan nor a finished cell.
-        ValueError: its plan is no plan, or the archive is damaged.
+        ValueError: its plan is no plan, the archive is damaged, or the page would lose its
+            pictures: then the records alone are written.
     """
     content = read_run(run)
     for warning in content.warnings:
@@ -71,8 +75,19 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
         frame = content.all_records
         write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
     write_records(content, place)
-    write_atomically(place / "report.html", lambda file: file.write(html.encode()))
-    return place / "report.html"
+    page = place / "report.html"
+    if (
+        keep_pictures
+        and not has_pictures(html)
+        and page.exists()
+        and has_pictures(page.read_text())
+    ):
+        raise ValueError(
+            f"{page} shows maps that {run} no longer holds, and is kept; the records are written: "
+            "give --out to write a page without maps elsewhere"
+        )
+    write_atomically(page, lambda file: file.write(html.encode()))
+    return page
 
 
 def write_records(run: Run, place: Path) -> None:
