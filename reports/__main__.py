@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False)
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or an archive of one.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the files go; the run's directory by default.")
+        Path | None, typer.Option(help="Folder of the files; the run's own by default.")
     ] = None,
     csv: Annotated[
         bool, typer.Option("--csv", help="Write records.csv of an archive too.")

@@ -16,16 +16,16 @@ NETWORK_ALONE = "none"
 
 @dataclass(frozen=True)
 class Setting:
-    """What measurements have in common that are neighbours in a table.
+    """A network and the machine it was measured on: what the rows of a cost table share.
 
     Args:
         model: the network.
         size: height and width of the images.
         precision: of weights and images.
-        compiled: whether `torch.compile` made the network.
-        device: where it ran.
-        hardware: the accelerator's name, or "cpu".
-        threads: of PyTorch; 0 where they do not matter.
+        compiled: True for a network made by `torch.compile`.
+        device: ``"cpu"`` or a CUDA device.
+        hardware: the accelerator's name, or ``"cpu"``.
+        threads: of PyTorch; 0 for CUDA.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Setting:
 
     @classmethod
     def of(cls, cell: CellResult) -> Setting:
-        """The setting of a cell; nothing was compiled before it could be."""
+        """The setting of a cell; cells older than an option have its default."""
         spec = cell.spec
         device = spec.get("device", "cpu")
         return cls(
@@ -53,12 +53,12 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it ran on CUDA."""
+        """True if it was measured on CUDA."""
         return self.device.startswith("cuda")
 
     @property
     def title(self) -> str:
-        """What a table is about.
+        """The setting in words, as heading of a table.
 
         >>> Setting("resnet50", 224, "float32", False, "cpu", "cpu", 2).title
         'resnet50, 224x224, float32, cpu, 2 threads'
@@ -72,12 +72,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times one added time is another, and the bounds that their intervals allow.
+    """The ratio of two added times, with the bounds that their intervals allow.
 
     Args:
-        value: of the medians; None where the other is not above 0.
-        low: the least, of the interval's ends.
-        high: the most; infinite where the other's interval reaches 0.
+        value: ratio of the medians; None if the divisor is not above 0.
+        low: smallest ratio of values within the intervals.
+        high: largest ratio; infinite if the divisor's interval reaches 0.
     """
 
     value: float | None
@@ -86,7 +86,7 @@ class Ratio:
 
     @classmethod
     def of(cls, own: Interval, other: Interval) -> Ratio:
-        """Of two added times in one unit.
+        """The ratio of two added times in the same unit.
 
         >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, 1.0, 4.0, 0.95))
         Ratio(value=50.0, low=22.5, high=110.0)
@@ -104,15 +104,15 @@ def _over(value: float, other: float, without_bound: float) -> float:
 
 @dataclass(frozen=True)
 class TimeRow:
-    """How long one method, or the network alone, took for a batch.
+    """The time that one method, or the network alone, took for a batch.
 
     Args:
         name: the method's, or `NETWORK_ALONE`.
-        title: as the page calls it.
+        title: name on the page.
         group: of the method.
-        cell: what measured it.
+        cell: the cell that timed it.
         reference: the cell of SMOE Scale, if there is one.
-        runs_network: whether the method runs the network; one that does not adds no time to it.
+        runs_network: False for a method that never runs the network, and so adds no time to it.
     """
 
     name: str
@@ -124,34 +124,34 @@ class TimeRow:
 
     @cached_property
     def timing(self) -> Timing:
-        """The rounds as they were measured."""
+        """The timed rounds."""
         return timing_of(self.cell)
 
     @property
     def rounds(self) -> int:
-        """Pairs of samples."""
+        """Number of rounds, each one sample of the network and one of the map."""
         return len(self.timing.map_ms)
 
     @property
     def map_ms(self) -> Quartiles:
-        """Of the whole batch."""
+        """Time of the maps of the whole batch."""
         return Quartiles.of(self.timing.map_ms)
 
     @property
     def added_ms(self) -> Quartiles:
-        """Of the whole batch, paired by round."""
+        """Time beyond the forward pass of the whole batch, paired by round."""
         return self.timing.added_ms
 
     @cached_property
     def added(self) -> Interval:
-        """Percent of the round's forward pass, paired by round."""
+        """Added time in percent of the same round's forward pass."""
         return self.timing.overhead_interval
 
     @property
     def times_smoe(self) -> Ratio | None:
-        """Added time over SMOE Scale's, each in forward passes; None where one is missing.
+        """Added time over SMOE Scale's; None if one is missing.
 
-        In forward passes of the same rounds, since methods are measured one after the other.
+        Both are in forward passes of their own rounds, since methods are timed one after another.
         """
         if self.reference is None or self.name == NETWORK_ALONE or not self.runs_network:
             return None
@@ -160,7 +160,7 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class TimeTable:
-    """The times of one setting and batch."""
+    """Times of one setting and batch, a row a method."""
 
     setting: Setting
     batch: int
@@ -168,23 +168,23 @@ class TimeTable:
 
     @property
     def title(self) -> str:
-        """What the table is about."""
+        """The setting and batch in words."""
         return f"{self.setting.title}, batch {self.batch}"
 
     def row(self, name: str) -> TimeRow | None:
-        """A method's."""
+        """The row of a method; None if it was not timed."""
         return next((row for row in self.rows if row.name == name), None)
 
 
 @dataclass(frozen=True)
 class CountRow:
-    """What was counted of one method, or of the network alone, for one image.
+    """Operations and memory of one method, or of the network alone, counted for one image.
 
     Args:
         name: the method's, or `NETWORK_ALONE`.
-        title: as the page calls it.
+        title: name on the page.
         group: of the method.
-        cell: what counted it.
+        cell: the cell that counted it.
         network: the cell of the network alone, if there is one.
     """
 
@@ -195,25 +195,25 @@ class CountRow:
     network: CellResult | None
 
     def value(self, metric: str) -> float:
-        """A number of the row's cell."""
+        """The value of a metric."""
         return _value(self.cell, metric)
 
     def added(self, metric: str) -> float | None:
-        """What a count is beyond the network's own; None where that is not known, or is itself."""
+        """A count less that of the network alone; None for that row, or if it was not counted."""
         if self.name == NETWORK_ALONE or self.network is None:
             return None
         return self.value(metric) - _value(self.network, metric)
 
     @property
     def other_operations(self) -> float:
-        """Operations that are no convolutions and matrix products."""
+        """Operations other than convolutions and matrix products."""
         return sum(self.value(kind) for kind in _KINDS)
 
     @property
     def added_percent(self) -> float | None:
-        """All it adds in operations, in percent of the network's multiply-adds.
+        """Added operations in percent of the network's multiply-adds.
 
-        As the paper counts: a multiply-add is one operation, and so is any other operation.
+        As the paper counts, a multiply-add is one operation, and so is any other operation.
         """
         if self.name == NETWORK_ALONE or self.network is None:
             return None
@@ -225,7 +225,7 @@ class CountRow:
 
     @property
     def not_counted(self) -> str:
-        """Names of operations that no rule covers, so that the counts are too low by them."""
+        """Names of operations that no counting rule covers: the counts are too low by them."""
         return self.cell.hashes.get("not_counted", "")
 
 

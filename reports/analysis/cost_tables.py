@@ -1,4 +1,4 @@
-"""A run that measured costs, as tables: times by network and batch, counts by network."""
+"""Tables of a run that measured costs: times by network and batch, counts by network."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from reports.records.run import Run
 
 __all__ = ["REFERENCE", "CostTables", "cost_tables"]
 
-# What the other methods' added time is held against.
+# The method that the others' added time is compared with.
 REFERENCE = "smoe-linear"
 
 
 @dataclass(frozen=True)
 class CostTables:
-    """All that a run measured of costs.
+    """The tables of a run that measured costs.
 
     Args:
         times: a table for each setting and batch.
         counts: by setting, the rows of one image.
-        readings: by setting and batch: SMOE Scale's time over that of a sum over channels.
-        steps: by network and size: operations of each step of SMOE Scale, a row a scale.
+        channel_sums: SMOE Scale's time over that of a sum over channels, by setting and batch.
+        steps: operations of each step of SMOE Scale, a row a scale, by network and size.
     """
 
     times: Sequence[TimeTable]
     counts: Mapping[Setting, Sequence[CountRow]]
-    readings: Mapping[tuple[Setting, int], Interval]
+    channel_sums: Mapping[tuple[Setting, int], Interval]
     steps: Mapping[str, Sequence[Mapping[str, float]]]
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Those with times, in the order of the tables."""
+        """Settings that were timed, in the order of the tables."""
         return list(dict.fromkeys(table.setting for table in self.times))
 
     @cached_property
@@ -57,13 +57,13 @@ class CostTables:
         return [table for table in self.times if table.setting == setting]
 
     def counted(self, setting: Setting, name: str) -> CountRow | None:
-        """A method's counts, of the eager network, by what does not depend on threads."""
+        """The counts of a method; those of the eager network, whatever the threads."""
         rows = self.counts.get(_counted_as(setting), ())
         return next((row for row in rows if row.name == name), None)
 
 
 def cost_tables(run: Run) -> CostTables:
-    """What a run measured, its methods in the plan's order; the latest cell of each counts."""
+    """The tables of a run, methods in the plan's order; of several cells the latest counts."""
     order = {name: place for place, name in enumerate([NETWORK_ALONE, *run.methods])}
     counts = {
         setting: [
@@ -102,7 +102,7 @@ def cost_tables(run: Run) -> CostTables:
     return CostTables(
         times=times,
         counts=counts,
-        readings={
+        channel_sums={
             (Setting.of(cell), cell.spec["batch"]): timing_of(cell).ratio
             for cell in run.cells("reading")
         },
@@ -128,7 +128,7 @@ def _counted_as(setting: Setting) -> Setting:
 
 
 def _grouped(run: Run, kind: str, *names: str) -> dict[tuple[Any, ...], dict[str, CellResult]]:
-    """The cells of a kind by setting and some of their specification, then by method."""
+    """Cells of a kind by setting and some of their specification's entries, then by method."""
     found: dict[tuple[Any, ...], dict[str, CellResult]] = {}
     for cell in run.cells(kind):
         key = (Setting.of(cell), *(cell.spec[name] for name in names))
@@ -137,7 +137,7 @@ def _grouped(run: Run, kind: str, *names: str) -> dict[tuple[Any, ...], dict[str
 
 
 def _shown(run: Run, name: str) -> tuple[str, str]:
-    """Title and group of a row."""
+    """A row's title and group."""
     if name == NETWORK_ALONE:
         return "The network alone", "other"
     if name not in run.methods:

@@ -1,4 +1,4 @@
-"""What the page says first: who scores best, and who clears the controls."""
+"""The top of a page: the ranking by score, a summary, and the best methods beside the controls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "time_metric",
 ]
 
-# Controls that every method is held against, where the run has them.
+# Controls that every method is compared with, if the run has them.
 REFERENCES = ("random", "centre")
 _HEADLINE_METHODS = 5
 
@@ -38,12 +38,12 @@ class SumsRow:
 
     @property
     def score(self) -> Estimate | None:
-        """What the method is ranked by: SUM, or the one score that its modes give."""
+        """The score that the method is ranked by: SUM, or KAR or ROAR if it has one mode."""
         return self.sums.total or self.sums.kar or self.sums.roar
 
     @property
     def seeds(self) -> str:
-        """How many seeds the sums have, and what that means for an interval."""
+        """Number of seeds of the sums, in words."""
         found = (self.sums.kar, self.sums.roar, self.sums.total)
         counts = sorted({len(estimate.seeds) for estimate in found if estimate is not None})
         if counts == [1]:
@@ -62,7 +62,7 @@ class HeadlineRow:
 
 
 def ranked_sums(run: Run) -> list[SumsRow]:
-    """Every method of the run with its sums, best first, those without a SUM last."""
+    """All methods with their sums, the best first, those without a SUM last."""
     rows = [
         SumsRow(method, run.sums.get(name, Sums(None, None, None)))
         for name, method in run.methods.items()
@@ -76,7 +76,7 @@ def ranked_sums(run: Run) -> list[SumsRow]:
 
 
 def ranked_by(rows: Iterable[SumsRow]) -> str:
-    """Name of the score that `ranked_sums` could rank by."""
+    """Name of the score that `ranked_sums` ranks by."""
     found = [row.sums for row in rows]
     if any(sums.total for sums in found):
         return "SUM"
@@ -84,7 +84,7 @@ def ranked_by(rows: Iterable[SumsRow]) -> str:
 
 
 def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
-    """What the run found, in a few sentences made of its records."""
+    """The run's main results in a few sentences."""
     if run.dataset is None:
         return ["Nothing has been measured yet."]
     data = run.data
@@ -116,7 +116,7 @@ def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
 
 
 def time_metric(costs: Costs) -> Metric:
-    """The time of a map: measured alone if any was, else as it took in the run."""
+    """The metric of a map's time: timed alone if any was, else as it took in the run."""
     return METRICS["map_ms" if costs["map_ms"] else "attribution_ms"]
 
 
@@ -126,7 +126,14 @@ def headline(
     mask_only_at: tuple[str, float] | None,
     costs: Costs,
 ) -> list[HeadlineRow]:
-    """The best methods and all controls, in the order of `rows`."""
+    """The best methods and all controls, in the order of `rows`.
+
+    Args:
+        run: the run.
+        rows: as `ranked_sums` orders them.
+        mask_only_at: mode and fraction of the accuracies from masks alone; None for none.
+        costs: estimates by metric and method.
+    """
     scored = [row for row in rows if row.score is not None]
     best = [row.method.name for row in scored if row.method.group != "control"]
     shown = set(best[:_HEADLINE_METHODS])
@@ -148,7 +155,7 @@ def headline(
 
 
 def best_places(run: Run) -> set[Place]:
-    """In each column of the accuracies, the place of the best method that is no control."""
+    """The best method of each mode and fraction, controls left out."""
     best = set()
     for mode in run.modes:
         for fraction in run.fractions:

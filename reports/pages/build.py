@@ -1,4 +1,4 @@
-"""A run's directory to one HTML page that needs nothing else, and its records as tables."""
+"""The page of a run as one self-contained HTML file, and its records as tables."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reports.analysis.overview import (
     time_metric,
 )
 from reports.analysis.rank_agreement import agreements
+from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
-from reports.analysis.track_changes import track_changes
 from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
-from reports.pages.measures import DESCRIPTIONS, measures_context
+from reports.pages.measures import COMPLEXITY, measures_context
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
 from reports.records.estimates import SCORE_TITLES, levels, per_method
@@ -34,13 +34,13 @@ from reports.records.run import GROUPS, Method, Run, read_run
 __all__ = ["build", "render", "write_records"]
 
 _MASKED_IMAGES = 2
-# Costs that stand in the table only where some cell has them.
+# Costs that have a column only if some cell measured them.
 _MAYBE_UNMEASURED = (
     *("train_images_per_s", "attribution_images_per_s", "overhead_percent", "first_ms"),
     *("map_elementwise", "map_transcendental", "map_reduction", "scratch_bytes"),
     *("allocated_bytes", "forward_bytes"),
 )
-# Units of the first table of costs; what is counted has one of its own.
+# Units of the first table of costs; counts have a table of their own.
 _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
@@ -50,11 +50,11 @@ def build(
 ) -> Path:
     """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
-    Whatever has not been measured yet reads "not measured". Each file is replaced in one step.
+    Values that were not measured yet read "not measured". Each file is replaced in one step.
 
     Args:
         run: the run's folder, finished or not, or an archive of it.
-        out: where the files go; None for `run` itself.
+        out: folder of the files; None for `run` itself.
         csv: write ``records.csv`` of an archive too.
         keep_pictures: refuse to replace a page with pictures of maps by one without.
 
@@ -95,7 +95,7 @@ def write_records(run: Run, place: Path) -> None:
 
     Args:
         run: as `read_run` reads it.
-        place: the folder that gets it.
+        place: folder of the file.
     """
     frame = run.all_records
     write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
@@ -108,7 +108,7 @@ def render(run: Run) -> str:
         run: as `read_run` reads it.
 
     Returns:
-        A whole document; figures and pictures are data URIs in it.
+        A whole document, with figures and pictures as data URIs.
     """
     if run.kind == "layers":
         return rendered("layers.html.j2", layers_context(run))
@@ -125,7 +125,7 @@ def _context(run: Run) -> dict[str, Any]:
     costs = {
         metric.name: per_method(run.records, metric.name)
         for metric in METRICS.values()
-        if metric.unit != "1" and metric.name not in DESCRIPTIONS
+        if metric.unit != "1" and metric.name not in COMPLEXITY
     }
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
@@ -166,14 +166,14 @@ def _context(run: Run) -> dict[str, Any]:
             *([_REFERENCE] if any("none" in by for by in costs.values()) else []),
             *run.methods.values(),
         ],
-        "changes": track_changes(run),
+        "changes": ranking_changes(run),
         "cost_chart": cost_chart(run, rows, costs),
         **measures_context(run, rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records, run.track),
+        "traced": traced(run.all_records, run.variant),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the page on a run inside the network shows, the paper's numbers beside ours."""
+"""Content of the page of a run inside the network, with the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from matplotlib.figure import Figure
 from scipy import stats
 
 from fastsal.maps.combination import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
-from reports.figures.charts import Chart
-from reports.figures.drawing import svg_uri
+from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
 from reports.pages.provenance import set_up, traced
@@ -71,7 +69,7 @@ def layers_context(run: Run) -> dict[str, Any]:
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records, run.track),
+        "traced": traced(run.all_records, run.variant),
     }
 
 
@@ -103,7 +101,7 @@ def _link(run: Run, name: str, mode: str, layer: str) -> str:
 
 
 def _paper_scores(papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
-    """Rows of Table 1: what it prints, and what Eq 8 and 9 make of Table 4."""
+    """Rows of Table 1: the printed scores, and those that Eq 8 gives for Table 4."""
     rows = []
     for name, line in table_1().iterrows():
         made = {dataset: table.difference(str(name)) for dataset, table in papers.items()}
@@ -120,7 +118,7 @@ def _paper_scores(papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
 
 
 def _agreement(table: LayerTable, papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
-    """Kendall's tau of our order of the statistics with that of each of the paper's data sets."""
+    """Kendall's tau between our order of the statistics and the paper's on each data set."""
     ours = {
         TITLES[name]: score.mean
         for name in table.statistics
@@ -151,12 +149,12 @@ def _figures(run: Run, table: LayerTable, titles: Mapping[str, str]) -> list[Cha
         return []
     base = None if run.unmasked is None else run.unmasked.mean
     return [
-        _chart(
+        chart(
             "Accuracy",
             accuracy_figure(table, titles, base, run.chance),
             "Accuracy after masking each scale, a line a statistic; the table below has them",
         ),
-        _chart(
+        chart(
             "Difference from random",
             difference_figure(table, titles),
             "Difference score of each scale, a line a statistic",
@@ -169,18 +167,14 @@ def _paper_figures(dataset: str) -> tuple[Chart, Chart]:
     table = printed(dataset)
     titles = {name: name for name in table.statistics} | {RANDOM: TITLES[RANDOM]}
     return (
-        _chart(
+        chart(
             f"{dataset}: accuracy",
             accuracy_figure(table, titles),
             f"The paper's accuracies on {dataset}, a line a statistic",
         ),
-        _chart(
+        chart(
             f"{dataset}: difference from random",
             difference_figure(table, titles),
             f"The paper's difference score of each scale on {dataset}",
         ),
     )
-
-
-def _chart(title: str, figure: Figure, alt: str) -> Chart:
-    return Chart(title, svg_uri(figure), alt)

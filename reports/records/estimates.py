@@ -1,4 +1,4 @@
-"""Estimates over seeds: accuracies, sums and differences, as the paper's tables have them."""
+"""Means and intervals over seeds: accuracies, sums and differences, as in the paper's tables."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number over seeds, and where it comes from.
+    """A mean over seeds with its interval, and the cells that it was measured by.
 
     Args:
         mean: over the seeds.
-        interval: 95 % interval, Student's unless the page says otherwise; None for a single seed.
-        seeds: one entry a value; None where no seed was used.
+        interval: of 95 %, Student's unless the page says otherwise; None for a single seed.
+        seeds: one entry a value; None for a value without a seed.
         cells: ids of the cells that measured it.
-        derived_from: what it was taken over from, where it was not measured by itself.
-        values: what `mean` is the mean of, one a seed; empty where nobody kept them.
+        derived_from: the number it was taken from, if it was not measured itself.
+        values: the values behind `mean`, one a seed; empty if they were not kept.
 
     >>> Estimate(0.5, (0.4, 0.6), (0, 1), ("aa", "bb")).half_width
     0.1
@@ -70,13 +70,13 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half the interval's width, or None for a single seed."""
+        """Half of the interval's width; None for a single seed."""
         return None if self.interval is None else round(self.interval[1] - self.mean, 12)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """A method's row of Table 2; None where a fraction is missing for every seed."""
+    """A method's KAR, ROAR and SUM, as in Table 2; None if every seed lacks a fraction."""
 
     kar: Estimate | None
     roar: Estimate | None
@@ -84,7 +84,7 @@ class Sums:
 
 
 def estimate(rows: pd.DataFrame) -> Estimate:
-    """Mean and interval of the values of some records, one a seed.
+    """The mean and interval of records, one a seed.
 
     Args:
         rows: at least one record.
@@ -104,14 +104,14 @@ def estimate(rows: pd.DataFrame) -> Estimate:
 
 
 def unmasked(records: pd.DataFrame) -> Estimate | None:
-    """The accuracy without any masking, or None before it was measured."""
+    """The accuracy without any masking; None before it was measured."""
     rows = of_metric(records, "accuracy")
     rows = rows[rows["mode"] == "unmasked"]
     return estimate(rows) if len(rows) else None
 
 
 def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, Estimate]:
-    """Table 5: an estimate for every method, mode and fraction that was measured.
+    """Accuracies by method, mode and fraction, as in Table 5.
 
     Args:
         records: as `reports.records.frames.records_frame`, one record a number.
@@ -129,7 +129,15 @@ def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, E
 
 
 def levels(records: pd.DataFrame, chance: float | None) -> dict[Place, Estimate]:
-    """As `accuracies`, on the scale from chance (0) to the same seed's unmasked accuracy (1)."""
+    """Accuracies rescaled so that chance is 0 and the same seed's unmasked accuracy is 1.
+
+    Args:
+        records: as `reports.records.frames.records_frame`, one record a number.
+        chance: accuracy of guessing; None if it is not known.
+
+    Returns:
+        Estimates by ``(method, mode, fraction)``; empty if the network learned nothing.
+    """
     rows = of_metric(records, "accuracy")
     whole = rows[rows["mode"] == "unmasked"].set_index("seed")["value"].to_dict()
     if chance is None or not all(value > chance for value in whole.values()):
@@ -143,7 +151,7 @@ def levels(records: pd.DataFrame, chance: float | None) -> dict[Place, Estimate]
 
 
 def sums(by_score: Mapping[str, Mapping[str, SeedSums]]) -> dict[str, Sums]:
-    """Table 2: KAR, ROAR and SUM of every method over its seeds.
+    """KAR, ROAR and SUM of every method over its seeds, as in Table 2.
 
     Args:
         by_score: as `score_sums` returns it.
@@ -183,7 +191,7 @@ def differences(by_method: Mapping[str, SeedSums], reference: str) -> dict[str, 
 
 
 def per_method(records: pd.DataFrame, metric: str) -> dict[str, Estimate]:
-    """Estimates of a metric that does not depend on mode and fraction, by method."""
+    """Estimates by method of a metric that does not depend on mode and fraction."""
     rows = of_metric(records, metric)
     return {str(method): estimate(group) for method, group in rows.groupby("method")}
 
@@ -238,7 +246,7 @@ def _seed_sums_of(rows: pd.DataFrame, fractions: Sequence[float], modes: Sequenc
 
 
 def over_seeds(by_seed: SeedSums) -> Estimate | None:
-    """Mean and Student's interval of a score by seed; None without any seed.
+    """The mean and Student's interval of a score over its seeds; None without any seed.
 
     Args:
         by_seed: ``(score, cells)`` by seed, as `seed_sums` gives them.

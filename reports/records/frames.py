@@ -1,4 +1,4 @@
-"""The records of finished cells as one data frame, and selections of its rows."""
+"""Records of finished cells as a data frame, and selections of its rows."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from evaluation.masking.tracks import Track
 from evaluation.storage.records import CellResult, Record
 
 __all__ = [
-    "TRACK_COLUMNS",
+    "VARIANT_COLUMNS",
     "conflicts",
     "drop_superseded",
     "of_metric",
-    "of_track",
+    "of_variant",
     "records_frame",
 ]
 
 _COLUMNS = [field.name for field in fields(Record)]
-# The columns that tell variants of ROAR and KAR apart: the fields of a track.
-TRACK_COLUMNS = [field.name for field in fields(Track)]
+# Columns that tell variants of ROAR and KAR apart.
+VARIANT_COLUMNS = [field.name for field in fields(Track)]
 # Two records that agree in these columns are the same number.
 _KEY = ["dataset", "model", "method", "mode", "fraction", "layer", "metric", "seed"]
-_KEY += TRACK_COLUMNS
+_KEY += VARIANT_COLUMNS
 
 _MOST_CONFLICTS = 5
 
 
 def records_frame(results: Iterable[CellResult]) -> pd.DataFrame:
-    """One row a record, a column a field; parameters as JSON text.
+    """A data frame of records: a row a record, a column a field, parameters as JSON text.
 
     Args:
         results: finished cells, older ones first.
@@ -55,39 +55,39 @@ def records_frame(results: Iterable[CellResult]) -> pd.DataFrame:
 
 
 def drop_superseded(records: pd.DataFrame) -> pd.DataFrame:
-    """Where two cells measured the same number, the later one's record alone."""
+    """Records without those of numbers that a later cell measured again."""
     latest: pd.DataFrame = records.drop_duplicates(_KEY, keep="last").reset_index(drop=True)
     return latest
 
 
-def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
-    """The records of one track, and those that no track changes: of networks without a mask.
+def of_variant(records: pd.DataFrame, variant: Track) -> pd.DataFrame:
+    """The records of one variant of ROAR and KAR, and those of networks without a mask.
 
     Args:
         records: as `records_frame`.
-        track: how ROAR and KAR were read.
+        variant: fill, mask unit, target and recursion.
 
     Returns:
         The rows, in their order.
     """
     same = pd.Series(True, index=records.index)
-    for name, value in asdict(track).items():
+    for name, value in asdict(variant).items():
         same &= records[name] == value
-        if name == "fill":  # a map, and what it costs, knows nothing of what is done with it
+        if name == "fill":  # neither a map nor its cost depends on the fill
             same |= records["mode"] == "unmasked"
     found: pd.DataFrame = records[same | (records["method"] == "none")]
     return found
 
 
 def of_metric(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The records of a metric on the input; those of a layer are another experiment."""
+    """Records of a metric, without those inside the network."""
     rows: pd.DataFrame = records[(records["metric"] == metric) & records["layer"].isna()]
     return rows
 
 
 def conflicts(records: pd.DataFrame) -> list[str]:
-    """One sentence for each number that several cells measured, a few of them spelt out."""
-    # How long a training waited is no such number: trainings of several kinds share its place.
+    """Warnings about numbers that several cells measured: a sentence each for the first five."""
+    # Trainings of several kinds share one place in the table of waiting times: no conflict.
     numbers = records[records["metric"] != "data_wait_share"]
     repeated = numbers[numbers.duplicated(_KEY, keep=False)]
     found = [
