@@ -1,4 +1,4 @@
-"""Claims on time and memory, beside runs that profiled them."""
+"""Claims on time and memory, checked on runs of `python -m comparisons profile`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMOOTHED = ("gradient-sg", "gradient-sgsq", "guided-backprop-sg", "guided-backp
 
 @dataclass(frozen=True)
 class _Figure:
-    """One number of a profile: where it was measured, and how well it is known."""
+    """One number of a profile, with its setting, command and a note on its interval."""
 
     value: float
     measured_on: str
@@ -91,7 +91,7 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
 
 
 def _is_the_papers(setting: Setting) -> bool:
-    """Whether costs are of the paper's network at its size, as users run it."""
+    """True for the paper's network at its size, eager and in float32."""
     eager = setting.precision == "float32" and not setting.compiled
     return eager and (setting.model, setting.size) == (_NETWORK, _SIDE)
 
@@ -108,7 +108,11 @@ def _ends(found: Interval | Ratio, unit: str, bound: float) -> str:
 def _bounded(
     statement: str, claimed: tuple[float, float], unit: str, figures: Iterable[_Figure]
 ) -> Iterator[Claim]:
-    """A claim for each figure, or one without; what others add has to be at least so much."""
+    """One claim for each figure, or one without a figure.
+
+    A ratio is to be at least the lower end of the paper's range; a share or a size is to be at most
+    the upper end.
+    """
     low, high = claimed
     at_least = unit == "times"
     common = partial(

@@ -1,4 +1,4 @@
-"""Claims on scores, beside runs that retrained networks."""
+"""Claims on scores, checked on runs that retrained networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reports.reproduction.claims import Claim, command_of, of_kind, section
 __all__: list[str] = []
 
 _SMOE = "smoe_scale"
-# How Table 5 calls the harness's methods.
+# Names of the harness's methods in Table 5.
 _TABLE_5 = {
     "gradient": "Gradient",
     "guided-backprop": "Guided Backprop",
@@ -95,7 +95,14 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
 
 @dataclass(frozen=True)
 class _Lead:
-    """That a method's score is above the best of some others, as in Table 5."""
+    """The claim that a method's score is above the best of some others, as in Table 5.
+
+    Args:
+        score: key of `reports.records.estimates.SCORES`.
+        own: name of the method.
+        others: names of the others.
+        called: the others in words; empty for one method, which is called by its title.
+    """
 
     score: str
     own: str
@@ -104,12 +111,17 @@ class _Lead:
 
     @property
     def printed(self) -> float:
-        """By how much, in the paper."""
+        """The lead in the paper's Table 5."""
         modes = SCORES[self.score]
         return _printed(self.own, modes) - max(_printed(name, modes) for name in self.others)
 
     def statement(self, own: str, other: str) -> str:
-        """The claim, by the methods' titles."""
+        """The claim in words.
+
+        Args:
+            own: title of the method.
+            other: title of the best of the others.
+        """
         return f"{SCORE_TITLES[self.score]} of {own} less that of {self.called or other}"
 
 
@@ -196,7 +208,7 @@ def _fast_cam(runs: Sequence[Run]) -> Iterator[Claim]:
 def _gain_claim(
     place: str, statement: str, gain: Estimate, run: Run, *, claimed: str = "better", note: str = ""
 ) -> Claim:
-    """That a difference of two methods' scores is above 0."""
+    """The claim that the difference of two methods' scores is above 0."""
     sure = spread(gain, 1, 3).strip()
     if gain.interval is not None and gain.interval[0] <= 0 <= gain.interval[1]:
         sure += ", which holds 0"
@@ -215,7 +227,7 @@ def _gain_claim(
 
 
 def _where(run: Run, score: Estimate | None) -> str:
-    """Network, images, fractions and seeds of a figure."""
+    """Network, images, fractions and seeds of a figure in words."""
     seeds = () if score is None else score.seeds
     data = run.data
     images = f", {data.get('train')} training images" if data else ""
