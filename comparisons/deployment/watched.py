@@ -1,4 +1,4 @@
-"""What `fastsal.watch` adds to a training step: at every pass, and between samples."""
+"""Time that `fastsal.watch` adds to a training step, at samples and between them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evaluation.training.networks import build_network
 from fastsal import watch
 
 NETWORK, SIZE, IMAGES, ROUNDS, THREADS = "resnet50", 224, 4, 11, 1
-# Of the second no pass is read while it is timed.
+# With the second no pass is sampled while it is timed.
 EVERY = (1, 1_000_000)
 CALLS = 1000
 PACKAGES = ("fastsal", "torch", "numba")
 
 
 def rows() -> Iterator[dict[str, object]]:
-    """Yield a row for each interval: a training step, and passes of a network of one layer."""
+    """Yield a row for each interval between samples."""
     facts = machine_facts(PACKAGES)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -52,7 +52,7 @@ def rows() -> Iterator[dict[str, object]]:
 
 
 def training_step(model: nn.Module, images: Tensor) -> Any:
-    """Return a step of training on one batch."""
+    """Return a function that trains one step on one batch."""
     labels = torch.arange(len(images))
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
 
@@ -66,7 +66,7 @@ def training_step(model: nn.Module, images: Tensor) -> Any:
 
 
 def _watched(model: nn.Module, every: int, step: Any) -> Any:
-    """Return the step with the model watched, its scales found and its first pass read."""
+    """Return the step with the model watched, after its scales were found and its first sample."""
     watched = watch(model, every)
     with watched:
         step(), step()
@@ -79,9 +79,9 @@ def _watched(model: nn.Module, every: int, step: Any) -> Any:
 
 
 def hook_microseconds() -> float:
-    """Return what a pass takes longer between samples: one hook, that counts it.
+    """Return the time that a pass takes longer between samples: that of one hook, which counts.
 
-    Of a network that does next to nothing, since it does not depend on the network.
+    It does not depend on the network, and is measured on one of a single ReLU.
     """
     model, image = nn.Sequential(nn.ReLU()), torch.zeros(1, 3, 8, 8)
     watched = watch(model, EVERY[-1], layers="0")

@@ -1,4 +1,4 @@
-"""What SMOE Scale adds to ResNet-50 at 224x224, counted: operations and memory, no clock."""
+"""Operations and memory that SMOE Scale adds to ResNet-50 at 224x224, counted."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Counted:
 
     Args:
         shapes: (channels, height, width) of each scale, the shallowest first.
-        forward: of the plain pass.
+        forward: operations of the plain pass.
         he_et_al: multiply-adds of the same network with its strides where He et al. have them.
         steps: of our code, step by step, all scales together.
         added: by a whole map, beyond the plain pass.
         gradient_added: by the gradient of a class's score by the image, beyond the plain pass.
-        scratch_bytes: storages that a map holds beyond the plain pass, besides the map.
-        map_bytes: storages of the map, one channel.
+        scratch_bytes: memory that a map takes beyond the plain pass, besides the map itself.
+        map_bytes: memory of the map, one channel.
     """
 
     shapes: tuple[tuple[int, int, int], ...]
@@ -53,7 +53,7 @@ class Counted:
 
 @cache
 def count_resnet50() -> Counted:
-    """Count; takes seconds. Weights are random, since no count depends on them."""
+    """Count operations and memory of ResNet-50 with random weights, on which no count depends."""
     network = build_network("resnet50", _CLASSES, 0, size=SIZE).eval()
     inputs = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     smoe, saliency = SMOEScale(network), Saliency(network)
@@ -86,9 +86,9 @@ def count_resnet50() -> Counted:
 
 
 def as_he_et_al(network: nn.Module) -> nn.Module:
-    """Move the strides of torchvision's ResNet-50 from the 3x3 to the first 1x1 convolutions.
+    """Move the strides of torchvision's ResNet-50 from 3x3 to the first 1x1 convolutions, in place.
 
-    In place. He et al. have them there; torchvision's variant takes 6 % more multiply-adds.
+    He et al. have them there; torchvision's variant takes 6 % more multiply-adds.
     """
     for block in network.modules():
         first, second = (getattr(block, name, None) for name in ("conv1", "conv2"))

@@ -22,8 +22,8 @@ from evaluation.masking.levels import saliency_levels
 from evaluation.storage.records import unpack_bits
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
+from reports.records.estimates import unmasked
 from reports.records.run import read_run
-from reports.records.tables import unmasked
 
 SIZE = (16, 16)
 # Of ResNet-18's published weights, so of a file of its weights too.

@@ -1,4 +1,4 @@
-"""What another reading of ROAR and KAR, or a blur, does to the ranking of the methods."""
+"""Changes of the ranking under another variant of ROAR and KAR, or with blurred maps."""
 
 from __future__ import annotations
 
@@ -11,31 +11,26 @@ from scipy.stats import kendalltau, rankdata
 
 from evaluation.masking.variants import BLURRED, Variant
 from evaluation.scoring.scores import t_interval
+from reports.records.estimates import SCORES, Estimate, SeedSums, seed_sums
+from reports.records.frames import VARIANT_COLUMNS, of_metric, of_variant
 from reports.records.run import Method, Run
-from reports.records.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
 
-__all__ = ["Change", "ChangedRow", "track_changes"]
+__all__ = ["ChangedRow", "RankingChange", "ranking_changes"]
 
-# What methods are ranked by: the first of these that both sides measured.
-_SCORES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("SUM", ("kar", "roar")),
-    ("ROAR score", ("roar",)),
-    ("KAR score", ("kar",)),
-)
-# Sums by seed, each with the cells that it was made of.
-_Seeds = Mapping[int, tuple[float, tuple[str, ...]]]
+# Methods are ranked by the first of these scores that both rankings have.
+_RANKED_BY = {"total": "SUM", "roar": "ROAR score", "kar": "KAR score"}
 
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A method on both sides.
+    """A method in both rankings.
 
     Args:
         method: the method.
-        rank: on the first track, 1 for the best; ties share the mean of their ranks.
-        other_rank: on the other side.
-        score: on the first track, over the seeds that both sides have.
-        other_score: on the other side.
+        rank: under the first variant, 1 for the best; ties share the mean of their ranks.
+        other_rank: in the other ranking.
+        score: under the first variant, over the seeds that both have.
+        other_score: in the other ranking.
         shift: other score minus score, paired by seed.
     """
 
@@ -48,61 +43,62 @@ class ChangedRow:
 
     @property
     def moved(self) -> float:
-        """How many places the method moved, up or down."""
+        """Number of ranks that the method moved, up or down."""
         return abs(self.other_rank - self.rank)
 
 
 @dataclass(frozen=True)
-class Change:
-    """A ranking beside the first track's.
+class RankingChange:
+    """A ranking compared with that of the plan's first variant.
 
     Args:
-        title: what is different.
-        track: the other track; None where the maps are blurred.
-        score: what methods are ranked by.
-        tau: Kendall's tau-b between the two rankings; None for fewer than two methods, or where a
-            side tells none apart.
-        rows: the methods that both sides measured, best of the first track first.
-        taken_over: how many of the other side's numbers were taken over from the first track,
-            since the masks are the same.
+        title: the difference in words.
+        variant: the other variant; None for blurred maps.
+        score: title of the score that methods are ranked by.
+        tau: Kendall's tau-b between the two rankings; None for fewer than two methods, or if all
+            methods of a ranking are tied.
+        rows: methods that both rankings have, the best under the first variant first.
+        taken_over: number of values taken over from the first variant, since the masks are the
+            same.
     """
 
     title: str
-    track: Variant | None
+    variant: Variant | None
     score: str
     tau: float | None
     rows: Sequence[ChangedRow]
     taken_over: int
 
 
-def track_changes(run: Run) -> list[Change]:
-    """Every other track of a run beside its first, and the blurred methods beside the plain.
+def ranking_changes(run: Run) -> list[RankingChange]:
+    """Rankings of a run's other variants, and of blurred maps, compared with the first variant.
 
     Args:
         run: as `reports.records.run.read_run` reads it.
 
     Returns:
-        A change for each that shares a method with the first track.
+        One for each that shares a method with the first variant.
     """
-    first = _accuracies(run.records)
     found = []
-    for track in _other_tracks(run):
-        records = _accuracies(of_track(run.every_track, track))
+    for variant in _other_variants(run):
+        records = of_metric(of_variant(run.every_variant, variant), "accuracy")
         pairs = {name: (name, name) for name in run.methods}
         taken = int(records["derived_from"].str.startswith("the first track").fillna(False).sum())
-        found.append(_change(run, track.title or "as the protocol", track, pairs, records, taken))
+        found.append(
+            _change(run, variant.title or "as the protocol", variant, pairs, records, taken)
+        )
     blurred = {
         name: (name, name + BLURRED) for name in run.methods if name + BLURRED in run.methods
     }
-    found.append(_change(run, "maps blurred", None, blurred, first, 0))
+    found.append(_change(run, "maps blurred", None, blurred, run.accuracy_records, 0))
     return [change for change in found if change is not None]
 
 
-def _other_tracks(run: Run) -> list[Variant]:
-    """The tracks that images were masked in, the first left out, the simplest first."""
-    masked = run.every_track[run.every_track["mode"].isin(["roar", "kar"])]
-    rows = masked[TRACK_COLUMNS].drop_duplicates().to_dict("records")
-    tracks = {
+def _other_variants(run: Run) -> list[Variant]:
+    """The variants that images were masked in but the first, the simplest first."""
+    masked = run.every_variant[run.every_variant["mode"].isin(["roar", "kar"])]
+    rows = masked[VARIANT_COLUMNS].drop_duplicates().to_dict("records")
+    variants = {
         Variant(
             str(row["fill"]),
             str(row["mask_unit"]),
@@ -111,45 +107,37 @@ def _other_tracks(run: Run) -> list[Variant]:
         )
         for row in rows
     }
-    usual = asdict(run.track)
+    usual = asdict(run.variant)
 
-    def unusual(track: Variant) -> list[bool]:
-        return [value != usual[name] for name, value in reversed(asdict(track).items())]
+    def unusual(variant: Variant) -> list[bool]:
+        return [value != usual[name] for name, value in reversed(asdict(variant).items())]
 
-    return sorted(tracks - {run.track}, key=unusual)
-
-
-def _accuracies(records: pd.DataFrame) -> pd.DataFrame:
-    own: pd.DataFrame = records[(records["metric"] == "accuracy") & records["layer"].isna()]
-    return own
+    return sorted(variants - {run.variant}, key=unusual)
 
 
 def _change(
     run: Run,
     title: str,
-    track: Variant | None,
+    variant: Variant | None,
     pairs: Mapping[str, tuple[str, str]],
     records: pd.DataFrame,
     taken_over: int,
-) -> Change | None:
-    first = _accuracies(run.records)
-    for score, modes in _SCORES:
+) -> RankingChange | None:
+    for score, score_title in _RANKED_BY.items():
+        before, after = run.seed_sums[score], seed_sums(records, run.fractions, SCORES[score])
         sides = {
-            name: (
-                seed_sums(first[first["method"] == own], run.fractions, modes),
-                seed_sums(records[records["method"] == other], run.fractions, modes),
-            )
+            name: (before.get(own, {}), after.get(other, {}))
             for name, (own, other) in pairs.items()
         }
         shared = {name: side for name, side in sides.items() if side[0].keys() & side[1].keys()}
         if shared:
             rows, tau = _ranked(run, shared)
-            return Change(title, track, score, tau, rows, taken_over)
+            return RankingChange(title, variant, score_title, tau, rows, taken_over)
     return None
 
 
 def _ranked(
-    run: Run, sides: Mapping[str, tuple[_Seeds, _Seeds]]
+    run: Run, sides: Mapping[str, tuple[SeedSums, SeedSums]]
 ) -> tuple[list[ChangedRow], float | None]:
     estimates = {name: _paired(*both) for name, both in sides.items()}
     before = [own.mean for own, _, _ in estimates.values()]
@@ -165,8 +153,8 @@ def _ranked(
     return sorted(rows, key=lambda row: row.rank), None if np.isnan(tau) else tau
 
 
-def _paired(own: _Seeds, other: _Seeds) -> tuple[Estimate, Estimate, Estimate]:
-    """Both scores and their difference, over the seeds that both sides have."""
+def _paired(own: SeedSums, other: SeedSums) -> tuple[Estimate, Estimate, Estimate]:
+    """Both scores and their difference, over the seeds that both have."""
     seeds = tuple(sorted(own.keys() & other.keys()))
 
     def estimate(values: Sequence[float], cells: Sequence[str]) -> Estimate:
