@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsal.kernels.cpu import EPSILON
 from fastsal.maps.normalization import CONSTANT
 from fastsal.statistics.registry import GROUP, STATISTICS, Statistic
 
-EPSILON = 1e-6
 # The largest number of blocks into which the channels are split: GROUP times a power of two.
 MOST_BLOCKS = 16
 
