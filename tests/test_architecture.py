@@ -21,8 +21,8 @@ STAIRS = {
         *("networks", "statistics", "maps", "cam", "attribution", "export", "monitoring", "cli"),
     ),
     "evaluation": (
-        *("processors", "storage", "datasets", "masking", "training", "layers", "metrics"),
-        *("scoring", "profiling"),
+        *("hardware", "seeding", "storage", "datasets", "masking", "training", "layers"),
+        *("metrics", "scoring", "profiling"),
     ),
     "reports": (
         *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
