@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.datasets.dataset import SPLITS, Dataset
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.masking.views import InputView, View
 from evaluation.storage.records import METRICS, Record, pack_bits
 from evaluation.storage.store import Store, content_hash
@@ -182,7 +182,7 @@ def record(
         seed=spec.get("seed"),
         version=__version__,
         cell=cell.id,
-        **asdict(Track.of_spec(spec)),
+        **asdict(Variant.of_spec(spec)),
     )
 
 

@@ -110,7 +110,7 @@ class Record:
         derived_from: the record that this one repeats, where it was not measured by itself (the
             random control is its own dual); else None.
         fill: fill of removed pixels; this field and the next three are those of
-            `evaluation.masking.tracks.Track`, with the protocol's own as defaults.
+            `evaluation.masking.variants.Variant`, with the protocol's own as defaults.
         mask_unit: the unit that is ranked and removed, ``"pixel"`` or ``"element"``.
         target_from: the network whose prediction the maps explain, ``"self"`` or
             ``"crossfit-K"``.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
-from evaluation.masking.tracks import BLURRED, Track
+from evaluation.masking.variants import BLURRED, Variant
 from evaluation.scoring.scores import t_interval
 from reports.records.run import Method, Run
 from reports.records.tables import TRACK_COLUMNS, Estimate, of_track, seed_sums
@@ -68,7 +68,7 @@ class Change:
     """
 
     title: str
-    track: Track | None
+    track: Variant | None
     score: str
     tau: float | None
     rows: Sequence[ChangedRow]
@@ -98,12 +98,12 @@ def track_changes(run: Run) -> list[Change]:
     return [change for change in found if change is not None]
 
 
-def _other_tracks(run: Run) -> list[Track]:
+def _other_tracks(run: Run) -> list[Variant]:
     """The tracks that images were masked in, the first left out, the simplest first."""
     masked = run.every_track[run.every_track["mode"].isin(["roar", "kar"])]
     rows = masked[TRACK_COLUMNS].drop_duplicates().to_dict("records")
     tracks = {
-        Track(
+        Variant(
             str(row["fill"]),
             str(row["mask_unit"]),
             str(row["target_from"]),
@@ -113,7 +113,7 @@ def _other_tracks(run: Run) -> list[Track]:
     }
     usual = asdict(run.track)
 
-    def unusual(track: Track) -> list[bool]:
+    def unusual(track: Variant) -> list[bool]:
         return [value != usual[name] for name, value in reversed(asdict(track).items())]
 
     return sorted(tracks - {run.track}, key=unusual)
@@ -127,7 +127,7 @@ def _accuracies(records: pd.DataFrame) -> pd.DataFrame:
 def _change(
     run: Run,
     title: str,
-    track: Track | None,
+    track: Variant | None,
     pairs: Mapping[str, tuple[str, str]],
     records: pd.DataFrame,
     taken_over: int,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.training.recipe import RECIPES, Recipe, recipe_name
 from reports.formatting import duration, slug, trace
 from reports.records.run import Run
@@ -102,7 +102,7 @@ def _readable(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def traced(records: pd.DataFrame, first: Track) -> list[tuple[str, list[dict[str, Any]]]]:
+def traced(records: pd.DataFrame, first: Variant) -> list[tuple[str, list[dict[str, Any]]]]:
     """Records in groups, each under the id that the numbers made of it link to.
 
     Args:
@@ -126,7 +126,7 @@ def traced(records: pd.DataFrame, first: Track) -> list[tuple[str, list[dict[str
         )
         if shown["layer"]:
             key += f"-{slug(shown['layer'])}"
-        other = Track(**{name: row[name] for name in TRACK_COLUMNS})
+        other = Variant(**{name: row[name] for name in TRACK_COLUMNS})
         shown["track"] = "" if other == first else other.title or "as the protocol"
         if shown["track"] and shown["mode"] != "unmasked":
             key += f"-{slug(shown['track'])}"

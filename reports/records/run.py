@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.storage.archive import RunFiles, open_run
 from evaluation.storage.records import CellResult
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
@@ -101,9 +101,9 @@ class Run:
         return drop_superseded(self._own_records)
 
     @property
-    def track(self) -> Track:
+    def track(self) -> Variant:
         """How the plan reads ROAR and KAR first of all."""
-        return Track(self.options.get("fill", "mean"), self.options.get("unit", "pixel"))
+        return Variant(self.options.get("fill", "mean"), self.options.get("unit", "pixel"))
 
     @cached_property
     def records(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.scoring.scores import kar_score, rescaled_accuracy, roar_score, t_interval
 from evaluation.storage.records import CellResult, Record
 
@@ -34,7 +34,7 @@ __all__ = [
 
 _COLUMNS = [field.name for field in fields(Record)]
 # How ROAR and KAR were read; the fields of a track.
-TRACK_COLUMNS = [field.name for field in fields(Track)]
+TRACK_COLUMNS = [field.name for field in fields(Variant)]
 # What makes two records the same number.
 _KEY = ["dataset", "model", "method", "mode", "fraction", "layer", "metric", "seed"]
 _KEY += TRACK_COLUMNS
@@ -112,7 +112,7 @@ def drop_superseded(records: pd.DataFrame) -> pd.DataFrame:
     return latest
 
 
-def of_track(records: pd.DataFrame, track: Track) -> pd.DataFrame:
+def of_track(records: pd.DataFrame, track: Variant) -> pd.DataFrame:
     """The records of one track, and those that no track changes: of networks without a mask.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
 from reports.analysis.track_changes import track_changes
@@ -15,7 +15,7 @@ from reports.pages.build import build
 from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
-NOISY, RECURSIVE = Track(fill="noisy-linear"), Track(recursive=True)
+NOISY, RECURSIVE = Variant(fill="noisy-linear"), Variant(recursive=True)
 # What the other reading adds to each method's KAR, at seeds 0 and 1.
 GAINS = {
     "random": (0.00, 0.02),
@@ -134,7 +134,7 @@ def test_seeds_that_one_side_lacks_do_not_count(path):
 
 
 def test_blurred_methods_stand_beside_the_plain(path):
-    _add(path, Track(), name=lambda method: f"{method}+blur")
+    _add(path, Variant(), name=lambda method: f"{method}+blur")
     (change,) = track_changes(read_run(path))
     assert (change.title, change.track, len(change.rows)) == ("maps blurred", None, 4)
     rows = {row.method.name: row for row in change.rows}
@@ -144,8 +144,8 @@ def test_blurred_methods_stand_beside_the_plain(path):
 def test_other_tracks_change_no_number_of_the_first(path):
     before = read_run(path)
     _add(path, NOISY)
-    _add(path, Track(mask_unit="element"))
-    _add(path, Track(target_from=crossfitted(5)))
+    _add(path, Variant(mask_unit="element"))
+    _add(path, Variant(target_from=crossfitted(5)))
     after = read_run(path)
     columns = ["method", "mode", "fraction", "metric", "seed", "value"]
     same = before.records[columns].sort_values(columns).reset_index(drop=True)
@@ -159,10 +159,10 @@ def test_other_tracks_change_no_number_of_the_first(path):
 
 
 def test_the_page_shows_every_change(path):
-    for track in (NOISY, Track(mask_unit="element"), Track(target_from=crossfitted(5))):
+    for track in (NOISY, Variant(mask_unit="element"), Variant(target_from=crossfitted(5))):
         _add(path, track)
     _add(path, RECURSIVE, modes=("roar",))
-    _add(path, Track(), name=lambda method: f"{method}+blur")
+    _add(path, Variant(), name=lambda method: f"{method}+blur")
     html = build(path).read_text()
     for words in (
         "What other readings do to the ranking",

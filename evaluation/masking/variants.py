@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation.masking.levels import FILLS
 
-__all__ = ["BLURRED", "OWN_TARGET", "UNITS", "Track", "crossfitted"]
+__all__ = ["BLURRED", "OWN_TARGET", "UNITS", "Variant", "crossfitted"]
 
 # Units of removal: a pixel with all its channels, or each channel of a pixel by itself.
 UNITS: tuple[str, ...] = ("pixel", "element")
@@ -29,7 +29,7 @@ def crossfitted(folds: int) -> str:
 
 
 @dataclass(frozen=True)
-class Track:
+class Variant:
     """A variant of ROAR and KAR; all else is equal in all variants of a run.
 
     Args:
@@ -44,9 +44,9 @@ class Track:
     Raises:
         ValueError: an unknown fill or unit, or targets of fewer than 2 folds.
 
-    >>> Track(fill="noisy-linear").title
+    >>> Variant(fill="noisy-linear").title
     'fill noisy-linear'
-    >>> Track(target_from=crossfitted(5)).folds
+    >>> Variant(target_from=crossfitted(5)).folds
     5
     """
 
@@ -103,11 +103,11 @@ class Track:
         return said
 
     @classmethod
-    def of_spec(cls, spec: Mapping[str, Any]) -> Track:
+    def of_spec(cls, spec: Mapping[str, Any]) -> Variant:
         """The variant of a cell's specification.
 
-        >>> Track.of_spec({"fill": "mean", "unit": "element"})
-        Track(fill='mean', mask_unit='element', target_from='self', recursive=False)
+        >>> Variant.of_spec({"fill": "mean", "unit": "element"})
+        Variant(fill='mean', mask_unit='element', target_from='self', recursive=False)
         """
         return cls(
             spec.get("fill", "mean"),
