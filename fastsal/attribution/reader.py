@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from fastsal.attribution.planned_reader import Occasion, PlannedReader
 from fastsal.kernels import cpu, cuda
 from fastsal.kernels.cpu_plan import CpuPlan
 from fastsal.kernels.gpu_plan import GpuPlan
-from fastsal.maps.combination import combine, layer_weights, upsample
+from fastsal.maps.combination import combine, layer_weights
 from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.maps.prior import Prior
 from fastsal.networks import hooks
@@ -26,29 +25,6 @@ from fastsal.statistics.registry import smoe_scale
 
 if TYPE_CHECKING:
     from fastsal.attribution.smoe_scale import SMOEScale
-
-
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """The saliency maps of a batch, all from one forward pass.
-
-    Attributes:
-        scales: Where each map was read, the shallowest first; R of them.
-        per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size.
-        combined: `(N, H, W)`, their weighted average at the input's size.
-        logits: The model's output as it was; None of an image that went through in tiles.
-    """
-
-    scales: tuple[Scale, ...]
-    per_scale: tuple[Tensor, ...]
-    combined: Tensor
-    logits: Any
-
-    @cached_property
-    def stacked(self) -> Tensor:
-        """The maps of all scales `(N, R, H, W)`, upsampled to the input's size."""
-        size = self.combined.shape[1:]
-        return torch.cat([upsample(scale_map, size) for scale_map in self.per_scale], 1)
 
 
 class ScaleReader:

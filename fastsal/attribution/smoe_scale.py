@@ -18,12 +18,13 @@ from fastsal.arguments.inputs import Inputs, as_attributions, as_tuple, image_of
 from fastsal.arguments.targets import check_target
 from fastsal.attribution import tiles
 from fastsal.attribution.planned_reader import PlannedReader
-from fastsal.attribution.reader import Maps, ScaleReader, occasion
+from fastsal.attribution.reader import ScaleReader, occasion
 from fastsal.attribution.tiles import checked_tile
 from fastsal.kernels import cpu
 from fastsal.maps.combination import Weights, layer_weights
 from fastsal.maps.normalization import NormalizeOver, get_normalization
 from fastsal.maps.prior import Prior, loaded
+from fastsal.maps.result import Maps
 from fastsal.networks import hooks, state
 from fastsal.networks.layers import Layer, describe_layer, name_layers
 from fastsal.networks.scales import Scale, find_scales

@@ -9,8 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from fastsal.attribution.reader import Maps
 from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.maps.result import Maps
 
 
 def maps(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.attribution.fast_cam import FastCAM
-from fastsal.attribution.reader import Maps
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.maps.result import Maps
 
 # Where photographs keep their own sizes, scales are still found on one size.
 USUAL_SIZE = 224
