@@ -11,8 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.networks.hooks import tensors_in
-from fastsal.networks.scales import ACTIVATIONS
-from fastsal.networks.trace import DROPOUTS
+from fastsal.networks.trace import ACTIVATIONS, DROPOUTS
 
 # A ReLU written out.
 CLAMPS = frozenset(("clamp", "clamp_", "clamp_min", "clamp_min_"))

@@ -19,14 +19,7 @@ from fastsal.networks.backbone import (
     located,
     prepared,
 )
-from fastsal.networks.naming import place_of
-from fastsal.networks.trace import Trace, trace_forward
-
-ACTIVATIONS = frozenset(
-    """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
-    selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
-    softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
-)
+from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 
 @dataclass(frozen=True)
@@ -240,7 +233,7 @@ def _candidates(
             octave += octaves
             rows = 1 if channels_last else 2
             first_size = node.shape[rows], node.shape[rows + 1]
-        place = place_of(trace, index, names)
+        place = trace.place(index, names)
         if place is None:
             continue
         maker = trace.maker(index)
@@ -315,7 +308,7 @@ def _nothing_found(trace: Trace, trunk: list[int], names: dict[nn.Module, str]) 
         )
     passed = []
     for node in trunk:
-        place = place_of(trace, node, names)
+        place = trace.place(node, names)
         name = trace.nodes[node].operation if place is None else names[place.module]
         passed.append(f"{name} {trace.nodes[node].shape}")
     return (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,12 @@ REARRANGEMENTS = frozenset(
 # In evaluation mode these give back the very tensor they were given, in training another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
 WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
+ACTIVATIONS = frozenset(
+    """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
+    selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
+    softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
+)
+RELUS = frozenset(("relu", "relu_"))
 
 
 @dataclass
@@ -40,6 +46,22 @@ class Node:
     shape: tuple[int, ...] | None = None
     non_negative: bool = False
     weight: int | None = None
+
+
+class Place(NamedTuple):
+    """The module call by which hooks find a traced tensor.
+
+    Attributes:
+        module: The module.
+        call: Which call of the module in the pass, from 0.
+        functional_relu: The tensor is a ReLU function of the module's output.
+        layer_input: The tensor is the module's input in place of its output.
+    """
+
+    module: nn.Module
+    call: int
+    functional_relu: bool = False
+    layer_input: bool = False
 
 
 def trace_forward(
@@ -174,6 +196,41 @@ class Trace(TorchFunctionMode):
         while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
             index = nodes[index].sources[0]
         return nodes[index]
+
+    def place(self, index: int, names: Mapping[nn.Module, str]) -> Place | None:
+        """Return the module call that makes or takes a node's tensor, None if no module does.
+
+        Args:
+            index: The node.
+            names: The name of every module; the network's own is empty.
+        """
+        modules = self._once_first(self._makers(index, names))
+        if modules:
+            return Place(*modules[0])
+        node = self.nodes[index]
+        if node.operation in RELUS and len(node.sources) == 1:
+            modules = self._once_first(self._makers(node.sources[0], names))
+            if modules:
+                return Place(*modules[0], functional_relu=True)
+        modules = self._once_first(self.readers_of.get(index, []))
+        return Place(*modules[0], layer_input=True) if modules else None
+
+    def _makers(self, index: int, names: Mapping[nn.Module, str]) -> list[tuple[nn.Module, int]]:
+        """Return the modules whose output a node is, the outermost first: a reader knows its name.
+
+        Modules that come after and hand the tensor on unchanged (an Identity, Dropout) are last;
+        the network itself is left out.
+        """
+        makers = [(module, call) for module, call in self.makers_of.get(index, []) if names[module]]
+        if not makers:
+            return []
+        innermost = names[makers[0][0]] + "."
+        around = [maker for maker in makers if innermost.startswith(names[maker[0]] + ".")]
+        return around[::-1] + [maker for maker in makers if maker not in around]
+
+    def _once_first(self, modules: list[tuple[nn.Module, int]]) -> list[tuple[nn.Module, int]]:
+        """Return the modules that run once before those that run again."""
+        return sorted(modules, key=lambda module: self.calls[module[0]] > 1)
 
     def _add(
         self, name: str, sources: tuple[int, ...], made: list[Tensor], weight: int | None = None
