@@ -132,8 +132,8 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
     def _find_layer(
         self, inputs: tuple[Tensor, ...], additional_forward_args: object
     ) -> NamedLayer:
-        scale = find_scales(self.forward_func, inputs, additional_forward_args)[-1]
-        self._layer = (scale.name, scale.module, scale)
+        scales = find_scales(self.forward_func, inputs, additional_forward_args)
+        self._layer = NamedLayer.of_scale(scales[-1])
         return self._layer
 
 

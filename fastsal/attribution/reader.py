@@ -17,7 +17,6 @@ from fastsal.kernels.gpu_plan import GpuPlan
 from fastsal.maps.combination import combine, layer_weights
 from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.maps.prior import Prior
-from fastsal.networks import hooks
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
@@ -67,17 +66,16 @@ class ScaleReader:
             self._before = PreActivations()
         self._rectified: list[str] = []
         self.taps = [
-            hooks.Tap(
-                name=name,
-                module=module,
-                read=partial(
-                    self._read, (index, name, module, layer_input), None if layer_input else scale
+            layer.tap(
+                partial(
+                    self._read,
+                    (index, layer.name, layer.module, layer_input),
+                    None if layer_input else layer.scale,
                 ),
-                call=None if scale is None else scale.call,
-                layer_input=layer_input or (scale is not None and scale.layer_input),
+                layer_input=layer_input,
                 mode=self._before,
             )
-            for index, (name, module, scale) in enumerate(layers)
+            for index, layer in enumerate(layers)
         ]
 
     def _read(

@@ -26,7 +26,7 @@ from fastsal.maps.normalization import NormalizeOver, get_normalization
 from fastsal.maps.prior import Prior, loaded
 from fastsal.maps.result import Maps
 from fastsal.networks import hooks, state
-from fastsal.networks.layers import Layer, describe_layer, name_layers
+from fastsal.networks.layers import Layer, NamedLayer, describe_layer, name_layers
 from fastsal.networks.scales import Scale, find_scales
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
@@ -270,7 +270,7 @@ class SMOEScale(InternalAttribution):  # type: ignore[misc]
         if self._layers is None:
             shown = inputs if self.tiling is None else tiles.first_tile(inputs, self.tiling)
             found = find_scales(self.forward_func, shown, additional_forward_args)
-            self._layers = tuple((scale.name, scale.module, scale) for scale in found)
+            self._layers = tuple(map(NamedLayer.of_scale, found))
         return ScaleReader(self, self._layers, image, layer_input)
 
     @contextmanager

@@ -54,21 +54,14 @@ def layer_contributions(
         ValueError: If the target does not fit the output, the layer cannot be read, or its
             activations or gradients are not finite.
     """
-    name, module, scale = layer
+    scale = layer.scale
     rectify = scale is not None and scale.functional_relu and not layer_input
 
     def run(
         tensors: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
         source = GradientSource(rectify)
-        tap = hooks.Tap(
-            name=name,
-            module=module,
-            read=torch.Tensor.detach,
-            call=None if scale is None else scale.call,
-            layer_input=layer_input or (scale is not None and scale.layer_input),
-            replace=source,
-        )
+        tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
         output, readings = hooks.forward(
             forward_func, tensors, additional, [*taps, tap], device_ids
         )
@@ -108,7 +101,7 @@ def layer_contributions(
         if channels_last:
             activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
         contributions = cam.contributions(activations, derivatives)
-    check_finite(name, "activations or gradients", contributions)
+    check_finite(layer.name, "activations or gradients", contributions)
     return contributions, readings
 
 

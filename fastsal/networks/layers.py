@@ -4,18 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastsal.networks import state
 from fastsal.networks.backbone import image_layout
+from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
 Layer = str | nn.Module
-# Name, module, and the scale where one is known.
-NamedLayer = tuple[str, nn.Module, Scale | None]
+
+
+class NamedLayer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+        name: The module's name, for messages.
+        module: The module.
+        scale: The layer's scale, where it is known.
+    """
+
+    name: str
+    module: nn.Module
+    scale: Scale | None
+
+    @classmethod
+    def of_scale(cls, scale: Scale) -> NamedLayer:
+        """Return the layer of a scale."""
+        return cls(scale.name, scale.module, scale)
+
+    def tap(
+        self,
+        read: Callable[[Tensor], Tensor],
+        *,
+        layer_input: bool = False,
+        replace: Callable[[Tensor], Tensor] | None = None,
+        mode: TorchFunctionMode | None = None,
+    ) -> Tap:
+        """Return a tap on the layer's output, or where its scale says.
+
+        Args:
+            read: As for `Tap`.
+            layer_input: Reads the layer's input in place of its output.
+            replace: As for `Tap`.
+            mode: As for `Tap`.
+        """
+        scale = self.scale
+        call = None if scale is None else scale.call
+        layer_input = layer_input or (scale is not None and scale.layer_input)
+        return Tap(self.name, self.module, read, call, layer_input, replace, mode)
 
 
 def name_layers(
@@ -47,17 +87,17 @@ def name_layers(
     resolved: list[NamedLayer] = []
     for layer in given:
         if isinstance(layer, Scale):
-            resolved.append((layer.name, layer.module, layer))
+            resolved.append(NamedLayer.of_scale(layer))
         elif isinstance(layer, str):
             if layer not in modules:
                 raise ValueError(
                     f"the model has no layer named {layer!r}; its layers are "
                     f"{', '.join(name for name in modules if name) or 'not known'}"
                 )
-            resolved.append((layer, modules[layer], None))
+            resolved.append(NamedLayer(layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
             module = state.uncompiled(layer)
-            resolved.append((names.get(module, type(module).__name__), module, None))
+            resolved.append(NamedLayer(names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
     return tuple(resolved)
