@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
-from torch import Tensor
 
-from fastsal.arguments.inputs import Inputs, as_tuple
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import Inputs
+from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.networks.layers import Layer, NamedLayer, name_layer
@@ -18,7 +19,7 @@ from fastsal.networks.scales import Scale, find_scales
 from fastsal.networks.state import root_module
 
 
-class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore[misc]
+class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution):  # type: ignore[misc]
     r"""The class activation map of one layer, by any entry of the registry.
 
     $$L = \mathrm{ReLU}\Big(\sum_k w_k A_k\Big)$$
@@ -68,14 +69,6 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
         self.cam = get_cam(cam)
         self._layer = None if layer is None else name_layer(forward_func, layer)
 
-    def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(f"attribute_future is not available for {self.get_name()}")
-
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -110,17 +103,9 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
         Raises:
             ValueError: If the target does not fit the output, or the layer cannot be used.
         """
-        tensors = as_tuple(inputs)
-        maps, _ = layer_contributions(
-            self.cam,
-            self.forward_func,
-            self._layer or self._find_layer(tensors, additional_forward_args),
-            tensors,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            self.device_ids,
-        )
+        (call,) = self._calls(inputs, target, additional_forward_args)
+        layer = self._layer or self._find_layer(call)
+        maps, _ = layer_contributions(self.cam, layer, call, layer_input=attribute_to_layer_input)
         if attr_dim_summation:
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:
@@ -129,10 +114,8 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
         maps = maps.contiguous()
         return (maps,) if isinstance(inputs, tuple) and len(inputs) == 1 else maps
 
-    def _find_layer(
-        self, inputs: tuple[Tensor, ...], additional_forward_args: object
-    ) -> NamedLayer:
-        scales = find_scales(self.forward_func, inputs, additional_forward_args)
+    def _find_layer(self, call: Call) -> NamedLayer:
+        scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
         self._layer = NamedLayer.of_scale(scales[-1])
         return self._layer
 
@@ -160,6 +143,8 @@ class GradCAM(ClassActivationMap):
     [[[[0.25, 0.5], [0.75, 1.0]]]]
     """
 
+    _field_name: ClassVar[str | None] = "Grad-CAM"
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -167,15 +152,6 @@ class GradCAM(ClassActivationMap):
         device_ids: list[int] | None = None,
     ) -> None:
         super().__init__(forward_func, layer, device_ids, cam="gradcam")
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> GradCAM.get_name()
-        'Grad-CAM'
-        """
-        return "Grad-CAM"
 
 
 class GradCAMPlusPlus(ClassActivationMap):
@@ -199,6 +175,8 @@ class GradCAMPlusPlus(ClassActivationMap):
     [[[[0.25, 0.5], [0.25, 1.0]]]]
     """
 
+    _field_name: ClassVar[str | None] = "Grad-CAM++"
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -206,15 +184,6 @@ class GradCAMPlusPlus(ClassActivationMap):
         device_ids: list[int] | None = None,
     ) -> None:
         super().__init__(forward_func, layer, device_ids, cam="gradcam++")
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> GradCAMPlusPlus.get_name()
-        'Grad-CAM++'
-        """
-        return "Grad-CAM++"
 
 
 class SmoothGradCAMPlusPlus(ClassActivationMap):
@@ -246,6 +215,8 @@ class SmoothGradCAMPlusPlus(ClassActivationMap):
     [[[[0.25, 0.5], [0.25, 1.0]]]]
     """
 
+    _field_name: ClassVar[str | None] = "Smooth Grad-CAM++"
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -258,12 +229,3 @@ class SmoothGradCAMPlusPlus(ClassActivationMap):
     ) -> None:
         cam = replace(get_cam("smoothgradcam++"), samples=samples, noise=noise, seed=seed)
         super().__init__(forward_func, layer, device_ids, cam=cam)
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> SmoothGradCAMPlusPlus.get_name()
-        'Smooth Grad-CAM++'
-        """
-        return "Smooth Grad-CAM++"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from fastsal.arguments.batches import Part, parts
-from fastsal.arguments.inputs import Inputs, as_attributions, as_tuple
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import Inputs, as_attributions
+from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
-from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.maps.combination import Weights, upsample
@@ -24,7 +25,7 @@ from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic, StatisticFunction
 
 
-class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
+class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # type: ignore[misc]
     r"""Fast-CAM: the combined SMOE Scale map times the class activation map of one layer.
 
     $$F = S \cdot U\big(L / \max L\big)$$
@@ -63,6 +64,8 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
     torch.Size([2, 3, 8, 8])
     """
 
+    _field_name: ClassVar[str | None] = "Fast-CAM"
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -91,23 +94,6 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
             max_batch=max_batch,
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> FastCAM.get_name()
-        'Fast-CAM'
-        """
-        return "Fast-CAM"
-
-    def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("attribute_future is not available for Fast-CAM")
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -144,10 +130,11 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
-        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
-        with torch.no_grad(), self.smoe.reading(given) as reader:
-            readings, activation_map = self._read(given, reader, attribute_to_layer_input)
-            product = reader.combined(readings, reader.channels if expand_channels else 1)
+        max_batch = self.smoe.settings.max_batch
+        calls = self._calls(inputs, target, additional_forward_args, max_batch)
+        with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
+            maps, activation_map = self._read(calls, reader, attribute_to_layer_input)
+            product = reader.combined(maps, reader.channels if expand_channels else 1)
         with torch.no_grad():
             peak = activation_map.amax((1, 2), keepdim=True)
             zero = peak <= 0
@@ -178,34 +165,26 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         Raises:
             ValueError: As for `attribute`.
         """
-        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
+        max_batch = self.smoe.settings.max_batch
+        calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():
-            reader = self.smoe.reader(given[0].inputs, given[0].additional_forward_args)
-            return self._read(given, reader, attribute_to_layer_input)[1]
+            reader = readers_of(self.smoe).for_call(calls[0])
+            return self._read(calls, reader, attribute_to_layer_input)[1]
 
     def _read(
-        self, given: Sequence[Part], reader: ScaleReader | PlannedReader, layer_input: bool
+        self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """Return what was read of the scales and the class activation map."""
+        """Return the map of every scale and the class activation map of a batch."""
         layer = self._cam_layer or reader.layers[-1]
-        activation_maps, readings = [], []
-        for part in given:
-            contributions, values = layer_contributions(
-                self.cam,
-                self.forward_func,
-                layer,
-                part.inputs,
-                part.target,
-                part.additional_forward_args,
-                layer_input,
-                self.device_ids,
-                reader.taps,
+        activation_maps, values = [], []
+        for call in calls:
+            contributions, read = layer_contributions(
+                self.cam, layer, call, layer_input=layer_input, taps=reader.taps
             )
-            name, module, scale = layer
-            if scale is None or layer_input:
+            if layer.scale is None or layer_input:
                 # Refused where the map could not be laid over the image.
-                describe_layer(name, module, contributions, reader.size, False)
+                describe_layer(layer.name, layer.module, contributions, reader.size, False)
             activation_maps.append(contributions.sum(1).relu())
-            readings.append(values)
-        whole = activation_maps[0] if len(given) == 1 else torch.cat(activation_maps)
-        return reader.joined(readings), whole
+            values.append(read)
+        whole = activation_maps[0] if len(calls) == 1 else torch.cat(activation_maps)
+        return reader.joined(values), whole

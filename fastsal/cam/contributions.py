@@ -9,45 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.arguments.call import Call
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.networks import hooks
 from fastsal.networks.backbone import image_layout
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
 from fastsal.networks.layers import NamedLayer, check_finite
-from fastsal.networks.state import ForwardFunction
 
 
 def layer_contributions(
     cam: Cam,
-    forward_func: ForwardFunction,
     layer: NamedLayer,
-    inputs: tuple[Tensor, ...],
-    target: Any,
-    additional_forward_args: object = None,
+    call: Call,
+    *,
     layer_input: bool = False,
-    device_ids: Sequence[int] | None = None,
     taps: Sequence[hooks.Tap] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return what every channel of a layer adds to the map, and what further taps read.
+    """Return each channel's contribution to a layer's map, and the values of further taps.
 
-    One forward pass, with gradients for what follows the layer alone, and one more for each noisy
-    copy that the map is averaged over. Under no target the copies have the class that is predicted
-    for the images themselves.
+    One forward pass, with gradients for the part of the network after the layer alone, and one
+    more for each noisy copy that the map is averaged over. If there is no target, the copies have
+    the class that is predicted for the images themselves.
 
     Args:
         cam: The class activation map.
-        forward_func: The model, or any callable that runs it.
-        layer: Its layer.
-        inputs: The model's tensors.
-        target: In any of Captum's forms, a callable of the output, or None for the predicted class.
-        additional_forward_args: Further arguments: one, or a tuple of them, or None.
+        layer: The layer.
+        call: The model with its inputs and the target.
         layer_input: Takes the layer's input in place of its output.
-        device_ids: The order of the devices over which a `DataParallel` model splits a batch.
-        taps: What else is read during the pass of the images themselves.
+        taps: Further places that are read during the pass of the images themselves.
 
     Returns:
-        `(N, C, ...)` at the layer's size, float32 or the layer's type where that is finer, channels
+        `(N, C, ...)` at the layer's size, float32 or the layer's type if that is finer, channels
         second whatever the network's layout; and what each tap's `read` returned.
 
     Raises:
@@ -56,22 +49,24 @@ def layer_contributions(
     """
     scale = layer.scale
     rectify = scale is not None and scale.functional_relu and not layer_input
+    device_ids = call.device_ids
 
     def run(
-        tensors: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
+        inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
         source = GradientSource(rectify)
         tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
-        output, readings = hooks.forward(
-            forward_func, tensors, additional, [*taps, tap], device_ids
+        output, values = hooks.forward(
+            call.forward_func, inputs, additional, [*taps, tap], device_ids
         )
-        return source, output, readings[:-1]
+        return source, output, values[:-1]
 
-    images = inputs[0].shape[0]
-    with gradients_after_source(forward_func):
-        inputs = outside_inference(inputs)
-        additional = outside_inference(additional_forward_args)
-        source, output, readings = run(inputs, taps)
+    target = call.target
+    images = call.inputs[0].shape[0]
+    with gradients_after_source(call.forward_func):
+        inputs = outside_inference(call.inputs)
+        additional = outside_inference(call.additional_forward_args)
+        source, output, values = run(inputs, taps)
         scores = select_scores(output, target, images)
         if cam.noise:
             target = fixed_target(output, target, images)
@@ -82,7 +77,7 @@ def layer_contributions(
             derivatives = _powers(gradients, cam.orders)
         del source, output, scores
     for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
-        with gradients_after_source(forward_func):
+        with gradients_after_source(call.forward_func):
             source, output, _ = run(copies, ())
             scores = select_scores(output, target, images)
             _, gradients = source.gradients(scores.sum(), device_ids)
@@ -102,7 +97,7 @@ def layer_contributions(
             activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
         contributions = cam.contributions(activations, derivatives)
     check_finite(layer.name, "activations or gradients", contributions)
-    return contributions, readings
+    return contributions, values
 
 
 def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:

@@ -206,8 +206,8 @@ class Watch:
                 self.attributor = SMOEScale(
                     self.network,
                     chosen_scales(candidates_of(self.network, passed.trace, output)),
-                    weights=self.attributor.weights,
-                    statistic=self.attributor.statistic,
+                    weights=self.attributor.settings.weights,
+                    statistic=self.attributor.settings.statistic,
                     **_AS_THEY_ARE,
                 )
                 self.found = True

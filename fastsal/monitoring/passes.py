@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastsal.arguments.inputs import image_of
 from fastsal.attribution.reader import ScaleReader
+from fastsal.attribution.smoe_scale import readers_of
 from fastsal.networks import hooks, state
 from fastsal.networks.trace import Trace
 
@@ -84,7 +85,7 @@ class Pass:
             return
         # What the caller does with its batch afterwards is not the sample's.
         self.images = image[: watch.images].detach().clone()
-        self.reader = watch.attributor.reader((image,))
+        self.reader = readers_of(watch.attributor).for_image(image)
         taps = [tap._replace(read=self._first(tap.read)) for tap in self.reader.taps]
         parallel = network if isinstance(model, nn.DataParallel) else None
         self.readings = self._hooks.enter_context(hooks.held(taps, parallel))

@@ -1,5 +1,6 @@
 """After every call, right or wrong, the model is bit for bit as it was, and so is all around it."""
 
+import dataclasses
 import warnings
 from contextlib import nullcontext
 
@@ -199,7 +200,7 @@ def test_a_statistic_that_raises(model, small_images, untouched):
     def fail(values):
         raise RuntimeError("planted in the normalisation")
 
-    attributor.normalization = fail
+    attributor.settings = dataclasses.replace(attributor.settings, normalization=fail)
     with untouched(model, small_images), pytest.raises(RuntimeError, match="planted in the norm"):
         attributor.attribute(small_images)
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_other_sizes_batches_types_and_weights_are_seen(planned_passes):
             attributor.attribute(batch), by_hand(net, batch), rtol=1e-5, atol=1e-6
         )
     assert len(planned_passes) == 3
-    attributor.weights = (3, 1)
+    attributor.settings = replace(attributor.settings, weights=(3, 1))
     torch.testing.assert_close(
         attributor.attribute(batch), by_hand(net, batch, (3, 1)), rtol=1e-5, atol=1e-6
     )

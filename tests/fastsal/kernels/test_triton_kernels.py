@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale
-from fastsal.attribution import reader
+from fastsal.attribution import planned_reader
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.kernels import cpu, cuda
 from fastsal.kernels.gpu_plan import GpuPlan
@@ -62,7 +62,7 @@ def interpreter(monkeypatch):
     """Under the interpreter tensors on the CPU count as on a GPU."""
     if INTERPRETED:
         monkeypatch.setattr(cuda, "reachable", lambda _: True)
-        monkeypatch.setattr(reader, "CpuPlan", GpuPlan)
+        monkeypatch.setattr(planned_reader, "CpuPlan", GpuPlan)
         monkeypatch.setattr(cpu, "readable", cuda.readable)
         for name in ("smoe_scale", "gaussian", "combine"):
             form = getattr(cuda, name)
