@@ -24,56 +24,66 @@ from fastsal.statistics.registry import Statistic, StatisticFunction
 
 
 class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
-    r"""SMOE Scale: saliency from the activations of one forward pass, without gradients.
+    r"""SMOE Scale: a saliency map from the activations of one forward pass, without gradients.
 
     $$S = \sum_k w_k\, U\big(\gamma(\phi(T_k))\big) \Big/ \sum_k w_k$$
 
     with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
-    each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map
-    does not depend on a class. Deviations from the paper: none.
+    each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map does not
+    depend on a class. Deviations from the paper: none.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3,
+        https://arxiv.org/abs/1911.11293
 
     Args:
-        model: The network, or any callable that runs it; then give `layers`. A module runs in
-            evaluation mode and is put back as it was; a bare callable runs as it is.
-        layers: The layers to read, shallowest first: names, modules or `Scale`, one or several.
-            None finds them at the first call, by `find_scales`. Of a module that runs more than
-            once the last call is read.
-        device_ids: The order of devices, where `model` splits batches over several.
-        weights: "linear" (1, 2, 3, ...), "equal", "prior", one number for each layer, or a ".json"
-            file of weights measured on this network, whose layers' names must be those read.
-            "prior" was measured on ResNet-50's five scales, and is the paper's as given; for fewer
-            scales its last numbers are taken, which is this library's extrapolation.
-        statistic: The name of a registered statistic, a `Statistic`, or a function from
-            activations `(N, C, h, w)`, after the ReLU, to `(N, h, w)`. One that is defined before
-            the ReLU reads what the activation function was given that made the layer's tensor.
-        normalize: "gaussian" (normal CDF), "gamma" (Gamma CDF), "minmax" or "none".
-        normalize_over: "image" normalises each map by itself. "batch" takes the maps of a scale in
-            one batch as one, so that its images compare: what is higher in one than in another
-            stays so, and an image's map depends on those beside it.
-        max_batch: How many images go through the network at once, for its memory; the maps are the
-            same. None for all.
-        tile: (height, width) in pixels of what goes through the network at once of a larger image,
-            for its memory; multiples of the network's coarsest stride. Each scale's map is
-            normalised over the whole image. None for the image.
-        overlap: How many pixels beside a tile the network sees too, rounded up to its stride. From
-            half the receptive field of the last layer on the map is the same; below, seams are
-            small, since what is far away counts little. A network that pools over the whole image
-            on the way (squeeze and excitation) pools over a tile instead.
+        model (torch.nn.Module or Callable): The network, or any callable that runs it; a callable
+            needs `layers`. A module runs in evaluation mode and is restored afterwards; a callable
+            runs unchanged.
+        layers (str, torch.nn.Module, Scale or a sequence of them, optional): The layers to read,
+            shallowest first. If a module runs more than once, its last call is read.
+            Default: None, which finds them at the first call by `find_scales`.
+        device_ids (list[int], optional): The order of devices, if `model` splits batches over
+            several. Default: None.
+        weights (str, Path or sequence of float): "linear" (1, 2, 3, ...), "equal", "prior", one
+            number for each layer, or a ".json" file of weights measured on this network, whose
+            layers must be those that are read. "prior" are the paper's weights, measured on
+            ResNet-50's five scales; for fewer scales the last of them are taken, which is this
+            library's extrapolation. Default: "linear".
+        statistic (str, Statistic or Callable): A registered statistic, or a function from
+            activations `(N, C, h, w)` after the ReLU to `(N, h, w)`. A statistic that is defined
+            before the ReLU gets the input of the activation function that made the layer's tensor.
+            Default: "smoe_scale".
+        normalize (str): "gaussian" (normal CDF), "gamma" (Gamma CDF), "minmax" or "none".
+            Default: "gaussian".
+        normalize_over (str): "image" normalises each map by itself. "batch" normalises a scale's
+            maps of one batch together, so that they can be compared: a value that is higher in one
+            image than in another stays higher, and an image's map depends on the rest of its
+            batch. Default: "image".
+        max_batch (int, optional): The number of images that go through the network at once, to
+            save memory; the maps are the same. Default: None, which takes all.
+        tile (tuple[int, int], optional): (height, width) in pixels of the tiles in which a larger
+            image goes through the network, to save memory; multiples of the network's coarsest
+            stride. Each scale's map is normalised over the whole image. Default: None, which takes
+            the whole image.
+        overlap (int): The number of pixels beside a tile that the network sees too, rounded up to
+            its stride. From half the receptive field of the last layer upwards the map is the same
+            as without tiles. Below, seams are small, since distant pixels count little. A network
+            that pools over the whole image on the way (squeeze and excitation) pools over a tile
+            instead. Default: 128.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
 
-    Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3.
-
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
-    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
-    ...     torch.nn.Linear(128, 10),
-    ... )
-    >>> SMOEScale(net).attribute(torch.rand(2, 3, 8, 8), target=1).shape
-    torch.Size([2, 3, 8, 8])
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...     torch.nn.Linear(128, 10),
+        ... )
+        >>> SMOEScale(net).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     _field_name: ClassVar[str | None] = "SMOE Scale"
@@ -126,18 +136,22 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         """Return the combined map of every image.
 
         Args:
-            inputs: `(N, C, H, W)`, or a tuple of the model's inputs; the first 4-D one is the
-                image to whose size the maps are combined.
-            target: In any of Captum's forms, or a callable of the output. It is checked against
-                the model's output and does not change the map.
-            additional_forward_args: Further arguments of the model: one, or a tuple.
-            attribute_to_layer_input: Reads the layers' inputs in place of their outputs.
-            expand_channels: Repeats the map over the input's channels; False gives `(N, 1, H, W)`.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs;
+                the first 4-D one is the image, to whose size the maps are combined.
+            target (int, tuple, Tensor, list or Callable, optional): A class in any of Captum's
+                forms, or a callable of the output. It is checked against the model's output and
+                does not change the map. Default: None.
+            additional_forward_args (Any, optional): Further arguments of the model: one, or a
+                tuple. Default: None.
+            attribute_to_layer_input (bool): Reads the layers' inputs in place of their outputs.
+                Default: False.
+            expand_channels (bool): Repeats the map over the input's channels; False gives
+                `(N, 1, H, W)`. Default: True.
 
         Returns:
             A tensor of the input's shape, in [0, 1] under "gaussian" and "minmax", float32 or the
-            input's type where that is finer; a tuple for a tuple. An input that is no image
-            batch gives an empty tensor, with a warning.
+            input's type if that is finer; a tuple for a tuple. An input that is no image batch
+            gives an empty tensor, with a warning.
 
         Raises:
             ValueError: If the target does not fit the output, the layers give no image-shaped
@@ -160,25 +174,26 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         """Return the map of every scale, their combination and the model's output.
 
         Args:
-            inputs: As for `attribute`.
-            additional_forward_args: As for `attribute`.
-            attribute_to_layer_input: As for `attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): As for `attribute`.
+            additional_forward_args (Any, optional): As for `attribute`. Default: None.
+            attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
-            The `Maps`, from one forward pass (and one more at the first call, where the scales are
-            to be found).
+            The `Maps` of one forward pass. If the layers are not known yet, the first call makes
+            one more pass, which finds them.
 
         Raises:
             ValueError: As for `attribute`.
 
-        >>> _ = torch.manual_seed(0)
-        >>> net = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
-        ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(),
-        ... )
-        >>> maps = SMOEScale(net).maps(torch.rand(2, 3, 8, 8))
-        >>> [scale.name for scale in maps.scales], maps.stacked.shape
-        (['1', '4'], torch.Size([2, 2, 8, 8]))
+        Example:
+            >>> _ = torch.manual_seed(0)
+            >>> net = torch.nn.Sequential(
+            ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+            ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(),
+            ... )
+            >>> maps = SMOEScale(net).maps(torch.rand(2, 3, 8, 8))
+            >>> [scale.name for scale in maps.scales], maps.stacked.shape
+            (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
         max_batch = self.settings.max_batch
         with torch.no_grad():
@@ -192,12 +207,12 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
 def readers_of(attributor: SMOEScale) -> ReaderFactory:
     """Return the readers of an attributor, for modules that run the forward pass themselves.
 
-    Fast-CAM, `fastsal.watch` and the comparisons read an attributor's scales during passes of
-    their own.
+    Fast-CAM, `fastsal.watch` and the harness read an attributor's scales in passes of their own.
 
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
-    >>> reader = readers_of(SMOEScale(net, net[1])).for_image(torch.rand(1, 3, 8, 8))
-    >>> [tap.name for tap in reader.taps]
-    ['1']
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> reader = readers_of(SMOEScale(net, net[1])).for_image(torch.rand(1, 3, 8, 8))
+        >>> [tap.name for tap in reader.taps]
+        ['1']
     """
     return attributor._readers

@@ -12,13 +12,13 @@ from fastsal.networks.state import LayerError
 
 
 class Span(NamedTuple):
-    """One row (or column) of tiles: pixels of the image that it covers, and that are shown.
+    """The extent of a tile along one dimension of the image, in pixels.
 
     Attributes:
-        start: First pixel that is the tile's own.
-        stop: Pixel after its last.
-        shown_start: First pixel that the network is shown.
-        shown_stop: Pixel after the last.
+        start: The first pixel of the tile itself.
+        stop: The pixel after the tile's last.
+        shown_start: The first pixel that the network sees.
+        shown_stop: The pixel after the last that the network sees.
     """
 
     start: int
@@ -29,12 +29,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut.
+    """The size of the tiles that an image is cut into, and their overlap.
 
     Attributes:
-        height: Of a tile, in pixels.
-        width: Of a tile.
-        overlap: Pixels beside a tile that the network is shown too, on each side.
+        height: The height of a tile, in pixels.
+        width: The width of a tile, in pixels.
+        overlap: The number of pixels on each side of a tile that the network sees too.
     """
 
     height: int
@@ -51,10 +51,14 @@ class Tiling:
         return all(length <= most for length, most in zip(size, self.shown, strict=True))
 
     def checked(self, names: Sequence[str], strides: Sequence[int]) -> int:
-        """Return the coarsest stride, on whose grid every tile begins.
+        """Return the coarsest stride of the layers, on whose grid every tile begins.
+
+        Args:
+            names: The layers' names, for the message.
+            strides: The layers' strides.
 
         Raises:
-            ValueError: If a side is smaller than it, or no multiple of it.
+            ValueError: If a side of the tiles is no multiple of that stride.
         """
         coarsest = max(range(len(strides)), key=strides.__getitem__)
         stride = strides[coarsest]
@@ -69,10 +73,16 @@ class Tiling:
         return stride
 
     def spans(self, length: int, side: int, stride: int) -> list[Span]:
-        """Return the tiles along a length.
+        """Return the spans of the tiles along one dimension of the image.
 
-        All are shown as many pixels, at the image's border too, where those beyond come from within
-        (the last has up to a stride more, where the length is no multiple of it).
+        The network sees the same number of pixels of every tile: at the image's border the pixels
+        that are missing outside are taken from inside. The last tile has up to a stride more, if
+        the length is no multiple of the stride.
+
+        Args:
+            length: The image's height, or width.
+            side: The tile's height, or width.
+            stride: The coarsest stride of the layers.
 
         >>> [tuple(span) for span in Tiling(64, 64, 16).spans(200, 64, 32)]
         [(0, 64, 0, 128), (64, 128, 32, 160), (128, 192, 64, 200), (192, 200, 64, 200)]
@@ -84,17 +94,21 @@ class Tiling:
             stop = min(start + side, length)
             latest = max(0, length - shown) // stride * stride
             first = min(max(0, start - overlap), latest)
-            # What is left over at the border is no tile of its own.
+            # The remainder at the border is no tile of its own.
             last = length if length - (first + shown) < stride else first + shown
             spans.append(Span(start, stop, first, last))
         return spans
 
 
 def checked_tile(tile: tuple[int, int] | None, overlap: int) -> Tiling | None:
-    """Return how images are cut, None for not at all.
+    """Return the tiling that the arguments of `SMOEScale` stand for, None without tiles.
+
+    Args:
+        tile: (height, width) in pixels, or None.
+        overlap: In pixels.
 
     Raises:
-        ValueError: If a number is none of pixels.
+        ValueError: If a number is not a number of pixels.
 
     >>> checked_tile((1024, 512), 64)
     Tiling(height=1024, width=512, overlap=64)

@@ -1,4 +1,4 @@
-"""What each channel of a layer adds to a class activation map, from gradients after the layer."""
+"""Each channel's contribution to a class activation map, from gradients after the layer."""
 
 from __future__ import annotations
 
@@ -101,7 +101,13 @@ def layer_contributions(
 
 
 def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
-    """Warn of images whose map is 0 everywhere, those of `(N)`, from inside an `attribute`."""
+    """Warn of images whose map is 0 everywhere; called from inside an `attribute`.
+
+    Args:
+        zero: `(N,)`, True for each such image.
+        cam: The class activation map.
+        consequence: The end of the message.
+    """
     if zero.any():
         warnings.warn(
             f"{cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the "
@@ -118,9 +124,9 @@ def _powers(gradients: Tensor, orders: int) -> Tensor:
 
 
 def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the inputs with noise on those that are laid out in space; the rest stay.
+    """Yield noisy copies of the inputs; only tensors with locations get noise.
 
-    One pattern is drawn for all images, so that a batch gives what each of its images gives.
+    One pattern is drawn for all images, so that a batch gives the same maps as its images alone.
     """
     noised = [tensor.dim() > 2 and tensor.is_floating_point() for tensor in inputs]
     if not any(noised):
@@ -129,7 +135,8 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
             f"{cam.name} adds noise to floating-point images (N, C, H, W), got {kinds}; convert "
             "them, or set noise=0"
         )
-    # Drawn on the CPU: the same on every device, and no one else's random numbers are touched.
+    # Drawn on the CPU by a generator of its own: the same on every device, and the global random
+    # state stays.
     generator = torch.Generator().manual_seed(cam.seed)
     for _ in range(cam.samples):
         yield tuple(
@@ -146,7 +153,7 @@ def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Ten
 
 
 def _channels_last(activations: Tensor, inputs: tuple[Tensor, ...]) -> bool:
-    """Return whether a layer's tensor lies on an image's grid with its channels last."""
+    """Return True if a layer's tensor lies on an image's grid with its channels last."""
     image = next((tensor for tensor in inputs if tensor.dim() == 4), None)
     if image is None or activations.dim() != 4:
         return False

@@ -1,4 +1,4 @@
-"""Layers that a user gives: names, modules and scales in any mix."""
+"""The layers that are read, given as names, modules or scales."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NamedLayer(NamedTuple):
         replace: Callable[[Tensor], Tensor] | None = None,
         mode: TorchFunctionMode | None = None,
     ) -> Tap:
-        """Return a tap on the layer's output, or where its scale says.
+        """Return a tap on the layer, at the call and the side that its scale names.
 
         Args:
             read: As for `Tap`.
@@ -61,7 +61,7 @@ class NamedLayer(NamedTuple):
 def name_layers(
     model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
 ) -> tuple[NamedLayer, ...]:
-    """Return (name, module, scale where one was given) of layers given in any mix of forms.
+    """Return the layers that are given in any mix of forms.
 
     Args:
         model: The network, or a function that runs it.
@@ -104,7 +104,11 @@ def name_layers(
 
 
 def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
-    """Return the name, the module and, where given, the scale of a class activation map's layer.
+    """Return the one layer of a class activation map.
+
+    Args:
+        model: The network, or a function that runs it.
+        layer: A name, a module or a `Scale`.
 
     Raises:
         ValueError: If there is not one layer.
@@ -126,9 +130,14 @@ def describe_layer(
     size: tuple[int, int],
     signed: bool | None = None,
 ) -> Scale:
-    """Return the scale of a layer that was given, from its tensor beside the image's size.
+    """Return the scale of a layer that was given, from its tensor and the image's size.
 
-    Where `signed` is None the tensor is searched for negative values.
+    Args:
+        name: The layer's name.
+        module: The layer.
+        tensor: The layer's tensor.
+        size: (H, W) of the image.
+        signed: True if the layer has negative values; None searches the tensor for them.
 
     Raises:
         ValueError: If the tensor does not lie on the image's grid.
@@ -152,10 +161,15 @@ def describe_layer(
 
 
 def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]) -> None:
-    """Raise if values that come from any of several layers are not finite; waits for a GPU once.
+    """Raise if values of any of several layers are not finite; a GPU is waited for once.
+
+    Args:
+        names: The layers' names.
+        what: The values, as the message calls them: "activations".
+        tensors: The values of each layer.
 
     Raises:
-        ValueError: As `check_finite`, of the first such layer.
+        ValueError: As `check_finite` does, for the first such layer.
     """
     sums = torch.stack([values.sum().to(tensors[0].device, torch.float32) for values in tensors])
     for name, total, values in zip(names, sums.tolist(), tensors, strict=True):
@@ -164,12 +178,17 @@ def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]
 
 
 def check_finite(name: str, what: str, values: Tensor) -> None:
-    """Raise if values that come from a layer are not all finite.
+    """Raise if values of a layer are not all finite.
+
+    Args:
+        name: The layer's name.
+        what: The values, as the message calls them: "activations".
+        values: The values, or sums of them.
 
     Raises:
-        ValueError: Naming the layer and what it gives.
+        ValueError: If they are not; the message names the layer.
     """
-    # A sum with a value that is not finite is not finite; the other way round is rare.
+    # The sum is cheap, and not finite if a value is not; finite values rarely overflow it.
     if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
         raise ValueError(
             f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "

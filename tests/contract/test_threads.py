@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastsal import SMOEScale
-from fastsal.networks.state import evaluating, still
+from fastsal.networks.state import evaluating, evaluation_pass
 
 THREADS = 4
 
@@ -135,8 +135,8 @@ def test_the_last_to_leave_puts_the_compiler_back(small_network):
     root = nn.Sequential(model)
     before = torch._dynamo.eval_frame._stance
     first, second = ExitStack(), ExitStack()
-    first.enter_context(still(root))
-    second.enter_context(still(root))
+    first.enter_context(evaluation_pass(root))
+    second.enter_context(evaluation_pass(root))
     first.close()
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
     second.close()
