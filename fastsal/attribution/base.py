@@ -29,7 +29,7 @@ class NamedAttribution(Attribution):  # type: ignore[misc]
         return name
 
     def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
+        """Raise, since there is no asynchronous form.
 
         Raises:
             NotImplementedError: Always.

@@ -75,7 +75,7 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
     height, width = reader.size
     scales = reader.known_scales or reader.scales
     if not scales:
-        # Of layers that were named the strides are known once they have given something.
+        # The strides of named layers are known only after a pass.
         shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
         run_on(*(Span(0, side, 0, side) for side in shown))
         scales = reader.scales

@@ -27,7 +27,7 @@ from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import smoe_scale
 
-# Kinds of batches whose readers are kept for the next: the last of an epoch is often smaller.
+# The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
 MOST_PLANS = 4
 # The return value of a hook whose layer's statistic lies in a plan's memory.
 NOTHING = torch.empty(0)
@@ -187,7 +187,7 @@ class PlannedReader:
             and tensor.stride() == stride
         ):
             if self._unplanned:
-                # Of several calls of a module it is the last that counts.
+                # If a module runs several times, its last call counts.
                 self._unplanned.pop(index, None)
             self._plan.read(index, tensor)
             return NOTHING

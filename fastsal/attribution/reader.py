@@ -1,4 +1,4 @@
-"""Reads a network's scales during forward passes and combines their maps."""
+"""The reader of a network's scales during forward passes, and of their combined map."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LayerNotes:
 
 
 class ScaleReader:
-    """Reads the scales of one batch during forward passes, and combines their maps.
+    """The reader of one batch's scales during forward passes; it combines their maps.
 
     Args:
         settings: The attributor's settings.
@@ -118,9 +118,9 @@ class ScaleReader:
         self._layer_input = layer_input
         self._scales: dict[int, Scale] = {}
         self._is_smoe = settings.statistic.function is smoe_scale
-        # A batch in parts, an image in tiles, either on several devices, is one only when they are
-        # joined. And what can wait should: between two layers even a few instructions wait for
-        # memory.
+        # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
+        # map can be normalised. Work that can wait should: between two layers even a few
+        # instructions wait for memory.
         joined_later = settings.normalize_over == "batch" or settings.tiling is not None
         self._normalize_later = self._is_smoe or joined_later
         self._preactivations: PreActivations | None = None
@@ -143,14 +143,14 @@ class ScaleReader:
         if scale is None:
             key, layer = (index, self._layer_input), self.layers[index]
             scale = self._notes.scale(key, layer, tensor, self.input_size, statistic.rectifies)
-        # Of several parts of a batch one with negative activations is remembered.
+        # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
         if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = cpu.layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
-        # Fast-CAM may have gradients on by now, which the map has no part in.
+        # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
         rectify = statistic.domain == "post_relu" and not statistic.rectifies
         if rectify and (scale.signed or scale.functional_relu):
@@ -159,7 +159,7 @@ class ScaleReader:
         if not self._normalize_later:
             check_finite(self.layers[index].name, "activations", values)
             return self._normalized(values)
-        # Another statistic's values may be the network's own, which it may write over.
+        # Another statistic may return a view of the network's tensor, which is overwritten later.
         return values if self._is_smoe else values.clone()
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class ScaleReader:
             return over_batch(normalization, values)
         squashed = None
         if normalization is gaussian:
-            # So that no second map is held.
+            # In place, so that no second map is held.
             squashed = cpu.gaussian(values, in_place=self._is_smoe)
         return normalization(values) if squashed is None else squashed
 

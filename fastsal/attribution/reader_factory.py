@@ -1,4 +1,4 @@
-"""The readers of one attributor: found layers, notes and prepared kernels outlive a call."""
+"""The factory of an attributor's readers; layers, notes and prepared kernels outlive a call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastsal.networks.scales import Scale, find_scales
 
 
 class ReaderFactory:
-    """Makes the readers of an attributor's calls.
+    """The factory of the readers of an attributor's calls.
 
     Args:
         model: The network, or any callable that runs it.
@@ -94,7 +94,7 @@ class ReaderFactory:
     def cached(
         self, calls: Sequence[Call], layer_input: bool = False
     ) -> Iterator[ScaleReader | PlannedReader]:
-        """Give a reader that is used for the combined map alone.
+        """Give a reader of a batch for the combined map alone.
 
         It is the planned reader of an earlier batch like this one, if there is one; else a
         `ScaleReader`, after which one is prepared for the next.

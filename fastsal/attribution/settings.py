@@ -50,7 +50,7 @@ class Settings:
         tile: tuple[int, int] | None = None,
         overlap: int = 128,
     ) -> Settings:
-        """Return the settings that the arguments of `SMOEScale` stand for.
+        """Return the settings for the arguments of `SMOEScale`.
 
         A file of weights is read here, so that a later change of the file changes no attributor.
 

@@ -101,7 +101,7 @@ class Tiling:
 
 
 def checked_tile(tile: tuple[int, int] | None, overlap: int) -> Tiling | None:
-    """Return the tiling that the arguments of `SMOEScale` stand for, None without tiles.
+    """Return the tiling for the arguments of `SMOEScale`, None without tiles.
 
     Args:
         tile: (height, width) in pixels, or None.

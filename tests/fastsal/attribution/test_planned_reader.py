@@ -1,4 +1,4 @@
-"""Reading the same scales again, as planned: the same maps, and whatever changed is seen."""
+"""Planned readers: the same maps as without a plan, and every change of a call is noticed."""
 
 import copy
 import pickle
@@ -72,7 +72,7 @@ def test_a_second_call_is_planned_and_is_the_equations(planned_passes, layout):
         assert found.is_contiguous()
         one = attributor.attribute(batch, expand_channels=False)
         assert torch.equal(one, found[:, :1])
-    # All but the first call; `maps` shows what each scale gave, and is not planned.
+    # All but the first call; `maps` needs every scale's map, and is not planned.
     assert len(planned_passes) == 7
 
 
