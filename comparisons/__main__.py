@@ -14,6 +14,7 @@ from rich.table import Table
 
 from comparisons.budget import MEMORY_BUDGET_CUDA_MIB, MEMORY_BUDGET_MIB
 from comparisons.cli import options as shared
+from comparisons.cli.archive import FROM, archive
 from comparisons.cli.costs import profile
 from comparisons.cli.growth import growth
 from comparisons.cli.layers import layers
@@ -23,6 +24,7 @@ from comparisons.engines.select import engine_of, in_ranks
 from comparisons.estimates.files import PlanFile, read_plan_file
 from comparisons.methods.controls import METHODS
 from comparisons.plans.plan import Plan
+from comparisons.runs.archive import archived_plan
 from comparisons.runs.compare import run_plan
 from comparisons.runs.session import one_message
 from evaluation.training.retraining import check_device
@@ -37,6 +39,7 @@ app.command()(layers)
 app.command()(profile)
 app.command()(plan)
 app.command()(growth)
+app.command()(archive)
 
 
 @app.command("methods")
@@ -59,6 +62,7 @@ def run(
         Path | None,
         typer.Option("--plan", help="A file of the plan command, in place of all options above."),
     ] = None,
+    source: Annotated[Path | None, FROM] = None,
     out: Annotated[Path, shared.OUT] = Path("runs/comparison"),
     scratch: Annotated[Path | None, shared.SCRATCH] = None,
     workers: Annotated[int | None, shared.WORKERS] = None,
@@ -80,7 +84,12 @@ def run(
     with one_message(_console, out):
         if address is None:  # a cluster has what this machine may lack
             check_device(device)
-        chosen, file = _chosen(options, plan_file, device, gpus_per_cell)
+        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
+        file = None
+        if source is not None and plan_file is None and not options.stated:
+            chosen, command = _archived(source, gpus_per_cell)
+        else:
+            chosen, file = _chosen(options, plan_file, device, gpus_per_cell)
         report = run_plan(
             chosen,
             out,
@@ -97,8 +106,9 @@ def run(
                 memory_budget_mib=memory_budget,
             ),
             plan_file=file,
-            command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
+            command=command,
             console=_console,
+            source=source,
         )
     _console.print(f"Report: {report}", soft_wrap=True, markup=False)
 
@@ -123,6 +133,19 @@ def _chosen(
             f"{file.plan.recipe.ranks}: make another file with --ranks {ranks}"
         )
     return file.plan, file
+
+
+def _archived(source: Path, gpus_per_cell: float | None) -> tuple[Plan, str]:
+    """The plan of an archive, and the command that started its run."""
+    content = archived_plan(source, "run")
+    plan = Plan.from_json(content["plan"])
+    ranks = in_ranks(plan.recipe, gpus_per_cell).ranks
+    if ranks != plan.recipe.ranks:
+        raise ValueError(
+            f"--gpus-per-cell {gpus_per_cell:g} trains in {ranks} ranks, and {source} says "
+            f"{plan.recipe.ranks}: leave it out"
+        )
+    return plan, content.get("command", "")
 
 
 if __name__ == "__main__":

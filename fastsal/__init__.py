@@ -1,4 +1,21 @@
-"""SMOE Scale and Fast-CAM: saliency maps as Captum attribution classes."""
+"""Saliency maps from a network's activations, as Captum attribution classes.
+
+`SMOEScale` needs one forward pass and no gradients. `FastCAM` multiplies its map by a class
+activation map such as `GradCAM`, and so explains one class. `watch` makes maps during training;
+`fastsal.export` puts a network and its map into one module or ONNX file.
+
+Reference:
+    Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI".
+
+Example:
+    >>> import torch
+    >>> network = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(),
+    ... )
+    >>> SMOEScale(network).attribute(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
+"""
 
 from fastsal._version import __version__
 from fastsal.attribution.class_activation import (
@@ -17,7 +34,8 @@ from fastsal.monitoring.monitor import Watch, watch
 from fastsal.monitoring.sample import Sample
 from fastsal.networks.scales import Candidate, Scale, candidates, find_scales
 from fastsal.statistics.gamma import gamma_scale
-from fastsal.statistics.registry import Statistic, register_statistic, smoe_scale
+from fastsal.statistics.registry import Statistic, register_statistic
+from fastsal.statistics.smoe import smoe_scale
 
 __all__ = [
     "Cam",

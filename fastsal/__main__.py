@@ -1,4 +1,4 @@
-"""``python -m fastsal``: the command ``fastsal``."""
+"""`python -m fastsal`: the command `fastsal` as a module."""
 
 import sys
 

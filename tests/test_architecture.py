@@ -152,3 +152,9 @@ def test_no_file_names_a_place_of_one_machine():
             continue
         found += [f"{_name(path)}: {hit.group()}" for hit in place.finditer(text)]
     assert found == []
+
+
+def test_recorded_runs_are_data_in_few_files():
+    files = [path for path in _tracked() if path.is_relative_to(ROOT / "reports" / "runs")]
+    assert 0 < len(files) <= 60
+    assert not [path.name for path in files if path.suffix == ".py"]

@@ -214,6 +214,7 @@ def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
     read = [_activations_path(store, activations_id, split, place) for split in SPLITS]
     salient = [_locations_path(store, cell, method, split, place) for split in SPLITS]
     if all(path.exists() for path in (*read, *salient)):
+        _check_locations(cell, salient)
         return
     with locked(store.activations(activations_id)):
         if not all(path.exists() for path in read):
@@ -222,6 +223,22 @@ def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
             statistics = [] if method == RANDOM else [method]
             spec = {**cell.spec, "statistics": statistics}
             locations(replace(cell, kind="locations", spec=spec), store, device)
+        _check_locations(cell, salient)
+
+
+def _check_locations(cell: Cell, salient: list[Path]) -> None:
+    """Refuse locations that are not those recorded: another machine may round otherwise."""
+    found = content_hash(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in salient))
+    expected = cell.spec["locations_hash"]
+    if found == expected:
+        return
+    for path in salient:
+        path.unlink()
+    raise ValueError(
+        f"the locations of {cell.spec['method']} at {cell.spec['layer']} on this machine are not "
+        f"those of the run (hash {found}, recorded {expected}): continue it where it was made, or "
+        "start another run"
+    )
 
 
 def _hash_before(network: nn.Module, tail: nn.Module) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ from comparisons.cells.trained import (
 )
 from comparisons.methods.controls import METHODS
 from comparisons.methods.examples import example_batch
-from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
+from evaluation.datasets.dataset import SPLITS, Dataset, DatasetError, open_staged
 from evaluation.datasets.load import Request, stage
-from evaluation.datasets.staging import Progress
+from evaluation.datasets.staging import Progress, content_of
+from evaluation.masking.level_files import Levels
 from evaluation.masking.views import InputView
 from evaluation.profiling.profile import count, time_metrics
 from evaluation.profiling.timing import time_in_turns
+from evaluation.storage.local_copies import locked
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store, spec_id
 from fastsal import __version__
@@ -102,10 +105,17 @@ def run_cell(
 
     Returns:
         The result, as it is recorded.
+
+    Raises:
+        ValueError: artefacts of a finished cell that this one reads are gone, and this machine
+            makes others.
     """
     finished = store.result(cell.id)
     if finished is not None:
+        if cell.kind == "data":
+            _stage_again(cell, finished, store, progress)
         return finished
+    _bring_back_inputs(cell, store, device)
     started = time.perf_counter()
     if cell.kind == "data":
         outcome = _data(cell, store, progress)
@@ -130,6 +140,7 @@ def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
         store: where its inputs are.
         device: where its network runs.
     """
+    _bring_back_inputs(cell, store, device)
     with contextlib.suppress(TrainingDone):
         _WORK[cell.kind](cell, store, device)
 
@@ -138,6 +149,77 @@ def _data(cell: Cell, store: Store, progress: Progress | None) -> Outcome:
     request = Request(**cell.spec["request"])
     hashes = stage(cell.spec["source"], request, store.data(cell.id), progress)
     return {"records": (), "hashes": hashes}
+
+
+def _stage_again(cell: Cell, recorded: CellResult, store: Store, progress: Progress | None) -> None:
+    """Stage the images of a finished data cell where they are gone, and compare their hash."""
+    folder, source = store.data(cell.id), cell.spec["source"]
+    if not (folder / "meta.json").exists():
+        stage(source, Request(**cell.spec["request"]), folder, progress)
+    found, expected = content_of(folder), recorded.hashes["data"]
+    if found not in (None, expected):
+        shutil.rmtree(folder)
+        raise DatasetError(
+            f"the images of {source} on this machine are not those of the run in {store.root} "
+            f"(hash {found}, recorded {expected}): put those in their place, or start another run"
+        )
+
+
+def _bring_back_inputs(cell: Cell, store: Store, device: str) -> None:
+    """Make artefacts that a cell reads again, where they are gone.
+
+    So it is on another machine, which gets the results of a run and not all that they left.
+    """
+    if cell.kind == "same":  # reads a result alone
+        return
+    spec = cell.spec
+    read = [spec[name] for name in ("base", "permuted", "maps") if name in spec]
+    read += spec.get("folds", ()) if isinstance(spec.get("folds"), list) else ()
+    read += [spec["before"]["maps"]] if "before" in spec else []
+    for needed in read:
+        _bring_back(needed, store, device)
+
+
+def _bring_back(cell_id: str, store: Store, device: str) -> None:
+    recorded = store.result(cell_id)
+    if recorded is None or _has_artefacts(recorded, store):
+        return
+    # Locked elsewhere than in the folder, which goes while others wait.
+    with locked(store.root / ".again" / cell_id):
+        if _has_artefacts(recorded, store):  # another process made them
+            return
+        cell = Cell(recorded.kind, recorded.spec)
+        if cell.ranks > 1:
+            raise FileNotFoundError(
+                f"the network that the {cell.kind} cell {cell.id} trained in {cell.ranks} ranks is "
+                f"gone: delete {store.cell(cell.id)} to train it again"
+            )
+        _bring_back_inputs(cell, store, device)
+        made = _WORK[cell.kind](cell, store.again(cell.id), device)["hashes"]
+        differ = [name for name in made if made[name] != recorded.hashes.get(name)]
+        if differ:
+            name = differ[-1]
+            raise ValueError(
+                f"{store.root} lacks what the {cell.kind} cell {cell.id} left, and this machine "
+                f"makes others ({name} {made[name]}, recorded {recorded.hashes.get(name)}): "
+                "archive the run with its models and maps where it was made, or continue it there"
+            )
+        store.keep_again(cell.id)
+        shutil.rmtree(store.again_folder(cell.id), ignore_errors=True)
+
+
+def _has_artefacts(recorded: CellResult, store: Store) -> bool:
+    """Whether all that later cells read of a finished one is there."""
+    kind, cell = recorded.kind, recorded.id
+    if kind == "maps":
+        return all(Levels.is_sealed(store.maps(cell) / f"{name}.zarr") for name in SPLITS)
+    kept = kind == "retrain" and recorded.spec.get("keep")
+    paths = []
+    if kept or kind in ("base", "pretrained", "given", "permuted"):
+        paths.append(store.model(cell))
+    if kept or kind in ("base", "pretrained", "fold"):
+        paths.append(store.predictions(cell))
+    return all(path.exists() for path in paths)
 
 
 def _base(cell: Cell, store: Store, device: str) -> Outcome:

@@ -1,1 +1,1 @@
-"""Options and commands of ``python -m comparisons``."""
+"""Commands of ``python -m comparisons``."""

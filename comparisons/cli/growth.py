@@ -50,7 +50,7 @@ def growth(
     ] = _DEFAULT.cell_images,
     out: Annotated[
         Path, typer.Option(help="Folder of the table and the page; what it holds is kept.")
-    ] = Path("reports/growth"),
+    ] = Path("reports/runs/growth"),
 ) -> None:
     """Measure how time and memory grow with workers, images, methods and fractions.
 

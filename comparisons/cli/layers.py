@@ -12,13 +12,17 @@ from rich.console import Console
 
 from comparisons.cli import options as shared
 from comparisons.cli import recipe_options as training
+from comparisons.cli.archive import FROM
 from comparisons.cli.options import as_mode_shares, as_whole_numbers, as_words
 from comparisons.engines.select import engine_of
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
+from comparisons.runs.archive import archived_plan
 from comparisons.runs.layers import run_layers
+from comparisons.runs.prior import has_accuracies, write_prior
 from comparisons.runs.session import one_message
 from evaluation.layers.layerwise import Locations
 from evaluation.masking.levels import MODES
+from evaluation.storage.archive import open_run
 from evaluation.training.retraining import Recipe, check_device, default_precision
 from fastsal.statistics.registry import STATISTICS
 
@@ -27,7 +31,15 @@ __all__ = ["layers"]
 _console = Console(highlight=False)
 
 
+# Options that say no plan: with --from they may be stated beside an archive's own.
+_BESIDE_A_PLAN = (
+    *("context", "source", "out", "weights_out", "log_base", "workers", "threads", "device"),
+    *("engine", "address", "cpus_per_cell", "gpus_per_cell"),
+)
+
+
 def layers(
+    context: typer.Context,
     data: Annotated[
         str,
         shared.DATA,
@@ -77,6 +89,7 @@ def layers(
         Path | None,
         typer.Option(help="A .json file for one weight a scale: SMOEScale(weights=FILE)."),
     ] = None,
+    source: Annotated[Path | None, FROM] = None,
     out: Annotated[Path, shared.OUT] = Path("runs/layers"),
     workers: Annotated[int | None, shared.WORKERS] = None,
     threads: Annotated[int, shared.THREADS] = 1,
@@ -109,6 +122,17 @@ def layers(
             base=Recipe(epochs=base_epochs, learning_rate=base_learning_rate, **common),
             tuning=tuning_recipe(epochs=epochs, learning_rate=learning_rate, **common),
         )
+        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
+        if source is not None and not _states_a_plan(context):
+            content = archived_plan(source, "layers")
+            plan, command = LayersPlan.from_json(content["plan"]), content["command"]
+            log_base = content["log_base"] if log_base is None else log_base
+            results = open_run(source).results()
+            if weights_out is not None and has_accuracies(results, plan, content["layers"]):
+                # Nothing has to be run, and no image be there.
+                write_prior(weights_out, results, plan, content["layers"])
+                _console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
+                return
         report = run_layers(
             plan,
             out,
@@ -123,10 +147,19 @@ def layers(
                 gpus_per_cell=gpus_per_cell,
                 device=device,
             ),
-            command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
+            command=command,
             console=_console,
+            source=source,
         )
     _console.print(f"Report: {report}", soft_wrap=True, markup=False)
+
+
+def _states_a_plan(context: typer.Context) -> bool:
+    return any(
+        getattr(context.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT"
+        for name in context.params
+        if name not in _BESIDE_A_PLAN
+    )
 
 
 def _start(text: str) -> str:

@@ -13,7 +13,7 @@ from comparisons.deployment import exported, large, moving, seams, watched
 from comparisons.deployment.tables import TABLES
 from evaluation.storage.store import write_atomically
 
-_OUT = Path(__file__).parents[2] / "reports" / "deployment"
+_RECORDED = Path(__file__).parents[2] / "reports" / "runs" / "deployment"
 
 Row = Mapping[str, object]
 
@@ -33,12 +33,12 @@ MEASUREMENTS: dict[str, Callable[[], Iterable[Row]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is named, else everything; write `NAME.csv` here and print the README's rows."""
+    """Measure what is named, else everything; write `NAME.csv` and print the README's rows."""
     parser = argparse.ArgumentParser(
         prog="python -m comparisons.deployment.command", description=__doc__
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--out", type=Path, default=_OUT, help="folder")
+    parser.add_argument("--out", type=Path, default=_RECORDED, help="folder")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in MEASUREMENTS:

@@ -23,7 +23,7 @@ from fastsal import (
     find_scales,
 )
 from fastsal.cam.registry import Cam
-from fastsal.maps.combination import upsample
+from fastsal.maps.resize import upsample
 
 __all__ = ["register_cam_methods"]
 

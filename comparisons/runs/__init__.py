@@ -1,1 +1,1 @@
-"""Runs of plans, and their folders."""
+"""Runs, from the first cell to the page and to the archive."""

@@ -19,6 +19,7 @@ from comparisons.graph.nodes import Node, build_nodes
 from comparisons.graph.specs import data_cell
 from comparisons.methods.controls import METHODS
 from comparisons.plans.plan import Plan
+from comparisons.runs.archive import take_up
 from comparisons.runs.session import RunError, kept_plan, run_nodes, staged, told, working_in
 from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.load import Extent
@@ -42,6 +43,7 @@ def run_plan(
     console: Console,
     scratch: Path | None = None,
     plan_file: PlanFile | None = None,
+    source: Path | None = None,
 ) -> Path:
     """Run what is not done yet of a plan, and write the report.
 
@@ -53,6 +55,7 @@ def run_plan(
         console: where to say what happens.
         scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
         plan_file: the file that says the plan, if one does; the report cites it.
+        source: an archive whose cells are taken up; None for none.
 
     Returns:
         The report's path.
@@ -67,6 +70,8 @@ def run_plan(
     store = Store(out, scratch)
     with working_in(out):
         _refuse_another_plan(plan, out)
+        if source is not None:
+            take_up(source, out, plan)
         weights = plan.given_weights
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
         dataset = staged(data_cell(plan), store, console)

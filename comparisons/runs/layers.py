@@ -14,6 +14,7 @@ from comparisons.engines.select import Engine
 from comparisons.graph.layers import Layers, build_layer_nodes, data_cell, look_at
 from comparisons.graph.nodes import Node
 from comparisons.plans.layers import LayersPlan
+from comparisons.runs.archive import take_up
 from comparisons.runs.prior import write_prior
 from comparisons.runs.session import RunError, kept_plan, run_nodes, staged, told, working_in
 from evaluation.datasets.dataset import Dataset
@@ -37,6 +38,7 @@ def run_layers(
     engine: Engine,
     command: str,
     console: Console,
+    source: Path | None = None,
 ) -> Path:
     """Run what is not done yet of a plan; write the report, and weights where they are asked for.
 
@@ -48,6 +50,7 @@ def run_layers(
         engine: where cells run, and what each worker has.
         command: what was typed, for the record.
         console: where to say what happens.
+        source: an archive whose cells are taken up; None for none.
 
     Returns:
         The report's path.
@@ -61,6 +64,8 @@ def run_layers(
     store = Store(out)
     with working_in(out):
         _refuse_another_plan(plan, out)
+        if source is not None:
+            take_up(source, out, plan)
         console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
         dataset = staged(data_cell(plan), store, console)
         layers = look_at(plan, dataset)
@@ -75,7 +80,7 @@ def run_layers(
         if failures:
             raise RunError(told(failures, report))
         if weights_out is not None:
-            write_prior(weights_out, store, plan, layers.names)
+            write_prior(weights_out, list(store.results()), plan, layers.names)
             console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
         # By far the most of a run's disk, and one pass over the images makes them again.
         removed = store.remove_activations()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ from comparisons.plans.layers import LayersPlan
 from evaluation.layers.layer_arrays import RANDOM
 from evaluation.masking.levels import MODES
 from evaluation.scoring.scores import difference_score
-from evaluation.storage.store import Store, spec_id, write_atomically
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import spec_id, write_atomically
 from fastsal import __version__
 from fastsal.maps.prior import FORMAT
 
-__all__ = ["write_prior"]
+__all__ = ["has_accuracies", "write_prior"]
 
 _PREFERRED = "smoe_scale"
 
 
-def write_prior(path: Path, store: Store, plan: LayersPlan, layers: Sequence[str]) -> None:
+def write_prior(
+    path: Path, results: Sequence[CellResult], plan: LayersPlan, layers: Sequence[str]
+) -> None:
     """Write weights that ``SMOEScale(weights=path)`` takes.
 
     A scale's weight is its own difference score, ``(z - rho) + (kappa - z)`` of Eq 8, mean over
@@ -31,15 +35,15 @@ def write_prior(path: Path, store: Store, plan: LayersPlan, layers: Sequence[str
 
     Args:
         path: a file that ends in ``.json``.
-        store: a finished run.
+        results: every cell of a finished run.
         plan: its options; the weights are those of SMOE Scale, or of the first statistic.
         layers: its scales.
 
     Raises:
         ValueError: no scale where the statistic is better than the random control.
     """
-    statistic = _PREFERRED if _PREFERRED in plan.statistics else plan.statistics[0]
-    found = _accuracies(store)
+    statistic = _weighed(plan)
+    found = _accuracies(results)
     scores = np.array(
         [
             [
@@ -71,17 +75,35 @@ def write_prior(path: Path, store: Store, plan: LayersPlan, layers: Sequence[str
         },
         "model": plan.model,
         "data": plan.data,
-        "run": spec_id({"cells": sorted(result.id for result in store.results())}),
+        "run": spec_id({"cells": sorted(result.id for result in results)}),
         "versions": {"fastsal": __version__, "torch": version("torch")},
     }
     text = json.dumps(content, indent=1).encode()
     write_atomically(path, lambda file: file.write(text))
 
 
-def _accuracies(store: Store) -> dict[tuple[str, str | None, str, int | None], float]:
+def has_accuracies(results: Sequence[CellResult], plan: LayersPlan, layers: Sequence[str]) -> bool:
+    """Whether every fine-tuning that weights are made of is finished.
+
+    Args:
+        results: the finished cells of a run.
+        plan: its options.
+        layers: its scales.
+    """
+    wanted = product((_weighed(plan), RANDOM), layers, MODES, plan.seeds)
+    return set(wanted) <= _accuracies(results).keys()
+
+
+def _weighed(plan: LayersPlan) -> str:
+    return _PREFERRED if _PREFERRED in plan.statistics else plan.statistics[0]
+
+
+def _accuracies(
+    results: Sequence[CellResult],
+) -> dict[tuple[str, str | None, str, int | None], float]:
     return {
         (record.method, record.layer, record.mode, record.seed): record.value
-        for result in store.results()
+        for result in results
         if result.kind == "tune"
         for record in result.records
         if record.metric == "accuracy"

@@ -20,7 +20,7 @@ from evaluation.datasets.listing import Block, Listing, SplitListing
 from evaluation.storage.resumable_array import GrowingArray, growing_path
 from evaluation.storage.store import content_hash, write_atomically
 
-__all__ = ["Progress", "same_images", "stage_listing", "staged_hash"]
+__all__ = ["Progress", "content_of", "same_images", "stage_listing", "staged_hash"]
 
 # Told how many images are done, and how many there are.
 Progress = Callable[[int, int], object]
@@ -158,6 +158,16 @@ def staged_hash(folder: Path, of: str) -> str | None:
         return None
     meta = json.loads(path.read_text())
     return str(meta["content"]) if meta.get("of") == of else None
+
+
+def content_of(folder: Path) -> str | None:
+    """The hash of the images staged in a folder; None where it does not say.
+
+    Args:
+        folder: a complete one.
+    """
+    found: str | None = json.loads((folder / "meta.json").read_text()).get("content")
+    return found
 
 
 def same_images(listing: Listing, staged: Dataset, progress: Progress | None = None) -> bool:

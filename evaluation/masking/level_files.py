@@ -131,6 +131,18 @@ class Levels:
         found: str | None = self._metadata()["attributes"].get("content_hash")
         return found
 
+    @classmethod
+    def is_sealed(cls, path: Path) -> bool:
+        """Whether a finished array is at `path`, with every shard.
+
+        Args:
+            path: folder of the array.
+        """
+        if not (path / "zarr.json").exists():
+            return False
+        levels = cls(path)
+        return levels.content_hash is not None and all(map(levels.has, levels.shards()))
+
     def seal(self, *also: ContentHash) -> str:
         """Keep the hash of the finished array as its attribute ``content_hash``.
 

@@ -1,1 +1,1 @@
-"""A run's folder: records, and files written whole or not at all."""
+"""Files of runs: results, artefacts, and archives of recorded runs."""

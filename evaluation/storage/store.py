@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -215,6 +216,8 @@ class Store:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         self._scratch: Path | None = None
+        # Cells whose artefacts go elsewhere than to the run's directory.
+        self._homes: dict[str, Path] = {}
         if scratch is not None:
             whose = short_hash(str(self.root.resolve()).encode())
             self._scratch = Path(scratch).absolute() / whose
@@ -241,15 +244,15 @@ class Store:
 
     def model(self, cell: str) -> Path:
         """Where the weights of a base cell are."""
-        return self.root / "models" / f"{cell}.pt"
+        return self._home(cell) / "models" / f"{cell}.pt"
 
     def predictions(self, cell: str) -> Path:
         """Where the predicted classes of a base cell are, by split."""
-        return self.root / "models" / f"{cell}.predictions.npz"
+        return self._home(cell) / "models" / f"{cell}.predictions.npz"
 
     def maps(self, cell: str) -> Path:
         """Where the levels of a maps cell are: ``train.zarr`` and ``test.zarr``."""
-        return self.root / "maps" / cell
+        return self._home(cell) / "maps" / cell
 
     def activations(self, cell: str) -> Path:
         """Where the activations of a network's scales are, and which locations are salient."""
@@ -267,9 +270,42 @@ class Store:
         shutil.rmtree(folder, ignore_errors=True)
         return taken
 
+    def again(self, cell: str) -> Store:
+        """A store where one cell makes its artefacts again, beside the run until they are compared.
+
+        Args:
+            cell: whose artefacts; everything else is read and written where it is.
+        """
+        other = copy.copy(self)
+        other._homes = {cell: self.again_folder(cell) / "made"}
+        return other
+
+    def again_folder(self, cell: str) -> Path:
+        """Where artefacts of a cell lie that are made again; `remove_partial` removes it."""
+        return self.root / f".partial-again-{cell}"
+
+    def keep_again(self, cell: str) -> None:
+        """Put artefacts that were made again in their places; a gallery that is there stays."""
+        made = self.again(cell)
+        for path, place in (
+            (made.model(cell), self.model(cell)),
+            (made.predictions(cell), self.predictions(cell)),
+            (made.gallery(cell), self.gallery(cell)),
+            (made.maps(cell), self.maps(cell)),
+        ):
+            if not path.exists() or (place.is_file() and place == self.gallery(cell)):
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.rmtree(place, ignore_errors=True)  # what was left of the old levels
+            path.replace(place)
+
+    def _home(self, cell: str) -> Path:
+        return self._homes.get(cell, self.root)
+
     def gallery(self, cell: str) -> Path:
         """Where the full-precision maps of a few test images are."""
-        return self.root / "gallery" / f"{cell}.npz"
+        return self._home(cell) / "gallery" / f"{cell}.npz"
 
     def cell(self, cell: str) -> Path:
         """Where the result of a cell is."""

@@ -1,4 +1,4 @@
-"""A batch in parts, so that a network's memory bears it, and the parts' outputs as one."""
+"""A batch split by `max_batch`, and the outputs joined again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """Images of a batch and what belongs to them."""
+    """Some images of a batch, with their targets and further arguments."""
 
     inputs: tuple[Tensor, ...]
     target: Any
@@ -43,9 +43,9 @@ def parts(
 ) -> list[Part]:
     """Return a batch in parts of at most `max_batch` images; None gives it whole.
 
-    As in Captum's `internal_batch_size`, tensors of the further arguments go with the images, as do
-    targets of which there is one for each; other arguments, and tensors whose first dimension is
-    not the batch's, go to every part as they are.
+    As in Captum's `internal_batch_size`, tensors among the further arguments are split with the
+    images, and so are targets of which each image has one. Other arguments, and tensors whose first
+    dimension is not the batch's, go to every part unchanged.
 
     >>> [part.target for part in parts((torch.ones(3, 1, 2, 2),), [5, 6, 7], None, 2)]
     [[5, 6], [7]]

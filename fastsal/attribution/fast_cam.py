@@ -11,15 +11,16 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, as_attributions
+from fastsal.arguments.inputs import Inputs
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
-from fastsal.maps.combination import Weights, upsample
 from fastsal.maps.normalization import NormalizeOver
+from fastsal.maps.prior import Weights
+from fastsal.maps.resize import as_attributions, upsample
 from fastsal.networks.layers import Layer, describe_layer, name_layer
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic, StatisticFunction

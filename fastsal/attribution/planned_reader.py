@@ -25,7 +25,7 @@ from fastsal.maps.normalization import gaussian
 from fastsal.networks.hooks import Tap
 from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
-from fastsal.statistics.registry import smoe_scale
+from fastsal.statistics.smoe import smoe_scale
 
 # The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
 MOST_PLANS = 4

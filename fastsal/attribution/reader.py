@@ -16,7 +16,7 @@ from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, describe_layer
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
-from fastsal.statistics.registry import smoe_scale
+from fastsal.statistics.smoe import smoe_scale
 
 
 class LayerNotes:

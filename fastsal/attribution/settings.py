@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.attribution.tiles import Tiling, checked_tile
-from fastsal.maps.combination import Weights, layer_weights
 from fastsal.maps.normalization import Normalization, NormalizeOver, get_normalization
-from fastsal.maps.prior import Prior, loaded
+from fastsal.maps.prior import Prior, Weights, layer_weights, loaded
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
 

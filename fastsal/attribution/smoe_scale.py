@@ -10,13 +10,14 @@ from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 
 from fastsal.arguments.batches import joined_outputs
-from fastsal.arguments.inputs import Inputs, as_attributions
+from fastsal.arguments.inputs import Inputs
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.passes import read_batch
 from fastsal.attribution.reader_factory import ReaderFactory
 from fastsal.attribution.settings import Settings
-from fastsal.maps.combination import Weights
 from fastsal.maps.normalization import NormalizeOver
+from fastsal.maps.prior import Weights
+from fastsal.maps.resize import as_attributions
 from fastsal.maps.result import Maps
 from fastsal.networks.layers import Layer
 from fastsal.networks.scales import Scale

@@ -1,1 +1,1 @@
-"""The command ``fastsal``."""
+"""The command `fastsal`."""

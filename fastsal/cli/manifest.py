@@ -1,4 +1,4 @@
-"""What `fastsal maps` has written: one JSON line an image, and what need not be done again."""
+"""The manifest of `fastsal maps`: a JSON line for each image, with hashes and settings."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from fastsal.files import written_whole
+
 Entry = dict[str, Any]
 
-# What a file system without locks answers, as some shared ones are.
+# Errors of file systems without locks, as some shared ones are.
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS))
 
 
 class BusyError(ValueError):
-    """A folder that another process writes."""
+    """A folder to which another process writes."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is there, for this run alone.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder against other runs for the duration of the block.
 
-    The operating system lets go of it when the process ends, however that comes about: nothing
-    stale is left. Where the file system has no locks nothing is held.
+    The operating system removes the lock when the process ends, also after a kill. On a file system
+    without locks this does nothing.
 
     Args:
-        folder: Where pictures and manifest go.
+        folder: An existing folder.
 
     Raises:
-        BusyError: A ValueError, if another run holds it.
+        BusyError: A ValueError, if another run has the lock.
         OSError: If the folder cannot be opened.
     """
     try:
-        descriptor = _locked(folder)
+        descriptor = _open_locked(folder)
     except (BlockingIOError, FileExistsError) as error:
         raise BusyError(
             f"another run writes to {folder}; wait for it, or give this one another folder"
@@ -50,14 +55,14 @@ def held(folder: Path) -> Iterator[None]:
 
 if sys.platform == "win32":
 
-    def _locked(folder: Path) -> int:
-        # Folders cannot be locked; a file like this one goes with the process.
+    def _open_locked(folder: Path) -> int:
+        # Folders cannot be locked; this file disappears with the process.
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_TEMPORARY
         return os.open(folder / ".fastsal-lock", flags)
 else:
     import fcntl
 
-    def _locked(folder: Path) -> int:
+    def _open_locked(folder: Path) -> int:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,23 +76,29 @@ else:
 class Manifest:
     """The file `manifest.jsonl` beside the pictures.
 
-    A line is added when all pictures of its image are written, so that a process that is killed
-    leaves an image either recorded or undone. Of two lines on one file the later counts. One
-    process at a time may write it: `held` sees to that.
+    The line of an image is added after all its pictures, so that an image without a line is simply
+    not done, also after a kill. The last line of a file counts. Only one process at a time may
+    write: take `folder_lock` first.
 
     Args:
-        folder: Where the pictures go.
+        folder: The folder of the pictures.
+
+    Attributes:
+        folder: The folder of the pictures.
+        path: The manifest.
+        entries: The last entry of every image file, by the file's name.
 
     Raises:
-        ValueError: If the file holds other lines than a manifest's. The last may be torn, as a
-            process that is killed while it writes leaves it; it is dropped.
+        ValueError: If a line is not a manifest's. The last line may be incomplete, as after a kill;
+            it is dropped.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     manifest = Manifest(Path(folder))
-    ...     manifest.add({"file": "cat.jpg", "pictures": {}})
-    ...     Manifest(Path(folder)).entries["cat.jpg"]
-    {'file': 'cat.jpg', 'pictures': {}}
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = Manifest(Path(folder))
+        ...     manifest.add({"file": "cat.jpg", "pictures": {}})
+        ...     Manifest(Path(folder)).entries["cat.jpg"]
+        {'file': 'cat.jpg', 'pictures': {}}
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,24 +107,25 @@ class Manifest:
         self.entries: dict[str, Entry] = {}
         self._file_of_stem: dict[str, str] = {}
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
-        *lines, torn = text.split("\n")
+        *lines, incomplete = text.split("\n")
         for number, line in enumerate(lines, 1):
-            self._hold(_entry(line, f"{self.path}, line {number}"))
-        if torn or len(lines) != len(self.entries):
+            self._remember(_entry(line, f"{self.path}, line {number}"))
+        if incomplete or len(lines) != len(self.entries):
             self.rewrite()
 
     def add(self, entry: Entry) -> None:
-        """Add the line of one image and hand it to the disk."""
+        """Append the line of one image and wait until it is on the disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
-        self._hold(entry)
+        self._remember(entry)
 
-    def begin(self, file: str) -> None:
-        """Take back what is recorded of a file, and its pictures, before it is done anew.
+    def invalidate(self, file: str) -> None:
+        """Mark an image as interrupted and delete its pictures, before they are written again.
 
-        The line goes first: after a kill none vouches for pictures that are in part renewed.
+        The line comes first, so that after a kill no line is valid beside a mix of old and new
+        pictures.
         """
         before = self.entries.get(file)
         if before is not None:
@@ -122,13 +134,12 @@ class Manifest:
                 (self.folder / name).unlink(missing_ok=True)
 
     def rewrite(self) -> None:
-        """Write one line an image, in the order first seen; whole or not at all."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, self.entries.values())), encoding="utf-8")
-        partial.replace(self.path)
+        """Replace the file by one line for each image, in the order of their first lines."""
+        with written_whole(self.path) as partial:
+            partial.write_text("".join(map(_line, self.entries.values())), encoding="utf-8")
 
     def is_done(self, file: str, sha256: str, settings: Mapping[str, Any]) -> bool:
-        """Tell whether an image of this content has its pictures, made with these settings."""
+        """Return True if an image has all its pictures, of this content and these settings."""
         entry = self.entries.get(file)
         return (
             entry is not None
@@ -139,7 +150,15 @@ class Manifest:
         )
 
     def stem(self, file: str, wanted: str) -> str:
-        """Return the name of a file's pictures: that of before, else one no other file has."""
+        """Return the common beginning of the names of an image's pictures.
+
+        Args:
+            file: The image file.
+            wanted: The stem if no other file has it; else a number is added.
+
+        Returns:
+            The image's earlier stem, if it has one; else a new one.
+        """
         before = self.entries.get(file, {}).get("stem")
         if before is not None:
             return str(before)
@@ -149,7 +168,7 @@ class Manifest:
             stem = f"{wanted}-{number}"
         return stem
 
-    def _hold(self, entry: Entry) -> None:
+    def _remember(self, entry: Entry) -> None:
         self.entries[entry["file"]] = entry
         if "stem" in entry:
             self._file_of_stem[entry["stem"]] = entry["file"]
@@ -165,8 +184,26 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_hash(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's parameters and buffers, in hexadecimal.
+
+    Example:
+        >>> weights_hash(nn.ReLU())[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        if isinstance(value, Tensor):
+            content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
 def _line(entry: Entry) -> str:
-    # Escaped to ASCII: a file's name need not be valid Unicode.
+    # `json` escapes all but ASCII: a file's name need not be valid Unicode.
     return json.dumps(entry) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The pictures of one image: its map, the overlay, LOVI; and what the network said of it."""
+"""Pictures of one image's saliency: map, overlay and LOVI, with the predicted class."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from fastsal.cli.manifest import Entry
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.maps.result import Maps
 
-# Where photographs keep their own sizes, scales are still found on one size.
-USUAL_SIZE = 224
+# The image size on which scales are found, if photographs keep their own sizes.
+DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the pictures of a photograph depend on, besides the network and the file.
+class PictureSettings:
+    """The settings of pictures, which the manifest records.
 
     Attributes:
         method: "smoe" or "fastcam".
         cam: The class activation map of Fast-CAM; None for SMOE Scale.
-        target: The class Fast-CAM explains; None for the predicted one.
-        layers: Names of the layers to read; None finds them.
+        target: The class that Fast-CAM explains; None is the predicted class.
+        layers: The names of the layers to read; None finds them.
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
         scale_weights: As `weights` for `SMOEScale`.
         size: The shorter side in pixels; None keeps the photograph's own.
-        lovi: Whether a LOVI picture is written.
-        mean: The network's input mean.
-        std: The network's input standard deviation.
-        smoothing: As for `fastsal.attribution.video.maps`, of a video's frames, or of a folder's
-            photographs in the order of their names; 0 for none.
+        lovi: True adds a LOVI picture.
+        mean: The network's input mean, R, G and B.
+        std: The network's input standard deviation, R, G and B.
+        smoothing: The smoothing over time of `fastsal.attribution.video.maps`, for a video's frames
+            or a folder's photographs in the order of their names; 0 for none.
     """
 
     method: str
@@ -55,23 +55,28 @@ class Settings:
 
 
 class MapPictures:
-    """Makes the pictures of images, one at a time.
+    """Makes the pictures of one image at a time.
 
-    The scales are those `fastsal layers` lists: found once, on an image of random pixels, so that
-    they do not depend on which photograph comes first.
+    The scales are those that `fastsal layers` lists. They are found once, on an image of random
+    pixels, so that they do not depend on the first photograph.
 
     Args:
-        network: On its device, in evaluation mode.
-        settings: What to make.
-        classes: Their names; empty where they are not known.
-        device: The network's.
+        network: The network, on the device and in evaluation mode.
+        settings: The settings.
+        classes: The names of the classes; empty if they are not known.
+        device: The torch device.
+
+    Attributes:
+        settings: The settings.
+        ready: True after `prepare`.
+        smoother: The smoothing over time.
 
     Raises:
-        ValueError: If a setting is wrong whatever the image.
+        ValueError: If a setting is wrong for all images.
     """
 
     def __init__(
-        self, network: nn.Module, settings: Settings, classes: tuple[str, ...], device: str
+        self, network: nn.Module, settings: PictureSettings, classes: tuple[str, ...], device: str
     ) -> None:
         self.settings, self.classes, self.device = settings, classes, device
         self.mean, self.std = (
@@ -87,41 +92,46 @@ class MapPictures:
             "statistic": settings.statistic,
             "normalize": settings.normalize,
         }
-        # Each finds its scales at its first call, which is that of `prepare`.
+        # Both find their scales at their first call, in `prepare`.
         self.smoe = SMOEScale(network, layers, **options)
         self.fastcam = None
         if settings.cam is not None:
             self.fastcam = FastCAM(network, scales=layers, cam=settings.cam, **options)
 
     def prepare(self, height: int, width: int) -> list[str]:
-        """Find the scales and try everything once, on random pixels of a size.
+        """Find the scales and make all pictures once, of random pixels.
+
+        Args:
+            height: The image's height in pixels.
+            width: The image's width in pixels.
 
         Returns:
-            What there is to warn of, whatever the image.
+            Warnings that concern every image.
 
         Raises:
-            ValueError: If no map can be made; other errors are the network's own.
+            ValueError: If no map can be made. The network may raise other errors.
         """
         pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.smoe.maps(self._inputs(pixels))
         with warnings.catch_warnings():
-            # Of what has no class in it, a map of zeros is no surprise.
+            # Random pixels show no class, and may well give a map of zeros.
             warnings.simplefilter("ignore")
             self(pixels)
         self.smoother.restart()
         self.ready = True
-        return _told(caught)
+        return _messages_of(caught)
 
     def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Entry]:
-        """Return the pictures of an image and what was found.
+        """Return the pictures of an image and their facts for the manifest.
 
         Args:
             image: `(1, 3, H, W)` in [0, 1].
 
         Returns:
-            Pictures `(3, H, W)` in [0, 1] by kind, and the manifest's entry on them.
+            The pictures `(3, H, W)` in [0, 1], by kind; and the predicted class, the scales, the
+            range of the map and the warnings.
         """
         inputs = self._inputs(image)
         with warnings.catch_warnings(record=True) as caught:
@@ -145,14 +155,14 @@ class MapPictures:
             **self._prediction(maps.logits),
             "scales": _scales(maps),
             "range": bounds,
-            "warnings": _told(caught),
+            "warnings": _messages_of(caught),
         }
 
     def _inputs(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.mean) / self.std
 
     def _bounded(self, maps: Tensor) -> tuple[Tensor, list[float]]:
-        """Return maps in [0, 1] for a picture, and the values that 0 and 1 stand for."""
+        """Return maps in [0, 1] for a picture, and the values that became 0 and 1."""
         if self.settings.normalize != "none":
             return maps, [0.0, 1.0]
         low, high = min(0.0, maps.min().item()), maps.max().item()
@@ -178,5 +188,6 @@ def _scales(maps: Maps) -> list[Entry]:
     ]
 
 
-def _told(caught: list[warnings.WarningMessage]) -> list[str]:
+def _messages_of(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Return the messages of user warnings that were caught."""
     return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]

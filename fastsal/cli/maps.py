@@ -1,261 +1,163 @@
-"""`fastsal maps`: the maps of photographs and videos as pictures, with a manifest."""
+"""`fastsal maps`: the maps of photographs and videos as pictures."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import argparse
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from fastsal._version import __version__
-from fastsal.cli.manifest import Entry, Manifest, file_hash, held
-from fastsal.cli.map_pictures import USUAL_SIZE, MapPictures, Settings
-from fastsal.images import clips
-from fastsal.images.files import find_photographs, read_photograph, write_png
-from fastsal.optional import needed
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How many photographs were written, done before, and could not be read or mapped."""
-
-    written: int
-    done_before: int
-    failed: int
+from fastsal.cam.registry import CAMS
+from fastsal.cli.map_pictures import PictureSettings
+from fastsal.cli.map_writer import write_maps
+from fastsal.cli.options import (
+    CommandError,
+    Commands,
+    add_method_options,
+    add_scale_options,
+    add_weights_options,
+    network_of,
+    pixels,
+)
+from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.networks.by_name import FORMS
+from fastsal.networks.preprocessing import class_index, preprocessing_of
 
 
-def write_maps(
-    network: nn.Module,
-    name: str,
-    paths: Sequence[Path],
-    out: Path,
-    settings: Settings,
-    *,
-    classes: tuple[str, ...] = (),
-    device: str = "cpu",
-    quiet: bool = False,
-) -> Tally:
-    """Write the pictures of photographs and the manifest's line on each.
+def add_maps_command(commands: Commands) -> None:
+    """Add `fastsal maps` to the commands."""
+    parser = commands.add_parser(
+        "maps",
+        help="write the maps of photographs and videos",
+        description="Write for each photograph its map and an overlay as PNG, and a line of "
+        "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
+        "read is recorded there, and the run goes on. Photographs with valid pictures are skipped. "
+        "A network of torchvision or timm has its pretrained weights unless --weights or "
+        "--random-weights is given. Pictures have the size of the network's input. A video gives "
+        "videos.",
+    )
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="image files, videos, or folders of images",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=FORMS)
+    add_weights_options(parser)
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the folder of the pictures"
+    )
+    add_method_options(parser)
+    parser.add_argument(
+        "--size",
+        type=pixels_or_original,
+        default=224,
+        help="shorter side in pixels (224), or 'original'",
+    )
+    add_scale_options(parser)
+    parser.add_argument(
+        "--smoothing",
+        type=smoothing,
+        default=0.0,
+        metavar="A",
+        help="smooth the maps of a video, or of a folder's images in the order of their names: "
+        "each becomes A times the smoothed map before plus 1 - A times itself (0)",
+    )
+    parser.add_argument(
+        "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
+    )
+    parser.add_argument(
+        "--cam", choices=sorted(CAMS), help="fastcam's class activation map (gradcam)"
+    )
+    parser.add_argument(
+        "--target", metavar="CLASS", help="the class fastcam explains, number or name (predicted)"
+    )
+    parser.add_argument("--device", default="cpu", help="a torch device (cpu)")
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"the network's input {name} (as published with its weights, else ImageNet's)",
+        )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=make_maps)
 
-    A photograph that cannot be read is recorded with the reason, and the rest goes on. What was
-    written before, from the same bytes, network and settings, is left as it is.
 
-    Args:
-        network: The network.
-        name: Its name, for the manifest.
-        paths: Image files and folders of them.
-        out: Where pictures and manifest go.
-        settings: What to write.
-        classes: Their names; empty where they are not known.
-        device: A torch device.
-        quiet: No progress bar; without a terminal there is none either.
+def pixels_or_original(text: str) -> int | None:
+    """Return a number of pixels above 0, or None for "original".
 
-    Returns:
-        The `Tally`.
+    Example:
+        >>> pixels_or_original("224"), pixels_or_original("original")
+        (224, None)
+    """
+    return None if text == "original" else pixels(text)
+
+
+def smoothing(text: str) -> float:
+    """Return a number from 0 up to but not 1.
 
     Raises:
-        ValueError: If nothing was found, no map can be made at all, or another run writes there.
-        OSError: If pictures cannot be written.
+        argparse.ArgumentTypeError: If it is not in this range.
+        ValueError: If it is no number.
+
+    Example:
+        >>> smoothing("0.8")
+        0.8
     """
-    photographs = list(find_photographs(paths, out))
-    if not photographs:
-        raise ValueError(f"no image files in {', '.join(map(str, paths))}")
-    try:
-        network = network.to(device).eval()
-    except AssertionError as error:
-        # What a torch that was built without the device raises.
-        raise ValueError(f"device {device!r} cannot be used: {error}") from error
-    pictures = MapPictures(network, settings, classes, device)
-    used: dict[str, Any] = {
-        # As JSON reads it back, where tuples are lists.
-        **{key: _plain(value) for key, value in asdict(settings).items()},
-        "model": name,
-        "weights_sha256": _weights_hash(network),
-        "fastsal": __version__,
-    }
-    environment = {"torch": str(torch.__version__), "device": device}
-    out.mkdir(parents=True, exist_ok=True)
-    with held(out):
-        manifest = Manifest(out)
-        tally = _all(_Run(manifest, pictures, used, environment), photographs, quiet)
-        manifest.rewrite()
-    return tally
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 up to but not 1, got {text}")
+    return number
 
 
-def _all(run: _Run, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Tally:
-    """Do one photograph after the other, with a bar and messages on the terminal."""
-    written = done_before = failed = 0
-    bar: Any = needed("tqdm", "the progress bar").tqdm(
-        photographs, unit="image", disable=True if quiet else None
-    )
-    with bar:
-        for path, place in bar:
-            bar.set_postfix_str(place.name, refresh=False)
-            state = run.one(path, place)
-            written += state == "written"
-            done_before += state == "done before"
-            failed += state == "failed"
-            while run.messages:
-                bar.write(f"fastsal: {run.messages.pop(0)}", file=sys.stderr)
-    return Tally(written, done_before, failed)
+def make_maps(options: argparse.Namespace) -> int:
+    """Write the pictures, print their number and return the exit code.
 
+    Args:
+        options: The parsed options.
 
-@dataclass(frozen=True)
-class _Made:
-    """What was made of one file: pictures by kind, the manifest's entry, and what writes them."""
-
-    names: dict[str, str]
-    found: Entry
-    put: Callable[[], None]
-
-
-def _entry(size: list[int], image: Tensor, found: Entry, told: list[str]) -> Entry:
-    return {
-        "image_size": size,
-        "shown_size": list(image.shape[:1:-1]),
-        **found,
-        "warnings": told,
-    }
-
-
-class _Run:
-    """Does one photograph after the other; `messages` is what to tell the user."""
-
-    def __init__(
-        self, manifest: Manifest, pictures: MapPictures, used: Entry, environment: Entry
-    ) -> None:
-        self.manifest, self.pictures = manifest, pictures
-        self.used, self.environment = used, environment
-        self.messages: list[str] = []
-        self.folder: Path | None = None
-
-    def one(self, path: Path, place: Path) -> str:
-        """Return "written", "done before" or "failed"."""
-        file = _relative(path, self.manifest.folder)
-        is_clip = path.suffix.lower() in clips.SUFFIXES
-        content = None
-        try:
-            content = file_hash(path)
-            # A smoothed map has those before it in it, which are not kept.
-            alone = is_clip or not self.pictures.settings.smoothing
-            if alone and self.manifest.is_done(file, content, self.used):
-                return "done before"
-            if is_clip or place.parent != self.folder:
-                self.pictures.smoother.restart()
-            self.folder = None if is_clip else place.parent
-            stem = self.manifest.stem(file, place.with_suffix("").as_posix())
-            made = self._clip(path, stem) if is_clip else self._photograph(path, stem)
-        except (ImportError, _Impossible):
-            raise
-        # A decoder and a network raise whatever their authors chose; one photograph's fault must
-        # not end the run.
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self.messages.append(f"{path}: {reason}")
-            self.manifest.begin(file)
-            self.manifest.add(
-                {"file": file, "sha256": content, "error": reason, "settings": self.used}
+    Raises:
+        CommandError: If the options do not fit, or not one map could be made.
+    """
+    for name in ("cam", "target"):
+        given = getattr(options, name)
+        if given is not None and options.method != "fastcam":
+            raise CommandError(
+                f"--{name} {given} is for --method fastcam; SMOE Scale does not look at a class"
             )
-            return "failed"
-        self.manifest.begin(file)
-        made.put()
-        self.manifest.add(
-            {
-                "file": file,
-                "sha256": content,
-                **made.found,
-                "stem": stem,
-                "pictures": made.names,
-                "settings": self.used,
-                "environment": self.environment,
-            }
-        )
-        self.messages += [f"{path}: {message}" for message in made.found["warnings"]]
-        return "written"
-
-    def _photograph(self, path: Path, stem: str) -> _Made:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            photograph = read_photograph(path, self.pictures.settings.size)
-        self._prepare(photograph.image)
-        pictures, found = self.pictures(photograph.image)
-        names = {kind: f"{stem}_{kind}.png" for kind in pictures}
-
-        def put() -> None:
-            for kind, picture in pictures.items():
-                write_png(picture, self.manifest.folder / names[kind])
-
-        told = [str(one.message) for one in caught] + found.pop("warnings")
-        size = [photograph.width, photograph.height]
-        return _Made(names, _entry(size, photograph.image, found, told), put)
-
-    def _clip(self, path: Path, stem: str) -> _Made:
-        clip = clips.Clip(path, self.pictures.settings.size)
-        kinds = ("map", "overlay", "lovi") if self.pictures.settings.lovi else ("map", "overlay")
-        names = {kind: f"{stem}_{kind}.mp4" for kind in kinds}
-        writer = clips.ClipWriter(self.manifest.folder, names, clip.rate)
-        told: list[str] = []
-        found: Entry = {}
-        image = None
-        try:
-            for image in clip:
-                self._prepare(image)
-                pictures, found = self.pictures(image)
-                told += [message for message in found["warnings"] if message not in told]
-                writer.add(pictures)
-            if image is None:
-                raise ValueError("it has no frames")
-        except BaseException:
-            writer.drop()
-            raise
-        found = {"frames": writer.frames, "rate": float(clip.rate), "scales": found["scales"]}
-        size = [clip.width, clip.height]
-        return _Made(names, _entry(size, image, found, told), writer.finish)
-
-    def _prepare(self, image: Tensor) -> None:
-        if self.pictures.ready:
-            return
-        size = self.pictures.settings.size
-        try:
-            self.messages += self.pictures.prepare(size or USUAL_SIZE, size or USUAL_SIZE)
-        except Exception as error:
-            if size is not None:
-                raise _Impossible(f"no map can be made at --size {size}: {error}") from error
-            # The network may take photographs of one size alone.
-            self.messages += self.pictures.prepare(*image.shape[2:])
-
-
-class _Impossible(ValueError):
-    """What fails on any photograph."""
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return a file's path from the manifest's folder, wherever the command was called."""
+    network = network_of(options, pretrained=not options.random_weights)
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
-        # On another drive.
-        return path.absolute().as_posix()
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _weights_hash(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode())
-        if isinstance(value, Tensor):
-            content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(content.numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+        known = preprocessing_of(options.model, network)
+        settings = PictureSettings(
+            method=options.method,
+            cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
+            target=None if options.target is None else class_index(options.target, known.classes),
+            layers=None if options.layers is None else tuple(options.layers),
+            statistic=options.statistic,
+            normalize=options.normalize,
+            scale_weights=options.scale_weights,
+            size=options.size,
+            lovi=options.lovi,
+            mean=tuple(options.mean or known.mean),
+            std=tuple(options.std or known.std),
+            smoothing=options.smoothing,
+        )
+        tally = write_maps(
+            network,
+            options.model,
+            options.images,
+            options.out,
+            settings,
+            classes=known.classes,
+            device=options.device,
+            quiet=options.quiet,
+        )
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        raise CommandError(str(error)) from error
+    manifest = options.out / "manifest.jsonl"
+    counts = f"{tally.written} written, {tally.done_before} done before, {tally.failed} failed"
+    print(f"{counts}: {manifest}")
+    if not tally.written and not tally.done_before:
+        raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
+    return 0

@@ -1,4 +1,4 @@
-"""A network and its saliency map as one module, and as an ONNX file."""
+"""A network and its saliency map as one module or one ONNX file."""
 
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 

@@ -1,29 +1,30 @@
-"""An exported model in half precision, whose map is still made in single precision."""
+"""ONNX files in half precision, whose map is computed in single precision."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastsal.export.onnx import map_nodes
+from fastsal.export.onnx import checked_folder, map_nodes
+from fastsal.files import written_whole
 from fastsal.optional import needed
 
-# As ONNX numbers them.
+# ONNX's numbers for the types.
 FLOAT, FLOAT16 = 1, 10
 
 
 def write_float16(path: Path | str, target: Path | str) -> Path:
     """Write a float32 file of `write_onnx` as one whose network computes in float16.
 
-    The network is converted by onnxruntime's own `convert_float_to_float16`; inputs and outputs
-    stay float32, and so does the map from the activations on. That tool alone, told to leave the
-    map's nodes, would round every value between two of them to float16, where a product of four
-    activations is 0 and its logarithm infinite: these detours are taken out.
+    onnxruntime's own `convert_float_to_float16` converts the network. Inputs and outputs stay
+    float32, and so does the map from the activations on. The tool can leave out the map's nodes,
+    but still rounds every value between two of them to float16, where a product of four activations
+    is 0 and its logarithm infinite: these casts are removed.
 
     Args:
-        path: A file of `write_onnx`.
-        target: Where the new file goes, whole or not at all.
+        path (str or pathlib.Path): A file of `write_onnx`.
+        target (str or pathlib.Path): The new file, which is written whole or not at all; its folder
+            must exist.
 
     Returns:
         The target.
@@ -31,34 +32,38 @@ def write_float16(path: Path | str, target: Path | str) -> Path:
     Raises:
         ImportError: If onnx or onnxruntime is not installed.
         OSError: If a file cannot be read or written.
+
+    Example:
+        ```python
+        write_onnx(with_map(model, images), images, "model.onnx")
+        write_float16("model.onnx", "half.onnx")
+        ```
     """
-    path, target = Path(path), Path(target)
+    target = checked_folder(target)
     onnx: Any = needed("onnx", "half precision")
     float16: Any = needed("onnxruntime.transformers.float16", "half precision", "onnxruntime")
     proto = float16.convert_float_to_float16(
         onnx.load(str(path)), keep_io_types=True, node_block_list=map_nodes(path)
     )
-    _without_detours(proto.graph)
-    # What the tool inferred of shapes has the old kinds of some, and nobody needs it.
+    _remove_round_trips(proto.graph)
+    # The tool's inferred shapes have outdated types, and are optional.
     del proto.graph.value_info[:]
-    with TemporaryDirectory(dir=target.parent, prefix=".fastsal-") as folder:
-        draft = Path(folder) / target.name
-        onnx.save(proto, draft)
-        draft.replace(target)
+    with written_whole(target) as partial:
+        onnx.save(proto, partial)
     return target
 
 
-def _without_detours(graph: Any) -> None:
-    """Take out casts from float32 to float16 and straight back."""
+def _remove_round_trips(graph: Any) -> None:
+    """Remove casts from float32 to float16 and straight back."""
     outputs = {output.name for output in graph.output}
-    # An output keeps its name, so that what made the detour's beginning takes it.
-    for begin, end in _detours(graph):
+    # An output keeps its name: the node before the casts takes it over.
+    for begin, end in _round_trips(graph):
         if end in outputs:
             graph.node.remove(next(node for node in graph.node if end in node.output))
             for node in graph.node:
                 _rename(node.input, {begin: end})
                 _rename(node.output, {begin: end})
-    straight = {end: begin for begin, end in _detours(graph) if end not in outputs}
+    straight = {end: begin for begin, end in _round_trips(graph) if end not in outputs}
     for node in graph.node:
         _rename(node.input, straight)
     while unused := _unused_casts(graph, outputs):
@@ -66,17 +71,19 @@ def _without_detours(graph: Any) -> None:
             graph.node.remove(node)
 
 
-def _detours(graph: Any) -> list[tuple[str, str]]:
-    """Return where each begins, and the name that its end has."""
-    half = {node.output[0]: node.input[0] for node in graph.node if _casts(node, FLOAT16)}
+def _round_trips(graph: Any) -> list[tuple[str, str]]:
+    """Return the name of the value before the casts and of the one after them, for each pair."""
+    half = {node.output[0]: node.input[0] for node in graph.node if _casts_to(node, FLOAT16)}
     return [
         (half[node.input[0]], node.output[0])
         for node in graph.node
-        if _casts(node, FLOAT) and node.input[0] in half and half[node.input[0]] != node.output[0]
+        if _casts_to(node, FLOAT)
+        and node.input[0] in half
+        and half[node.input[0]] != node.output[0]
     ]
 
 
-def _casts(node: Any, kind: int) -> bool:
+def _casts_to(node: Any, kind: int) -> bool:
     return node.op_type == "Cast" and any(
         attribute.name == "to" and attribute.i == kind for attribute in node.attribute
     )

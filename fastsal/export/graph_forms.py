@@ -1,8 +1,8 @@
-"""Statistic, normal CDF and combination as a compiler or an exporter can follow them.
+"""The statistic, the normal CDF and the combination in a form that compilers can trace.
 
-They hold no branch on values or sizes and write to nothing in place, and give what the forms that
-`SMOEScale` takes give. They are laid out for few passes over the activations where, as in
-onnxruntime, each operation is one.
+The functions have no branch on values or sizes and no in-place operation. Their results are those
+of the kernels that `SMOEScale` runs. They take few operations, since onnxruntime makes a pass over
+memory of each.
 """
 
 from __future__ import annotations
@@ -14,48 +14,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.maps.normalization import CONSTANT
-from fastsal.statistics.registry import GROUP, STATISTICS, Statistic
+from fastsal.kernels.constants import CONSTANT, EPSILON
+from fastsal.statistics.registry import STATISTICS, Statistic
+from fastsal.statistics.smoe import GROUP
 
-EPSILON = 1e-6
-# Of channels that are read together; GROUP times a power of two.
-MOST_PARTS = 16
+# The largest number of blocks into which the channels are split: GROUP times a power of two.
+MOST_BLOCKS = 16
 
 
 def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tensor]:
-    """Return a function of a layer's tensor `(N, C, h, w)` to the statistic `(N, h, w)`.
+    """Return the function from a layer's tensor `(N, C, h, w)` to the statistic `(N, h, w)`.
 
-    SMOE Scale, the mean and the standard deviation have forms of their own; of the others it is
-    the registered function itself. A factor that is the same everywhere is left out: the normal
-    CDF takes it away.
+    SMOE Scale, the mean and the standard deviation have forms of their own here; for every other
+    statistic it is the registered function. A constant factor is left out, since the normal CDF
+    cancels it.
 
     Args:
-        statistic: The statistic, defined after the ReLU.
-        rectified: The tensor is known to have no negative values.
+        statistic: A statistic that is defined after the ReLU.
+        rectified: True if the tensor has no negative values; else they are set to 0 first.
 
-    >>> from fastsal.statistics import get_statistic
-    >>> column = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)
-    >>> bits = graph_form(get_statistic("smoe_scale"), True)(column) / math.log(2)
-    >>> round(bits.item(), 3)
-    0.064
+    Example:
+        >>> from fastsal.statistics import get_statistic
+        >>> column = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)
+        >>> bits = graph_form(get_statistic("smoe_scale"), True)(column) / math.log(2)
+        >>> round(bits.item(), 3)
+        0.064
     """
     registered = STATISTICS.get(statistic.name) is statistic
-    own = GRAPH_FORMS.get(statistic.name, statistic) if registered else statistic
+    function = GRAPH_FORMS.get(statistic.name, statistic) if registered else statistic
 
     def form(activations: Tensor) -> Tensor:
         activations = activations.float()
-        return own(activations if rectified else activations.clamp_min(0))
+        return function(activations if rectified else activations.clamp_min(0))
 
     return form
 
 
 def smoe_scale_nats(activations: Tensor) -> Tensor:
-    """Return SMOE Scale with the natural logarithm, `(N, h, w)`, of non-negative `(N, C, h, w)`."""
+    """Return SMOE Scale in nats, `(N, h, w)`, of non-negative activations `(N, C, h, w)`."""
     channels = activations.shape[1]
     mean = channel_mean(activations) + EPSILON
     log_mean = mean.log()
     difference = log_mean - _sum_log(activations) / channels
-    # As in `smoe_scale`, which has both in bits. What left float32's range stays to be seen.
+    # As in `smoe_scale`, which has both in bits. Overflow stays visible as infinity or NaN.
     rounding = 8 * torch.finfo(torch.float32).eps
     negligible = difference.abs() < log_mean.abs() * rounding + rounding * math.log(2)
     return (mean * torch.where(negligible, 0.0, difference)).squeeze(1)
@@ -64,30 +65,30 @@ def smoe_scale_nats(activations: Tensor) -> Tensor:
 def _sum_log(activations: Tensor) -> Tensor:
     """Return the sum over channels of the logarithms, `(N, 1, h, w)`, of `(N, C, h, w)`.
 
-    Of four factors the product stays a normal float32 number, as in `smoe_scale`; of two such
-    products' square roots it does too, and so on, so that one logarithm serves up to 16 channels.
-    The parts are small enough to stay in a processor's cache from one operation to the next, which
-    the whole tensor is not.
+    The channels are split into blocks, and one logarithm of a product over the blocks serves up to
+    16 channels. The product of four factors stays a normal float32 number, as in `smoe_scale`; so
+    does the product of the square roots of two such products, and so on. A block stays in the
+    processor's cache from one operation to the next; the whole tensor does not.
     """
     channels = activations.shape[1]
-    parts = GROUP
-    while parts < MOST_PARTS and channels % (2 * parts) == 0:
-        parts *= 2
-    each, left = channels // parts, channels % parts
-    split = torch.split(activations, [each] * parts * (each > 0) + [left] * (left > 0), 1)
-    shifted = [part + EPSILON for part in split]
-    total = shifted.pop().log().sum(1, keepdim=True) if left else None
-    if not each:
+    blocks = GROUP
+    while blocks < MOST_BLOCKS and channels % (2 * blocks) == 0:
+        blocks *= 2
+    width, rest = channels // blocks, channels % blocks
+    split = torch.split(activations, [width] * blocks * (width > 0) + [rest] * (rest > 0), 1)
+    shifted = [block + EPSILON for block in split]
+    total = shifted.pop().log().sum(1, keepdim=True) if rest else None
+    if not width:
         return activations.new_zeros(()) if total is None else total
-    products = _in_pairs(_in_pairs(shifted))
+    products = _products_of_pairs(_products_of_pairs(shifted))
     while len(products) > 1:
-        products = _in_pairs([product.sqrt() for product in products])
-    # Each halving of their number took square roots of all factors.
-    grouped = channel_mean(products[0].log()) * (each * parts // GROUP)
+        products = _products_of_pairs([product.sqrt() for product in products])
+    # Every halving of the number of products took the square root of all factors.
+    grouped = channel_mean(products[0].log()) * (width * blocks // GROUP)
     return grouped if total is None else grouped + total
 
 
-def _in_pairs(factors: Sequence[Tensor]) -> list[Tensor]:
+def _products_of_pairs(factors: Sequence[Tensor]) -> list[Tensor]:
     return [factors[index] * factors[index + 1] for index in range(0, len(factors), 2)]
 
 
@@ -110,13 +111,14 @@ GRAPH_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def channel_mean(activations: Tensor) -> Tensor:
-    """Return the mean over channels, `(N, 1, h, w)`.
+    """Return the mean over channels, `(N, 1, h, w)`, of `(N, C, h, w)` as a matrix product.
 
-    By a matrix product, which onnxruntime does in a fraction of the time of its ReduceMean, and in
-    less than a convolution, for which it lays memory out anew.
+    onnxruntime runs a matrix product in a fraction of the time of its ReduceMean, and faster than
+    a convolution, for which it changes the memory layout.
 
-    >>> channel_mean(torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)).item()
-    3.0
+    Example:
+        >>> channel_mean(torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)).item()
+        3.0
     """
     images, channels, height, width = activations.shape
     weight = activations.new_full((1, 1, channels), 1 / channels)
@@ -125,19 +127,20 @@ def channel_mean(activations: Tensor) -> Tensor:
 
 
 def gaussian(maps: Tensor) -> Tensor:
-    """Return the normal CDF of maps `(N, h, w)` each by its own mean and deviation.
+    """Return the normal CDF of maps `(N, h, w)`, each with its own mean and standard deviation.
 
-    As `fastsal.maps.normalization.gaussian` does it; a constant map is 0.5 everywhere.
+    The result is that of `fastsal.maps.normalization.gaussian`; a constant map is 0.5 everywhere.
 
-    >>> squashed = gaussian(torch.tensor([[[1.0, 2.0, 3.0]]]))
-    >>> [round(value, 4) for value in squashed.flatten().tolist()]
-    [0.1587, 0.5, 0.8413]
+    Example:
+        >>> normalized = gaussian(torch.tensor([[[1.0, 2.0, 3.0]]]))
+        >>> [round(value, 4) for value in normalized.flatten().tolist()]
+        [0.1587, 0.5, 0.8413]
     """
     tiny = torch.finfo(torch.float32).tiny
     maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
     centred = maps - maps.mean((1, 2), keepdim=True)
     locations = maps.shape[1] * maps.shape[2]
-    # Of one location, which deviates by 0, the divisor is 1; a branch would fix an image's size.
+    # The divisor is 1 for a single location, whose deviation is 0. A branch would fix the size.
     correction = locations / (locations - 1 + 1 // locations)
     deviation = ((centred * centred).mean((1, 2), keepdim=True) * correction).sqrt()
     constant = deviation <= CONSTANT
@@ -146,7 +149,7 @@ def gaussian(maps: Tensor) -> Tensor:
 
 
 def upsampled(maps: Sequence[Tensor], image: Tensor) -> Tensor:
-    """Return maps `(N, h, w)` of several scales as `(N, R, H, W)`, at the image's size."""
+    """Return the maps `(N, h, w)` of R scales as `(N, R, H, W)`, upsampled to the image's size."""
     size = image.shape[2:]
     return torch.cat(
         [
@@ -158,6 +161,11 @@ def upsampled(maps: Sequence[Tensor], image: Tensor) -> Tensor:
 
 
 def weighted(stacked: Tensor, shares: Sequence[float]) -> Tensor:
-    """Return the sum `(N, H, W)` of maps `(N, R, H, W)`, each times its share."""
+    """Return the weighted sum `(N, H, W)` of maps `(N, R, H, W)`.
+
+    Args:
+        stacked: The maps.
+        shares: R weights, whose sum is 1.
+    """
     weight = torch.tensor(shares, dtype=stacked.dtype, device=stacked.device)
     return F.conv2d(stacked, weight.reshape(1, -1, 1, 1)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Class activation maps without gradients, of a network that ends in pooling and a linear layer."""
+"""Class activation maps without gradients, by the linear layer after global average pooling."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 from fastsal.networks.trace import Trace, trace_forward
 
-# Gradients by a linear layer and a mean are sums of few rounded products.
+# The relative error of gradients through a linear layer and a mean, which are short sums.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """The linear layer after global average pooling, and the class that is explained.
+    """The linear layer after global average pooling, and the explained class.
 
     Attributes:
         name: The layer's name in the network.
-        target: The class; None for the predicted one of each image.
+        target: The class; None is the predicted class of each image.
     """
 
     name: str
     target: int | None
 
     def class_activation_map(self, activations: Tensor, output: Tensor, model: nn.Module) -> Tensor:
-        """Return the map `(N, h, w)` over its own maximum, 0 where no location speaks for it."""
+        """Return the class activation map `(N, h, w)`, divided by its own maximum.
+
+        Args:
+            activations: `(N, C, h, w)`, the input of the global average pooling.
+            output: `(N, classes)`, the model's output.
+            model: The model, with the linear layer.
+
+        Returns:
+            The map in [0, 1]; it is 0 everywhere if no location raises the class's score.
+        """
         weight = model.get_parameter(f"{self.name}.weight").detach()
         if self.target is None:
             rows = weight[output.detach().argmax(1)]
@@ -42,32 +51,33 @@ class LinearHead:
 
 
 class HeadError(ValueError):
-    """A network whose end needs gradients; the message says why."""
+    """A network whose Fast-CAM map needs gradients; the message says why."""
 
 
 def find_linear_head(
     network: nn.Module, inputs: tuple[Tensor, ...], scale: Scale, target: int | None
 ) -> LinearHead:
-    """Return the linear layer that reads the mean over locations of a scale.
+    """Return the linear layer whose input is the mean of a scale over its locations.
 
     Args:
         network: The network.
-        inputs: What it is tried with.
-        scale: Where the class activation map is taken.
-        target: A class, or None.
+        inputs: Example inputs; the network runs on them.
+        scale: The scale whose activations make the class activation map.
+        target: The class; None is the predicted class of each image.
 
     Raises:
-        HeadError: A ValueError. If more than that follows the scale, with what was found.
+        HeadError: A ValueError, if other layers follow the scale; the message lists them.
         ValueError: If there is no such class.
 
-    >>> from fastsal.networks.scales import find_scales
-    >>> net = nn.Sequential(
-    ...     nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(),
-    ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    ... ).eval()
-    >>> image = torch.rand(1, 3, 16, 16)
-    >>> find_linear_head(net, (image,), find_scales(net, image)[-1], None).name
-    '7'
+    Example:
+        >>> from fastsal.networks.scales import find_scales
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        ... ).eval()
+        >>> image = torch.rand(1, 3, 16, 16)
+        >>> find_linear_head(net, (image,), find_scales(net, image)[-1], None).name
+        '7'
     """
     trace, output = trace_forward(network, inputs)
     if not isinstance(output, Tensor) or output.dim() != 2:
@@ -82,15 +92,15 @@ def find_linear_head(
         for name, part in network.named_modules()
         if isinstance(part, nn.Linear)
     }
-    node = trace.nodes[end]
+    node, operations = trace.nodes[end], _last_operations(trace, end)
     if node.operation != "linear" or node.weight not in layers:
         raise HeadError(
             "Fast-CAM without gradients needs a network that ends in global average pooling and a "
-            f"linear layer; this one ends in {_way(trace, end)}. Use FastCAM, which takes gradients"
+            f"linear layer; this one ends in {operations}. Use FastCAM, which takes gradients"
         )
     name = layers[node.weight]
     weight = network.get_parameter(f"{name}.weight").detach()
-    _check_gradient(network, inputs, scale, weight, f"linear layer {name!r}", _way(trace, end))
+    _check_gradient(network, inputs, scale, weight, f"linear layer {name!r}", operations)
     if target is not None and not 0 <= target < len(weight):
         raise ValueError(f"target {target} is no class of the network, which has {len(weight)}")
     return LinearHead(name, target)
@@ -102,14 +112,18 @@ def _check_gradient(
     scale: Scale,
     weight: Tensor,
     layer: str,
-    way: str,
+    operations: str,
 ) -> None:
-    """Raise unless the scores' gradient by the scale is the linear layer's rows, everywhere."""
+    """Compare the scores' gradient at a scale with the linear layer's weights.
+
+    Raises:
+        HeadError: If the gradient differs from them, or the scale has one location alone.
+    """
     with gradients_after_source(network):
         source = GradientSource(scale.functional_relu)
         tap = NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
         output, _ = hooks.forward(network, outside_inference(inputs), None, [tap])
-        # All classes at once, in shares of which no two are alike.
+        # One pass for all classes: a sum of their scores with different weights.
         shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))
         shares = shares.to(output)
         _, gradient = source.gradients((output * shares).sum())
@@ -127,13 +141,13 @@ def _check_gradient(
     raise HeadError(
         "Fast-CAM without gradients needs global average pooling and one linear layer after "
         f"{scale.name!r}, so that every location has one and the same gradient; to {layer} there "
-        f"is more on the way: {way}. Use FastCAM, which takes gradients, or give the layer that "
-        "is pooled last in layers="
+        f"is more on the way: {operations}. Use FastCAM, which takes gradients, or give the layer "
+        "that is pooled last in layers="
     )
 
 
-def _way(trace: Trace, end: int, most: int = 8) -> str:
-    """Return the last operations before a node, the first of them first."""
+def _last_operations(trace: Trace, end: int, most: int = 8) -> str:
+    """Return the last operations before a node, at most `most`, in their order."""
     operations: list[str] = []
     while end > 0 and len(operations) < most:
         node = trace.nodes[end]

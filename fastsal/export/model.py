@@ -1,16 +1,4 @@
-"""A model and its map as one plain module, for torch.export, torch.compile, torch.jit and ONNX.
-
->>> _ = torch.manual_seed(0)
->>> net = nn.Sequential(
-...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-...     nn.Linear(8, 5),
-... ).eval()
->>> mapped = with_map(net, torch.rand(1, 3, 8, 8))
->>> output, saliency, per_scale = mapped(torch.rand(2, 3, 12, 8))
->>> output.shape, saliency.shape, [tuple(one.shape) for one in per_scale]
-(torch.Size([2, 5]), torch.Size([2, 12, 8]), [(2, 12, 8), (2, 6, 4)])
-"""
+"""A model and its map as one module, for torch.export, torch.compile, torch.jit and ONNX."""
 
 from __future__ import annotations
 
@@ -27,26 +15,54 @@ from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.recording import Recorder, Recording, recording_copy
 from fastsal.images.colour import lovi_colours
-from fastsal.maps.combination import Weights, layer_weights
+from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks import hooks
 from fastsal.networks.layers import Layer, describe_layer, name_layers
-from fastsal.networks.scales import Scale, candidates, find_scales
+from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
-# What these make has no negative values.
-RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
-
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
+
+Layers = Layer | Scale | Sequence[Layer | Scale]
+
+# Operations whose output has no negative values.
+RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
 
 
 class ModelWithMap(nn.Module):
-    """A model that gives its map beside its output; `with_map` and `with_fast_cam` make it.
+    r"""A model that returns its saliency map beside its output, without hooks.
+
+    `with_map` and `with_fast_cam` make it. It calls a copy of the model, whose layers hand their
+    tensors to the statistic; the parameters and buffers are the model's own.
+
+    Args:
+        model (torch.nn.Module): The model; it is not changed.
+        scales (sequence of Scale): The scales, the shallowest first; R of them.
+        recordings (sequence of Recording): One for each scale, which gives its statistic; with a
+            head, one more for the activations `(N, C, h, w)` of the class activation map.
+        weights (sequence of float): R weights of the maps.
+        lovi (bool): Returns the LOVI picture too.
+        head (LinearHead, optional): The linear layer whose weights make the class activation map;
+            None for SMOE Scale alone.
 
     Attributes:
-        model: The model's copy, with the model's own parameters.
-        scales: Where each map is read, the shallowest first.
-        outputs: What comes after the model's own output, by name.
+        model (torch.nn.Module): The copy of the model.
+        scales (tuple of Scale): The scales.
+        outputs (tuple of str): The names of the outputs after the model's own: "map", "scale_1" to
+            "scale_R", and "lovi" if it is returned.
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 7.
+
+    Example:
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        ... ).eval()
+        >>> module = with_map(net, torch.rand(1, 3, 8, 8), lovi=True)
+        >>> isinstance(module, ModelWithMap), module.outputs
+        (True, ('map', 'scale_1', 'scale_2', 'lovi'))
     """
 
     def __init__(
@@ -71,20 +87,21 @@ class ModelWithMap(nn.Module):
         self.training = False
 
     def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
-        """Return the model's output, the map and the maps of the scales.
+        """Return the model's output, the map and the map of every scale.
 
         Args:
-            inputs: The model's own; the first of four dimensions is the image `(N, C, H, W)`.
+            inputs (torch.Tensor): The model's inputs; the first with four dimensions is the image
+                batch `(N, C, H, W)`.
 
         Returns:
-            The output as the model has it; the map `(N, H, W)`; a tuple of each scale's map
-            `(N, h, w)`, all in [0, 1] and float32; and, where it was asked for, the LOVI picture
-            `(N, 3, H, W)`.
+            A tuple of the model's output; the map `(N, H, W)`; a tuple of each scale's map
+            `(N, h, w)`; and, with `lovi`, the LOVI picture `(N, 3, H, W)`. Maps and picture are
+            float32 and in [0, 1].
 
         Raises:
             ValueError: If no input is an image batch.
         """
-        # Written so that torch 2.6's compiler can follow it: no `next` with a default.
+        # No `next` with a default: torch 2.6's compiler cannot trace it.
         images = [one for one in inputs if one.dim() == 4]
         if not images:
             shapes = [tuple(one.shape) for one in inputs]
@@ -92,12 +109,12 @@ class ModelWithMap(nn.Module):
         image = images[0]
         self.recorder.begin()
         output = self.model(*inputs)
-        readings = self.recorder.end()
-        per_scale = tuple(gaussian(values) for values in readings[: len(self.scales)])
+        recorded = self.recorder.end()
+        per_scale = tuple(gaussian(values) for values in recorded[: len(self.scales)])
         stacked = upsampled(per_scale, image)
         combined = weighted(stacked, self.shares)
         if self.head is not None:
-            cam = self.head.class_activation_map(readings[-1], output, self.model)
+            cam = self.head.class_activation_map(recorded[-1], output, self.model)
             combined = combined * upsampled([cam], image).squeeze(1)
         return output, combined, per_scale, *((lovi_colours(stacked),) if self.lovi else ())
 
@@ -106,48 +123,62 @@ def with_map(
     model: nn.Module,
     example: Inputs,
     *,
-    layers: Layer | Scale | Sequence[Layer | Scale] | None = None,
+    layers: Layers | None = None,
     weights: Weights = "linear",
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     lovi: bool = False,
 ) -> ModelWithMap:
-    r"""Return a module that gives a model's output and its SMOE Scale map, without hooks.
+    r"""Return a module that computes a model's output and its SMOE Scale map, without hooks.
 
-    The map is `SMOEScale`'s with the normal CDF (Eq 1 to 3). The model is copied layer by layer as
-    empty shells that hold **the model's own parameters and buffers**: none is copied, what is
-    trained or loaded in one is so in the other, and `to` and `half` change both. The layers that
-    are read get a class made from their own, whose `forward` hands the tensor to the statistic at
-    the very call that the scale names. The model itself is left as it was; of the module returned
-    all parts are in evaluation mode.
+    The map is that of `SMOEScale` with the normal CDF (Eq 1 to 3). The module calls a copy of the
+    model in evaluation mode. **The copy has the model's own parameters and buffers**: training or
+    loading one changes the other, and `to` and `half` change both. A layer that is read becomes an
+    instance of a subclass of its class, whose `forward` hands the layer's tensor to the statistic
+    at the call that the scale names. The model itself is not changed.
 
-    Chosen over a graph of torch.fx or torch.export with the statistic put in, since Python code
-    goes on running as Python: sizes that differ from the example's, modules called several times,
-    a ReLU reused in place or written as a function, writing in place after the scale, and any
-    device. What traces the module, traces the map.
+    The alternative, a graph of torch.fx or torch.export with the statistic inserted, was not
+    taken. The copy still runs the model's Python code, and so takes other sizes than the example's,
+    modules that are called several times, a ReLU that is reused in place or is a function,
+    in-place writes after a scale, and any device. Tracing the module traces the map with it.
 
     Args:
-        model: The network; of a compiled one the module under it.
-        example: What the model is called with, `(N, C, H, W)` or a tuple; one forward pass of it
-            finds the scales.
-        layers: As for `SMOEScale`.
-        weights: As for `SMOEScale`.
-        statistic: As for `SMOEScale`, if it is defined after the ReLU.
-        lovi: Gives the LOVI picture too.
+        model (torch.nn.Module): The network; a compiled one gives the module it was made from.
+        example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model, with an image
+            batch `(N, C, H, W)`. One forward pass of them finds the scales.
+        layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
+            shallowest first. Default: None, which finds them as `fastsal.find_scales` does.
+        weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
+            Default: "linear", which is 1, 2, 3, ...
+        statistic (str, Statistic or Callable): A statistic that is defined after the ReLU, as for
+            `SMOEScale`. Default: "smoe_scale".
+        lovi (bool): Returns the LOVI picture too. Default: False.
 
     Returns:
-        The `ModelWithMap`; it is called as the model is, with positional tensors.
+        A `ModelWithMap`, which takes the model's inputs as positional tensors.
 
     Raises:
         ValueError: If no scales are found, a layer cannot be read without hooks, the statistic is
             defined before the ReLU, or the weights do not fit.
-        TypeError: If the model is no module.
+        TypeError: If the model is no `torch.nn.Module`.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 7.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(8, 5),
+        ... ).eval()
+        >>> mapped = with_map(net, torch.rand(1, 3, 8, 8))
+        >>> output, saliency, per_scale = mapped(torch.rand(2, 3, 12, 8))
+        >>> output.shape, saliency.shape, [tuple(one.shape) for one in per_scale]
+        (torch.Size([2, 5]), torch.Size([2, 12, 8]), [(2, 12, 8), (2, 6, 4)])
     """
-    root, scales, recordings = _read(model, example, layers, statistic)
+    root, scales, recordings = _recordings(model, example, layers, statistic)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
-    return _tried(ModelWithMap(root, scales, recordings, shares, lovi, None), example)
+    return _checked(ModelWithMap(root, scales, recordings, shares, lovi, None), example)
 
 
 def with_fast_cam(
@@ -155,69 +186,74 @@ def with_fast_cam(
     example: Inputs,
     *,
     target: int | None = None,
-    layers: Layer | Scale | Sequence[Layer | Scale] | None = None,
+    layers: Layers | None = None,
     weights: Weights = "linear",
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     lovi: bool = False,
 ) -> ModelWithMap:
-    r"""Return a module that gives a model's output and its Fast-CAM map, without gradients.
+    r"""Return a module that computes a model's output and its Fast-CAM map, without gradients.
 
     $$F = S \cdot U\big(L / \max L\big), \qquad
       L = \mathrm{ReLU}\Big(\sum_k W_{ck} A_k\Big)$$
 
-    with `S` the SMOE Scale map, `A` the last scale's activations and `W` the weights of the linear
-    layer. Where global average pooling and one linear layer are all that follows, the score's
-    gradient by `A_k` is `W_ck / P` at each of the P locations: Grad-CAM's weight but for a constant
-    that the division by the maximum takes away. That this is so is checked against gradients of the
-    example. The map is `FastCAM`'s.
+    with `S` the SMOE Scale map, `U` bilinear upsampling, `A` the last scale's activations and `W`
+    the weights of the linear layer for class `c`. If only global average pooling and this layer
+    follow the scale, the gradient of the class's score with respect to `A_k` is `W_ck / P` at each
+    of the P locations. This is Grad-CAM's weight up to a constant factor, which the division by the
+    maximum cancels. The gradient is checked on the example. The map is that of `FastCAM`.
 
     Args:
-        model: The network, which ends in global average pooling and a linear layer.
-        example: As for `with_map`.
-        target: The class; None explains the one that is predicted for each image.
-        layers: As for `with_map`; the class activation map is the last one's.
-        weights: As for `with_map`.
-        statistic: As for `with_map`.
-        lovi: As for `with_map`.
+        model (torch.nn.Module): The network, which ends in global average pooling and a linear
+            layer.
+        example (torch.Tensor or tuple of torch.Tensor): As for `with_map`.
+        target (int, optional): The explained class. Default: None, the predicted class of each
+            image.
+        layers (str, torch.nn.Module, Scale or list of these, optional): As for `with_map`; the last
+            one makes the class activation map. Default: None.
+        weights (str, path or sequence of float): As for `with_map`. Default: "linear".
+        statistic (str, Statistic or Callable): As for `with_map`. Default: "smoe_scale".
+        lovi (bool): As for `with_map`. Default: False.
 
     Returns:
-        As for `with_map`, the map being Fast-CAM's; an image that no location speaks for has 0.
+        A `ModelWithMap`, whose map is Fast-CAM; the map is 0 for an image of which no location
+        raises the class's score.
 
     Raises:
-        ValueError: As for `with_map`; if the network ends otherwise, saying what was found; or if
-            there is no such class.
+        ValueError: As for `with_map`; if other layers follow the last scale, with a list of them;
+            or if there is no such class.
         TypeError: As for `with_map`.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2.
 
-    >>> net = nn.Sequential(
-    ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    ...     nn.Linear(8, 5),
-    ... ).eval()
-    >>> with_fast_cam(net, torch.rand(1, 3, 8, 8), target=3)(torch.rand(2, 3, 8, 8))[1].shape
-    torch.Size([2, 8, 8])
+    Example:
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(8, 5),
+        ... ).eval()
+        >>> with_fast_cam(net, torch.rand(1, 3, 8, 8), target=3)(torch.rand(2, 3, 8, 8))[1].shape
+        torch.Size([2, 8, 8])
     """
-    root, scales, recordings = _read(model, example, layers, statistic)
+    root, scales, recordings = _recordings(model, example, layers, statistic)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     head = find_linear_head(root, as_tuple(example), scales[-1], target)
-    recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _as_is))
-    return _tried(ModelWithMap(root, scales, recordings, shares, lovi, head), example)
+    recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))
+    return _checked(ModelWithMap(root, scales, recordings, shares, lovi, head), example)
 
 
-def _as_is(tensor: Tensor) -> Tensor:
-    # The network may write to it in place before the map is made.
+def _copied(tensor: Tensor) -> Tensor:
+    # The network may write to the tensor in place before the map is made.
     return tensor.clone()
 
 
-def _read(
+def _recordings(
     model: nn.Module,
     example: Inputs,
-    layers: Layer | Scale | Sequence[Layer | Scale] | None,
+    layers: Layers | None,
     statistic: str | Statistic | StatisticFunction,
 ) -> tuple[nn.Module, tuple[Scale, ...], list[Recording]]:
-    """Return the module to copy, its scales and how each is read."""
+    """Return the module to copy, its scales and a recording for each."""
     root = root_module(model)
     if root is None:
         raise TypeError(f"expected a torch.nn.Module, got {model!r}")
@@ -230,25 +266,26 @@ def _read(
     inputs = as_tuple(example)
     image = image_of(inputs)
     if layers is None:
-        scales = find_scales(root, inputs)
-        operations = {one.scale: one.operation for one in candidates(root, inputs) if one.chosen}
+        found = candidates(root, inputs)
+        scales = chosen_scales(found)
+        operations = {one.scale: one.operation for one in found if one.chosen}
     else:
-        scales = _described(root, inputs, layers, (image.shape[2], image.shape[3]))
+        scales = _scales_of(root, inputs, layers, (image.shape[2], image.shape[3]))
         operations = {}
-    recordings = []
+    recordings: list[Recording] = []
     for scale in scales:
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         recordings.append(Recording(scale, graph_form(chosen, rectified)))
     return root, scales, recordings
 
 
-def _described(
+def _scales_of(
     root: nn.Module,
     inputs: tuple[Tensor, ...],
-    layers: Layer | Scale | Sequence[Layer | Scale],
+    layers: Layers,
     size: tuple[int, int],
 ) -> tuple[Scale, ...]:
-    """Return the scales of layers given in any form, by one forward pass where needed."""
+    """Return the scales of given layers; layers that are not scales cost one forward pass."""
     named = name_layers(root, layers)
     found: dict[int, Scale] = {}
 
@@ -266,8 +303,8 @@ def _described(
     return tuple(scale or found[index] for index, (_, _, scale) in enumerate(named))
 
 
-def _tried(module: ModelWithMap, example: Inputs) -> ModelWithMap:
-    """Return the module after one pass, which raises where a layer is not reached."""
+def _checked(module: ModelWithMap, example: Inputs) -> ModelWithMap:
+    """Return the module after one forward pass, which raises if a layer does not run."""
     with torch.no_grad():
         module(*as_tuple(example))
     return module

@@ -1,6 +1,6 @@
-"""A model with its map as an ONNX file: written, checked, and its map's nodes by name.
+"""ONNX files of models with their maps, and the names of the nodes that make a map.
 
-The file runs without PyTorch, and without this package:
+The file runs without PyTorch and without fastsal:
 
 ```python
 import numpy as np
@@ -17,47 +17,47 @@ print("maps of the scales", [one.shape for one in per_scale])
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
+from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
+from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
 
-# Of the nodes that make the map, which quantisation has to leave alone.
+__all__ = ["ExportError", "OnnxFile", "map_nodes", "write_onnx"]
+
+# The names of the nodes that make the map begin so: quantisation has to leave them out.
 PREFIX = "fastsal/"
-# Beside the largest magnitude of an output.
+# The largest difference from PyTorch, as a share of an output's largest magnitude.
 TOLERANCE = 1e-3
 
 
-class ExportError(ValueError):
-    """A model that cannot be written as ONNX, or whose file gives something else."""
-
-
 @dataclass(frozen=True)
-class Written:
-    """What was written.
+class OnnxFile:
+    """An ONNX file that `write_onnx` wrote.
 
     Attributes:
-        path: The file.
-        outputs: The names of its outputs, the model's own first.
-        file_bytes: Its size.
-        difference: The largest over outputs and inputs tried of what onnxruntime differs by from
-            PyTorch, as a share of the output's largest magnitude: of the model's own outputs the
-            largest difference, of maps the mean one.
+        path (pathlib.Path): The file.
+        outputs (tuple of str): The names of its outputs, the model's own first.
+        file_bytes (int): Its size.
+        difference (float): The largest difference of onnxruntime's outputs from PyTorch's over the
+            inputs that were tried, as a share of the output's largest magnitude. The model's own
+            outputs count by their largest difference, maps by their mean one.
     """
 
     path: Path
@@ -74,88 +74,124 @@ def write_onnx(
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
     opset: int | None = None,
-) -> Written:
+) -> OnnxFile:
     """Write a model with its map as an ONNX file, whole or not at all.
 
-    The file is written beside its place, run in onnxruntime on inputs that the export has not
-    seen (a batch of 1 and of 4, and a second size, where these are dynamic) and compared with
-    PyTorch; then it takes its place. Its inputs are "input" (of several "input_1", ...), its
-    outputs "output" (of several "output_1", ...), "map", "scale_1" to "scale_R" and "lovi" where
-    asked for.
+    A temporary file beside `path` is run in onnxruntime on inputs that the export has not seen (a
+    batch of 1 and one of 4, and a second image size, if these are dynamic) and compared with
+    PyTorch; then it replaces `path`. The inputs are named "input", or "input_1", ... if there are
+    several; the outputs "output", or "output_1", ..., then "map", "scale_1" to "scale_R", and
+    "lovi" if the module returns it.
 
     Args:
-        module: From `with_map` or `with_fast_cam`.
-        example: What the model is called with.
-        path: Where the file goes.
-        dynamic_batch: Takes any number of images.
-        dynamic_size: Takes images of any size that the network takes.
-        opset: The ONNX operator set; None takes PyTorch's default.
+        module (ModelWithMap): A module of `with_map` or `with_fast_cam`.
+        example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model.
+        path (str or pathlib.Path): The file; its folder must exist.
+        dynamic_batch (bool): The file takes any number of images. Default: False.
+        dynamic_size (bool): The file takes any image size that the network takes. Default: False.
+        opset (int, optional): The version of the ONNX operator set. Default: None, PyTorch's own.
 
     Returns:
-        What was `Written`.
+        The `OnnxFile`.
 
     Raises:
-        ExportError: A ValueError. If the model cannot be exported, an operator has no form in that
-            opset, or the file's outputs are not PyTorch's; nothing is written.
+        ExportError: A ValueError, if the model cannot be exported, an operator does not exist in
+            the opset, or the outputs differ from PyTorch's by more than 0.001 of their largest
+            magnitude. Nothing is written.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
         OSError: If the file cannot be written.
+
+    Example:
+        ```python
+        module = with_map(model, images)
+        written = write_onnx(module, images, "model.onnx", dynamic_batch=True)
+        written.outputs  # ("output", "map", "scale_1", "scale_2", ...)
+        ```
     """
-    path = Path(path)
+    path = checked_folder(path)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package, "an ONNX file")
     inputs = as_tuple(example)
     if dynamic_batch and any(len(tensor) < 2 for tensor in inputs):
-        # A batch of one is taken for a batch that is always one.
+        # The exporter takes a batch of one for a constant size.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     with torch.no_grad():
         own = list(tensors_in(module(*inputs)[0]))
-    names = _named("output", len(own)), _named("input", len(inputs))
-    outputs = (*names[0], *module.outputs)
+    own_names = _numbered("output", len(own))
+    outputs = (*own_names, *module.outputs)
     axes = tuple(_axes(tensor, dynamic_batch, dynamic_size) for tensor in inputs)
-    program = _exported(module, inputs, axes, names[1], outputs, opset)
+    input_names = _numbered("input", len(inputs))
+    program = _exported(module, inputs, axes, input_names, outputs, opset)
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
-    _strip(proto, own_outputs=set(names[0]))
-    with TemporaryDirectory(dir=path.parent, prefix=".fastsal-") as folder:
-        draft = Path(folder) / path.name
+    _remove_metadata(proto)
+    _mark_map_nodes(proto.graph, own_names)
+    with written_whole(path) as partial:
         try:
-            onnx.save(proto, draft)
+            onnx.save(proto, partial)
         except ValueError as error:
             raise ExportError(f"cannot write {path}: {one_line(error)}") from error
-        unseen = _unseen(inputs, dynamic_batch, dynamic_size)
-        difference = _difference(module, draft, unseen, whole=len(own))
+        batches = unseen_inputs(inputs, dynamic_batch, dynamic_size)
+        difference = largest_difference(module, partial, batches, own=len(own))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"onnxruntime's outputs differ from PyTorch's by {difference:.2g} of their "
                 f"largest magnitude, expected {TOLERANCE} at most; {path} was not written. Where "
                 "activations vanish, as with some initial weights, maps are made of rounding alone"
             )
-        draft.replace(path)
-    return Written(path, outputs, path.stat().st_size, difference)
+    return OnnxFile(path, outputs, path.stat().st_size, difference)
+
+
+def checked_folder(path: Path | str) -> Path:
+    """Return a file's path, if its folder exists.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    return path
 
 
 def map_nodes(path: Path | str) -> list[str]:
     """Return the names of the nodes in an ONNX file that make its maps.
 
-    Quantisation should leave these in float32, as `nodes_to_exclude=` of onnxruntime's
-    `quantize_static`: a logarithm of a product has no meaning in eight bits. For half precision
-    there is `fastsal.export.float16.write_float16`.
+    Quantisation must leave these nodes in float32, since the logarithm of a product has no meaning
+    in eight bits. Give them to onnxruntime's `quantize_static` as `nodes_to_exclude`. For half
+    precision there is `fastsal.export.float16.write_float16`.
+
+    Args:
+        path (str or pathlib.Path): A file of `write_onnx`.
+
+    Returns:
+        A list of names.
 
     Raises:
         ImportError: If onnx is not installed.
+        OSError: If the file cannot be read.
+
+    Example:
+        ```python
+        from onnxruntime.quantization import quantize_static
+
+        nodes = map_nodes("model.onnx")
+        quantize_static("model.onnx", "int8.onnx", calibration, nodes_to_exclude=nodes)
+        ```
     """
     onnx: Any = needed("onnx", "reading an ONNX file")
     graph = onnx.load(str(path), load_external_data=False).graph
     return [node.name for node in graph.node if node.name.startswith(PREFIX)]
 
 
-def _named(name: str, count: int) -> tuple[str, ...]:
+def _numbered(name: str, count: int) -> tuple[str, ...]:
     return (name,) if count == 1 else tuple(f"{name}_{index}" for index in range(1, count + 1))
 
 
-def _axes(tensor: Tensor, batch: bool, size: bool) -> dict[int, str]:
-    axes = {0: "batch"} if batch else {}
-    return {**axes, 2: "height", 3: "width"} if size and tensor.dim() == 4 else axes
+def _axes(tensor: Tensor, dynamic_batch: bool, dynamic_size: bool) -> dict[int, str]:
+    """Return the dynamic axes of an input, by dimension."""
+    axes = {0: "batch"} if dynamic_batch else {}
+    return {**axes, 2: "height", 3: "width"} if dynamic_size and tensor.dim() == 4 else axes
 
 
 def _exported(
@@ -166,8 +202,12 @@ def _exported(
     output_names: Sequence[str],
     opset: int | None,
 ) -> Any:
-    """Return PyTorch's ONNX program, whatever goes wrong as one message."""
-    # Its notes on how it went would stand between the lines of a command.
+    """Return PyTorch's ONNX program of a module.
+
+    Raises:
+        ExportError: If the module cannot be exported.
+    """
+    # The exporter logs and prints its progress, which does not belong in a command's output.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -188,15 +228,15 @@ def _exported(
                 opset_version=opset,
                 verbose=False,
             )
-    # The exporter and the network raise whatever their authors chose.
+    # The exporter and the network raise any class of error.
     except Exception as error:
-        raise ExportError(_why(error, any(2 in one for one in axes), opset)) from error
+        raise ExportError(_explained(error, any(2 in one for one in axes), opset)) from error
     finally:
         logging.disable(disabled)
 
 
-def _why(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
-    """Return an exporter's error in one line, with what can be done about it."""
+def _explained(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
+    """Return an exporter's error in one line, with a hint."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -214,10 +254,18 @@ def _why(error: BaseException, dynamic_size: bool, opset: int | None) -> str:
     return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
 
 
-def _strip(proto: Any, own_outputs: set[str]) -> None:
-    """Take away what the exporter notes of Python, and mark the nodes of the map."""
+def _remove_metadata(proto: Any) -> None:
+    """Remove the exporter's notes on Python modules and source lines."""
     graph = proto.graph
-    # What the model's own outputs need is the model; the rest makes the map.
+    for node in graph.node:
+        node.ClearField("doc_string")
+    for noted in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+    del graph.value_info[:]
+
+
+def _mark_map_nodes(graph: Any, own_outputs: Sequence[str]) -> None:
+    """Add the prefix to the names of the nodes that the model's own outputs do not depend on."""
     makers = {name: node for node in graph.node for name in node.output}
     waiting, own = list(own_outputs), set()
     while waiting:
@@ -228,68 +276,3 @@ def _strip(proto: Any, own_outputs: set[str]) -> None:
     for node in graph.node:
         if node.name not in own:
             node.name = PREFIX + node.name
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-    for noted in (proto, graph, *graph.input, *graph.output, *graph.initializer):
-        del noted.metadata_props[:]
-    del graph.value_info[:]
-
-
-def _unseen(inputs: tuple[Tensor, ...], batch: bool, size: bool) -> Iterable[tuple[Tensor, ...]]:
-    """Yield inputs of the example's kind that the export has not seen."""
-    generator = torch.Generator().manual_seed(1)
-    counts = (1, 4) if batch else (len(inputs[0]),)
-    for count in counts:
-        for further in (0, 32) if size else (0,):
-            yield tuple(
-                _random(tensor, count, further * (tensor.dim() == 4), generator)
-                for tensor in inputs
-            )
-
-
-def _random(tensor: Tensor, count: int, further: int, generator: torch.Generator) -> Tensor:
-    """Return as many patches of random brightness, with some noise, in the example's range."""
-    shape = [count, *tensor.shape[1:]]
-    if further:
-        shape[2:] = [shape[2] + further, shape[3] + 2 * further]
-    if not tensor.is_floating_point():
-        return tensor[:1].expand(shape).contiguous()
-    values = torch.rand(shape, generator=generator)
-    if tensor.dim() == 4:
-        # Noise alone looks the same everywhere, and a map of it is rounding.
-        coarse = torch.rand(count, shape[1], 4, 4, generator=generator)
-        values = 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * values
-    low, high = tensor.min().cpu(), tensor.max().cpu()
-    return (low + (high - low) * values).to(tensor)
-
-
-def _difference(
-    module: ModelWithMap, file: Path, tried: Iterable[tuple[Tensor, ...]], whole: int
-) -> float:
-    """Return how far onnxruntime's outputs are from PyTorch's, and raise if it cannot run.
-
-    The first outputs, as many as `whole` says, count by their largest difference, maps by their
-    mean one: where an activation is within rounding of 0, its logarithm is not, and at single
-    locations PyTorch itself is some thousandths from float64.
-    """
-    runtime: Any = needed("onnxruntime", "an ONNX file")
-    distances = [0.0]
-    for inputs in tried:
-        with torch.no_grad():
-            expected = list(tensors_in(module(*inputs)))
-        # It raises many classes, of no common one but Exception.
-        try:
-            session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-            names = [given.name for given in session.get_inputs()]
-            arrays = [tensor.cpu().numpy() for tensor in inputs]
-            made = session.run(None, dict(zip(names, arrays, strict=True)))
-        except Exception as error:
-            raise ExportError(f"onnxruntime does not run the file: {one_line(error)}") from error
-        for index, (ours, theirs) in enumerate(zip(expected, made, strict=True)):
-            ours = ours.cpu().double()
-            difference = (ours - torch.from_numpy(theirs)).abs()
-            distance = difference.amax() if index < whole else difference.mean()
-            size = ours.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-            distances.append((distance / size).item())
-    # Unlike the built-in maximum, NaN for NaN.
-    return torch.tensor(distances).amax().item()

@@ -1,4 +1,4 @@
-"""A network that hands out tensors from its inside, without hooks and with the same parameters."""
+"""A copy of a network that records its layers' tensors without hooks and shares the parameters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fastsal.networks.state import LayerError, uncompiled
 
 @dataclass(frozen=True)
 class Recording:
-    """What is read at one place.
+    """A function of one scale's tensor, whose result is recorded.
 
     Attributes:
-        scale: The place.
-        read: Called with the tensor, channels second; what it returns is kept.
+        scale: The scale.
+        read: The function; it is called with the tensor `(N, C, h, w)`.
     """
 
     scale: Scale
@@ -31,90 +31,110 @@ class Recording:
 
 
 class Recorder(threading.local):
-    """Keeps what was read during one forward pass; each thread has its own.
+    """Records the results of functions of layers' tensors during one forward pass.
+
+    Every thread has results of its own.
+
+    Args:
+        recordings: The functions and their scales.
 
     Attributes:
-        recordings: What is read.
-        readings: What was, by the place in `recordings`.
+        recordings: The functions and their scales.
+        results: The results so far, by index in `recordings`.
     """
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self.recordings = tuple(recordings)
-        self.readings: dict[int, Tensor] = {}
+        self.results: dict[int, Tensor] = {}
         self._calls: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[tuple[Recording, ...]]]:
         return Recorder, (self.recordings,)
 
     def begin(self) -> None:
-        """Forget the pass before."""
-        self.readings = {}
+        """Start a forward pass: drop the results of the one before."""
+        self.results = {}
         self._calls = {}
 
     def end(self) -> list[Tensor]:
-        """Return what was read, and keep nothing.
+        """Return the results in the order of `recordings`, and drop them.
 
         Raises:
             LayerError: If a layer did not run.
         """
-        readings, calls = self.readings, self._calls
+        results, calls = self.results, self._calls
         self.begin()
         for index, recording in enumerate(self.recordings):
-            if index not in readings:
+            if index not in results:
                 scale = recording.scale
                 raise LayerError(
                     f"layer {scale.name!r} ran {calls.get(scale.name, 0)} time(s) in the network's "
                     "copy, so that its tensor was not seen; a network that reaches its layers "
                     "otherwise than as registered submodules cannot be given a map"
                 )
-        return [readings[index] for index in range(len(self.recordings))]
+        return [results[index] for index in range(len(self.recordings))]
 
     def enter(self, name: str, given: Any) -> int:
-        """Note that a layer runs, read its input where asked for, and return which call it is."""
+        """Record a layer's input if a recording asks for it, and count the call.
+
+        Args:
+            name: The layer's name.
+            given: The layer's arguments.
+
+        Returns:
+            The number of the call, from 0.
+        """
         call = self._calls.get(name, 0)
         self._calls[name] = call + 1
-        self._see(name, call, True, given)
+        self._record(name, call, True, given)
         return call
 
     def leave(self, name: str, call: int, made: Any) -> None:
-        """Read a layer's output where asked for."""
-        self._see(name, call, False, made)
+        """Record a layer's output if a recording asks for it.
 
-    def _see(self, name: str, call: int, layer_input: bool, value: Any) -> None:
+        Args:
+            name: The layer's name.
+            call: The number of the call, from `enter`.
+            made: The layer's output.
+        """
+        self._record(name, call, False, made)
+
+    def _record(self, name: str, call: int, layer_input: bool, value: Any) -> None:
         for index, recording in enumerate(self.recordings):
             scale = recording.scale
             called = scale.call is None or scale.call == call
             if scale.name == name and scale.layer_input == layer_input and called:
                 tensor = only_tensor(value, name).detach()
-                self.readings[index] = recording.read(scale.channels_first(tensor))
+                self.results[index] = recording.read(scale.channels_first(tensor))
 
 
 def recording_copy(model: nn.Module, recorder: Recorder) -> nn.Module:
-    """Return a network that does what the model does, and shows tensors to a recorder.
+    """Return a copy of a network whose layers show their tensors to a recorder.
 
-    The modules are new objects; their parameters, buffers and all else that they hold are the
-    model's own. The layers that are read belong to a class made from their own, whose `forward`
-    calls the old one and then the recorder: `isinstance`, attributes and indices work as before.
+    The modules are copies in evaluation mode; their parameters, buffers and other attributes are
+    the model's own. A recorded layer becomes an instance of a subclass of its class, whose
+    `forward` calls the original one and then the recorder: `isinstance`, attributes and indices
+    work as in the model.
 
     Args:
-        model: The network; it is left as it is.
-        recorder: Of scales of this model.
+        model: The network; it is not changed.
+        recorder: A recorder of scales of this network.
 
     Raises:
-        LayerError: If a layer is not in the model, or a part cannot be copied.
+        LayerError: If a layer is not in the model, or a module cannot be copied.
     """
     copies: dict[nn.Module, nn.Module] = {}
     root = _copied(model, copies)
     for copy in list(copies.values()):
         for key, value in vars(copy).items():
-            # A method of the original would run the original's layers.
+            # A bound method of the model would run the model's layers, not the copy's.
             if isinstance(value, MethodType) and value.__self__ in copies:
                 copy.__dict__[key] = MethodType(value.__func__, copies[value.__self__])
     for recording in recorder.recordings:
         scale = recording.scale
         layer = copies.get(scale.module)
         if layer is None:
-            raise LayerError(f"layer {scale.name!r} is no part of the model")
+            raise LayerError(f"layer {scale.name!r} is not in the model")
         if not isinstance(layer, _Recorded):
             own: Any = type(layer)
             layer.__class__ = _recorded_class(own)
@@ -124,7 +144,7 @@ def recording_copy(model: nn.Module, recorder: Recorder) -> nn.Module:
 
 
 class _Recorded:
-    """Marks the classes of layers that are read."""
+    """A base that marks the classes of recorded layers."""
 
 
 @cache
@@ -132,13 +152,13 @@ def _recorded_class(base: Any) -> type[nn.Module]:
     class Recorded(base, _Recorded):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             recorder, name = self._fastsal_recorder, self._fastsal_layer
-            # A layer may write to its input.
+            # Before `forward`, since a layer may write to its input.
             call = recorder.enter(name, (args, kwargs))
             output = super().forward(*args, **kwargs)
             recorder.leave(name, call, output)
             return output
 
-    # Listings of the network read as before.
+    # So that printing the network shows the original names.
     Recorded.__name__ = base.__name__
     Recorded.__qualname__ = base.__qualname__
     return Recorded
@@ -161,11 +181,11 @@ def _copied(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
     copy: nn.Module = type(module).__new__(type(module))
     copies[module] = copy
     for key, value in vars(module).items():
-        # What PyTorch keeps of a module: hooks, and the tables of its parts.
-        own_table = key.startswith("_") and isinstance(value, (dict, set))
-        copy.__dict__[key] = value.copy() if own_table else value
+        # PyTorch's tables of a module: parameters, submodules and hooks.
+        is_table = key.startswith("_") and isinstance(value, (dict, set))
+        copy.__dict__[key] = value.copy() if is_table else value
     copy.__dict__["_compiled_call_impl"] = None
     copy.__dict__["training"] = False
-    for name, part in module._modules.items():
-        copy._modules[name] = None if part is None else _copied(part, copies)
+    for name, child in module._modules.items():
+        copy._modules[name] = None if child is None else _copied(child, copies)
     return copy

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastsal.kernels.constants import EPSILON
 from fastsal.kernels.tasks import (
     STATISTIC_SCRATCH_BYTES,
     CombineTask,
@@ -26,8 +27,6 @@ from fastsal.kernels.tasks import (
 )
 from fastsal.kernels.threads import share, workers_for
 
-# What `smoe_scale` adds to activations unless told otherwise.
-EPSILON = 1e-6
 # Locations whose sums stay in the cache while the channels go by, at most and at least.
 LARGEST_BLOCK, SMALLEST_BLOCK = 1024, 16
 # Bands of rows for each thread, so that one that is late leaves some to the others.

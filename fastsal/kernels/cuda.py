@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels import cpu
-from fastsal.kernels.cpu import EPSILON, Layout
+from fastsal.kernels.constants import EPSILON
+from fastsal.kernels.cpu import Layout
 
 # Elements of a block of activations, in registers with their sums, mantissas and exponents.
 ELEMENTS = 2048

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from fastsal.kernels.constants import CONSTANT
 from fastsal.kernels.jit import claim, compiled, join, pointer
 from fastsal.kernels.tasks import CombineTask, ScaleMaps, SquashTask
 
 COMBINE = np.dtype(CombineTask)
 SCALE = np.dtype(ScaleMaps)
 SQUASH = np.dtype(SquashTask)
-
-# A spread this small beside the values is what float32 leaves of a constant map.
-CONSTANT = 1e-6
 
 
 @compiled()

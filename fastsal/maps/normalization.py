@@ -1,8 +1,7 @@
-"""Ways to squash each map to [0, 1] before the scales are combined.
+"""Normalisations of a map to [0, 1], before the scales are combined.
 
 Each maps `(N, H, W)` to `(N, H, W)`, every image by itself; `over_batch` makes one of them take a
-batch as a whole. One is added by writing one function
-and decorating it with `register_normalization`.
+batch as a whole. A function decorated with `register_normalization` is one more.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels import cpu, cuda
+from fastsal.kernels.constants import CONSTANT
 from fastsal.registry import Registry
 from fastsal.statistics.gamma import gamma_shape, log_spread, minus_log1p
 
 Normalization = Callable[[Tensor], Tensor]
 NormalizeOver = Literal["image", "batch"]
 
-# A spread this small beside the values is what float32 leaves of a constant map.
-CONSTANT = 1e-6
 # Added to every value, as a share of the map's largest magnitude.
 GAMMA_EPSILON = 1e-6
 # The Gamma shape from which on the expansion about the normal CDF is exact in float32.

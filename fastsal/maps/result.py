@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.maps.combination import upsample
+from fastsal.maps.resize import upsample
 from fastsal.networks.scales import Scale
 
 

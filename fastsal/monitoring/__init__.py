@@ -1,4 +1,4 @@
-"""Saliency maps of the forward passes that a training or a server runs anyway."""
+"""Saliency maps of a network's own forward passes, in training or in production."""
 
 from fastsal.monitoring.monitor import Watch, watch
 from fastsal.monitoring.sample import Sample

@@ -1,4 +1,4 @@
-"""A Lightning callback that watches a network while a Trainer fits it."""
+"""`WatchMaps`: a Lightning callback for `fastsal.watch`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from fastsal.monitoring.monitor import Watch, watch
 
 
 class WatchMaps(pl.Callback):
-    """Watches a network's forward passes in training, as `watch` does.
+    """A Lightning callback that reads every N-th training pass of a network, as `fastsal.watch`.
 
-    Passes of validation are not counted. Without `to` samples go to the trainer's TensorBoard
-    logger, where it has one.
+    Validation passes are not counted.
 
     Args:
-        every: As for `watch`.
-        to: As for `watch`.
-        network: The name of the network inside the LightningModule; None is the LightningModule
-            itself, for one whose `training_step` calls `self(...)`.
-        options: What else `watch` takes.
+        every (int): The number of forward passes from one sample to the next. Default: 100.
+        to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks of
+            samples, as for `watch`. Default: None, the trainer's TensorBoard loggers.
+        network (str, optional): The name of the network inside the LightningModule. Default: None,
+            the LightningModule itself, for one whose `training_step` calls `self(...)`.
+        options (Any): Further arguments of `watch`.
 
-    >>> WatchMaps(every=50, network="model", images=4).every
-    50
+    Attributes:
+        watch (Watch, optional): The `Watch` of the running or last fit; None before the first.
+
+    Example:
+        >>> trainer = pl.Trainer(
+        ...     callbacks=[WatchMaps(every=50, network="model", images=4)], logger=False,
+        ...     enable_checkpointing=False, enable_progress_bar=False,
+        ... )
+        >>> trainer.callbacks[0].every
+        50
     """
 
     def __init__(
@@ -34,7 +42,7 @@ class WatchMaps(pl.Callback):
         self.watch: Watch | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch."""
+        """Start watching the network."""
         to = self.to
         if to is None:
             writers = (getattr(logger, "experiment", None) for logger in trainer.loggers)
@@ -46,21 +54,21 @@ class WatchMaps(pl.Callback):
         self.watch.begin()
 
     def on_validation_start(self, *_: Any, **__: Any) -> None:
-        """Leave out the passes of validation."""
+        """Stop counting passes during validation."""
         if self.watch is not None:
             self.watch.pause()
 
     def on_validation_end(self, *_: Any, **__: Any) -> None:
-        """Go on."""
+        """Count passes again."""
         if self.watch is not None:
             self.watch.begin()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """End."""
+        """Stop watching."""
         if self.watch is not None:
             self.watch.__exit__(None)
 
     def on_exception(self, *_: Any, **__: Any) -> None:
-        """End, where the fit failed."""
+        """Stop watching after a fit that failed."""
         if self.watch is not None:
             self.watch.__exit__(Exception)

@@ -1,29 +1,34 @@
-"""Maps while a network trains or serves, from the forward passes that happen anyway."""
+"""`watch`: saliency maps of every N-th forward pass of a model in use."""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastsal.attribution.smoe_scale import SMOEScale
-from fastsal.maps.combination import Weights
+from fastsal.attribution.reader import ScaleReader
+from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.maps.normalization import get_normalization
+from fastsal.maps.prior import Weights, loaded
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
 from fastsal.monitoring.sample import Sample, drift, entropy
 from fastsal.monitoring.sinks import as_sinks
 from fastsal.networks import state
 from fastsal.networks.layers import Layer
 from fastsal.networks.scales import Scale, candidates_of, chosen_scales
-from fastsal.statistics.registry import Statistic, StatisticFunction
+from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
-# What the statistic gave, checked and squashed here: a sample's numbers are of that.
-_AS_THEY_ARE: dict[str, Any] = {"normalize": "none", "normalize_over": "batch"}
+Layers = Layer | Scale | Sequence[Layer | Scale]
+
+# The reader returns the statistic's values as they are: a sample's entropy is of these, and they
+# are checked and normalised here.
+_RAW: dict[str, Any] = {"normalize": "none", "normalize_over": "batch"}
 
 
 def watch(
@@ -31,55 +36,65 @@ def watch(
     every: int = 100,
     to: Any = None,
     *,
-    layers: Layer | Scale | Sequence[Layer | Scale] | None = None,
+    layers: Layers | None = None,
     weights: Weights = "linear",
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     normalize: str = "gaussian",
     images: int = 8,
     run_eager: bool = False,
 ) -> Watch:
-    """Return a context in which every N-th forward pass of a model gives its maps.
+    """Return a context in which every N-th forward pass of a model gives SMOE Scale maps.
 
-    Nothing runs besides the passes that happen anyway, and these give what they gave: the loss, the
-    gradients, BatchNorm's statistics and the random numbers are the same to the bit. Between
-    samples a pass has one hook, which counts it. Where no layers are given the first pass, in
-    whatever mode, shows which end the network's scales, and the second is the first that is read.
+    No extra forward pass runs, and the model's results do not change: the loss, the gradients,
+    BatchNorm's statistics and the random numbers are the same to the bit. A pass between samples
+    has one hook, which counts it. If no layers are given, the first pass (in training or evaluation
+    mode) is traced to find the network's scales, and the second is the first that is read.
 
     Args:
-        model: The network as it is called: with its `DataParallel` or `DistributedDataParallel`
-            around it. Passes that fastsal itself runs are not counted.
-        every: How many forward passes lie between samples. Gradient accumulation has several a
-            step.
-        to: Where samples go: a function of a `Sample`, a folder's path, a TensorBoard
-            `SummaryWriter`, or several. A sink that fails is warned of once, and the model runs on;
-            so it is with a batch that cannot be read after one that could. In a distributed run
-            rank 0 alone hands samples on; every process has its `latest`.
-        layers: As for `SMOEScale`.
-        weights: As for `SMOEScale`.
-        statistic: As for `SMOEScale`.
-        normalize: As for `SMOEScale`; every map by itself.
-        images: How many of a batch are read, its first: what a sample holds is bounded by it.
-        run_eager: Lets a compiled model run uncompiled in the passes that are read, since compiled
-            ones call no hooks. Its results there differ from the compiled ones by rounding.
+        model (torch.nn.Module): The module that is called, with its `DataParallel` or
+            `DistributedDataParallel` wrapper. Passes that fastsal itself runs are not counted.
+        every (int): The number of forward passes from one sample to the next; gradient accumulation
+            has several passes a step. Default: 100.
+        to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks of
+            samples: functions of a `Sample`, folders or TensorBoard writers. A sink that fails
+            gives one warning, and the model runs on; so does a batch that cannot be read after
+            one that could. In a distributed run only rank 0 calls the sinks; every process has its
+            own `latest`. Default: None.
+        layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
+            shallowest first. Default: None, which finds them.
+        weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
+            Default: "linear".
+        statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
+        normalize (str): The normalisation of each map by itself: "gaussian", "gamma", "minmax" or
+            "none". Default: "gaussian".
+        images (int): The largest number of images in a sample, the first of the batch. Default: 8.
+        run_eager (bool): Runs a compiled model uncompiled in the passes that are read, since
+            compiled models call no hooks; results differ from the compiled ones by rounding.
+            Default: False.
 
     Returns:
-        A `Watch`; `latest` is its last `Sample`, the only one it holds.
+        A `Watch`, whose `latest` is the last `Sample`.
 
     Raises:
-        ValueError: If a setting does not fit, or the model is compiled without `run_eager`. At the
-            first pass that is read, if its scales cannot be found or read.
-        TypeError: If the model is no module, or `to` is nothing that takes samples.
+        ValueError: If a setting does not fit, or the model is compiled and `run_eager` is False; at
+            the first pass that is read, if the scales cannot be found or read.
+        TypeError: If the model is no `torch.nn.Module`, or `to` cannot take samples.
 
-    >>> _ = torch.manual_seed(0)
-    >>> net = nn.Sequential(
-    ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10),
-    ... )
-    >>> with watch(net, every=2) as w:
-    ...     for _ in range(5):
-    ...         net(torch.rand(4, 3, 8, 8)).sum().backward()
-    >>> w.latest.step, w.latest.combined.shape, [scale.name for scale in w.latest.scales]
-    (4, torch.Size([4, 8, 8]), ['1', '4'])
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3. The
+        paper has no maps during training.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10),
+        ... )
+        >>> with watch(net, every=2) as w:
+        ...     for _ in range(5):
+        ...         net(torch.rand(4, 3, 8, 8)).sum().backward()
+        >>> w.latest.step, w.latest.combined.shape, [scale.name for scale in w.latest.scales]
+        (4, torch.Size([4, 8, 8]), ['1', '4'])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected the torch.nn.Module that is called, got {model!r}")
@@ -98,14 +113,19 @@ def watch(
             "DataParallel runs copies of the network, in which scales cannot be found: give "
             "layers=fastsal.find_scales(model.module, images)"
         )
-    attributor = SMOEScale(
-        _network(model), layers, weights=weights, statistic=statistic, **_AS_THEY_ARE
+    make_attributor = partial(
+        SMOEScale,
+        _network(model),
+        # A file of weights is read once.
+        weights=loaded(weights),
+        statistic=get_statistic(statistic),
+        **_RAW,
     )
-    return Watch(model, attributor, every, to, normalize, images, found=layers is not None)
+    return Watch(model, make_attributor, layers, every, to, normalize, images)
 
 
 def _network(model: nn.Module) -> nn.Module:
-    """Return the network under what compiles, copies or distributes it."""
+    """Return the network inside the wrappers of the compiler and of several devices."""
     while True:
         inner = state.uncompiled(model)
         if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
@@ -116,38 +136,59 @@ def _network(model: nn.Module) -> nn.Module:
 
 
 class Watch:
-    """Reads every N-th forward pass of a model while it is entered; made by `watch`.
+    """A context that makes a `Sample` of every N-th forward pass of a model; `watch` returns it.
+
+    Args:
+        model (torch.nn.Module): The module that is called.
+        make_attributor (Callable): Returns a `SMOEScale` of the network for given layers.
+        layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read; None
+            finds them in the first pass.
+        every (int): The number of forward passes from one sample to the next.
+        to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks.
+        normalize (str): The normalisation of each map.
+        images (int): The largest number of images in a sample.
 
     Attributes:
-        latest: The last `Sample`; None before the first.
-        passes: How many forward passes were seen.
+        latest (Sample, optional): The last sample, the only one that is kept; None before the
+            first.
+        passes (int): The number of forward passes so far.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+        >>> w = watch(net, layers=["1", "3"])
+        >>> with w:
+        ...     _ = net(torch.rand(2, 3, 8, 8))
+        >>> w.pause()  # no further pass is counted
+        >>> w.passes, w.latest.step
+        (1, 0)
     """
 
     def __init__(
         self,
         model: nn.Module,
-        attributor: SMOEScale,
+        make_attributor: Callable[[Layers | None], SMOEScale],
+        layers: Layers | None,
         every: int,
         to: Any,
         normalize: str,
         images: int,
-        found: bool,
     ) -> None:
-        self.model = model
-        self.network = _network(model)
-        self.attributor = attributor
-        self.every = every
-        self.images = images
-        self.normalization = get_normalization(normalize)
-        self.sinks = as_sinks(to)
         self.latest: Sample | None = None
         self.passes = 0
-        self._means: list[Tensor] = []
-        # Whether the attributor knows its scales.
-        self.found = found
+        self._model = model
+        self._network = _network(model)
+        self._make_attributor = make_attributor
+        self._attributor = make_attributor(layers)
+        self._scales_known = layers is not None
+        self._every = every
+        self._images = images
+        self._normalization = get_normalization(normalize)
+        self._sinks = as_sinks(to)
+        # Each scale's mean map in the last sample.
+        self._mean_maps: list[Tensor] = []
         self._lock = threading.Lock()
-        self._reading: Pass | None = None
-        self._told: set[str] = set()
+        self._current: Pass | None = None
+        self._warned: set[str] = set()
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __enter__(self) -> Watch:
@@ -155,122 +196,122 @@ class Watch:
         return self
 
     def begin(self) -> None:
-        """Count passes from now on, where that is not done already."""
+        """Start counting passes, or go on after `pause`."""
         if self._handle is None:
-            self._handle = self.model.register_forward_pre_hook(Counter(self), with_kwargs=True)
+            counter = Counter(self._on_pass)
+            self._handle = self._model.register_forward_pre_hook(counter, with_kwargs=True)
 
     def pause(self) -> None:
-        """Leave out the passes from now on, until `begin`."""
+        """Stop counting passes until `begin`."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.pause()
-        # What Ctrl-C broke off has not ended itself.
-        if self._reading is not None and self._reading.thread == threading.get_ident():
-            self._reading.end()
-            self._reading = None
+        # A pass that Ctrl-C broke off has not ended itself.
+        if self._current is not None and self._current.thread == threading.get_ident():
+            self._current.end()
+            self._current = None
         if error is None and not self.passes:
-            self._tell(
+            self._warn_once(
                 "nothing",
                 "no forward pass of the watched model was seen; watch the module that is called, "
                 "with its wrapper around it, inside the `with` block",
             )
 
-    def count(self, args: Any, kwargs: Any) -> None:
-        """Count a pass, and begin to read it if its turn has come."""
+    def _reader(self, image: Tensor) -> ScaleReader:
+        return readers_of(self._attributor).for_image(image)
+
+    def _on_pass(self, args: Any, kwargs: Any) -> None:
+        """Count a pass, and begin to read it if it is due."""
         if state.reading():
             return
         with self._lock:
             step = self.passes
             self.passes += 1
-            due = step % self.every == 0 or self.latest is None
-            if not due or self._reading is not None:
+            due = step % self._every == 0 or self.latest is None
+            if not due or self._current is not None:
                 return
-            self._reading = passed = Pass(self, step)
+            make_reader = self._reader if self._scales_known else None
+            self._current = current = Pass(
+                step, self._model, self._network, self._images, make_reader, self._on_end
+            )
         try:
-            passed.begin(args, kwargs)
+            current.begin(args, kwargs)
         except Exception as error:
-            passed.end()
-            self._reading = None
-            self._skip(passed, error)
+            current.end()
+            self._current = None
+            self._raise_or_warn(current, error)
 
-    def finish(self, passed: Pass, output: Any) -> None:
-        """Take what a pass gave, and hand it on; None is the output of one that failed."""
-        self._reading = None
+    def _on_end(self, ended: Pass, output: Any) -> None:
+        """Make a sample of a pass that was read, or take the scales of one that was traced."""
+        self._current = None
+        # The pass failed.
         if output is None:
             return
         try:
-            if passed.trace is not None:
-                self.attributor = SMOEScale(
-                    self.network,
-                    chosen_scales(candidates_of(self.network, passed.trace, output)),
-                    weights=self.attributor.settings.weights,
-                    statistic=self.attributor.settings.statistic,
-                    **_AS_THEY_ARE,
-                )
-                self.found = True
+            if ended.trace is not None:
+                found = candidates_of(self._network, ended.trace, output)
+                self._attributor = self._make_attributor(chosen_scales(found))
+                self._scales_known = True
                 return
-            sample = self._sample(passed)
+            sample = self._sample(ended)
         except Exception as error:
-            self._skip(passed, error)
+            self._raise_or_warn(ended, error)
             return
         self.latest = sample
         if _rank() == 0:
-            for sink in self.sinks:
-                self._hand(sample, sink)
+            for sink in self._sinks:
+                self._send(sample, sink)
 
-    def _sample(self, passed: Pass) -> Sample:
-        if passed.error is not None:
-            raise passed.error
-        reader = passed.reader
-        values = [reading.gathered(passed.device_ids)[: self.images] for reading in passed.readings]
+    def _sample(self, ended: Pass) -> Sample:
+        values = ended.values()
         with torch.no_grad():
             if not torch.stack([one.sum() for one in values]).isfinite().all():
-                raise _NotFinite("activations are not finite")
+                raise _NotFiniteError("activations are not finite")
             entropies = torch.stack([entropy(one) for one in values])
-            maps = [self.normalization(one) for one in values]
+            maps = [self._normalization(one) for one in values]
             means = [one.mean(0) for one in maps]
             drifts = None
-            if self._means:
-                pairs = zip(self._means, means, strict=True)
+            if self._mean_maps:
+                pairs = zip(self._mean_maps, means, strict=True)
                 drifts = torch.stack([drift(before.to(now.device), now) for before, now in pairs])
-            self._means = means
+            self._mean_maps = means
             return Sample(
-                step=passed.step,
-                images=passed.images,
-                scales=reader.scales,
+                step=ended.step,
+                images=ended.images,
+                scales=ended.reader.scales,
                 per_scale=tuple(maps),
-                combined=reader.combined(maps),
+                combined=ended.reader.combined(maps),
                 entropy=entropies,
                 drift=drifts,
             )
 
-    def _skip(self, passed: Pass, error: Exception) -> None:
-        """Warn once of a pass that cannot be read, or raise if none could be so far.
+    def _raise_or_warn(self, failed: Pass, error: Exception) -> None:
+        """Warn once of a pass that cannot be read; raise if no pass could be read before.
 
-        A wrong setting is an error at the first pass; one batch that is odd ends no training.
+        A wrong setting shows at the first pass. One odd batch must not end a training.
         """
-        if self.latest is None and not isinstance(error, _NotFinite):
+        if self.latest is None and not isinstance(error, _NotFiniteError):
             raise error
-        self._tell("reading", f"pass {passed.step} could not be read: {error}")
+        self._warn_once("pass", f"pass {failed.step} could not be read: {error}")
 
-    def _hand(self, sample: Sample, sink: Any) -> None:
+    def _send(self, sample: Sample, sink: Any) -> None:
         try:
             sink(sample)
         except Exception as error:
-            self._tell(
+            self._warn_once(
                 "sink", f"{sink!r} failed at pass {sample.step} and the model runs on: {error!r}"
             )
 
-    def _tell(self, what: str, message: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
             warnings.warn(f"fastsal.watch: {message}", stacklevel=2)
 
 
-class _NotFinite(ValueError):
+class _NotFiniteError(ValueError):
     """Activations that are not finite, as where a loss scale was too large."""
 
 

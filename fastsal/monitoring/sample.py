@@ -1,4 +1,4 @@
-"""What is read of one watched forward pass: maps, two numbers a scale, and their picture."""
+"""Samples of watched forward passes: maps, their entropy and drift, and a picture."""
 
 from __future__ import annotations
 
@@ -10,23 +10,39 @@ import torch
 from torch import Tensor
 
 from fastsal.images.colour import heatmap, lovi, overlay
-from fastsal.maps.combination import upsample
+from fastsal.maps.resize import upsample
 from fastsal.networks.scales import Scale
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The maps of one forward pass, on the network's device and without gradients.
+    """The maps of one watched forward pass, on the network's device and without gradients.
 
     Attributes:
-        step: The number of the forward pass, from 0.
-        images: `(n, C, H, W)`, the first images of the batch as the network was given them.
-        scales: Where each map was read, the shallowest first; R of them.
-        per_scale: For each scale its normalised map `(n, h, w)`, at the layer's own size.
-        combined: `(n, H, W)`, their weighted average at the images' size.
-        entropy: `(R,)`, how evenly each scale's statistic is spread: `entropy`, over the images.
-        drift: `(R,)`, how far each scale's mean map has moved since the last sample: `drift`. None
-            for the first.
+        step (int): The number of the forward pass, from 0.
+        images (torch.Tensor): `(n, C, H, W)`, the first images of the batch as the network got
+            them.
+        scales (tuple of Scale): The scales that were read, the shallowest first; R of them.
+        per_scale (tuple of torch.Tensor): The normalised map `(n, h, w)` of every scale, at the
+            layer's own size.
+        combined (torch.Tensor): `(n, H, W)`, the weighted average of the maps at the images' size.
+        entropy (torch.Tensor): `(R,)`, the entropy of each scale's statistic over locations, from 0
+            to 1, the mean of the images; see `fastsal.monitoring.sample.entropy`.
+        drift (torch.Tensor, optional): `(R,)`, 1 minus the correlation of each scale's mean map
+            with that of the last sample; see `fastsal.monitoring.sample.drift`. None in the first
+            sample.
+
+    Example:
+        >>> from fastsal import watch
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(),
+        ... )
+        >>> with watch(net, every=1, layers=["1", "4"]) as w:
+        ...     _ = net(torch.rand(4, 3, 8, 8))
+        >>> sample = w.latest
+        >>> sample.stacked.shape, sample.picture().shape, list(sample.numbers)
+        (torch.Size([4, 2, 8, 8]), torch.Size([3, 32, 32]), ['1', '4'])
     """
 
     step: int
@@ -45,7 +61,7 @@ class Sample:
 
     @property
     def numbers(self) -> dict[str, dict[str, float]]:
-        """Entropy and drift by name of scale; no drift in the first sample."""
+        """Entropy and drift as numbers, by the scale's name; the first sample has no drift."""
         found = {
             scale.name: {"entropy": value}
             for scale, value in zip(self.scales, self.entropy.tolist(), strict=True)
@@ -56,25 +72,26 @@ class Sample:
         return found
 
     def picture(self) -> Tensor:
-        """Return all images as one picture `(3, n H, 4 W)` in [0, 1], a row each.
+        """Return a picture `(3, n H, 4 W)` in [0, 1] with a row for each image.
 
-        A row has the image, the combined map laid over it, which scale spoke (LOVI) and the
-        combined map alone. An image is stretched so that its own least value is black and its
-        largest white, since what the network was given need not lie in [0, 1]; what has not three
-        channels is shown as their mean, in grey. Maps that are not squashed (`normalize="none"`)
-        are stretched too, all of the picture by one measure.
+        A row shows the image, the combined map laid over it, the LOVI picture (the scales in
+        colour) and the combined map alone. Each image is stretched so that its smallest value is
+        black and its largest white, since a network's input need not lie in [0, 1]; images without
+        three channels are shown as the grey mean of their channels. Maps that are not normalised
+        (`normalize="none"`) are stretched too, all maps of the picture by the same factor.
         """
-        shown = displayed(self.images)
+        shown = stretched_rgb(self.images)
         combined, stacked = within_unit(self.combined.float()), within_unit(self.stacked.float())
         columns = [shown, overlay(shown, combined), lovi(stacked), heatmap(combined)]
         return torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)
 
 
-def displayed(images: Tensor) -> Tensor:
+def stretched_rgb(images: Tensor) -> Tensor:
     """Return images `(N, C, H, W)` as RGB `(N, 3, H, W)`, each stretched to [0, 1].
 
-    >>> displayed(torch.tensor([[[[-1.0, 0.0, 1.0]]]]))[0, :, 0].tolist()
-    [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]
+    Example:
+        >>> stretched_rgb(torch.tensor([[[[-1.0, 0.0, 1.0]]]]))[0, :, 0].tolist()
+        [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]
     """
     images = images.float()
     if images.shape[1] != 3:
@@ -84,10 +101,11 @@ def displayed(images: Tensor) -> Tensor:
 
 
 def within_unit(maps: Tensor) -> Tensor:
-    """Return maps in [0, 1]: as they are where they lie there, else stretched as one.
+    """Return maps in [0, 1]: unchanged if all lie there, else stretched together.
 
-    >>> [within_unit(torch.tensor(maps)).tolist() for maps in ([0.25, 0.5], [1.0, 3.0])]
-    [[0.25, 0.5], [0.0, 1.0]]
+    Example:
+        >>> [within_unit(torch.tensor(maps)).tolist() for maps in ([0.25, 0.5], [1.0, 3.0])]
+        [[0.25, 0.5], [0.0, 1.0]]
     """
     low, high = (bound.item() for bound in torch.aminmax(maps))
     if low >= 0 and high <= 1:
@@ -96,29 +114,31 @@ def within_unit(maps: Tensor) -> Tensor:
 
 
 def entropy(values: Tensor) -> Tensor:
-    r"""Return how evenly a statistic is spread over a map's locations, from 0 to 1.
+    r"""Return the entropy of a statistic over a map's locations, from 0 to 1.
 
     $$H = -\frac{1}{\ln L} \sum_{l=1}^{L} p_l \ln p_l, \qquad p_l = s_l \Big/ \sum_m s_m$$
 
-    with `s` the statistic, before it is squashed, of the `L` locations of one map. 1: every
-    location holds the same. 0: one location holds all. Of a statistic that gives negative values
-    its least value is subtracted first. A map of zeros, and one of a single location, is even: 1.
-    This is Shannon's entropy over locations (Pielou's evenness); the paper's are over channels.
+    with `s` the statistic of the `L` locations of one map, before normalisation. It is 1 if all
+    locations have the same value, 0 if one location has all of it. If a statistic has negative
+    values, its smallest value is subtracted first. A map of zeros and a map of one location have
+    entropy 1. This is Shannon's entropy over locations (Pielou's evenness); the paper's entropies
+    are over channels.
 
     Args:
-        values: `(N, h, w)`.
+        values (torch.Tensor): `(N, h, w)`, the statistic of N images.
 
     Returns:
-        One number: the mean over the N maps.
+        A scalar tensor: the mean over the N maps.
 
-    >>> entropy(torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])).item()
-    0.5
+    Example:
+        >>> entropy(torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])).item()
+        0.5
     """
     flat = values.flatten(1).float()
     if flat.shape[1] < 2:
         return flat.new_ones(())
     flat = flat - flat.amin(1, keepdim=True).clamp_max(0)
-    # By the largest first: a sum of large values leaves float32's range.
+    # Divided by the largest value first, since a sum of large values overflows float32.
     flat = flat / flat.amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
     total = flat.sum(1)
     shares = flat / total.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
@@ -127,32 +147,36 @@ def entropy(values: Tensor) -> Tensor:
 
 
 def drift(before: Tensor, now: Tensor) -> Tensor:
-    r"""Return how far a scale's mean map has moved between two samples, from 0 to 2.
+    r"""Return the drift of a scale's mean map between two samples, from 0 to 2.
 
     $$D = 1 - r(\bar S', \bar S), \qquad \bar S = \tfrac{1}{N} \textstyle\sum_n S_n$$
 
-    with `r` Pearson's correlation over locations and `S_n` the squashed maps of a sample's images.
-    0: the places that stood out still do. 1: the two have nothing to do with each other. 2: what
-    was bright is dark. On the same images it is the network's change alone; on others it holds the
-    images' change too, less so the more images a sample has. Where one of the two is constant there
-    is no correlation: 1, or 0 where both are.
+    with `r` Pearson's correlation over locations and `S_n` the normalised maps of a sample's
+    images. It is 0 if the same places are bright, 1 if the maps are uncorrelated, 2 if bright and
+    dark are swapped. On the same images it measures the network's change alone; on different images
+    it includes their difference, which shrinks as the number of images grows. A constant map has no
+    correlation: the drift is then 1, or 0 if both maps are constant.
 
     Args:
-        before: `(h', w')`, the mean map of the sample before; interpolated where its size differs.
-        now: `(h, w)`, the mean map of this one.
+        before (torch.Tensor): `(h', w')`, the mean map of the last sample; it is interpolated if
+            its size differs.
+        now (torch.Tensor): `(h, w)`, the mean map of this sample.
 
     Returns:
-        One number.
+        A scalar tensor.
 
-    >>> bright_left = torch.tensor([[1.0, 0.0]])
-    >>> [round(drift(bright_left, now).item(), 6) for now in (bright_left, 1 - bright_left)]
-    [0.0, 2.0]
+    Example:
+        >>> bright_left = torch.tensor([[1.0, 0.0]])
+        >>> [round(drift(bright_left, now).item(), 6) for now in (bright_left, 1 - bright_left)]
+        [0.0, 2.0]
     """
     if before.shape != now.shape:
         before = upsample(before[None], now.shape)[0, 0]
-    # In float64, where a map beside itself is 0 to the twelfth digit.
+    # In float64 the drift of a map from itself is 0 to the twelfth digit.
     one, other = (values.flatten().double() - values.double().mean() for values in (before, now))
     lengths = one.norm() * other.norm()
-    alike = (one.norm() == 0) & (other.norm() == 0)
+    both_constant = (one.norm() == 0) & (other.norm() == 0)
     correlation = (one @ other / lengths.masked_fill(lengths == 0, 1)).clamp(-1, 1)
-    return torch.where(lengths > 0, 1 - correlation, torch.where(alike, 0.0, 1.0).double()).float()
+    return torch.where(
+        lengths > 0, 1 - correlation, torch.where(both_constant, 0.0, 1.0).double()
+    ).float()

@@ -1,4 +1,4 @@
-"""Where the samples of a watched network go: a folder, TensorBoard, any function."""
+"""Sinks of samples: a folder, TensorBoard, or any function."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ Sink = Callable[[Sample], object]
 
 
 class Folder:
-    """Writes each sample's picture as PNG and its numbers as a line of `numbers.jsonl`.
+    """A sink that writes each sample's picture as PNG and its numbers as a line of JSON.
+
+    The lines are appended to `numbers.jsonl`.
 
     Args:
-        path: The folder; it is made where it is missing. Lines are added to those there are.
+        path: The folder; it is made if it is missing.
 
     Raises:
         ImportError: If Pillow is not installed.
@@ -32,7 +34,7 @@ class Folder:
         return f"Folder({str(self.path)!r})"
 
     def __call__(self, sample: Sample) -> None:
-        """Write `step-00000100.png` and the line."""
+        """Write the picture, named as `step-00000100.png`, and append the line."""
         name = f"step-{sample.step:08d}.png"
         write_png(sample.picture(), self.path / name)
         line = {"step": sample.step, "picture": name, "scales": sample.numbers}
@@ -41,15 +43,16 @@ class Folder:
 
 
 class TensorBoard:
-    """Hands each sample's picture and numbers to TensorBoard.
+    """A sink that adds each sample's picture and numbers to TensorBoard.
 
-    The picture is `saliency/maps`, the numbers `saliency/entropy/SCALE` and `saliency/drift/SCALE`.
+    The picture is `saliency/maps`; the numbers are `saliency/entropy/SCALE` and
+    `saliency/drift/SCALE`.
 
     Args:
-        writer: A `torch.utils.tensorboard.SummaryWriter`, or the folder of a new one.
+        writer: A `torch.utils.tensorboard.SummaryWriter`, or the folder for a new one.
 
     Raises:
-        ImportError: If a writer is to be made and tensorboard is not installed.
+        ImportError: If a folder is given and tensorboard is not installed.
     """
 
     def __init__(self, writer: Any) -> None:
@@ -72,16 +75,18 @@ class TensorBoard:
 
 
 def as_sinks(to: Any) -> tuple[Sink, ...]:
-    """Return what `watch(to=...)` was given as functions of a sample.
+    """Return the sinks of `watch(to=...)` as functions of a sample.
 
     Args:
-        to: None; a function; a path, for `Folder`; a SummaryWriter, for `TensorBoard`; or several.
+        to: None, a function, the path of a `Folder`, a SummaryWriter for `TensorBoard`, or a
+            sequence of these.
 
     Raises:
         TypeError: If it is none of these.
 
-    >>> as_sinks([print, "maps"])
-    (<built-in function print>, Folder('maps'))
+    Example:
+        >>> as_sinks([print, "maps"])
+        (<built-in function print>, Folder('maps'))
     """
     if to is None:
         return ()

@@ -1,5 +1,12 @@
 """Statistics of the channels of one location."""
 
+# The order of registration is the order in tables.
+from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
+
+# isort: split
+from fastsal.statistics.moments import mean, std
+
+# isort: split
 from fastsal.statistics.distributions import (
     lognormal_entropy,
     lognormal_mean,
@@ -16,11 +23,7 @@ from fastsal.statistics.registry import (
     Statistic,
     StatisticFunction,
     get_statistic,
-    mean,
     register_statistic,
-    smoe_scale,
-    smoe_scale_plain,
-    std,
 )
 
 __all__ = [

@@ -12,13 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from fastsal.statistics.registry import (
-    by_slices,
-    check_epsilon,
-    moments,
-    register_statistic,
-    scale_by_peak,
-)
+from fastsal.kernels.constants import EPSILON
+from fastsal.statistics.moments import mean_and_std
+from fastsal.statistics.registry import register_statistic
+from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
 
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 # From here on a continued fraction of this depth is exact in float32, and differences are not.
@@ -86,7 +83,7 @@ def _renyi_entropy(activations: Tensor) -> Tensor:
 
 
 @register_statistic("normal_entropy", citation="Mundhenk, Chen & Friedland 2019")
-def normal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def normal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the entropy of the normal distribution with the channels' standard deviation.
 
     $$H = \tfrac{1}{2} \ln(2 \pi e\, \sigma^2)$$
@@ -108,11 +105,11 @@ def normal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     0.0326
     """
     check_epsilon(epsilon)
-    return HALF_LOG_2PI_E + moments(activations)[1].clamp_min(epsilon).log()
+    return HALF_LOG_2PI_E + mean_and_std(activations)[1].clamp_min(epsilon).log()
 
 
 @register_statistic("lognormal_mean", citation="Mundhenk, Chen & Friedland 2019, Table 1")
-def lognormal_mean(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def lognormal_mean(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the mean of the log-normal distribution fitted to the channels.
 
     $$\exp(m + v / 2)$$
@@ -140,7 +137,7 @@ def lognormal_mean(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 @register_statistic("lognormal_entropy", citation="Mundhenk, Chen & Friedland 2019, Table 1")
-def lognormal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def lognormal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the entropy of the log-normal distribution fitted to the channels.
 
     $$H = m + \tfrac{1}{2} \ln(2 \pi e\, v)$$
@@ -189,7 +186,7 @@ def truncnormal_mean(activations: Tensor) -> Tensor:
     >>> round(truncnormal_mean(torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.7979
     """
-    mean, deviation = moments(activations)
+    mean, deviation = mean_and_std(activations)
     alpha = _lower_bound(mean, deviation)
     hazard, excess, _ = _hazard(alpha)
     # Below 0 as sigma * (lambda - alpha), where the two terms would cancel.
@@ -216,14 +213,14 @@ def truncnormal_std(activations: Tensor) -> Tensor:
     >>> round(truncnormal_std(torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.6028
     """
-    mean, deviation = moments(activations)
+    mean, deviation = mean_and_std(activations)
     return deviation * _hazard(_lower_bound(mean, deviation))[2].sqrt()
 
 
 @register_statistic(
     "truncnormal_entropy", citation="Mundhenk, Chen & Friedland 2019, Table 1", domain="pre_relu"
 )
-def truncnormal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def truncnormal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the entropy of the fitted normal distribution truncated to values of at least 0.
 
     $$H = \ln\big(\sqrt{2 \pi e}\, \sigma Z\big) + \frac{\alpha \varphi(\alpha)}{2 Z}, \qquad
@@ -246,7 +243,7 @@ def truncnormal_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
     0.7258
     """
     check_epsilon(epsilon)
-    mean, deviation = moments(activations)
+    mean, deviation = mean_and_std(activations)
     deviation = deviation.clamp_min(epsilon)
     alpha = _lower_bound(mean, deviation)
     hazard, excess, _ = _hazard(alpha)

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from fastsal.kernels.constants import EPSILON
 from fastsal.statistics.distributions import HALF_LOG_2PI_E
-from fastsal.statistics.registry import by_slices, check_epsilon, register_statistic, scale_by_peak
+from fastsal.statistics.registry import register_statistic
+from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
 
 # The starting value is within 1.5 %, and each step squares the error.
 NEWTON_STEPS = 3
@@ -17,7 +19,7 @@ SERIES_FROM = 8.0
 
 
 @register_statistic("gamma_scale", citation="Mundhenk, Chen & Friedland 2019, Eq 10 to 15")
-def gamma_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def gamma_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the scale of the Gamma distribution that fits the channels best.
 
     $$\theta = \mu / k, \qquad s = \ln \mu - \frac{1}{r} \sum_k \ln T_k, \qquad
@@ -64,7 +66,7 @@ def gamma_scale(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 @register_statistic("gamma_entropy", citation="Mundhenk, Chen & Friedland 2019")
-def gamma_entropy(activations: Tensor, epsilon: float = 1e-6) -> Tensor:
+def gamma_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     r"""Return the differential entropy of the Gamma distribution that fits the channels best.
 
     $$H = k + \ln\theta + \ln\Gamma(k) + (1 - k)\,\psi(k)$$

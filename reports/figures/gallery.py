@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -174,31 +173,30 @@ def read_gallery(run: Run) -> Gallery | None:
     """The gallery of a run, or None before the first maps are there."""
     maps: dict[str, _Maps] = {}
     for cell in run.cells("maps"):
-        path = run.store.gallery(cell.id)
+        arrays = run.files.gallery(cell.id)
         name = cell.records[0].method if cell.records else cell.spec.get("method")
-        if path.exists() and isinstance(name, str):
-            with np.load(path, allow_pickle=False) as arrays:
-                maps[name] = _Maps(
-                    index=arrays["index"],
-                    saliency=arrays["saliency"],
-                    levels=arrays["levels"],
-                    cuts=tuple(float(cut) for cut in arrays["cuts"]),
-                    scales=arrays.get("scales"),
-                )
+        if arrays is not None and isinstance(name, str):
+            maps[name] = _Maps(
+                index=arrays["index"],
+                saliency=arrays["saliency"],
+                levels=arrays["levels"],
+                cuts=tuple(float(cut) for cut in arrays["cuts"]),
+                scales=arrays.get("scales"),
+            )
     if not maps:
         return None
     index = [int(i) for i in next(iter(maps.values())).index[:_MOST_IMAGES]]
-    labels = _of_test_split(run, "test_labels", index)
+    labels = run.of_test_images("test_labels", index)
     classes = run.data.get("classes", [])
     return Gallery(
         methods=list(run.methods.values()),
         index=index,
-        images=_of_test_split(run, "test_images", index),
+        images=run.of_test_images("test_images", index),
         captions=[str(classes[int(label)]) for label in labels]
         if labels is not None and classes
         else [f"test image {i}" for i in index],
         mean=tuple(run.data.get("mean", ())),
-        object_masks=_of_test_split(run, "test_object_masks", index),
+        object_masks=run.of_test_images("test_object_masks", index),
         maps=maps,
     )
 
@@ -223,13 +221,6 @@ def picture_uri(rgb: Pixels) -> str:
         image.save(buffer, "WEBP", quality=85)
         kind = "webp"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _of_test_split(run: Run, name: str, index: Sequence[int]) -> Any:
-    path = run.data_path and run.data_path / f"{name}.npy"
-    if path is None or not path.exists():
-        return None
-    return np.load(path, mmap_mode="r", allow_pickle=False)[list(index)]
 
 
 def _place(maps: _Maps, index: int) -> int | None:

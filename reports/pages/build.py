@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from evaluation.storage.archive import RunFolder
 from evaluation.storage.records import METRICS
 from evaluation.storage.store import write_atomically
 from reports.analysis.certainty import SCORE_TITLES, certainty
@@ -30,7 +31,7 @@ from reports.pages.rendering import rendered
 from reports.records.run import GROUPS, Method, Run, read_run
 from reports.records.tables import accuracies, levels, per_method, unmasked
 
-__all__ = ["build", "render"]
+__all__ = ["build", "render", "write_records"]
 
 _MASKED_IMAGES = 2
 # Costs that stand in the table only where some cell has them.
@@ -44,31 +45,45 @@ _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
-def build(run: Path, out: Path | None = None) -> Path:
-    """Write ``report.html``, ``records.csv`` and ``records.parquet`` of a run.
+def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
+    """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
     Whatever has not been measured yet reads "not measured". Each file is replaced in one step.
 
     Args:
-        run: the run's directory, finished or not.
-        out: where the files go; None for the run's directory.
+        run: the run's folder, finished or not, or an archive of it.
+        out: where the files go; None for `run` itself.
+        csv: write ``records.csv`` of an archive too.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: `run` holds neither a plan nor a finished cell.
+        ValueError: its plan is no plan, or the archive is damaged.
     """
     content = read_run(run)
     for warning in content.warnings:
         warnings.warn(f"{run}: {warning}", stacklevel=2)
     place = run if out is None else out
     html = render(content)
-    frame = content.all_records
-    write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
-    write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
+    if csv or isinstance(content.files, RunFolder):
+        frame = content.all_records
+        write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
+    write_records(content, place)
     write_atomically(place / "report.html", lambda file: file.write(html.encode()))
     return place / "report.html"
+
+
+def write_records(run: Run, place: Path) -> None:
+    """Write ``records.parquet``, one row a record.
+
+    Args:
+        run: as `read_run` reads it.
+        place: the folder that gets it.
+    """
+    frame = run.all_records
+    write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
 
 
 def render(run: Run) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy import stats
 
-from fastsal.maps.combination import PRIOR_WEIGHTS
+from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
 from reports.figures.charts import Chart
 from reports.figures.drawing import svg_uri

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from evaluation.masking.tracks import Track
+from evaluation.storage.archive import RunFiles, open_run
 from evaluation.storage.records import CellResult
-from evaluation.storage.store import Store
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
 from reports.records.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 
@@ -57,7 +58,7 @@ class Run:
     """One run as the page sees it: one image set and one network.
 
     Args:
-        store: the run's directory.
+        files: where the results are: the run's own folder, or an archive of it.
         options: the plan's options, by name; empty where there is no plan.
         command: the command that started the run, or an empty string.
         methods: by name, in the plan's order within the order of `GROUPS`.
@@ -73,7 +74,7 @@ class Run:
             empty where options were typed.
     """
 
-    store: Store
+    files: RunFiles
     options: Mapping[str, Any]
     command: str
     methods: Mapping[str, Method]
@@ -127,26 +128,29 @@ class Run:
         return [result for result in self.results if result.kind == kind]
 
     @cached_property
-    def _staged(self) -> tuple[Path | None, Mapping[str, Any]]:
-        """Where the page's images are staged, and what ``meta.json`` there says."""
-        found: tuple[Path | None, Mapping[str, Any]] = (None, {})
+    def _images(self) -> tuple[str | None, Mapping[str, Any]]:
+        """The data cell of the page's images, and what ``meta.json`` says of them."""
+        found: tuple[str | None, Mapping[str, Any]] = (None, {})
         for cell in self.cells("data"):
-            path = self.store.data(cell.id)
-            if (path / "meta.json").exists():
-                meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
-                if self.dataset in (None, meta.get("name")):
-                    found = path, meta
+            facts = self.files.image_facts(cell.id)
+            if facts and self.dataset in (None, facts.get("name")):
+                found = cell.id, facts
         return found
 
     @property
-    def data_path(self) -> Path | None:
-        """Where the page's images are staged; None before they are."""
-        return self._staged[0]
-
-    @property
     def data(self) -> Mapping[str, Any]:
-        """What is known about the page's images; empty before they are staged."""
-        return self._staged[1]
+        """Facts about the page's images; empty before they are staged."""
+        return self._images[1]
+
+    def of_test_images(self, name: str, index: Sequence[int]) -> NDArray[Any] | None:
+        """Some entries of an array of the page's test images; None where it is not there.
+
+        Args:
+            name: ``test_images``, ``test_labels`` or ``test_object_masks``.
+            index: which images.
+        """
+        cell = self._images[0]
+        return None if cell is None else self.files.of_test_images(cell, name, index)
 
     @cached_property
     def chance(self) -> float | None:
@@ -217,30 +221,25 @@ def read_run(path: Path) -> Run:
     """Read a finished or partly finished run.
 
     Args:
-        path: the run's directory.
+        path: the run's folder, or an archive of it.
 
     Returns:
         The run.
 
     Raises:
         FileNotFoundError: `path` holds neither a plan nor a finished cell.
-        ValueError: ``plan.json`` is no plan.
+        ValueError: ``plan.json`` is no plan, or the archive is damaged.
     """
+    files = open_run(path)
     plan_path = path / "plan.json"
-    if not plan_path.exists() and not any((path / "cells").glob("*.json")):
-        raise FileNotFoundError(
-            f"{path} is no run: expected plan.json or cells/*.json in it; "
-            "give the directory that --out named"
-        )
     plan: dict[str, Any] = json.loads(plan_path.read_text()) if plan_path.exists() else {}
     if not isinstance(plan, dict):
         raise ValueError(f"{plan_path} holds a {type(plan).__name__}; expected an object")
-    store = Store(path)
-    results = sorted(store.results(), key=lambda result: store.cell(result.id).stat().st_mtime_ns)
+    results = files.results()
     records = records_frame(results)
     dataset, model = _subject(records)
     return Run(
-        store=store,
+        files=files,
         options=plan.get("plan", {}),
         command=plan.get("command", ""),
         methods=_methods(plan, records),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reports.reproduction.page import HERE, build, committed_runs
+from reports.reproduction.page import RECORDED, build, committed_runs
 
 __all__ = ["app"]
 
@@ -20,11 +20,11 @@ def main(
         list[Path] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Directories of runs of python -m comparisons (run, layers or profile); by "
-            "default those kept in reports/.",
+            help="Folders or archives of runs of python -m comparisons (run, layers or profile); "
+            "by default the recorded runs in reports/runs/.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the files go.")] = HERE,
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = RECORDED,
 ) -> None:
     """Write the paper's claims beside our figures: report.html, records.csv, records.parquet."""
     try:

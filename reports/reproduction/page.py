@@ -18,9 +18,11 @@ from reports.records.run import Run, read_run
 from reports.reproduction import counted, printed, recorded
 from reports.reproduction.claims import SECTIONS, Claim
 
-__all__ = ["HERE", "build", "claims_of", "committed_runs", "figure", "frame_of"]
+__all__ = ["RECORDED", "RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
 
-HERE = Path(__file__).parent
+# Recorded runs, each in a folder of its own; the page of claims is in one of them too.
+RUNS = Path(__file__).parents[1] / "runs"
+RECORDED = RUNS / "reproduction"
 # Importing them fills the registry of sections, in this order on the page.
 _SOURCES = (counted, recorded, printed)
 _ORDER = (
@@ -37,8 +39,8 @@ _ORDER = (
 
 
 def committed_runs() -> list[Path]:
-    """The runs that are kept beside this package, by name."""
-    return sorted(path.parent for path in HERE.parent.glob("*/plan.json"))
+    """The archives of recorded runs, by name."""
+    return sorted(path.parent for path in RUNS.glob("*/plan.json"))
 
 
 def claims_of(runs: Sequence[Run]) -> dict[str, list[Claim]]:
@@ -51,11 +53,11 @@ def claims_of(runs: Sequence[Run]) -> dict[str, list[Claim]]:
     return {title: list(SECTIONS[title](runs)) for title in titles}
 
 
-def build(paths: Sequence[Path], out: Path = HERE) -> Path:
+def build(paths: Sequence[Path], out: Path = RECORDED) -> Path:
     """Write ``report.html``, ``records.csv`` and ``records.parquet``.
 
     Args:
-        paths: directories of runs; what none of them has reads "not measured".
+        paths: folders of runs or of archives; what none of them has reads "not measured".
         out: where the files go.
 
     Returns:

@@ -9,7 +9,7 @@ import torch
 
 from evaluation.scoring.scores import combined_score, kar_score
 from fastsal import smoe_scale
-from fastsal.maps.combination import PRIOR_WEIGHTS
+from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import printed
 from reports.paper import DATASETS, table_1, table_3, table_4, table_5
 from reports.records.run import Run

@@ -348,4 +348,4 @@ def _where(run: Run, score: Estimate | None) -> str:
 
 
 def _command(run: Run) -> str:
-    return run.command or f"python -m reports {run.store.root}"
+    return run.command or f"python -m reports {run.files.root}"

@@ -16,7 +16,7 @@ from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.registry import smoe_scale
+from fastsal.statistics.smoe import smoe_scale
 
 __all__ = ["SIZE", "Counted", "Steps", "as_he_et_al", "count_resnet50"]
 

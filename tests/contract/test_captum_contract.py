@@ -21,7 +21,7 @@ from fastsal import (
     SMOEScale,
     SmoothGradCAMPlusPlus,
 )
-from fastsal.maps.combination import upsample
+from fastsal.maps.resize import upsample
 
 LAYER_METHODS = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
 

@@ -79,7 +79,7 @@ def test_the_paper_s_table_without_its_images_or_a_gpu(invoke, tmp_path):
 
 
 def test_the_page_in_docs_is_what_its_command_writes(invoke, tmp_path, monkeypatch):
-    kept = (ROOT / "docs" / "imagenet-cost.md").read_text()
+    kept = (ROOT / "docs" / "benchmark" / "imagenet-cost.md").read_text()
     (line,) = re.findall(r"^python -m comparisons (plan .*)$", kept, re.M)
     typed = shlex.split(line)
     monkeypatch.setattr(sys, "argv", ["comparisons", *typed])
@@ -92,7 +92,8 @@ def test_the_page_in_docs_is_what_its_command_writes(invoke, tmp_path, monkeypat
     assert (tmp_path / "imagenet-cost.md").read_text() == kept
     # A plan may have got options since, whose defaults change nothing.
     again, before = (
-        read_plan_file(place / "imagenet-plan.json") for place in (tmp_path, ROOT / "docs")
+        read_plan_file(place / "imagenet-plan.json")
+        for place in (tmp_path, ROOT / "docs" / "benchmark")
     )
     assert (again.plan, again.cost) == (before.plan, before.cost)
 

@@ -1,4 +1,4 @@
-"""What deployment costs: the README has the tables of the measured files, and says how."""
+"""What deployment costs: docs/results/deployment.md has the tables of the measured files."""
 
 import csv
 from pathlib import Path
@@ -10,14 +10,14 @@ from comparisons.deployment.tables import TABLES
 from comparisons.deployment.turns import beside
 
 ROOT = Path(__file__).parents[3]
-FILES = sorted((ROOT / "reports" / "deployment").glob("*.csv"))
+FILES = sorted((ROOT / "reports" / "runs" / "deployment").glob("*.csv"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_readme_has_what_was_measured(path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_what_was_measured(path):
+    page = (ROOT / "docs" / "results" / "deployment.md").read_text(encoding="utf-8")
     for line in TABLES[path.stem](path).splitlines():
-        assert line in readme
+        assert line in page
 
 
 def test_every_measurement_has_its_file_and_table():

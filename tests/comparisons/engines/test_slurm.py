@@ -1,4 +1,4 @@
-"""The README's sbatch file, on one machine that plays two nodes of an allocation."""
+"""The sbatch file of docs/benchmark/cluster.md, on one machine that plays two nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[3]
 
 def _sbatch() -> str:
     (found,) = re.findall(
-        r"```sh\n(#!/bin/bash\n#SBATCH.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```sh\n(#!/bin/bash\n#SBATCH.*?)```",
+        (ROOT / "docs" / "benchmark" / "cluster.md").read_text(),
+        re.DOTALL,
     )
     return found
 

@@ -23,11 +23,11 @@ from comparisons.graph.layers import Layers, build_layer_nodes
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.plans.costs import CostPlan
 from comparisons.plans.layers import LayersPlan
-from evaluation.storage.store import Store
+from evaluation.storage.archive import RunArchive
 
 ROOT = Path(__file__).parents[3]
 RECORDED = Path(__file__).with_name("recorded_ids.json")
-RECORDED_RUNS = sorted(path.parent for path in (ROOT / "reports").rglob("cells"))
+RECORDED_RUNS = sorted(path.parent for path in (ROOT / "reports" / "runs").glob("*/cells.zip"))
 
 
 class _Hashes(dict[str, str]):
@@ -93,7 +93,7 @@ def test_ids_are_those_recorded(plan):
 def test_cells_of_recorded_runs_have_the_ids_of_what_they_say(run):
     from comparisons.cells.run import Cell
 
-    results = list(Store(run).results())
+    results = RunArchive(run).results()
     assert results
     for result in results:
         assert Cell(result.kind, result.spec).id == result.id

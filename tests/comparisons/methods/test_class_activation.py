@@ -20,7 +20,7 @@ from evaluation.datasets.load import Request, load_dataset
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale, find_scales
 from fastsal.cam.registry import CAMS
-from fastsal.maps.combination import PRIOR_WEIGHTS
+from fastsal.maps.prior import PRIOR_WEIGHTS
 from fastsal.statistics.registry import STATISTICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

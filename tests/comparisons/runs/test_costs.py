@@ -178,7 +178,7 @@ def test_table_6_of_resnet_50_and_our_own_count_beside_it(tmp_path):
     done = CliRunner().invoke(
         app,
         [
-            *("profile", "--model", "tests.comparisons.test_costs:scales_of_resnet50"),
+            *("profile", "--model", "tests.comparisons.runs.test_costs:scales_of_resnet50"),
             *("--methods", "read-once", "--batch", "1", "--rounds", "1", "--threads", "1"),
             *("--out", str(tmp_path / "run")),
         ],
@@ -225,10 +225,10 @@ def test_networks_stand_side_by_side_whether_asked_for_together_or_not(tmp_path)
     out, options = tmp_path / "run", ("--methods", "read-once", "--batch", "1")
     done = profile(out, *options, "--model", "resnet9,resnet20")
     assert done.exit_code == 0, done.output
-    later = profile(out, *options, "--model", "tests.comparisons.test_costs:scales_of_resnet50")
+    own = "tests.comparisons.runs.test_costs:scales_of_resnet50"
+    later = profile(out, *options, "--model", own)
     assert later.exit_code == 0, later.output
     tables = cost_tables(read_run(out))
-    own = "tests.comparisons.test_costs:scales_of_resnet50"
     assert tables.models == ["resnet9", "resnet20", own]
     plan = json.loads((out / "plan.json").read_text())["plan"]
     assert plan["models"] == tables.models

@@ -252,7 +252,7 @@ def test_a_statistic_that_is_added_runs_alone(run, inline_executor):
 
 def test_weights_of_a_run_are_what_smoe_scale_takes(run, tmp_path):
     path = tmp_path / "prior.json"
-    write_prior(path, run.store, run.plan, LAYERS)
+    write_prior(path, list(run.store.results()), run.plan, LAYERS)
     content = json.loads(path.read_text())
     accuracy = {
         tuple(r.spec[key] for key in ("method", "mode", "layer", "seed")): r.records[0].value
@@ -313,7 +313,7 @@ def test_no_weights_come_out_where_no_scale_beats_random(run, tmp_path):
             record = replace(result.records[0], value=value)
             store.save_result(replace(result, records=(record,)))
     with pytest.raises(ValueError, match="at no scale is smoe_scale better than random"):
-        write_prior(tmp_path / "prior.json", store, run.plan, LAYERS)
+        write_prior(tmp_path / "prior.json", list(store.results()), run.plan, LAYERS)
     assert not (tmp_path / "prior.json").exists()
 
 

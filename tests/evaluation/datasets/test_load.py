@@ -93,7 +93,7 @@ def test_what_is_neither_there_nor_published_has_no_extent(name, tmp_path):
 def test_every_source_is_in_the_table_and_in_the_help(name):
     from comparisons.cli.options import DATA
 
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    table = readme.partition("### Image sets")[2].partition("###")[0]
+    page = Path(__file__).parents[3] / "docs" / "benchmark" / "datasets.md"
+    table = page.read_text().partition("\n## ")[0]
     assert f"`{name}`" in table or f"`{name}:PATH`" in table
     assert name in DATA.help

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 PROGRAM = """
 import sys, threading, pathlib
-from evaluation.datasets import Request, stage
+from evaluation.datasets.load import Request, stage
 
 def private():
     for line in open("/proc/self/status"):

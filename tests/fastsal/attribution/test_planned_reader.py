@@ -13,7 +13,7 @@ from fastsal import FastCAM, SMOEScale
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.kernels import cpu
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.registry import smoe_scale_plain
+from fastsal.statistics.smoe import smoe_scale_plain
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 

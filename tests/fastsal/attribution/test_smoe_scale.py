@@ -10,8 +10,9 @@ from scipy import stats
 from torch import nn
 
 from fastsal import Maps, SMOEScale, find_scales, smoe_scale
-from fastsal.maps.combination import combine, layer_weights
+from fastsal.maps.combination import combine
 from fastsal.maps.normalization import NORMALIZATIONS
+from fastsal.maps.prior import layer_weights
 from fastsal.statistics.registry import STATISTICS, Statistic
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")

@@ -1,4 +1,4 @@
-"""The command line: its listing of layers, and its errors. Its maps are in test_map_command."""
+"""The command line: its listing of layers, and its errors. Its maps are in test_maps."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsal.cli.manifest import BusyError, Manifest, file_hash, held
+from fastsal.cli.manifest import BusyError, Manifest, file_hash, folder_lock
 
 
 def lines(folder):
@@ -67,7 +67,7 @@ def test_a_foreign_file_is_refused_and_left(tmp_path, foreign):
 def test_begun_anew_nothing_vouches_for_the_pictures(tmp_path):
     manifest = Manifest(tmp_path)
     manifest.add(entry(tmp_path, "cat"))
-    manifest.begin("cat")
+    manifest.invalidate("cat")
     # As a process that is killed now leaves it.
     (tmp_path / "cat_map.png").write_bytes(b"of other settings")
     assert not Manifest(tmp_path).is_done("cat", "9f", {"size": 8})
@@ -105,8 +105,8 @@ def test_the_hash_is_sha256(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fastsal.cli.manifest import held
-with held(Path(sys.argv[1])):
+from fastsal.cli.manifest import folder_lock
+with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -120,18 +120,18 @@ def test_a_folder_is_held_by_one_run_until_its_process_ends(tmp_path):
             assert holder.stdout.readline() == "held\n"
             with (
                 pytest.raises(BusyError, match=r"another run writes to .*; wait for it"),
-                held(tmp_path),
+                folder_lock(tmp_path),
             ):
                 pass
         finally:
             holder.kill()
     # Not let go of by itself, but by the system.
-    with held(tmp_path):
-        with pytest.raises(BusyError), held(tmp_path):
+    with folder_lock(tmp_path):
+        with pytest.raises(BusyError), folder_lock(tmp_path):
             pass
-        with held(tmp_path / ".."):
+        with folder_lock(tmp_path / ".."):
             pass
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -143,5 +143,5 @@ def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with held(tmp_path), held(tmp_path):
+    with folder_lock(tmp_path), folder_lock(tmp_path):
         pass

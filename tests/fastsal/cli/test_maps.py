@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale, __version__, find_scales
-from fastsal.cli import maps as maps_command
+from fastsal.cli import map_writer
 from fastsal.cli.main import main
-from fastsal.cli.manifest import held
+from fastsal.cli.manifest import folder_lock
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.networks.preprocessing import (
     IMAGENET_MEAN,
@@ -376,7 +376,7 @@ def test_killed_while_redone_the_old_options_are_not_vouched_for(capsys):
 def test_two_runs_at_once_in_one_folder_are_told(folder, capsys):
     Path("maps").mkdir()
     arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
-    with held(Path("maps")):
+    with folder_lock(Path("maps")):
         assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error == (
@@ -403,21 +403,21 @@ def test_a_full_disk_ends_the_run_in_one_line(folder, monkeypatch, capsys):
     def full(picture, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(maps_command, "write_png", full)
+    monkeypatch.setattr(map_writer, "write_png", full)
     assert maps("photos", "--size", 20) == 1
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert [entry for entry in manifest().values() if "error" not in entry] == []
 
 
 def test_a_file_gone_between_listing_and_reading_is_recorded(folder, monkeypatch):
-    find = maps_command.find_photographs
+    find = map_writer.find_photographs
 
     def found_then_gone(paths, out):
         found = list(find(paths, out))
         (folder / "photos" / "grey.png").unlink()
         return found
 
-    monkeypatch.setattr(maps_command, "find_photographs", found_then_gone)
+    monkeypatch.setattr(map_writer, "find_photographs", found_then_gone)
     assert maps("photos", "--size", 20) == 0
     assert "No such file" in manifest()["../photos/grey.png"]["error"]
     assert "error" not in manifest()["../photos/one.png"]

@@ -307,6 +307,19 @@ def test_values_that_are_not_finite_are_seen():
     assert with_map(network, images())(inputs)[1][0].isnan().any()
 
 
+def test_the_scales_are_found_in_one_pass():
+    class Counting(Functions):
+        ran = 0
+
+        def forward(self, x):
+            Counting.ran += 1
+            return super().forward(x)
+
+    with_map(Counting().eval(), images())
+    # One pass is traced, and the module's first one shows that it reaches every layer.
+    assert Counting.ran == 2
+
+
 def test_several_inputs_and_a_dict_output():
     class Two(nn.Module):
         def __init__(self):

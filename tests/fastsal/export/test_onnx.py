@@ -234,7 +234,7 @@ def test_half_precision_keeps_the_map_in_single_precision(network, tmp_path):
     assert not any(node.input[0] in casts for node in graph.node if node.op_type == "Cast")
     halves = {value.data_type for value in graph.initializer}
     assert onnx.TensorProto.FLOAT16 in halves
-    assert sorted(path.name for path in tmp_path.glob(".fastsal-*")) == []
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
 def test_a_wrong_size_at_run_time(network, tmp_path):
@@ -262,6 +262,7 @@ def test_outputs_that_differ_are_not_written(network, tmp_path, monkeypatch):
         [],
         ["__pycache__"],
     )
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
 @pytest.mark.usefixtures("network")
@@ -317,7 +318,8 @@ def test_without_onnx_it_says_what_to_install(network, monkeypatch, tmp_path):
 
 def blocks():
     """The code that the documents show for running the file."""
-    texts = {"onnx_file": onnx_file.__doc__, "README": (ROOT / "README.md").read_text()}
+    page = ROOT / "docs" / "how-to" / "export.md"
+    texts = {"onnx_file": onnx_file.__doc__, "page": page.read_text()}
     for name, text in texts.items():
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             if "import onnxruntime" in block:

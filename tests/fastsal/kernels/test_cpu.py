@@ -18,7 +18,7 @@ from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.registry import smoe_scale, smoe_scale_plain
+from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
 EPSILON = 1e-6

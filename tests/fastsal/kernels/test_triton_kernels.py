@@ -5,6 +5,7 @@ switched on before Triton is imported.
 """
 
 import copy
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -26,7 +27,7 @@ from fastsal.kernels import cpu, cuda
 from fastsal.kernels.gpu_plan import GpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.registry import smoe_scale, smoe_scale_plain
+from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -348,7 +349,7 @@ def test_other_sizes_batches_types_and_weights_are_seen(planned_passes):
         batch = images(count, height)
         assert_near(attributor.attribute(batch), by_hand(net, batch))
     assert len(planned_passes) == 2
-    attributor.weights = (3, 1)
+    attributor.settings = dataclasses.replace(attributor.settings, weights=(3, 1))
     assert_near(attributor.attribute(batch), by_hand(net, batch, (3, 1)))
     net.double()
     doubled = batch.double()

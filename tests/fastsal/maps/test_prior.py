@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale
-from fastsal.maps.combination import PRIOR_WEIGHTS, layer_weights
-from fastsal.maps.prior import FORMAT, Prior
+from fastsal.maps.prior import FORMAT, PRIOR_WEIGHTS, Prior, layer_weights
 
 CONTENT = {"format": FORMAT, "layers": ["1", "4"], "weights": [0.25, 0.75]}
 

@@ -234,7 +234,7 @@ def test_slices_of_a_batch_and_memory_layouts_agree(name, monkeypatch):
     assert whole.shape == (3, 6, 4)
     last = tensor.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(STATISTICS[name](last), whole, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("fastsal.statistics.registry.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("fastsal.statistics.slices.CHUNK_ELEMENTS", 1)
     torch.testing.assert_close(STATISTICS[name](tensor), whole, rtol=1e-5, atol=1e-6)
 
 

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from fastsal.statistics.distributions import truncnormal_mean
-from fastsal.statistics.registry import (
-    STATISTICS,
-    Statistic,
-    get_statistic,
-    register_statistic,
-    smoe_scale,
-)
+from fastsal.statistics.registry import STATISTICS, Statistic, get_statistic, register_statistic
+from fastsal.statistics.smoe import smoe_scale
 
 # Table 3 of the paper: two activations and their SMOE Scale.
 TABLE_3 = [
@@ -63,7 +58,7 @@ def test_both_memory_layouts_and_slices_of_a_batch_agree(monkeypatch):
     whole = smoe_scale(activations)
     last = activations.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(smoe_scale(last), whole, rtol=1e-5, atol=1e-7)
-    monkeypatch.setattr("fastsal.statistics.registry.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("fastsal.statistics.slices.CHUNK_ELEMENTS", 1)
     assert torch.equal(smoe_scale(activations), whole)
     one_by_one = torch.cat([smoe_scale(image[None]) for image in activations])
     assert torch.equal(one_by_one, whole)

@@ -18,7 +18,7 @@ from reports.reproduction.claims import SECTIONS, Claim
 from reports.reproduction.page import committed_runs, frame_of
 from reports.reproduction.resnet import count_resnet50
 
-REPORTS = Path(__file__).parents[3] / "reports"
+RUNS = Path(__file__).parents[3] / "reports" / "runs"
 PROFILED = "Added work and memory, profiled"
 INSIDE = "Inside the network (Tables 1 and 4)"
 INPUT = "On the input (Table 5)"
@@ -118,8 +118,8 @@ def test_what_no_run_has_is_not_measured_and_names_the_command(title):
 
 
 def test_inside_the_network_is_what_the_records_say():
-    run = REPORTS / "layers-cifar10"
-    records = pd.read_csv(run / "records.csv")
+    run = RUNS / "layers-cifar10"
+    records = pd.read_parquet(run / "records.parquet")
     records = records[(records["metric"] == "accuracy") & records["layer"].notna()]
     table = records.pivot_table("value", ["seed", "method"], ["mode", "layer"])
     # Eq 8, seed by seed: ROAR below random, KAR above it.
@@ -141,8 +141,8 @@ def test_inside_the_network_is_what_the_records_say():
 
 
 def test_on_the_input_is_what_the_records_say():
-    run = REPORTS / "cifar10"
-    records = pd.read_csv(run / "records.csv")
+    run = RUNS / "cifar10"
+    records = pd.read_parquet(run / "records.parquet")
     records = records[(records["metric"] == "accuracy") & (records["mode"] != "unmasked")]
     signed = records["value"] * np.where(records["mode"] == "kar", 1, -1)
     sums = signed.groupby([records["method"], records["seed"]]).sum()

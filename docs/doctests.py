@@ -1,0 +1,36 @@
+"""A Griffe extension: doctests of docstrings as code blocks of the reference."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+# A prompt, with the lines after it up to a blank one.
+DOCTEST = re.compile(r"^( *)>>> .*(?:\n.*\S.*)*", re.MULTILINE)
+
+
+def fenced(text: str) -> str:
+    """Return a docstring whose doctests stand in fences.
+
+    >>> print(fenced("Add.\\n\\n>>> 1 + 1\\n2\\n\\nMore."))
+    Add.
+    <BLANKLINE>
+    ```pycon
+    >>> 1 + 1
+    2
+    ```
+    <BLANKLINE>
+    More.
+    """
+    return DOCTEST.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", text)
+
+
+class FencedDoctests(Extension):
+    """Fences the doctests of every docstring that is loaded."""
+
+    def on_instance(self, *, obj: Object, **_: Any) -> None:
+        """Change the docstring of one object."""
+        if obj.docstring is not None:
+            obj.docstring.value = fenced(obj.docstring.value)

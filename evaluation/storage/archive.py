@@ -1,0 +1,386 @@
+"""Recorded runs on disk: a run's own folder, or an archive of it in four files.
+
+An archive is ``plan.json``, ``records.parquet``, ``report.html`` and ``cells.zip``. The zip holds
+what the page is made of: ``cells/<id>.json``, ``order.json`` (their ids, older ones first),
+``gallery/<id>.npz``, and of each image set ``data/<id>/meta.json`` and ``data/<id>/shown.npz``,
+the few test images of the galleries. The zip of a run that is not complete also holds ``models/``
+and ``maps/``, as a run's folder has them. Nothing in it is unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.storage.records import CellResult
+from evaluation.storage.store import Store, write_atomically
+
+__all__ = [
+    "CELLS",
+    "FILES",
+    "ArchiveError",
+    "Members",
+    "RunArchive",
+    "RunFiles",
+    "RunFolder",
+    "new_archive",
+    "open_run",
+    "page_members",
+    "write_members",
+]
+
+CELLS = "cells.zip"
+FILES = ("plan.json", "records.parquet", CELLS, "report.html")
+# Made of an archive on demand, and gone with it.
+_ON_DEMAND = ("records.csv",)
+_ORDER = "order.json"
+_SHOWN = "shown.npz"
+_PARTS_OF_TEST = ("test_labels", "test_images", "test_object_masks")
+# The earliest time that a zip can say: the same run then gives the same bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+# A name that stays inside its folder on every system.
+_PART = re.compile(r"(?!\.)[\w.+-]+")
+_FOLDERS = ("cells", "gallery", "data", "models", "maps")
+
+# What goes into the zip: name inside it, and a file or the bytes themselves.
+Members = Mapping[str, Path | bytes]
+_T = TypeVar("_T")
+
+
+class ArchiveError(ValueError):
+    """An archive cannot be read or written; the message names the file and says what is wrong."""
+
+
+class RunFiles(Protocol):
+    """What pages are made of, wherever a run's results lie."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of the run or of its archive."""
+
+    def results(self) -> list[CellResult]:
+        """Every finished cell, older ones first."""
+
+    def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
+        """The maps of a few test images by a maps cell; None where there are none."""
+
+    def image_facts(self, data: str) -> dict[str, Any]:
+        """``meta.json`` of the images of a data cell; empty where it is not there."""
+
+    def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
+        """Some entries of ``test_images``, ``test_labels`` or ``test_object_masks``; None: absent.
+
+        Args:
+            data: id of the data cell.
+            name: of the array.
+            index: which test images.
+        """
+
+
+def open_run(path: Path) -> RunFiles:
+    """The files of a run: of an archive where `path` holds one, else of the run's own folder.
+
+    Args:
+        path: either folder.
+
+    Raises:
+        FileNotFoundError: `path` holds neither a plan nor a finished cell.
+    """
+    if (path / CELLS).exists():
+        return RunArchive(path)
+    if not (path / "plan.json").exists() and not any((path / "cells").glob("*.json")):
+        raise FileNotFoundError(
+            f"{path} is no run: expected plan.json or cells/*.json in it; "
+            "give the directory that --out named"
+        )
+    return RunFolder(path)
+
+
+class RunFolder:
+    """A run's own folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(root)
+
+    def results(self) -> list[CellResult]:
+        """Every finished cell, older ones first by the times of their files."""
+
+        def age(result: CellResult) -> int:
+            return self.store.cell(result.id).stat().st_mtime_ns
+
+        return sorted(self.store.results(), key=age)
+
+    def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
+        """The arrays in ``gallery/<id>.npz``."""
+        path = self.store.gallery(cell)
+        return _arrays(path) if path.exists() else None
+
+    def image_facts(self, data: str) -> dict[str, Any]:
+        """What ``data/<id>/meta.json`` says."""
+        path = self.store.data(data) / "meta.json"
+        facts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return facts
+
+    def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
+        """Some entries of an array in ``data/<id>/``."""
+        path = self.store.data(data) / f"{name}.npy"
+        if not path.exists():
+            return None
+        chosen: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)[list(index)]
+        return chosen
+
+
+class RunArchive:
+    """The archive of a run.
+
+    Args:
+        root: the folder of its four files.
+
+    Raises:
+        ArchiveError: ``cells.zip`` is damaged, or has a member that an archive does not have.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._zip = root / CELLS
+        self._names = self._read(lambda file: frozenset(file.namelist()))
+        for name in sorted(self._names):
+            if not _is_member(name):
+                raise ArchiveError(f"{self._zip} is no archive of a run: it holds {name!r}")
+
+    def results(self) -> list[CellResult]:
+        """Every finished cell, older ones first as ``order.json`` says."""
+        order = self._parsed(_ORDER, lambda content: [str(cell) for cell in json.loads(content)])
+        listed = [f"cells/{cell}.json" for cell in order]
+        if sorted(listed) != sorted(name for name in self._names if name.startswith("cells/")):
+            raise ArchiveError(f"{self._zip} is damaged: {_ORDER} does not list its cells")
+
+        def parsed(content: bytes) -> CellResult:
+            return CellResult.from_json(content.decode())
+
+        return self._read(
+            lambda file: [self._parse(name, file.read(name), parsed) for name in listed]
+        )
+
+    def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
+        """The arrays of ``gallery/<id>.npz``."""
+        return self._npz(f"gallery/{cell}.npz")
+
+    def image_facts(self, data: str) -> dict[str, Any]:
+        """What ``data/<id>/meta.json`` says."""
+        name = f"data/{data}/meta.json"
+        if name not in self._names:
+            return {}
+        return self._parsed(name, lambda content: dict(json.loads(content)))
+
+    def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
+        """Some entries of an array, of the images that galleries show."""
+        shown = self._npz(f"data/{data}/{_SHOWN}")
+        if shown is None or name not in shown or not np.isin(index, shown["index"]).all():
+            return None
+        chosen: NDArray[Any] = shown[name][np.searchsorted(shown["index"], index)]
+        return chosen
+
+    def unpack(self, out: Path) -> None:
+        """Put what the archive holds into a run's folder, files that are there left as they are.
+
+        Results come last and in their order, so that one that is there has what it left. Images
+        are staged anew by the run itself.
+
+        Args:
+            out: the run's folder.
+
+        Raises:
+            ArchiveError: the zip is damaged.
+            OSError: the disk is full.
+        """
+        results = self.results()
+        others = sorted(
+            name for name in self._names if name.partition("/")[0] in ("gallery", "models", "maps")
+        )
+        now = time.time_ns()
+        for name in others:
+            self._unpack_one(name, out)
+        for place, result in enumerate(results):
+            name = f"cells/{result.id}.json"
+            if self._unpack_one(name, out):
+                # A microsecond apart: pages take older results first.
+                when = now - 1000 * (len(results) - place)
+                os.utime(out / name, ns=(when, when))
+
+    def _unpack_one(self, name: str, out: Path) -> bool:
+        place = out.joinpath(*name.split("/"))
+        if place.exists():
+            return False
+
+        def copied(target: Any) -> None:
+            def copy(file: zipfile.ZipFile) -> None:
+                with file.open(name) as source:
+                    shutil.copyfileobj(source, target)
+
+            self._read(copy, name)
+
+        write_atomically(place, copied)
+        return True
+
+    def _npz(self, name: str) -> Mapping[str, NDArray[Any]] | None:
+        if name not in self._names:
+            return None
+        return self._parsed(name, lambda content: _arrays(io.BytesIO(content)))
+
+    def _parsed(self, name: str, parse: Callable[[bytes], _T]) -> _T:
+        if name not in self._names:
+            raise ArchiveError(f"{self._zip} is damaged: it has no {name}")
+        return self._parse(name, self._read(lambda file: file.read(name), name), parse)
+
+    def _parse(self, name: str, content: bytes, parse: Callable[[bytes], _T]) -> _T:
+        try:
+            return parse(content)
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ArchiveError(f"{self._zip} is damaged: {name}: {error}") from error
+
+    def _read(self, read: Callable[[zipfile.ZipFile], _T], name: str = "") -> _T:
+        try:
+            with zipfile.ZipFile(self._zip) as file:
+                return read(file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError) as error:
+            of = f"{name}: " if name else ""
+            raise ArchiveError(f"{self._zip} is damaged: {of}{error}") from error
+
+
+def page_members(folder: RunFolder, results: Sequence[CellResult]) -> dict[str, Path | bytes]:
+    """What the page of a run is made of, as an archive holds it.
+
+    Args:
+        folder: the run.
+        results: its finished cells, older ones first.
+    """
+    store = folder.store
+    order = json.dumps([result.id for result in results], indent=0)
+    members: dict[str, Path | bytes] = {_ORDER: order.encode()}
+    shown: set[int] = set()
+    for result in results:
+        members[f"cells/{result.id}.json"] = store.cell(result.id)
+        gallery = folder.gallery(result.id) if result.kind == "maps" else None
+        if gallery is not None:
+            members[f"gallery/{result.id}.npz"] = store.gallery(result.id)
+            shown.update(int(image) for image in gallery["index"])
+    index = sorted(shown)
+    for result in results:
+        facts = store.data(result.id) / "meta.json"
+        if result.kind != "data" or not facts.exists():
+            continue
+        members[f"data/{result.id}/meta.json"] = facts
+        parts = {
+            name: part
+            for name in _PARTS_OF_TEST
+            if (part := folder.of_test_images(result.id, name, index)) is not None
+        }
+        if index and parts:
+            packed = io.BytesIO()
+            arrays = {"index": np.asarray(index), **parts}
+            np.savez_compressed(packed, allow_pickle=False, **arrays)
+            members[f"data/{result.id}/{_SHOWN}"] = packed.getvalue()
+    return members
+
+
+def write_members(path: Path, members: Members) -> None:
+    """Write ``cells.zip``; the same members give the same bytes.
+
+    Args:
+        path: of the zip.
+        members: what goes into it.
+    """
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in sorted(members.items()):
+            entry = zipfile.ZipInfo(name, _TIME)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            # All else is compressed already.
+            packed = name.endswith(".json")
+            entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            with file.open(entry, "w", force_zip64=True) as target:
+                if isinstance(content, bytes):
+                    target.write(content)
+                else:
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def new_archive(place: Path) -> Iterator[Path]:
+    """A folder to write an archive in, which is put at its place when all is written.
+
+    Args:
+        place: where the archive goes; an older one there is replaced.
+
+    Raises:
+        ArchiveError: `place` holds something that is no archive; nothing is written.
+    """
+    _refuse_others(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".partial-{place.name}-", dir=place.parent))
+    old = partial.with_name(f"{partial.name}-replaced")
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp's 0700 would hide it from others
+        if place.exists():
+            place.rename(old)
+        try:
+            partial.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_others(place: Path) -> None:
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ArchiveError(f"{place} is a file: give a folder for the archive")
+    names = sorted(path.name for path in place.iterdir())
+    others = [name for name in names if name not in (*FILES, *_ON_DEMAND)]
+    if others or (names and not {"plan.json", CELLS} <= set(names)):
+        raise ArchiveError(
+            f"{place} holds something else than an archive of a run, such as "
+            f"{(others or names)[0]}: give another folder"
+        )
+
+
+def _is_member(name: str) -> bool:
+    """Whether an archive may have a member of this name, which stays inside its folder.
+
+    >>> _is_member("cells/00ff.json"), _is_member("cells/../../evil.json"), _is_member("/cells/a")
+    (True, False, False)
+    """
+    folder, *rest = name.split("/")
+    if not rest:
+        return name == _ORDER
+    return folder in _FOLDERS and all(_PART.fullmatch(part) for part in rest)
+
+
+def _arrays(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)

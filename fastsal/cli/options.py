@@ -1,0 +1,108 @@
+"""Options that several commands of `fastsal` share, and the network they name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from fastsal.networks.by_name import FORMS, build_network
+from fastsal.statistics.registry import STATISTICS
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class CommandError(Exception):
+    """An error that ends the command; its message is printed."""
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the network, its weights and the image's size."""
+    parser.add_argument("model", metavar="MODEL", help=FORMS)
+    parser.add_argument("--size", type=pixels, default=224, help="shorter side in pixels (224)")
+    add_weights_options(parser)
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the network's weights."""
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
+    weights.add_argument(
+        "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
+    )
+
+
+def add_method_options(parser: argparse.ArgumentParser) -> None:
+    """Add the kind of map."""
+    parser.add_argument("--method", default="smoe", choices=["smoe", "fastcam"], help="(smoe)")
+    parser.add_argument(
+        "--lovi", action="store_true", help="add a LOVI picture, which shows the scales in colour"
+    )
+
+
+def add_scale_options(parser: argparse.ArgumentParser) -> None:
+    """Add the layers, their weights and the statistic."""
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="the layers to read (found)")
+    parser.add_argument(
+        "--scale-weights",
+        type=scale_weights,
+        default="linear",
+        metavar="NAME_OR_NUMBERS",
+        help="linear, equal, prior, or a number for each scale: 1,1,2,3,5 (linear)",
+    )
+    parser.add_argument(
+        "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
+    )
+
+
+def pixels(text: str) -> int:
+    """Return a number of pixels above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is below 1.
+        ValueError: If it is no whole number.
+
+    Example:
+        >>> pixels("224")
+        224
+    """
+    size = int(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of pixels above 0, got {text}")
+    return size
+
+
+def scale_weights(text: str) -> str | tuple[float, ...]:
+    """Return numbers that are separated by commas, or the text as the name of a weighting.
+
+    Example:
+        >>> scale_weights("1,2.5"), scale_weights("equal")
+        ((1.0, 2.5), 'equal')
+    """
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        # The library knows the names.
+        return text
+
+
+def network_of(options: argparse.Namespace, *, pretrained: bool) -> nn.Module:
+    """Build the network that the options name.
+
+    Args:
+        options: The parsed options, with `model` and `weights`.
+        pretrained: Loads published weights where `weights` is None.
+
+    Raises:
+        CommandError: If there is no such network, or its package is missing.
+    """
+    try:
+        # Random weights are the same at every call, so that finished pictures stay valid.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build_network(options.model, options.weights, pretrained=pretrained)
+    except (ValueError, ImportError) as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,57 @@
+"""Mean and standard deviation over the channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastsal.statistics.registry import register_statistic
+from fastsal.statistics.slices import by_slices, check_activations, scale_by_peak
+
+
+@register_statistic("mean", citation="Mundhenk, Chen & Friedland 2019, Table 1")
+def mean(activations: Tensor) -> Tensor:
+    """Return the mean over channels.
+
+    Args:
+        activations: `(N, C, H, W)`, of any floating type; computed in float32.
+
+    Returns:
+        `(N, H, W)`, float32.
+
+    >>> mean(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item()
+    0.75
+    """
+    check_activations(activations)
+    return activations.float().mean(1)
+
+
+@register_statistic("std", citation="Mundhenk, Chen & Friedland 2019, Table 1")
+def std(activations: Tensor) -> Tensor:
+    """Return the (population) standard deviation over channels.
+
+    Args:
+        activations: `(N, C, H, W)`, of any floating type; computed in float32.
+
+    Returns:
+        `(N, H, W)`, float32.
+
+    >>> std(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item()
+    0.25
+    """
+    return mean_and_std(activations)[1]
+
+
+def mean_and_std(activations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the (population) standard deviation over channels, `(N, H, W)` each.
+
+    In float32; the deviation of a constant column is exactly 0, whatever its size.
+    """
+
+    def stacked(part: Tensor) -> Tensor:
+        scaled, power = scale_by_peak(part.float())
+        deviation, mean = torch.std_mean(scaled, 1, correction=0)
+        return torch.stack((mean, deviation), 1).mul_(power)
+
+    mean, deviation = by_slices(stacked, activations).unbind(1)
+    return mean, deviation
