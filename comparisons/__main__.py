@@ -22,7 +22,7 @@ from comparisons.cli.plan import plan
 from comparisons.cli.plan_options import PlanOptions, with_plan_options
 from comparisons.engines.select import engine_of, in_ranks
 from comparisons.estimates.files import PlanFile, read_plan_file
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import archived_plan
 from comparisons.runs.compare import run_plan

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.methods.registry import Batch, Prepare
+from comparisons.methods import Batch, Prepare
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import by_saliency, tie_orders
 from evaluation.metrics import complexity

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from comparisons.methods.registry import Batch
+from comparisons.methods import Batch
 from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from comparisons.cells.cost_subject import built_network, noise
+from comparisons.methods import Batch
 from comparisons.methods.costed import costed
-from comparisons.methods.registry import Batch
 from evaluation.profiling.memory import allocated_peak_bytes
 from evaluation.profiling.profile import count, time_metrics
 from evaluation.profiling.timing import time_in_turns

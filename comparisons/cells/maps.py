@@ -11,7 +11,7 @@ from torch import nn
 from comparisons.cells.explained import frozen
 from comparisons.cells.folds import crossfitted_targets
 from comparisons.cells.trained import masked_views, record
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.examples import write_gallery
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import SPLITS
@@ -95,7 +95,7 @@ def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
     # Gradients of ResNet-9 take a quarter less time so: 0.085 s against 0.116 s for 128 images.
     network.to(memory_format=torch.channels_last)
     unit = spec.get("unit", "pixel")
-    entry = METHODS[spec["method"]]
+    entry = get_method(spec["method"])
     prepare = entry.by_channel if unit == "element" and entry.by_channel else entry.prepare
     before = None
     if "before" in spec:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from comparisons.cells.explained import frozen
 from comparisons.cells.trained import new_network, record, train_and_test
 from comparisons.measures import MEASURES, Sample
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
 from evaluation.masking.views import InputView
@@ -36,7 +36,7 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
     sample = Sample(
-        prepare=METHODS[cell.spec["method"]].prepare,
+        prepare=get_method(cell.spec["method"]).prepare,
         network=network,
         untrained=partial(
             build_network,

@@ -36,7 +36,7 @@ from comparisons.cells.trained import (
     record,
     train_and_test,
 )
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS, Dataset, DatasetError, open_staged
 from evaluation.datasets.load import Request, stage
@@ -249,7 +249,7 @@ def _profile(cell: Cell, store: Store, device: str) -> Outcome:
     # Of a smaller test split some images come twice: the cost is that of the batch.
     indices = np.arange(batch) % len(dataset.test.labels)
     example = example_batch(dataset, "test", targets["test"], indices, device)
-    explain = METHODS[cell.spec["method"]].prepare(network)
+    explain = get_method(cell.spec["method"]).prepare(network)
 
     def forward() -> object:
         with torch.inference_mode():

@@ -21,7 +21,7 @@ from comparisons.cli.options import (
 )
 from comparisons.cli.recipe_options import as_augmentation, as_milestones, stated_recipe
 from comparisons.measures import MEASURES, resolve_measures
-from comparisons.methods.controls import resolve
+from comparisons.methods import resolve
 from comparisons.methods.registry import SETS
 from comparisons.plans.plan import PRESETS, Plan
 from evaluation.datasets.load import has_object_masks

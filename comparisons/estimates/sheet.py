@@ -11,7 +11,7 @@ from rich.table import Table
 
 from comparisons.estimates.cost import Cost, Line
 from comparisons.estimates.throughput import Throughput
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
 from reports.formatting import duration, percent
@@ -130,7 +130,7 @@ class Sheet:
         rows: _Rows = [
             (
                 line.title,
-                str(METHODS[line.name].passes) if line.name in METHODS else "",
+                str(get_method(line.name).passes) if is_method(line.name) else "",
                 f"{line.cells:,}",
                 f"{line.trainings:,}",
                 f"{line.training_seconds / one:,.1f}",

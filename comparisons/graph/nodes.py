@@ -10,7 +10,7 @@ from comparisons.cells.run import Cell
 from comparisons.graph import specs
 from comparisons.graph.specs import Done, Masked
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
 from evaluation.masking.tracks import Track
@@ -84,7 +84,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
         for order, method in enumerate(plan.methods):
             line = _Line(plan, track, method, place, order, tested, images, parts)
             # What never asks the network has the masks it had.
-            asks = METHODS[method].passes > 0
+            asks = get_method(method).passes > 0
             nodes += line.chains() if track.recursive and asks else line.nodes()
     for order, method in enumerate(plan.methods):
         nodes += _measurings(plan, method, order, test_images)
@@ -104,14 +104,14 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
             permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
-            work = METHODS[method].work * (images * measure.maps)
+            work = get_method(method).work * (images * measure.maps)
             work += Work(forward=images * measure.forwards)
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
                 ("data", specs.explained_name(plan, seed), *permuted),
                 (plan.seeds.index(seed), order, 2),
-                images * (measure.maps * METHODS[method].passes + measure.forwards),
+                images * (measure.maps * get_method(method).passes + measure.forwards),
                 specs.measuring(plan, measure, method, seed),
                 work=work,
                 method=method,
@@ -229,7 +229,7 @@ class _Line:
         make: Callable[[Done], Cell],
     ) -> Iterator[Node]:
         """Maps of all images; where there are many, what several workers make of them first."""
-        entry = METHODS[self.method]
+        entry = get_method(self.method)
         of_one = entry.work + Work(levels=3 if track.mask_unit == "element" else 1)
 
         def node(

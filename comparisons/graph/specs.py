@@ -13,7 +13,7 @@ from typing import Any
 from comparisons.cells.maps import part_of
 from comparisons.cells.run import Cell
 from comparisons.measures import Measure
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
 from evaluation.masking.levels import Mode
 from evaluation.masking.tracks import Track
@@ -191,7 +191,7 @@ def next_maps(
             "base": done[trained].id,
             "base_hash": done[trained].hashes["model"],
             "method": last.method,
-            "parameters": dict(METHODS[last.method].parameters),
+            "parameters": dict(get_method(last.method).parameters),
             "cuts": [fraction],
             "tie_seed": _TIE_SEED,
             "before": {
@@ -289,7 +289,7 @@ def chained_training(
 def has_dual(plan: Plan, method: str, fraction: float) -> bool:
     """Whether another training of the plan is the same experiment, in the other mode."""
     both = set(plan.modes) == {"roar", "kar"}
-    return METHODS[method].self_dual and both and round(1.0 - fraction, 10) in plan.fractions
+    return get_method(method).self_dual and both and round(1.0 - fraction, 10) in plan.fractions
 
 
 def _on_masked(plan: Plan, done: Done, track: Track, masked: Masked, maps: str) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def _on_masked(plan: Plan, done: Done, track: Track, masked: Masked, maps: str) 
         "recipe": plan.recipe.in_spec(),
         "seed": masked.seed,
         "method": masked.method,
-        "parameters": dict(METHODS[masked.method].parameters),
+        "parameters": dict(get_method(masked.method).parameters),
         "maps": done[maps].id,
         "maps_hash": done[maps].hashes["maps"],
         "cuts": list(plan.cuts),
@@ -317,7 +317,7 @@ def _explained(plan: Plan, done: Done, method: str, seed: int | None = None) -> 
         "base": base.id,
         "base_hash": base.hashes["model"],
         "method": method,
-        "parameters": dict(METHODS[method].parameters),
+        "parameters": dict(get_method(method).parameters),
     }
 
 

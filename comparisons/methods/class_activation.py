@@ -12,8 +12,9 @@ from captum.attr import GuidedBackprop, GuidedGradCam
 from torch import Tensor, nn
 
 from comparisons.budget import Rows, within_budget
+from comparisons.methods.base import PAPER, Explain, Prepare
 from comparisons.methods.gradients import abs_sum
-from comparisons.methods.registry import Explain, Prepare, method
+from comparisons.methods.registry import method
 from fastsal import (
     ClassActivationMap,
     FastCAM,
@@ -22,7 +23,7 @@ from fastsal import (
     SmoothGradCAMPlusPlus,
     find_scales,
 )
-from fastsal.cam.registry import Cam
+from fastsal.cam.registry import CAMS, Cam
 from fastsal.maps.combination import upsample
 
 __all__ = ["register_cam_methods"]
@@ -34,16 +35,16 @@ _TITLES = {
 }
 
 _Build = Callable[[nn.Module, Cam], Rows]
-_PAPER = "Mundhenk, Chen and Friedland 2020"
 _INTERPOLATION = "bilinear"
 
 
-def register_cam_methods(cam: Cam) -> None:
-    """Register the three methods of a class activation map.
+def register_cam_methods() -> None:
+    """Register the three methods of each class activation map of `fastsal.cam`."""
+    for cam in CAMS.values():
+        _register(cam)
 
-    Args:
-        cam: of the registry in `fastsal.cam`.
-    """
+
+def _register(cam: Cam) -> None:
     title = _TITLES.get(cam.name, cam.name)
     # One of the image itself, and one for each noisy copy.
     passes = 1 + (cam.samples if cam.noise else 0)
@@ -67,7 +68,7 @@ def register_cam_methods(cam: Cam) -> None:
         "fastcam" if cam.name == "gradcam" else f"fastcam-{cam.name}",
         "Fast-CAM" if cam.name == "gradcam" else f"Fast-CAM, {title}",
         "cam",
-        _PAPER,
+        PAPER,
         {"weights": "linear", "cam": cam.name, **noise},
         passes=passes,
         gradients=0,

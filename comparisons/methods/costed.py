@@ -14,8 +14,8 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from comparisons.methods.controls import METHODS
-from comparisons.methods.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
+from comparisons.methods.base import Batch, Explain, Group, Method, Prepare
+from comparisons.methods.registry import METHODS, SETS, expanded
 from fastsal import find_scales
 from fastsal.networks.hooks import Tap, forward
 from fastsal.networks.scales import Scale

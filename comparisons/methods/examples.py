@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.methods.controls import METHODS, Batch, Explain
+from comparisons.methods.base import Batch, Explain
+from comparisons.methods.registry import get_method
 from evaluation.datasets.dataset import Dataset
 from evaluation.masking.level_files import Levels
 from evaluation.masking.views import InputView, View
@@ -49,7 +50,7 @@ def write_gallery(
         "levels": np.concatenate([levels.read(index, index + 1) for index in chosen.tolist()]),
         "cuts": np.asarray(cuts),
     }
-    scales = METHODS[method].scales
+    scales = get_method(method).scales
     if scales is not None:
         arrays["scales"] = scales(model)(batch).detach().cpu().numpy().astype(np.float32)
     store.save_arrays(store.gallery(cell), arrays)

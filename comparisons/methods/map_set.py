@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.methods.controls import Batch, Explain
+from comparisons.methods.base import Batch, Explain
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS, Dataset, Split
 from evaluation.masking.level_files import CHUNK_IMAGES, Levels, shards_of

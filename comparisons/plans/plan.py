@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS, is_method
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.tracks import Track
 from evaluation.training.pretrained import Weights
@@ -111,7 +111,7 @@ class Plan:
         if any(track.recursive for track in self.variants) and "roar" not in self.modes:
             raise PlanError("recursive is a form of ROAR: expected roar among the modes")
         for name in (*self.methods, *self.first_seed_only):
-            if name not in METHODS:
+            if not is_method(name):
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
 
     @property

@@ -17,7 +17,7 @@ from comparisons.estimates.files import PlanFile
 from comparisons.estimates.throughput import measured
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.graph.specs import data_cell
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import take_up
 from comparisons.runs.session import RunError, kept_plan, run_nodes, staged, told, working_in
@@ -165,10 +165,10 @@ def _refuse_another_plan(plan: Plan, out: Path) -> None:
 def _keep_plan(plan: Plan, out: Path, command: str, plan_file: PlanFile | None) -> None:
     methods = {
         name: {
-            "title": METHODS[name].title,
-            "citation": METHODS[name].citation,
-            "parameters": dict(METHODS[name].parameters),
-            "group": METHODS[name].group,
+            "title": get_method(name).title,
+            "citation": get_method(name).citation,
+            "parameters": dict(get_method(name).parameters),
+            "group": get_method(name).group,
         }
         for name in plan.methods
     }

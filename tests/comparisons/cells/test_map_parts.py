@@ -17,8 +17,7 @@ from comparisons.engines.engine import execute
 from comparisons.engines.local import LocalExecutor
 from comparisons.engines.resources import Resources
 from comparisons.graph.nodes import build_nodes
-from comparisons.methods import map_set
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS, map_set
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels
 from evaluation.masking.tracks import Track, crossfitted

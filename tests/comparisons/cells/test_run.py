@@ -12,7 +12,7 @@ from torch import nn
 
 from comparisons.cells import run as cells_module
 from comparisons.cells.run import Cell, run_cell
-from comparisons.methods.controls import METHODS, Batch, Method
+from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels

@@ -16,7 +16,7 @@ from comparisons.cells.run import run_cell
 from comparisons.cli.options import as_tracks
 from comparisons.engines.engine import execute
 from comparisons.graph.nodes import build_nodes
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import Plan, PlanError
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of

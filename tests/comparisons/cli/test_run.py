@@ -20,7 +20,7 @@ from torch import nn
 from comparisons import __main__ as command
 from comparisons.engines import select
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import PRESETS, Plan
 from evaluation.storage import store
 

@@ -27,7 +27,7 @@ from comparisons.engines.resources import Resources
 from comparisons.engines.select import Engine
 from comparisons.estimates.throughput import given
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.methods.controls import METHODS, Method
+from comparisons.methods import METHODS, Method
 from comparisons.plans.plan import Plan
 from comparisons.runs import compare
 from comparisons.runs.compare import RunError, run_plan

@@ -16,8 +16,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from comparisons.__main__ import app
+from comparisons.methods import METHODS, Batch, resolve
 from comparisons.methods import costed as costs_methods
-from comparisons.methods.controls import METHODS, Batch, resolve
 from comparisons.methods.costed import COST_ONLY, costed, installed, resolve_costed
 from comparisons.plans.costs import CostPlan
 from comparisons.runs import costs
