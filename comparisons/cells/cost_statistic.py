@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind
 from comparisons.cells.cost_subject import built_network, noise
 from comparisons.methods.costed import taps_of_scales
 from evaluation.profiling.operations import count_operations, paper_operations
@@ -20,15 +20,11 @@ from fastsal.networks.hooks import forward
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import get_statistic
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["cost_of_reading", "costs_of_steps"]
-
 _STATISTIC = "smoe_scale"
 
 
-def cost_of_reading(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("reading")
+def cost_of_reading(cell: Cell, store: Store, device: str) -> Outcome:
     """Time of SMOE Scale's statistic and of a sum over channels, on the same activations."""
     del store
     spec = cell.spec
@@ -53,7 +49,8 @@ def cost_of_reading(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def costs_of_steps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("steps")
+def costs_of_steps(cell: Cell, store: Store, device: str) -> Outcome:
     """Operations of SMOE Scale, scale by scale: the paper's formulas and our code's count."""
     del store
     spec = cell.spec

@@ -5,25 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.cost_subject import built_network, noise
-from comparisons.methods import Batch
+from comparisons.cells.explained import frozen
+from comparisons.methods import Batch, get_method
 from comparisons.methods.costed import costed
+from comparisons.methods.examples import example_batch
 from evaluation.profiling.memory import allocated_peak_bytes
 from evaluation.profiling.profile import count, time_metrics
 from evaluation.profiling.timing import time_in_turns
-from evaluation.storage.records import METRICS, Record
+from evaluation.storage.records import Record
 from evaluation.storage.store import Store
-from fastsal import __version__
+from fastsal.optional import one_line
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["NETWORK_ALONE", "counts_of_method", "time_of_method"]
+__all__ = ["NETWORK_ALONE"]
 
 # The plain forward pass, as a row of its own.
 NETWORK_ALONE = "none"
@@ -33,7 +34,30 @@ _WITHOUT_GRADIENT = ("control", "smoe")
 _ROUNDING = 0.1
 
 
-def time_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("profile")
+def profile_of_method(cell: Cell, store: Store, device: str) -> Outcome:
+    """Time, operations and memory an image of a method's maps in a comparison."""
+    dataset, network, targets = frozen(cell, store, device)
+    batch = cell.spec["batch"]
+    # Of a smaller test split some images come twice: the cost is that of the batch.
+    indices = np.arange(batch) % len(dataset.test.labels)
+    example = example_batch(dataset, "test", targets["test"], indices, device)
+    explain = get_method(cell.spec["method"]).prepare(network)
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return network(example.inputs)
+
+    timing = time_in_turns(forward, lambda: explain(example), device=device)
+    counts = count(forward, lambda: explain(example))
+    counted = {metric: value / batch for metric, value in counts.metrics().items()}
+    values = time_metrics(timing, batch) | counted
+    records = tuple(record(cell, dataset.name, metric, value) for metric, value in values.items())
+    return {"records": records, "hashes": counts.not_counted}
+
+
+@cell_kind("cost")
+def time_of_method(cell: Cell, store: Store, device: str) -> Outcome:
     """Time of a method, or of the network alone, on a batch of noise, in turns with the network."""
     del store
     spec = cell.spec
@@ -58,7 +82,8 @@ def time_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def counts_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("counts")
+def counts_of_method(cell: Cell, store: Store, device: str) -> Outcome:
     """Operations and memory of a method, or of the network alone, for one image of noise."""
     del store
     spec = cell.spec
@@ -124,8 +149,9 @@ def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
     try:
         _forward(compiled, batch)()
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise RuntimeError(f"torch.compile cannot compile {spec['model']} here: {said}") from error
+        raise RuntimeError(
+            f"torch.compile cannot compile {spec['model']} here: {one_line(error)}"
+        ) from error
     if spec["method"] != NETWORK_ALONE:
         with _quietly():
             eager, found = (
@@ -152,22 +178,8 @@ def _quietly() -> Iterator[None]:
 def _records(cell: Cell, values: dict[str, float], images: int) -> tuple[Record, ...]:
     spec = cell.spec
     compiled = ", compiled" if spec.get("compiled") else ""
-    return tuple(
-        Record(
-            method=spec["method"],
-            parameters=spec["parameters"],
-            dataset=f"noise {spec['size']}x{spec['size']}, {images} at once, "
-            f"{spec['precision']}{compiled}, {spec['device']}",
-            model=spec["model"],
-            mode="unmasked",
-            fraction=None,
-            layer=None,
-            metric=metric,
-            value=value,
-            unit=METRICS[metric].unit,
-            seed=None,
-            version=__version__,
-            cell=cell.id,
-        )
-        for metric, value in values.items()
+    dataset = (
+        f"noise {spec['size']}x{spec['size']}, {images} at once, {spec['precision']}{compiled}, "
+        f"{spec['device']}"
     )
+    return tuple(record(cell, dataset, metric, value) for metric, value in values.items())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.cells.trained import new_network, record, train_cell
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.trained import new_network, train_cell
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.tracks import Track
@@ -17,13 +17,11 @@ from evaluation.masking.views import InputView
 from evaluation.storage.store import Store
 from evaluation.training.retraining import predictions
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["crossfitted_targets", "taken_over", "train_without_fold"]
+__all__ = ["crossfitted_targets"]
 
 
-def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("fold")
+def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
     """Train on all folds but one, and keep what the network predicts for that one."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels, seed = np.asarray(dataset.train.labels), cell.spec["seed"]
@@ -38,7 +36,7 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)
     hashes = {"init": training.init_hash, "model": training.model_hash}
-    records = (record(cell, dataset, "data_wait_share", training.wait_share),)
+    records = (record(cell, dataset.name, "data_wait_share", training.wait_share),)
     return {"records": records, "history": training.history, "hashes": hashes}
 
 
@@ -60,7 +58,8 @@ def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]
     return targets
 
 
-def taken_over(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("same")
+def taken_over(cell: Cell, store: Store, device: str) -> Outcome:
     """What a training of the first track measured, where this track's masks are the same."""
     del device
     source = store.result(cell.spec["of"])

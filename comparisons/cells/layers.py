@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.trained import tested, trained, whole_views
 from comparisons.plans.layers import AS_BUILT
 from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
 from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
@@ -18,44 +19,36 @@ from evaluation.layers.layerwise import ActivationView, Locations
 from evaluation.layers.tails import tail_of
 from evaluation.masking.views import InputView
 from evaluation.storage.local_copies import locked
-from evaluation.storage.records import METRICS, Record, pack_bits
 from evaluation.storage.store import Store, content_hash, spec_id
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
-from fastsal import __version__
 from fastsal.networks.by_name import read_state_dict
 from fastsal.networks.scales import Scale
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
 
-__all__ = ["activations", "given", "locations", "tune"]
-
-
-def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("given")
+def given(cell: Cell, store: Store, device: str) -> Outcome:
     """A network whose weights were given, not trained here, and its accuracy."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
         _load_weights(network, Path(cell.spec["start"]))
-    test = InputView(dataset.test.images, dataset.mean, dataset.std)
+    _, test = whole_views(dataset)
     correct = correctness(network, test, dataset.test.labels, device=device)
     store.save_model(cell.id, network.state_dict())
-    return {
-        "records": (_record(cell, dataset, float(correct.mean())),),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "hashes": {"model": state_hash(network)},
-    }
+    accuracy = record(cell, dataset.name, "accuracy", float(correct.mean()))
+    return tested(correct, (accuracy,)) | {"hashes": {"model": state_hash(network)}}
 
 
-def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("activations")
+def activations(cell: Cell, store: Store, device: str) -> Outcome:
     """Every scale's activations of a frozen network, on disk."""
     _keep_activations(cell, cell.id, store, device)
     return {"records": ()}
 
 
-def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("locations")
+def locations(cell: Cell, store: Store, device: str) -> Outcome:
     """Which locations every statistic lets through; those there already are kept."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
@@ -94,7 +87,8 @@ def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     return {"records": (), "hashes": hashes}
 
 
-def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("tune")
+def tune(cell: Cell, store: Store, device: str) -> Outcome:
     """Fine-tune what comes after a masked scale, and test it."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
@@ -111,21 +105,13 @@ def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
         device=device,
     )
     correct = correctness(tail, views["test"], dataset.test.labels, device=device)
-    return {
-        "records": (
-            _record(cell, dataset, float(correct.mean())),
-            _record(cell, dataset, training.wait_share, "data_wait_share"),
-        ),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "history": training.history,
-        "hashes": {
-            "init": training.init_hash,
-            "order": training.order_hash,
-            "model": training.model_hash,
-            "before": _hash_before(network, tail),
-        },
-    }
+    records = (
+        record(cell, dataset.name, "accuracy", float(correct.mean())),
+        record(cell, dataset.name, "data_wait_share", training.wait_share),
+    )
+    outcome = trained(training, correct, records)
+    outcome["hashes"]["before"] = _hash_before(network, tail)
+    return outcome
 
 
 def _built(cell: Cell, dataset: Dataset) -> nn.Module:
@@ -246,22 +232,3 @@ def _hash_before(network: nn.Module, tail: nn.Module) -> str:
     after = set(tail.state_dict())
     before = {name: t for name, t in network.state_dict().items() if name not in after}
     return content_hash(*(tensor.detach().cpu().numpy() for tensor in before.values()))
-
-
-def _record(cell: Cell, dataset: Dataset, value: float, metric: str = "accuracy") -> Record:
-    spec = cell.spec
-    return Record(
-        method=spec.get("method", "none"),
-        parameters={},
-        dataset=dataset.name,
-        model=spec["model"],
-        mode=spec.get("mode", "unmasked"),
-        fraction=spec.get("fraction"),
-        layer=spec.get("layer"),
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=spec.get("seed"),
-        version=__version__,
-        cell=cell.id,
-    )

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import frozen
-from comparisons.cells.trained import new_network, record, train_and_test
+from comparisons.cells.trained import new_network, train_and_test, whole_views
 from comparisons.measures import MEASURES, Sample
 from comparisons.methods import get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
-from evaluation.masking.views import InputView
 from evaluation.metrics.randomisation import permuted_labels
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["chosen_images", "measure", "train_on_permuted"]
+__all__ = ["chosen_images"]
 
 # Added to a cell's seed: the weights that randomise a network are not those it started from.
 _UNTRAINED = 1_000_000
 
 
-def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("measure")
+def measure(cell: Cell, store: Store, device: str) -> Outcome:
     """One measure of one method's maps, on some test images and the frozen network."""
     dataset, network, targets = frozen(cell, store, device)
     network.to(memory_format=torch.channels_last)
@@ -62,7 +59,7 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     return {
         "records": tuple(
             replace(
-                record(cell, dataset, finding.metric, float(finding.values.mean())),
+                record(cell, dataset.name, finding.metric, float(finding.values.mean())),
                 layer=finding.layer,
             )
             for finding in findings
@@ -77,20 +74,17 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def train_on_permuted(cell: Cell, store: Store, device: str) -> dict[str, Any]:
+@cell_kind("permuted")
+def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
     """Train the network on labels that mean nothing, with the recipe of all others."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
-    views = (
-        InputView(dataset.split(name).images, dataset.mean, dataset.std)
-        for name in ("train", "test")
-    )
-    outcome, network = train_and_test(cell, shuffled, device, *views)
+    outcome, network = train_and_test(cell, shuffled, device, *whole_views(dataset))
     store.save_model(cell.id, network.state_dict())
     learned = float(outcome["history"][-1]["accuracy"])
     timed = tuple(entry for entry in outcome["records"] if entry.timed)
-    own = record(cell, dataset, "permuted_train_accuracy", learned)
+    own = record(cell, dataset.name, "permuted_train_accuracy", learned)
     return outcome | {"records": (own, *timed)}
 
 

@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.datasets.dataset import SPLITS, Dataset
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
 from evaluation.masking.level_files import Levels, stage
 from evaluation.masking.levels import Masking
-from evaluation.masking.tracks import Track
 from evaluation.masking.views import InputView, View
-from evaluation.storage.records import METRICS, Record, pack_bits
+from evaluation.storage.records import Record, pack_bits
 from evaluation.storage.store import Store, content_hash
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, Training, correctness, predictions, train
-from fastsal import __version__
-
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
 
 __all__ = [
     "TrainingDone",
     "keep_network",
     "masked_views",
     "new_network",
-    "record",
+    "tested",
     "train_and_test",
     "train_cell",
+    "trained",
+    "whole_views",
 ]
 
 
 class TrainingDone(Exception):
     """Raised in every rank but the first once the network that they train together is trained."""
+
+
+@cell_kind("base")
+def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train on whole images, test, and keep what the network predicts for every image."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    views = whole_views(dataset)
+    outcome, network = train_and_test(cell, dataset, device, *views)
+    outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
+    return outcome
+
+
+@cell_kind("retrain", "mask_only")
+def train_on_masked(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train on masked images, or on the masks alone, and test on images masked likewise."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    train_view, test_view = masked_views(
+        dataset, cell.spec, store, mask_only=cell.kind == "mask_only"
+    )
+    first, folder = dataset.first_index("test"), store.local()
+    views = train_view.filled(0, folder), test_view.filled(first, folder)
+    outcome, network = train_and_test(cell, dataset, device, *views)
+    if cell.spec.get("keep"):
+        outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
+    return outcome
+
+
+def whole_views(dataset: Dataset) -> tuple[InputView, InputView]:
+    """Return the training and the test images with nothing removed."""
+    train, test = (
+        InputView(dataset.split(name).images, dataset.mean, dataset.std) for name in SPLITS
+    )
+    return train, test
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
@@ -96,7 +127,7 @@ def masked_views(
 
 def train_and_test(
     cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
-) -> tuple[dict[str, Any], torch.nn.Module]:
+) -> tuple[Outcome, torch.nn.Module]:
     """Train a cell's network, and its accuracy on the test images.
 
     Args:
@@ -115,23 +146,38 @@ def train_and_test(
     metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
     accuracy = float(correct.mean())
     records = [
-        record(cell, dataset, metric, accuracy),
-        record(cell, dataset, "data_wait_share", training.wait_share),
+        record(cell, dataset.name, metric, accuracy),
+        record(cell, dataset.name, "data_wait_share", training.wait_share),
     ]
     if cell.spec.get("dual"):
-        records.append(_dual_record(cell, dataset, metric, accuracy))
-    outcome = {
-        "records": tuple(records),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "history": training.history,
-        "hashes": {
-            "init": training.init_hash,
-            "order": training.order_hash,
-            "model": training.model_hash,
-        },
+        records.append(_as_dual(records[0]))
+    return trained(training, correct, tuple(records)), network
+
+
+def trained(training: Training, correct: NDArray[np.bool_], records: tuple[Record, ...]) -> Outcome:
+    """Return the outcome of a training that was tested.
+
+    Args:
+        training: its history and hashes.
+        correct: ``(N,)``, for each test image.
+        records: its numbers.
+    """
+    hashes = {
+        "init": training.init_hash,
+        "order": training.order_hash,
+        "model": training.model_hash,
     }
-    return outcome, network
+    return tested(correct, records) | {"history": training.history, "hashes": hashes}
+
+
+def tested(correct: NDArray[np.bool_], records: tuple[Record, ...]) -> Outcome:
+    """Return the outcome of a test: its records and the correct images.
+
+    Args:
+        correct: ``(N,)``, for each test image.
+        records: its numbers.
+    """
+    return {"records": records, "correct": pack_bits(correct), "images": len(correct)}
 
 
 def train_cell(
@@ -160,39 +206,15 @@ def train_cell(
     return training
 
 
-def record(
-    cell: Cell,
-    dataset: Dataset,
-    metric: str,
-    value: float,
-) -> Record:
-    """One number of a cell, with everything that its specification says of it."""
-    spec = cell.spec
-    return Record(
-        method=spec.get("method", "none"),
-        parameters=spec.get("parameters", {}),
-        dataset=dataset.name,
-        model=spec["model"],
-        mode=spec.get("mode", "unmasked"),
-        fraction=spec.get("fraction"),
-        layer=None,
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=spec.get("seed"),
-        version=__version__,
-        cell=cell.id,
-        **asdict(Track.of_spec(spec)),
+def _as_dual(measured: Record) -> Record:
+    """Return a ROAR accuracy as the KAR accuracy of the complementary share.
+
+    Removing a random share leaves a random rest: both are one experiment.
+    """
+    share = measured.fraction or 0.0
+    return replace(
+        measured,
+        mode="kar",
+        fraction=round(1.0 - share, 10),
+        derived_from=f"roar at {100 * share:g} %: this method is its own dual",
     )
-
-
-def _dual_record(cell: Cell, dataset: Dataset, metric: str, value: float) -> Record:
-    """Removing a random share leaves a random rest: the same experiment seen from the other end."""
-    fields = asdict(record(cell, dataset, metric, value))
-    share = fields["fraction"]
-    fields |= {
-        "mode": "kar",
-        "fraction": round(1.0 - share, 10),
-        "derived_from": f"roar at {100 * share:g} %: this method is its own dual",
-    }
-    return Record(**fields)

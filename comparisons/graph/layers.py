@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph.nodes import Node
 from comparisons.graph.specs import Done
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan

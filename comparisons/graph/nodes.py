@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from comparisons.cells.maps import parts_of
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph import specs
+from comparisons.graph.parts import parts_of
 from comparisons.graph.specs import Done, Masked
 from comparisons.measures import MEASURES
 from comparisons.methods import get_method

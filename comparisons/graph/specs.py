@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comparisons.cells.maps import part_of
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
+from comparisons.graph.parts import part_of
 from comparisons.measures import Measure
 from comparisons.methods import get_method
 from comparisons.plans.plan import Plan

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from comparisons.cells.cell import Cell
 from comparisons.cells.costs import NETWORK_ALONE
-from comparisons.cells.run import Cell
 from comparisons.methods.costed import costed
 
 __all__ = ["PRECISIONS", "CostPlan"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.cells.run import Cell
+from comparisons.cells.maps import whole_of
 from comparisons.graph.layers import Layers, build_layer_nodes
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.plans.layers import LayersPlan
@@ -241,7 +241,7 @@ class _Remaining:
             left.append(node)
             maps |= {done[need].id for need in node.needs if need in done}
             if cell is not None and cell.kind in ("maps", "part"):
-                maps.add(_whole(cell).id)
+                maps.add(whole_of(cell).id)
         networks: set[str] = set()
         seen: set[str] = set()
         queue = [need for node in left for need in node.needs]
@@ -252,11 +252,6 @@ class _Remaining:
                 queue += by_name[name].needs
                 networks |= {done[name].id} if name in done else set()
         return cls(len(left), frozenset(networks), frozenset(maps))
-
-
-def _whole(cell: Cell) -> Cell:
-    """The cell of all maps that a part is of."""
-    return Cell("maps", {name: value for name, value in cell.spec.items() if name != "shards"})
 
 
 def _nodes(

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import Event, Executor, execute
 from comparisons.engines.on_ray import RayMissing
 from comparisons.graph.nodes import Node

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import select
 from comparisons.engines.engine import Event, WorkerLost, execute
 from comparisons.engines.resources import Resources

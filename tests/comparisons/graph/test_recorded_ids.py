@@ -91,7 +91,7 @@ def test_ids_are_those_recorded(plan):
 
 @pytest.mark.parametrize("run", RECORDED_RUNS, ids=lambda path: path.name)
 def test_cells_of_recorded_runs_have_the_ids_of_what_they_say(run):
-    from comparisons.cells.run import Cell
+    from comparisons.cells.cell import Cell
 
     results = RunArchive(run).results()
     assert results
