@@ -196,7 +196,7 @@ class Sheet:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
             yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
-        fills = {track.fill for track in self.plan.tracks} - {"mean"}
+        fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from comparisons.cells.cell import Cell
 from comparisons.graph.nodes import Node
-from comparisons.graph.specs import Done
+from comparisons.graph.specs import Done, data_cell
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan
 from evaluation.datasets.dataset import Dataset
 from evaluation.layers.layer_arrays import RANDOM
@@ -22,9 +21,10 @@ from evaluation.layers.tails import tail_of
 from evaluation.masking.levels import MODES, Mode
 from evaluation.training.networks import build_network
 from evaluation.training.recipe import PRECISIONS, Recipe
+from fastsal.files import short_hash
 from fastsal.networks.scales import find_scales
 
-__all__ = ["Layers", "build_layer_nodes", "data_cell", "look_at"]
+__all__ = ["Layers", "build_layer_nodes", "look_at"]
 
 
 # A forward pass as a share of a training step.
@@ -62,17 +62,6 @@ def look_at(plan: LayersPlan, dataset: Dataset) -> Layers:
     numbers = [torch.Size(scale.shape[1:]).numel() for scale in scales]
     base_us = _step_us(network, (3, *dataset.size), plan.base)
     return Layers(tuple(s.name for s in scales), tuple(numbers), tuple(steps), base_us)
-
-
-def data_cell(plan: LayersPlan) -> Cell:
-    """The cell that reads or makes the images of a plan."""
-    request = {
-        "train_images": plan.train_images,
-        "test_images": plan.test_images,
-        "image_size": plan.image_size,
-        "seed": plan.data_seed,
-    }
-    return Cell("data", {"source": plan.data, "request": request})
 
 
 def build_layer_nodes(plan: LayersPlan, layers: Layers, dataset: Dataset) -> list[Node]:
@@ -169,7 +158,7 @@ def _base(plan: LayersPlan, seed: int) -> Callable[[Done], Cell]:
         given: dict[str, Any] = {"start": plan.start}
         if plan.start != AS_BUILT:
             content = Path(plan.start).read_bytes()
-            given["start_hash"] = hashlib.sha256(content).hexdigest()[:16]
+            given["start_hash"] = short_hash(content)
         return Cell("given", common | given)
 
     return make

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from comparisons.cells.cell import Cell
 from comparisons.graph import specs
+from comparisons.graph.names import Masked, Names
 from comparisons.graph.parts import parts_of
-from comparisons.graph.specs import Done, Masked
+from comparisons.graph.specs import Done
 from comparisons.measures import MEASURES
 from comparisons.methods import get_method
 from comparisons.methods.work import Work
@@ -60,6 +61,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     >>> [node.name for node in build_nodes(plan, train_images=8, test_images=8)]
     ['data', 'unmasked, seed 0', 'maps of random', 'random, roar 50 %, seed 0', 'cost of random']
     """
+    names = Names(plan)
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
     parts = parts_of(train_images, test_images)
@@ -67,30 +69,30 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
     weights = plan.given_weights
     if weights is not None:
-        name, make = specs.explained_name(plan), specs.pretrained(plan, weights)
+        name, make = names.explained(), specs.pretrained(plan, weights)
         work = Work(forward=images, networks=1)
         nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
-        name, make = specs.base_name(seed), specs.base(plan, seed)
+        name, make = names.base(seed), specs.base(plan, seed)
         # Tested, then asked what it predicts for every image.
         work = tested + Work(forward=images, networks=1)
         nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
         if any(MEASURES[measure].needs_permuted for measure in plan.measures):
-            name, make = specs.permuted_name(seed), specs.base(plan, seed, kind="permuted")
+            name, make = names.permuted(seed), specs.base(plan, seed, kind="permuted")
             when, work = (-1, order, 1), tested + Work(networks=1)
             nodes.append(Node(name, "permuted", ("data",), when, training, make, work=work))
-    for place, track in enumerate(plan.tracks):
-        nodes += _folds(plan, track, place, train_images)
+    for place, variant in enumerate(plan.all_variants):
+        nodes += _folds(plan, variant, place, train_images)
         for order, method in enumerate(plan.methods):
-            line = _Line(plan, track, method, place, order, tested, images, parts)
+            line = _Line(plan, variant, method, place, order, tested, images, parts)
             # What never asks the network has the masks it had.
             asks = get_method(method).passes > 0
-            nodes += line.chains() if track.recursive and asks else line.nodes()
+            nodes += line.chains() if variant.recursive and asks else line.nodes()
     for order, method in enumerate(plan.methods):
         nodes += _measurings(plan, method, order, test_images)
     # After everything else, when the machine is quiet.
-    last = len(plan.tracks) * len(plan.seeds)
-    needs = ("data", specs.explained_name(plan))
+    last = len(plan.all_variants) * len(plan.seeds)
+    needs = ("data", names.explained())
     for order, method in enumerate(plan.methods):
         name, make = f"cost of {method}", specs.profile(plan, method)
         when = (last, order, 2)
@@ -100,16 +102,17 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
     """A node a measure and seed: each seed's own network is explained, or the given one once."""
+    names = Names(plan)
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
-            permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
+            permuted = (names.permuted(seed),) if measure.needs_permuted else ()
             work = get_method(method).work * (images * measure.maps)
             work += Work(forward=images * measure.forwards)
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
-                ("data", specs.explained_name(plan, seed), *permuted),
+                ("data", names.explained(seed), *permuted),
                 (plan.seeds.index(seed), order, 2),
                 images * (measure.maps * get_method(method).passes + measure.forwards),
                 specs.measuring(plan, measure, method, seed),
@@ -118,31 +121,31 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
             )
 
 
-def _folds(plan: Plan, track: Track, place: int, train_images: int) -> Iterator[Node]:
-    """Networks that each miss a fold of the training images, where a track needs them."""
+def _folds(plan: Plan, variant: Track, place: int, train_images: int) -> Iterator[Node]:
+    """Networks that each miss a fold of the training images, where a variant needs them."""
     training = plan.recipe.epochs * train_images
-    for fold in range(track.folds):
-        kept = training - training // track.folds
+    for fold, name in enumerate(Names(plan).folds(variant.folds)):
+        kept = training - training // variant.folds
         yield Node(
-            specs.fold_name(track.folds, fold),
+            name,
             "fold",
             ("data",),
             (place * len(plan.seeds), -1, fold),
             kept,
-            specs.fold(plan, track.folds, fold),
-            work=Work(kept, forward=train_images // track.folds),
+            specs.fold(plan, variant.folds, fold),
+            work=Work(kept, forward=train_images // variant.folds),
         )
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One method in one track.
+    """One method in one variant.
 
     Args:
         plan: the options.
-        track: how ROAR and KAR are read.
+        variant: how ROAR and KAR are read.
         method: the method.
-        place: which of the plan's tracks it is.
+        place: which of the plan's variants it is.
         order: which of its methods.
         tested: what one training takes, and its test.
         images: training and test images.
@@ -150,7 +153,7 @@ class _Line:
     """
 
     plan: Plan
-    track: Track
+    variant: Track
     method: str
     place: int
     order: int
@@ -158,42 +161,47 @@ class _Line:
     images: int
     parts: list[range]
 
+    @property
+    def names(self) -> Names:
+        """Names of the plan's nodes."""
+        return Names(self.plan)
+
     def nodes(self) -> Iterator[Node]:
         """The maps, and every training on images masked by them."""
-        first = self.plan.tracks[0]
+        first = self.plan.all_variants[0]
         # A fill is made of the same masks; a method that never asks the network has them too.
-        of_maps = replace(self.track, fill=first.fill, recursive=False)
-        maps = specs.maps_name(self.plan, of_maps, self.method)
+        of_maps = replace(self.variant, fill=first.fill, recursive=False)
+        maps = self.names.maps(of_maps, self.method)
         yield from self._maps(maps, of_maps)
         for masked in self._trainings():
-            own = specs.training_name(self.plan, self.track, masked)
+            own = self.names.training(self.variant, masked)
             source = None
-            if replace(self.track, target_from=first.target_from, recursive=False) == first:
-                before = specs.training_name(self.plan, first, masked)
+            if replace(self.variant, target_from=first.target_from, recursive=False) == first:
+                before = self.names.training(first, masked)
                 source = before if before != own else None
             needs = ["data", maps]
             if source is not None:
-                needs += [source, specs.maps_name(self.plan, first, self.method)]
-            make = specs.training(self.plan, self.track, masked, maps, source)
+                needs += [source, self.names.maps(first, self.method)]
+            make = specs.training(self.plan, self.variant, masked, maps, source)
             yield self._training(own, masked, tuple(dict.fromkeys(needs)), make)
 
     def chains(self) -> Iterator[Node]:
         """For each seed: ROAR from the smallest fraction on, each with maps of the one before."""
-        of_maps = replace(self.track, fill=self.plan.fill, recursive=False)
+        of_maps = replace(self.variant, fill=self.plan.fill, recursive=False)
         for seed in self.plan.seeds_of(self.method):
-            maps = specs.maps_name(self.plan, of_maps, self.method)
+            maps = self.names.maps(of_maps, self.method)
             yield from self._maps(maps, of_maps)
             last: Masked | None = None
             for fraction in self.plan.fractions:
                 masked = Masked(self.method, "roar", fraction, seed)
                 if last is not None:
-                    before, trained = maps, specs.training_name(self.plan, self.track, last)
-                    maps = specs.next_maps_name(self.plan, self.track, last)
-                    make = specs.next_maps(self.plan, self.track, last, fraction, before, trained)
+                    before, trained = maps, self.names.training(self.variant, last)
+                    maps = self.names.next_maps(self.variant, last)
+                    make = specs.next_maps(self.plan, self.variant, last, fraction, before, trained)
                     needs = ("data", before, trained)
-                    yield from self._in_parts(maps, self.track, needs, self._priority(seed), make)
-                name = specs.training_name(self.plan, self.track, masked)
-                make = specs.chained_training(self.plan, self.track, masked, maps, last)
+                    yield from self._in_parts(maps, self.variant, needs, self._priority(seed), make)
+                name = self.names.training(self.variant, masked)
+                make = specs.chained_training(self.plan, self.variant, masked, maps, last)
                 # All but the last are asked what they predict for every image.
                 asked = fraction != self.plan.fractions[-1]
                 kept = Work(forward=self.images, networks=1) if asked else _NOTHING
@@ -201,7 +209,7 @@ class _Line:
                 last = masked
 
     def _trainings(self) -> Iterator[Masked]:
-        modes = ("roar",) if self.track.recursive else self.plan.modes
+        modes = ("roar",) if self.variant.recursive else self.plan.modes
         for seed in self.plan.seeds_of(self.method):
             for mode in modes:
                 for fraction in self.plan.fractions:
@@ -211,26 +219,26 @@ class _Line:
             for mode, fraction in self.plan.mask_only:
                 yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
 
-    def _maps(self, name: str, track: Track) -> Iterator[Node]:
-        needs = ["data", specs.explained_name(self.plan)]
-        needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
-        # Maps that an earlier track needs too are made with its own.
-        place = 0 if track == self.plan.tracks[0] else self.place
+    def _maps(self, name: str, variant: Track) -> Iterator[Node]:
+        needs = ["data", self.names.explained()]
+        needs += self.names.folds(variant.folds)
+        # Maps that an earlier variant needs too are made with its own.
+        place = 0 if variant == self.plan.all_variants[0] else self.place
         priority = (place * len(self.plan.seeds), self.order, 0)
-        make = specs.maps(self.plan, track, self.method)
-        yield from self._in_parts(name, track, tuple(needs), priority, make)
+        make = specs.maps(self.plan, variant, self.method)
+        yield from self._in_parts(name, variant, tuple(needs), priority, make)
 
     def _in_parts(
         self,
         name: str,
-        track: Track,
+        variant: Track,
         needs: tuple[str, ...],
         priority: tuple[int, int, int],
         make: Callable[[Done], Cell],
     ) -> Iterator[Node]:
         """Maps of all images; where there are many, what several workers make of them first."""
         entry = get_method(self.method)
-        of_one = entry.work + Work(levels=3 if track.mask_unit == "element" else 1)
+        of_one = entry.work + Work(levels=3 if variant.mask_unit == "element" else 1)
 
         def node(
             name: str, stage: str, images: int, make: Callable[[Done], Cell], *parts: str
@@ -241,7 +249,7 @@ class _Line:
 
         made: list[str] = []
         for place, shards in enumerate(self.parts):
-            part = specs.part_name(name, place, len(self.parts))
+            part = self.names.part(name, place, len(self.parts))
             # Of all shards, so that the parts' images sum to all.
             start, stop = (
                 self.images * end // self.parts[-1].stop for end in (shards.start, shards.stop)

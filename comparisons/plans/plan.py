@@ -41,8 +41,7 @@ class Plan:
         measure_images: how many test images at most those measures take.
         fill: what removed pixels are set to.
         unit: what is ranked and removed: ``pixel``, or ``element``.
-        variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
-            say.
+        variants: further variants of ROAR and KAR, beside the first, which `fill` and `unit` say.
         recipe: how networks are trained.
         weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
             takes them; None for the one that the first seed trains. Retraining and its unmasked
@@ -105,18 +104,18 @@ class Plan:
                     f"labels, and its weights are given: leave out --weights, or {name} of "
                     "--measures"
                 )
-        for track in self.tracks:
-            if self.tracks.count(track) > 1:
-                raise PlanError(f"the track {track.title or 'of the protocol'} is given twice")
-        if any(track.recursive for track in self.variants) and "roar" not in self.modes:
+        for variant in self.all_variants:
+            if self.all_variants.count(variant) > 1:
+                raise PlanError(f"the variant {variant.title or 'of the protocol'} is given twice")
+        if any(variant.recursive for variant in self.variants) and "roar" not in self.modes:
             raise PlanError("recursive is a form of ROAR: expected roar among the modes")
         for name in (*self.methods, *self.first_seed_only):
             if not is_method(name):
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
 
     @property
-    def tracks(self) -> tuple[Track, ...]:
-        """Every reading of ROAR and KAR: the first, then the variants."""
+    def all_variants(self) -> tuple[Track, ...]:
+        """The first variant of ROAR and KAR, which `fill` and `unit` say, then the others."""
         return (Track(self.fill, self.unit), *self.variants)
 
     @property
@@ -152,7 +151,7 @@ class Plan:
         values = dict(data)
         values["recipe"] = Recipe(**values["recipe"])
         values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
-        values["variants"] = tuple(Track(**track) for track in values.get("variants", ()))
+        values["variants"] = tuple(Track(**variant) for variant in values.get("variants", ()))
         for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
             # A plan from before there were measures has none.
             values[name] = tuple(values.get(name, ()))

@@ -16,6 +16,7 @@ import reports
 from comparisons.budget import set_memory_budget
 from comparisons.cells.costs import NETWORK_ALONE
 from comparisons.cells.run import run_cell
+from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
 from comparisons.plans.costs import CostPlan
 from comparisons.runs.session import RunError, kept_plan, working_in
@@ -54,7 +55,7 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
             build_network(model, plan.classes, 0, size=(plan.size, plan.size))
         _keep_plan(plan, before or {}, out, command)
         set_memory_budget(plan.memory_budget_mib)
-        cells = list(plan.cells())
+        cells = list(build_cost_cells(plan))
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

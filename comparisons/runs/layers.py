@@ -11,8 +11,9 @@ from rich.console import Console
 
 import reports
 from comparisons.engines.select import Engine
-from comparisons.graph.layers import Layers, build_layer_nodes, data_cell, look_at
+from comparisons.graph.layers import Layers, build_layer_nodes, look_at
 from comparisons.graph.nodes import Node
+from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan
 from comparisons.runs.archive import take_up
 from comparisons.runs.prior import write_prior

@@ -342,9 +342,9 @@ def test_tracks_that_are_none_are_named(options, message):
 
 
 def test_plans_refuse_tracks_twice_and_recursion_without_roar(plain):
-    with pytest.raises(PlanError, match="the track fill noisy-linear is given twice"):
+    with pytest.raises(PlanError, match="the variant fill noisy-linear is given twice"):
         replace(plain, variants=(NOISY, NOISY))
-    with pytest.raises(PlanError, match="the track of the protocol is given twice"):
+    with pytest.raises(PlanError, match="the variant of the protocol is given twice"):
         replace(plain, variants=(Track(),))
     with pytest.raises(PlanError, match="recursive is a form of ROAR"):
         replace(plain, modes=("kar",), variants=(RECURSIVE,))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from comparisons.cli.plan_options import _plan
+from comparisons.graph.costs import build_cost_cells
 from comparisons.graph.layers import Layers, build_layer_nodes
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.plans.costs import CostPlan
@@ -73,7 +74,7 @@ def _layers() -> dict[str, str]:
 def _profile() -> dict[str, str]:
     methods = ("smoe-linear", "fastcam", "gradient", "gradient-sgsq", "captum-layer-gradcam")
     plan = CostPlan(("resnet18", "resnet50"), methods, precisions=("float32", "bfloat16"))
-    return {cell.id: name for name, cell in plan.cells()}
+    return {cell.id: name for name, cell in build_cost_cells(plan)}
 
 
 PLANS = {

@@ -18,8 +18,9 @@ from comparisons.__main__ import app
 from comparisons.cells.cell import CELL_KINDS, Cell
 from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
-from comparisons.graph.layers import build_layer_nodes, data_cell, look_at
+from comparisons.graph.layers import build_layer_nodes, look_at
 from comparisons.graph.nodes import build_nodes
+from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan, tuning_recipe
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import archive_run, take_up

@@ -26,7 +26,8 @@ from comparisons.cells.run import run_cell
 from comparisons.engines import select
 from comparisons.engines.engine import execute
 from comparisons.engines.select import Engine
-from comparisons.graph.layers import build_layer_nodes, data_cell, look_at
+from comparisons.graph.layers import build_layer_nodes, look_at
+from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan, tuning_recipe
 from comparisons.plans.plan import PlanError
 from comparisons.runs import prior
