@@ -137,7 +137,7 @@ def _chosen(
 
 def _archived(source: Path, gpus_per_cell: float | None) -> tuple[Plan, str]:
     """The plan of an archive, and the command that started its run."""
-    content = archived_plan(source, "run")
+    content = archived_plan(source, "run").content
     plan = Plan.from_json(content["plan"])
     ranks = in_ranks(plan.recipe, gpus_per_cell).ranks
     if ranks != plan.recipe.ranks:

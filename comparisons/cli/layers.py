@@ -124,7 +124,7 @@ def layers(
         )
         command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
         if source is not None and not _states_a_plan(context):
-            content = archived_plan(source, "layers")
+            content = archived_plan(source, "layers").content
             plan, command = LayersPlan.from_json(content["plan"]), content["command"]
             log_base = content["log_base"] if log_base is None else log_base
             results = open_run(source).results()

@@ -91,3 +91,13 @@ class Method:
         """What the map of one image takes, its ranking included."""
         gradients = self.passes if self.gradients is None else self.gradients
         return Work(forward=self.passes - gradients, gradient=gradients, ranking=1)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The method as ``plan.json`` of a run describes it."""
+        return {
+            "title": self.title,
+            "citation": self.citation,
+            "parameters": dict(self.parameters),
+            "group": self.group,
+        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +18,10 @@ from comparisons.cells.run import run_cell
 from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
 from comparisons.plans.costs import CostPlan
-from comparisons.runs.session import RunError, kept_plan, working_in
+from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
+from comparisons.runs.session import RunError, told, working_in
 from evaluation.profiling.timing import Interval
-from evaluation.storage.store import Store, write_atomically
+from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 from reports.analysis.cost_tables import CostTables, TimeTable, cost_tables
 from reports.formatting import digits, duration, quantity
@@ -50,10 +50,10 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
     store = Store(out)
     failures = []
     with working_in(out):
-        before = kept_plan(out, "profile")
+        before = PlanOnDisk.of_kind(out, "profile")
         for model in plan.models:
             build_network(model, plan.classes, 0, size=(plan.size, plan.size))
-        _keep_plan(plan, before or {}, out, command)
+        _keep_plan(plan, {} if before is None else before.content, out, command)
         set_memory_budget(plan.memory_budget_mib)
         cells = list(build_cost_cells(plan))
         bar = Progress(
@@ -86,25 +86,13 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
             console.print(_shown(table, tables))
         report = reports.build(out)
     if failures:
-        listed = "\n".join(f"  {failure}" for failure in failures)
-        raise RunError(
-            f"{len(failures)} measurements failed; the others are kept and reported in {report}:"
-            f"\n{listed}"
-        )
+        raise RunError(told("measurements", failures, report))
     return report
 
 
 def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: str) -> None:
     known = costed()
-    about = {
-        name: {
-            "title": known[name].title,
-            "citation": known[name].citation,
-            "parameters": dict(known[name].parameters),
-            "group": known[name].group,
-        }
-        for name in plan.methods
-    }
+    about = {name: known[name].described for name in plan.methods}
     earlier = before.get("plan", {})
     # Networks, batches and the like that were measured before stay on the page.
     joined = {
@@ -119,8 +107,7 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
         "command": "\n".join(line for line in commands if line),
         "methods": {**before.get("methods", {}), **about},
     }
-    text = json.dumps(content, indent=1).encode()
-    write_atomically(out / "plan.json", lambda file: file.write(text))
+    keep_plan(out, content)
 
 
 def _shown(table: TimeTable, tables: CostTables) -> Table:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import typer
 from filelock import FileLock, Timeout
@@ -29,7 +28,6 @@ from evaluation.storage.store import Store, remove_partial, write_atomically
 
 __all__ = [
     "RunError",
-    "kept_plan",
     "one_message",
     "run_nodes",
     "staged",
@@ -63,26 +61,6 @@ def one_message(console: Console, out: Path) -> Iterator[None]:
             markup=False,
         )
         raise typer.Exit(130) from None
-
-
-def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
-    """What ``plan.json`` in a run's directory says, or None in a new one.
-
-    Args:
-        out: the directory.
-        kind: of the run that asks: ``"run"``, ``"layers"`` or ``"profile"``.
-
-    Raises:
-        RunError: the directory holds a run of another kind.
-    """
-    path = out / "plan.json"
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    found = content.get("kind", "run")
-    if found != kind:
-        raise RunError(f"{out} holds what `python -m comparisons {found}` made: give another --out")
-    return content
 
 
 @contextmanager
@@ -143,11 +121,17 @@ def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Cons
     return failures
 
 
-def told(failures: list[Event], report: Path) -> str:
-    """What to say of the cells that failed, and what to do about them."""
-    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
+def told(what: str, failures: list[str], report: Path) -> str:
+    """Return the message about cells that failed: which, and how to try them again.
+
+    Args:
+        what: failed, in the plural.
+        failures: the name and the error of each.
+        report: the page that was written.
+    """
+    listed = "\n".join(f"  {failure}" for failure in failures)
     return (
-        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
+        f"{len(failures)} {what} failed; the others are kept and reported in {report}. "
         f"Start the same command again to try these once more:\n{listed}"
     )
 
