@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ import typer
 from rich.console import Console
 
 from comparisons.cells.run import environment
-from comparisons.cli.options import as_whole_numbers, as_words
+from comparisons.cli.options import as_whole_numbers, as_words, typed_command
 from comparisons.plans.growth import ENGINES, Case, Sizes, cases
 from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
@@ -74,7 +72,7 @@ def growth(
                 f"{frame.iloc[-1]['run_s']:.1f} s after {frame.iloc[-1]['start_s']:.1f} s of start"
             )
             write_table(out, frame)
-        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
+        command = typed_command()
         page = write_growth(out, frame, command=command)
     _console.print(f"Page: {page}", soft_wrap=True, markup=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,14 @@ import typer
 
 from evaluation.masking.tracks import Track, crossfitted
 
-__all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
+__all__ = [
+    "as_fractions",
+    "as_mode_shares",
+    "as_variants",
+    "as_whole_numbers",
+    "as_words",
+    "typed_command",
+]
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(
@@ -57,6 +66,11 @@ RECURSIVE = typer.Option(
 )
 
 
+def typed_command() -> str:
+    """Return the command line of this process, as it can be typed again."""
+    return f"python -m comparisons {shlex.join(sys.argv[1:])}"
+
+
 def as_words(text: str | None) -> tuple[str, ...] | None:
     """Comma-separated words, or None for an option that was not given.
 
@@ -93,7 +107,7 @@ def as_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
-def as_tracks(
+def as_variants(
     fill: str | None, unit: str | None, crossfit: int | None, recursive: bool
 ) -> dict[str, Any]:
     """The options that say how ROAR and KAR are read, as a plan has them.
@@ -106,7 +120,7 @@ def as_tracks(
         crossfit: folds of the track with crossfitted targets; None for no such track.
         recursive: whether there is a recursive track.
 
-    >>> as_tracks("mean,noisy-linear", None, None, False)["variants"][0].title
+    >>> as_variants("mean,noisy-linear", None, None, False)["variants"][0].title
     'fill noisy-linear'
     """
     fills, units = as_words(fill) or ("mean",), as_words(unit) or ("pixel",)

@@ -15,7 +15,7 @@ from comparisons.cli import recipe_options as training
 from comparisons.cli.options import (
     as_fractions,
     as_mode_shares,
-    as_tracks,
+    as_variants,
     as_whole_numbers,
     as_words,
 )
@@ -135,7 +135,7 @@ def _plan(
         "image_size": image_size,
         "weights": weights,
         "weights_expect": weights_expect,
-        **as_tracks(fill, unit, crossfit, recursive),
+        **as_variants(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}
     options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)

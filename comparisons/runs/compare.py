@@ -111,20 +111,21 @@ class _Comparison(EngineRun[Plan]):
             "command": self.command,
             "methods": {name: get_method(name).described for name in self.plan.methods},
         }
-        cited = self._citation()
+        cited = _citation(self.plan, self.out, self.plan_file)
         if cited is not None:
             content["plan_file"] = cited
         keep_plan(self.out, content)
 
-    def _citation(self) -> dict[str, Any] | None:
-        """The citation of the plan's file; a run that goes on with the same plan keeps it."""
-        if self.plan_file is not None:
-            return self.plan_file.citation
-        before = PlanOnDisk.of_kind(self.out, "run")
-        if before is None or "plan_file" not in before.content:
-            return None
-        same = Plan.from_json(before.content["plan"]) == self.plan
-        return before.content["plan_file"] if same else None
+
+def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, Any] | None:
+    """The citation of the plan's file; a run that goes on with the same plan keeps it."""
+    if plan_file is not None:
+        return plan_file.citation
+    before = PlanOnDisk.of_kind(out, "run")
+    if before is None or "plan_file" not in before.content:
+        return None
+    same = Plan.from_json(before.content["plan"]) == plan
+    return before.content["plan_file"] if same else None
 
 
 def _has(device: str) -> bool:
