@@ -1,4 +1,4 @@
-"""Artefacts of finished cells made again: networks, predictions and maps that are gone."""
+"""Artefacts of finished cells made again: missing networks, predictions and maps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from evaluation.storage.local_copies import locked
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
-__all__ = ["bring_back_inputs"]
+__all__ = ["restore_inputs"]
 
 
-def bring_back_inputs(cell: Cell, store: Store, device: str) -> None:
-    """Make artefacts that a cell reads again, where they are gone.
+def restore_inputs(cell: Cell, store: Store, device: str) -> None:
+    """Make the missing artefacts that a cell reads again, and compare their hashes.
 
-    So it is on another machine, which gets the results of a run and not all that they left.
+    They are missing on another machine, which gets the results of a run without all artefacts.
     """
     if cell.kind == "same":  # reads a result alone
         return
@@ -26,14 +26,14 @@ def bring_back_inputs(cell: Cell, store: Store, device: str) -> None:
     read += spec.get("folds", ()) if isinstance(spec.get("folds"), list) else ()
     read += [spec["before"]["maps"]] if "before" in spec else []
     for needed in read:
-        _bring_back(needed, store, device)
+        _restore(needed, store, device)
 
 
-def _bring_back(cell_id: str, store: Store, device: str) -> None:
+def _restore(cell_id: str, store: Store, device: str) -> None:
     recorded = store.result(cell_id)
     if recorded is None or _has_artefacts(recorded, store):
         return
-    # Locked elsewhere than in the folder, which goes while others wait.
+    # The lock is outside the folder, which is removed while others wait.
     with locked(store.root / ".again" / cell_id):
         if _has_artefacts(recorded, store):  # another process made them
             return
@@ -43,7 +43,7 @@ def _bring_back(cell_id: str, store: Store, device: str) -> None:
                 f"the network that the {cell.kind} cell {cell.id} trained in {cell.ranks} ranks is "
                 f"gone: delete {store.cell(cell.id)} to train it again"
             )
-        bring_back_inputs(cell, store, device)
+        restore_inputs(cell, store, device)
         made = CELL_KINDS[cell.kind](cell, store.again(cell.id), device)["hashes"]
         differ = [name for name in made if made[name] != recorded.hashes.get(name)]
         if differ:
@@ -58,7 +58,7 @@ def _bring_back(cell_id: str, store: Store, device: str) -> None:
 
 
 def _has_artefacts(recorded: CellResult, store: Store) -> bool:
-    """Whether all that later cells read of a finished one is there."""
+    """Return True if every artefact that later cells read of a finished cell exists."""
     kind, cell = recorded.kind, recorded.id
     if kind == "maps":
         return all(Levels.is_sealed(store.maps(cell) / f"{name}.zarr") for name in SPLITS)

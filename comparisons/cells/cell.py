@@ -1,4 +1,4 @@
-"""A cell, the registry of its kinds, and the record of one number that it measured."""
+"""A cell, the registry of kinds of cells, and the record of one measured number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Outcome = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One piece of work.
+    """One recorded unit of a run: a training, the maps of a method, a measurement.
 
     Args:
         kind: ``data``, ``base``, ``pretrained``, ``maps``, ``part`` (of maps), ``retrain``,
@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def ranks(self) -> int:
-        """How many processes do it together: those that its network is trained by.
+        """Number of processes that train the cell's network together.
 
         >>> Cell("base", {"recipe": {"ranks": 4}}).ranks, Cell("data", {}).ranks
         (4, 1)
@@ -61,7 +61,9 @@ CELL_KINDS: Registry[Work] = Registry("kind of cell")
 
 
 def cell_kind(*names: str) -> Callable[[Work], Work]:
-    """Register the work of a kind of cell: from the cell, the store and the device to its outcome.
+    """Register the decorated function as the work of a kind of cell.
+
+    The function takes the cell, the store and the device, and returns the cell's outcome.
 
     Args:
         names: of one kind, or of several that share the function.

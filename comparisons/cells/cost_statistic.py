@@ -1,4 +1,4 @@
-"""What SMOE Scale itself takes: operations of its steps, and its time over that of one reading."""
+"""Cells of the cost of SMOE Scale itself: operations of its steps, and time of its statistic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATISTIC = "smoe_scale"
 
 @cell_kind("reading")
 def cost_of_reading(cell: Cell, store: Store, device: str) -> Outcome:
-    """Time of SMOE Scale's statistic and of a sum over channels, on the same activations."""
+    """Time SMOE Scale's statistic and a sum over channels, on the same activations."""
     del store
     spec = cell.spec
     torch.set_num_threads(spec["threads"])
@@ -51,7 +51,7 @@ def cost_of_reading(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("steps")
 def costs_of_steps(cell: Cell, store: Store, device: str) -> Outcome:
-    """Operations of SMOE Scale, scale by scale: the paper's formulas and our code's count."""
+    """Count the operations of SMOE Scale per scale, by the paper's formulas and in the code."""
     del store
     spec = cell.spec
     network = built_network(spec, device)
@@ -71,7 +71,10 @@ def costs_of_steps(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def _count_steps(shape: tuple[int, int, int], size: tuple[int, int], device: str) -> dict[str, int]:
-    """What our code takes for one scale of one image; of the combination, to add it to others."""
+    """Count the operations of each step for one scale of one image.
+
+    Those of the combination are the operations that one more scale adds.
+    """
     activations = torch.rand((1, *shape), device=device)
     values: Tensor = get_statistic(_STATISTIC)(activations)
     normalization = get_normalization("gaussian")

@@ -14,7 +14,7 @@ __all__ = ["built_network", "noise"]
 
 
 def built_network(spec: Any, device: str) -> nn.Module:
-    """The network of a cell, in evaluation mode; its weights are random.
+    """Return the network of a cell in evaluation mode, with random weights.
 
     Args:
         spec: the cell's: ``model``, ``classes``, ``size`` and ``precision``.
@@ -26,9 +26,9 @@ def built_network(spec: Any, device: str) -> nn.Module:
 
 
 def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
-    """Images of a seed, and the classes that a network predicts for them.
+    """Return images of uniform noise, and the classes that a network predicts for them.
 
-    What a map costs does not depend on what it shows.
+    The cost of a map does not depend on the images.
 
     Args:
         spec: the cell's.

@@ -1,4 +1,4 @@
-"""The pieces of work of a run that measures costs; each as `comparisons.cells.run` has its own."""
+"""Cells of costs: time, operations and memory of a method."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["NETWORK_ALONE"]
 
 # The plain forward pass, as a row of its own.
 NETWORK_ALONE = "none"
-# They take no gradient, and run as the plain forward pass does.
+# Groups that take no gradient, and run in inference mode like the plain forward pass.
 _WITHOUT_GRADIENT = ("control", "smoe")
-# Of a map's norm: how far a map of the compiled network may be from the eager one's.
+# The largest difference of the compiled network's map, as a share of the eager map's norm.
 _ROUNDING = 0.1
 
 
 @cell_kind("profile")
 def profile_of_method(cell: Cell, store: Store, device: str) -> Outcome:
-    """Time, operations and memory an image of a method's maps in a comparison."""
+    """Measure time, operations and memory of a method's maps in a comparison, per image."""
     dataset, network, targets = frozen(cell, store, device)
     batch = cell.spec["batch"]
-    # Of a smaller test split some images come twice: the cost is that of the batch.
+    # Images repeat if the test split is smaller than the batch.
     indices = np.arange(batch) % len(dataset.test.labels)
     example = example_batch(dataset, "test", targets["test"], indices, device)
     explain = get_method(cell.spec["method"]).prepare(network)
@@ -58,7 +58,7 @@ def profile_of_method(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("cost")
 def time_of_method(cell: Cell, store: Store, device: str) -> Outcome:
-    """Time of a method, or of the network alone, on a batch of noise, in turns with the network."""
+    """Time a method, or the network alone, in turns with the network, on a batch of noise."""
     del store
     spec = cell.spec
     torch.set_num_threads(spec["threads"])
@@ -84,7 +84,7 @@ def time_of_method(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("counts")
 def counts_of_method(cell: Cell, store: Store, device: str) -> Outcome:
-    """Operations and memory of a method, or of the network alone, for one image of noise."""
+    """Count operations and memory of a method, or of the network alone, for one image of noise."""
     del store
     spec = cell.spec
     network = built_network(spec, device)
@@ -102,7 +102,7 @@ def counts_of_method(cell: Cell, store: Store, device: str) -> Outcome:
         allocated = [allocated_peak_bytes(work, device) for work in (forward, from_scratch)]
     values = counts.metrics() | {"allocated_bytes": max(0, allocated[1] - allocated[0])}
     if spec["method"] == NETWORK_ALONE:
-        # Of the network its own peak is told, against which the others' stand.
+        # The network's own peak is the reference of all others.
         values |= {"forward_bytes": counts.forward_memory.peak_bytes}
     return {
         "records": _records(cell, values, 1),
@@ -119,7 +119,7 @@ def _forward(network: nn.Module, batch: Batch) -> Callable[[], object]:
 
 
 def _explain(spec: Any, network: nn.Module, batch: Batch) -> Callable[[], object]:
-    """What makes the maps of a batch by the method of a cell; of none, the plain forward pass."""
+    """Return a function that makes the maps of a batch, or that runs the network alone."""
     if spec["method"] == NETWORK_ALONE:
         return _forward(network, batch)
     return _explained(spec["method"], network, batch)
@@ -140,10 +140,10 @@ def _explained(method: str, network: nn.Module, batch: Batch) -> Callable[[], Te
 
 
 def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
-    """The network compiled, once it is known that the method's map of it is the eager one's.
+    """Return the compiled network, if the method gives the same map for it as for the eager one.
 
-    A compiled network calls no hook that is set afterwards: methods that do not know would be
-    timed doing something else.
+    A compiled network calls no hook that is set afterwards, so some methods would be timed doing
+    something else.
     """
     compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
     try:
@@ -169,7 +169,7 @@ def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Captum and PyTorch warn of the same at every call."""
+    """Silence the warnings that Captum and PyTorch repeat at every call."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The network that maps explain: trained by a cell of the run, or with weights from elsewhere."""
+"""The explained network: trained in this run, or with pretrained weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["frozen"]
 def frozen(
     cell: Cell, store: Store, device: str
 ) -> tuple[Dataset, nn.Module, dict[str, NDArray[np.int64]]]:
-    """What a cell explains.
+    """Load the explained network of a cell, with its images and predictions.
 
     Returns:
         The images in the normalisation that the network expects, the network, and what it predicts
@@ -45,7 +45,7 @@ def frozen(
 
 @cell_kind("pretrained")
 def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
-    """The network with weights from elsewhere, for `frozen`, and its accuracy."""
+    """Save the network with pretrained weights, and test it."""
     spec = cell.spec
     dataset = _as_expected(open_staged(store.local_data(spec["data"])), spec)
     network = Weights(spec["model"], spec["weights"]).network(len(dataset.classes), dataset.size)
@@ -58,7 +58,7 @@ def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def _as_expected(dataset: Dataset, spec: Mapping[str, Any]) -> Dataset:
-    """The images as the network of a specification expects them."""
+    """Return the images in the normalisation of a specification."""
     if "normalisation" not in spec:
         return dataset
     mean, std = (tuple(values) for values in spec["normalisation"])

@@ -1,4 +1,4 @@
-"""The pieces of work that only some tracks need: folds for other targets, results taken over."""
+"""Cells that only some variants need: folds of crossfitted targets, results taken over."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["crossfitted_targets"]
 
 @cell_kind("fold")
 def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
-    """Train on all folds but one, and keep what the network predicts for that one."""
+    """Train on all folds but one, and save the predictions for that one."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels, seed = np.asarray(dataset.train.labels), cell.spec["seed"]
     fold = fold_of(len(labels), cell.spec["folds"], seed)
@@ -41,7 +41,7 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]:
-    """The class of each training image, from the network that was not trained on it.
+    """Return the class of each training image, from the network that was not trained on it.
 
     Args:
         folds: ids of the cells that trained them.
@@ -59,20 +59,20 @@ def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]
 
 
 @cell_kind("same")
-def taken_over(cell: Cell, store: Store, device: str) -> Outcome:
-    """What a training of the first track measured, where this track's masks are the same."""
+def take_over(cell: Cell, store: Store, device: str) -> Outcome:
+    """Take over the result of the first variant's training on the same masks."""
     del device
     source = store.result(cell.spec["of"])
     if source is None:
         raise FileNotFoundError(f"cell {cell.spec['of']} has no result to take over")
-    track = asdict(Track.of_spec(cell.spec))
+    variant = asdict(Track.of_spec(cell.spec))
     said = cell.spec["why"]
     records = tuple(
         replace(
             taken,
             cell=cell.id,
             derived_from="; ".join(filter(None, (said, taken.derived_from))),
-            **track,
+            **variant,
         )
         for taken in source.records
         if not taken.timed and (taken.mode == cell.spec["mode"] or cell.spec["dual"])

@@ -1,4 +1,4 @@
-"""The pieces of work of a run inside the network; each as `comparisons.cells.run` has its own."""
+"""Cells of a run inside the network: activations, salient locations and fine-tuning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fastsal.networks.scales import Scale
 
 @cell_kind("given")
 def given(cell: Cell, store: Store, device: str) -> Outcome:
-    """A network whose weights were given, not trained here, and its accuracy."""
+    """Save a network with given weights, and test it."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
@@ -42,14 +42,14 @@ def given(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("activations")
 def activations(cell: Cell, store: Store, device: str) -> Outcome:
-    """Every scale's activations of a frozen network, on disk."""
+    """Write every scale's activations of a frozen network to disk."""
     _keep_activations(cell, cell.id, store, device)
     return {"records": ()}
 
 
 @cell_kind("locations")
 def locations(cell: Cell, store: Store, device: str) -> Outcome:
-    """Which locations every statistic lets through; those there already are kept."""
+    """Write the salient locations by every statistic; locations that exist are kept."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     names, places = [*cell.spec["statistics"], RANDOM], range(len(scales))
@@ -89,11 +89,11 @@ def locations(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("tune")
 def tune(cell: Cell, store: Store, device: str) -> Outcome:
-    """Fine-tune what comes after a masked scale, and test it."""
+    """Fine-tune the part of the network after a masked scale, and test it."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     place = cell.spec["layers"].index(cell.spec["layer"])
-    _make_again(cell, store, place, device)
+    _restore_arrays(cell, store, place, device)
     tail = tail_of(network, scales[place], _example(dataset).to(device))
     views = {split: _masked(cell, store, split, scales[place], place) for split in SPLITS}
     training = train(
@@ -160,7 +160,7 @@ def _example(dataset: Dataset) -> torch.Tensor:
 
 
 def _chosen(cell: Cell, dataset: Dataset, split: str) -> NDArray[np.int64]:
-    """The images fine-tuning sees: all of the test split, of the training split those asked for."""
+    """Return the images of fine-tuning: all for testing, balanced ones for training."""
     labels = np.asarray(dataset.split(split).labels)
     if split == "test":
         return np.arange(len(labels))
@@ -172,7 +172,7 @@ def _activations_path(store: Store, activations_id: str, split: str, place: int)
 
 
 def _locations_path(store: Store, cell: Cell, method: str, split: str, place: int) -> Path:
-    # Not under this cell's id: a run to which a statistic is added finds the others' again.
+    # Not under this cell's id, so that a run with one more statistic finds the others' files.
     key = spec_id({"method": method, "locations": cell.spec["locations"]})
     return store.activations(cell.spec["activations"]) / method / key / f"{split}-{place}.npy"
 
@@ -194,8 +194,8 @@ def _masked(cell: Cell, store: Store, split: str, scale: Scale, place: int) -> A
     )
 
 
-def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
-    """Write the arrays that a fine-tuning reads, where a complete run has removed them."""
+def _restore_arrays(cell: Cell, store: Store, place: int, device: str) -> None:
+    """Write the arrays that a fine-tuning reads again, if a complete run has removed them."""
     activations_id, method = cell.spec["activations"], cell.spec["method"]
     read = [_activations_path(store, activations_id, split, place) for split in SPLITS]
     salient = [_locations_path(store, cell, method, split, place) for split in SPLITS]
@@ -213,7 +213,7 @@ def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
 
 
 def _check_locations(cell: Cell, salient: list[Path]) -> None:
-    """Refuse locations that are not those recorded: another machine may round otherwise."""
+    """Refuse locations that differ from those recorded: another machine may round otherwise."""
     found = content_hash(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in salient))
     expected = cell.spec["locations_hash"]
     if found == expected:
@@ -228,7 +228,7 @@ def _check_locations(cell: Cell, salient: list[Path]) -> None:
 
 
 def _hash_before(network: nn.Module, tail: nn.Module) -> str:
-    """Hash of the weights and buffers that are not the tail's."""
+    """Return a hash of the weights and buffers before the tail."""
     after = set(tail.state_dict())
     before = {name: t for name, t in network.state_dict().items() if name not in after}
     return content_hash(*(tensor.detach().cpu().numpy() for tensor in before.values()))

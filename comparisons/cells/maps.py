@@ -1,4 +1,4 @@
-"""The cells of maps, and of their parts, which several workers make at a time."""
+"""Cells of maps, and of their parts, which several workers make at a time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def whole_of(part: Cell) -> Cell:
 
 @cell_kind("part")
 def make_part(cell: Cell, store: Store, device: str) -> Outcome:
-    """Make the maps of some shards of an image set, those that are there left as they are."""
+    """Make the maps of some shards of an image set; shards that exist are kept."""
     _map_set(whole_of(cell), store, device)[0].write(range(*cell.spec["shards"]))
     return {"records": ()}
 
 
 @cell_kind("maps")
 def make_maps(cell: Cell, store: Store, device: str) -> Outcome:
-    """Make the maps of every image, those that parts made taken, and hash them."""
+    """Make the maps of every image that no part has made, and hash all maps."""
     maps, network = _map_set(cell, store, device)
     cost = maps.finish()
     if Track.of_spec(cell.spec) == Track():
@@ -49,7 +49,7 @@ def make_maps(cell: Cell, store: Store, device: str) -> Outcome:
             cuts=maps.cuts,
             device=device,
         )
-    # What an image costs is said by the maps of whole images.
+    # The cost of an image is that of whole images.
     metrics = cost.metrics() if maps.before is None else {}
     records = (record(cell, maps.dataset.name, name, value) for name, value in metrics.items())
     return {"records": tuple(records), "hashes": {"maps": cost.hash}}
@@ -60,7 +60,7 @@ def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
     dataset, network, targets = frozen(cell, store, device)
     if "folds" in spec:
         targets["train"] = crossfitted_targets(spec["folds"], store)
-    # Gradients of ResNet-9 take a quarter less time so: 0.085 s against 0.116 s for 128 images.
+    # Channels-last gradients of ResNet-9: 0.085 s instead of 0.116 s for 128 images.
     network.to(memory_format=torch.channels_last)
     unit = spec.get("unit", "pixel")
     entry = get_method(spec["method"])

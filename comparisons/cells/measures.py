@@ -1,4 +1,4 @@
-"""The cells of measures without retraining; each as `comparisons.cells.run` has its own."""
+"""Cells of measures without retraining."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNTRAINED = 1_000_000
 
 @cell_kind("measure")
 def measure(cell: Cell, store: Store, device: str) -> Outcome:
-    """One measure of one method's maps, on some test images and the frozen network."""
+    """Take one measure of one method's maps, on some test images and the frozen network."""
     dataset, network, targets = frozen(cell, store, device)
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
@@ -76,7 +76,7 @@ def measure(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("permuted")
 def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
-    """Train the network on labels that mean nothing, with the recipe of all others."""
+    """Train the network on permuted labels, with the recipe of all others."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
@@ -89,7 +89,7 @@ def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """Which test images are looked at: as many of each class where there are enough.
+    """Choose the test images of a measure: equally many a class, if there are enough.
 
     Args:
         labels: ``(N,)``, of the test images.
@@ -108,7 +108,7 @@ def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
 
 
 def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> torch.nn.Module | None:
-    """The network that was trained on permuted labels, for the measure that asks for it."""
+    """Return the network trained on permuted labels, or None if the cell names none."""
     if "permuted" not in cell.spec:
         return None
     network = new_network(cell, dataset)

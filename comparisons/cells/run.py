@@ -1,8 +1,8 @@
-"""The pieces of work of a comparison, each a pure function of its specification and the store.
+"""Run one cell: a pure function of its specification and the store.
 
-A cell does not know where it runs. What it reads, it finds in the store by the ids in
-its specification; what it makes, it puts there; its result is written last, so that a
-cell whose result exists is complete.
+A cell does not know where it runs. It finds its inputs in the store by the ids in its
+specification, and puts its artefacts there. Its result is written last, so that a cell whose result
+exists is complete.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from comparisons.cells import (  # noqa: F401
     maps,
     measures,
 )
-from comparisons.cells.artefacts import bring_back_inputs
+from comparisons.cells.artefacts import restore_inputs
 from comparisons.cells.cell import CELL_KINDS, Cell, Outcome
 from comparisons.cells.trained import TrainingDone
 from evaluation.datasets.dataset import DatasetError
@@ -45,10 +45,10 @@ __all__ = ["assist_cell", "environment", "run_cell"]
 def run_cell(
     cell: Cell, store: Store, *, device: str = "cpu", progress: Progress | None = None
 ) -> CellResult:
-    """Do the work of a cell, unless it is done, and record it.
+    """Run a cell, unless it is finished, and record its result.
 
     Args:
-        cell: what to do.
+        cell: the cell.
         store: where its inputs are and its result goes.
         device: where its network runs.
         progress: of a ``data`` cell, told how many images are staged.
@@ -65,7 +65,7 @@ def run_cell(
         if cell.kind == "data":
             _stage_again(cell, finished, store, progress)
         return finished
-    bring_back_inputs(cell, store, device)
+    restore_inputs(cell, store, device)
     started = time.perf_counter()
     if cell.kind == "data":
         outcome = _data(cell, store, progress)
@@ -83,14 +83,14 @@ def run_cell(
 
 
 def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
-    """Take part in the training of a cell as one of its other ranks; rank 0 records it.
+    """Train a cell's network as one of the ranks after 0; rank 0 records the cell.
 
     Args:
-        cell: what to do.
+        cell: the cell.
         store: where its inputs are.
         device: where its network runs.
     """
-    bring_back_inputs(cell, store, device)
+    restore_inputs(cell, store, device)
     with contextlib.suppress(TrainingDone):
         CELL_KINDS[cell.kind](cell, store, device)
 
@@ -102,7 +102,7 @@ def _data(cell: Cell, store: Store, progress: Progress | None) -> Outcome:
 
 
 def _stage_again(cell: Cell, recorded: CellResult, store: Store, progress: Progress | None) -> None:
-    """Stage the images of a finished data cell where they are gone, and compare their hash."""
+    """Stage missing images of a finished data cell again, and compare their hash."""
     folder, source = store.data(cell.id), cell.spec["source"]
     if not (folder / "meta.json").exists():
         stage(source, Request(**cell.spec["request"]), folder, progress)
@@ -116,7 +116,7 @@ def _stage_again(cell: Cell, recorded: CellResult, store: Store, progress: Progr
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions and hardware, as every result records them.
+    """Return versions and hardware, as every result records them.
 
     Args:
         device: where networks run.

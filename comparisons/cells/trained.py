@@ -1,4 +1,4 @@
-"""What cells that use a network share: it trained and tested, or as it was trained; and records."""
+"""Cells that train a network, and the training, testing and saving that other cells share."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = [
 
 
 class TrainingDone(Exception):
-    """Raised in every rank but the first once the network that they train together is trained."""
+    """The end of a training in every rank but the first, which goes on alone."""
 
 
 @cell_kind("base")
 def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
-    """Train on whole images, test, and keep what the network predicts for every image."""
+    """Train on whole images, test, and save the predictions for every image."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     views = whole_views(dataset)
     outcome, network = train_and_test(cell, dataset, device, *views)
@@ -49,7 +49,7 @@ def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
 
 @cell_kind("retrain", "mask_only")
 def train_on_masked(cell: Cell, store: Store, device: str) -> Outcome:
-    """Train on masked images, or on the masks alone, and test on images masked likewise."""
+    """Train and test on masked images, or on the masks alone."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     train_view, test_view = masked_views(
         dataset, cell.spec, store, mask_only=cell.kind == "mask_only"
@@ -71,8 +71,8 @@ def whole_views(dataset: Dataset) -> tuple[InputView, InputView]:
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
-    """A cell's network as its seed makes it, not trained."""
-    # Maps come from trained weights, so that their initial ones do not matter.
+    """Return the untrained network of a cell, with the weights of its seed."""
+    # Cells of maps have no seed: they load trained weights.
     seed = cell.spec.get("seed", 0)
     return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
 
@@ -84,7 +84,7 @@ def keep_network(
     store: Store,
     device: str,
 ) -> str:
-    """Leave a trained network to be explained, and what it predicts for the images it is shown.
+    """Save a trained network and its predictions, to be explained.
 
     Returns:
         Hash of the predictions.
@@ -101,7 +101,9 @@ def keep_network(
 def masked_views(
     dataset: Dataset, spec: Mapping[str, Any], store: Store, *, mask_only: bool = False
 ) -> tuple[InputView, InputView]:
-    """Training and test images, masked as a specification says; `filled` fills the holes.
+    """Return the training and the test images, masked as a specification says.
+
+    Their `filled` fills the removed pixels.
 
     Args:
         dataset: the images.
@@ -128,7 +130,7 @@ def masked_views(
 def train_and_test(
     cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
 ) -> tuple[Outcome, torch.nn.Module]:
-    """Train a cell's network, and its accuracy on the test images.
+    """Train a cell's network, and test it.
 
     Args:
         cell: what to train, with which recipe and seed.
@@ -138,7 +140,7 @@ def train_and_test(
         test_view: test images.
 
     Returns:
-        What a training leaves in its cell's result, and the network.
+        The outcome of the cell, and the network.
     """
     network = new_network(cell, dataset)
     training = train_cell(cell, network, train_view, dataset.train.labels, device)
@@ -187,7 +189,7 @@ def train_cell(
     labels: NDArray[np.int64],
     device: str,
 ) -> Training:
-    """Train a cell's network, alone or as one of the ranks of a gang.
+    """Train a cell's network, alone or as one of several ranks.
 
     Args:
         cell: with which recipe and seed.

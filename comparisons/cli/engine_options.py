@@ -1,4 +1,4 @@
-"""The options that say where cells run, declared once for every command that runs them."""
+"""Options of the engine, declared once for every command that runs cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["EngineOptions", "with_engine_options"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The engine that was typed; each field is an option of every command that takes these.
+    """Options of the engine as typed; each field is one option.
 
     >>> EngineOptions(workers=2).engine_of().workers
     2
@@ -31,7 +31,7 @@ class EngineOptions:
     gpus_per_cell: Annotated[float | None, shared.GPUS_PER_CELL] = None
 
     def engine_of(self, *, ranks: int = 1, memory_budget_mib: int | None = None) -> Engine:
-        """Return the engine that the options amount to.
+        """Return the engine that the options describe.
 
         Args:
             ranks: processes that train one network.
@@ -63,7 +63,7 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         The command with an option in place of that parameter for each field.
     """
-    # Words of annotations are resolved where each was written.
+    # String annotations are resolved in the module of each function.
     first, taken, *own = inspect.signature(command, eval_str=True).parameters.values()
     shown = list(inspect.signature(EngineOptions, eval_str=True).parameters.values())
 

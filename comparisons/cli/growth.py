@@ -78,7 +78,7 @@ def growth(
 
 
 def _with(frame: pd.DataFrame, case: Case, here: Mapping[str, Any]) -> pd.DataFrame:
-    """The table with a case as its last row; a run that it holds already is not run again."""
+    """Return the table with a case as its last row; a run that it already has is not run again."""
     own: dict[str, Any] = {"series": case.series, "value": case.value, "engine": case.engine}
     own |= {"workers": case.workers, "run": case.id}
     own |= {name: here[name] for name in MACHINE}

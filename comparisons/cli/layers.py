@@ -123,7 +123,7 @@ def layers(
             log_base = content["log_base"] if log_base is None else log_base
             results = open_run(source).results()
             if weights_out is not None and has_accuracies(results, plan, content["layers"]):
-                # Nothing has to be run, and no image be there.
+                # Neither a run nor images are needed.
                 write_prior(weights_out, results, plan, content["layers"])
                 _console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
                 return

@@ -126,7 +126,7 @@ def _nothing_kept() -> Iterator[None]:
 
 
 def _stated(text: str, chosen: Plan) -> Throughput:
-    """Numbers, or those of a trial that another plan's file holds."""
+    """Return a throughput from numbers, or from the trial in another plan's file."""
     if not text.endswith(".json"):
         return given(text)
     read = read_plan_file(Path(text))
@@ -149,7 +149,7 @@ def _differ(name: str, first: object, second: object) -> bool:
 
 
 def _extent(chosen: Plan, counts: str | None) -> Extent:
-    """The images that are there, or those stated."""
+    """Return the extent of the images here, or of the stated counts."""
     if counts is None:
         return extent_of(chosen.data, Request(**data_cell(chosen).spec["request"]))
     numbers = as_whole_numbers("--counts", counts) or ()

@@ -74,7 +74,7 @@ def run(
 def _chosen(
     options: PlanOptions, path: Path | None, machine: EngineOptions
 ) -> tuple[Plan, PlanFile | None]:
-    """The plan that was typed, or that of a file, beside which nothing of it may be typed."""
+    """Return the typed plan, or that of a file, which excludes typed options of a plan."""
     if path is None:
         typed = options.plan(machine.device)
         return replace(typed, recipe=in_ranks(typed.recipe, machine.gpus_per_cell)), None

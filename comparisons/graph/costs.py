@@ -38,7 +38,7 @@ def _cells_of_network(
     }
     place = {
         "device": plan.device,
-        # What was measured on another machine is no measurement of this one.
+        # A measurement of another machine does not count for this one.
         "hardware": _hardware(plan.device),
     }
     timed = {
@@ -64,7 +64,7 @@ def _cells_of_network(
 
 
 def _rows(plan: CostPlan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The network alone and each method: what people call it, and its part of a cell."""
+    """Yield the title of the network alone and of each method, and its part of a specification."""
     yield "the network alone", {"method": NETWORK_ALONE, "parameters": {}}
     known = costed()
     for name in plan.methods:

@@ -1,4 +1,4 @@
-"""The cells of a run inside the network, and what they will cost."""
+"""The graph of a run inside the network, and the time of its trainings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from evaluation.training.recipe import PRECISIONS, Recipe
 from fastsal.files import short_hash
 from fastsal.networks.scales import find_scales
 
-__all__ = ["Layers", "build_layer_nodes", "look_at"]
+__all__ = ["Layers", "build_layer_nodes", "probe_layers"]
 
 
 # A forward pass as a share of a training step.
@@ -33,7 +33,7 @@ _FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Layers:
-    """The scales of a network, and what a training step costs after each.
+    """The scales of a network, and the time of a training step after each.
 
     Args:
         names: of the layers, the shallowest first.
@@ -48,8 +48,8 @@ class Layers:
     base_us: float
 
 
-def look_at(plan: LayersPlan, dataset: Dataset) -> Layers:
-    """Find the scales of a plan's network and time a few training steps of each part.
+def probe_layers(plan: LayersPlan, dataset: Dataset) -> Layers:
+    """Find the scales of a plan's network, and time a few training steps after each.
 
     Raises:
         ValueError: the network has fewer than two scales, or cannot be cut at one of them.
@@ -65,7 +65,7 @@ def look_at(plan: LayersPlan, dataset: Dataset) -> Layers:
 
 
 def build_layer_nodes(plan: LayersPlan, layers: Layers, dataset: Dataset) -> list[Node]:
-    """Every cell of a plan; `Node.passes` are microseconds of one thread.
+    """Return the nodes of a plan; `Node.passes` are microseconds of one thread.
 
     Args:
         plan: the options.
@@ -97,7 +97,7 @@ def build_layer_nodes(plan: LayersPlan, layers: Layers, dataset: Dataset) -> lis
 
 @dataclass(frozen=True)
 class _Names:
-    """The nodes that all fine-tuning of one network needs."""
+    """Names of the nodes that all fine-tunings of one network need."""
 
     base: str
     activations: str
@@ -117,7 +117,7 @@ def _tuning_images(plan: LayersPlan, dataset: Dataset) -> int:
 def _frozen_nodes(
     plan: LayersPlan, layers: Layers, names: _Names, seed: int, order: int, dataset: Dataset
 ) -> list[Node]:
-    """The network of a seed, its activations, and which of their locations are salient."""
+    """Return the nodes of a seed's network, of its activations and of their salient locations."""
     trained = plan.base.epochs * len(dataset.train.labels) if plan.start == TRAIN else 0
     read = _tuning_images(plan, dataset) + len(dataset.test.labels)
     forward = int(layers.base_us * read * _FORWARD)
@@ -143,7 +143,7 @@ def _frozen_nodes(
             "locations",
             ("data", names.base, names.activations),
             (-1, order, 1),
-            # A statistic and its ranking cost about as much as the pass.
+            # A statistic with its ranking costs about as much as the pass.
             (1 + len(plan.statistics)) * forward,
             _locations(plan, layers, names),
         ),
@@ -225,7 +225,7 @@ def _common(plan: LayersPlan, done: Done) -> dict[str, Any]:
 
 
 def _step_us(part: torch.nn.Module, shape: Sequence[int], recipe: Recipe) -> float:
-    """Microseconds an image of one training step, on one thread; the fastest of a few."""
+    """Return the microseconds of one training step per image, on one thread; the fastest of 4."""
     inputs = torch.rand(recipe.batch_size, *shape)
     if recipe.channels_last:
         inputs = inputs.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Names of a plan's nodes, as people and `plan.json` know them."""
+"""Names of a plan's nodes, as progress lines and messages show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Masked", "Names"]
 
 @dataclass(frozen=True)
 class Masked:
-    """A training on masked images: of which method, how much of them, with which seed.
+    """A training on masked images: its method, mode, fraction and seed.
 
     Args:
         method: whose maps.

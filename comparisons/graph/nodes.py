@@ -1,4 +1,4 @@
-"""The cells that a plan means, and what each needs."""
+"""The graph of a comparison: a node for each cell of its plan."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _NOTHING = Work()
 
 @dataclass(frozen=True)
 class Node:
-    """A cell before the hashes of what it needs are known.
+    """A cell whose inputs are not known yet.
 
     Args:
         name: unique in the plan, for people.
         stage: the kind of the cell.
         needs: names of the nodes whose results `make` reads.
         priority: lower goes first among the nodes that are ready.
-        passes: what the time left is reckoned by: images through the network, a training step
-            counted as one and the gradient of a method as one.
+        passes: images through the network, from which the time left is estimated; a training step
+            counts as one, the gradient of a method as one.
         make: results of finished nodes by name to the full specification.
         alone: runs while nothing else does, since it is timed.
-        work: what the cost is reckoned by.
-        method: whose maps it makes or uses; None for what all methods share.
+        work: from which the cost is estimated.
+        method: whose maps it makes or uses; None for nodes that all methods share.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Node:
 
 
 def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node]:
-    """Every cell of a plan.
+    """Return the nodes of a plan.
 
     Args:
         plan: the options.
@@ -74,7 +74,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
         nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
         name, make = names.base(seed), specs.base(plan, seed)
-        # Tested, then asked what it predicts for every image.
+        # Tested, then run over every image for its predictions.
         work = tested + Work(forward=images, networks=1)
         nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
         if any(MEASURES[measure].needs_permuted for measure in plan.measures):
@@ -84,8 +84,8 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     for place, variant in enumerate(plan.all_variants):
         nodes += _folds(plan, variant, place, train_images)
         for order, method in enumerate(plan.methods):
-            line = _Line(plan, variant, method, place, order, tested, images, parts)
-            # What never asks the network has the masks it had.
+            line = _MethodInVariant(plan, variant, method, place, order, tested, images, parts)
+            # Maps that ignore the network stay the same after retraining.
             asks = get_method(method).passes > 0
             nodes += line.chains() if variant.recursive and asks else line.nodes()
     for order, method in enumerate(plan.methods):
@@ -101,7 +101,7 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
-    """A node a measure and seed: each seed's own network is explained, or the given one once."""
+    """Yield a node for each measure and seed; given weights are measured once."""
     names = Names(plan)
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
@@ -122,7 +122,7 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
 
 
 def _folds(plan: Plan, variant: Track, place: int, train_images: int) -> Iterator[Node]:
-    """Networks that each miss a fold of the training images, where a variant needs them."""
+    """Yield a node for each fold that a variant with crossfitted targets leaves out."""
     training = plan.recipe.epochs * train_images
     for fold, name in enumerate(Names(plan).folds(variant.folds)):
         kept = training - training // variant.folds
@@ -138,7 +138,7 @@ def _folds(plan: Plan, variant: Track, place: int, train_images: int) -> Iterato
 
 
 @dataclass(frozen=True)
-class _Line:
+class _MethodInVariant:
     """One method in one variant.
 
     Args:
@@ -167,9 +167,9 @@ class _Line:
         return Names(self.plan)
 
     def nodes(self) -> Iterator[Node]:
-        """The maps, and every training on images masked by them."""
+        """Yield the nodes of the maps, and of every training on images masked by them."""
         first = self.plan.all_variants[0]
-        # A fill is made of the same masks; a method that never asks the network has them too.
+        # Neither another fill nor retraining of a method without passes changes the masks.
         of_maps = replace(self.variant, fill=first.fill, recursive=False)
         maps = self.names.maps(of_maps, self.method)
         yield from self._maps(maps, of_maps)
@@ -186,7 +186,10 @@ class _Line:
             yield self._training(own, masked, tuple(dict.fromkeys(needs)), make)
 
     def chains(self) -> Iterator[Node]:
-        """For each seed: ROAR from the smallest fraction on, each with maps of the one before."""
+        """Yield the nodes of recursive ROAR: each fraction masks by maps of the network before.
+
+        Each seed is a chain of its own, from the smallest fraction on.
+        """
         of_maps = replace(self.variant, fill=self.plan.fill, recursive=False)
         for seed in self.plan.seeds_of(self.method):
             maps = self.names.maps(of_maps, self.method)
@@ -202,7 +205,7 @@ class _Line:
                     yield from self._in_parts(maps, self.variant, needs, self._priority(seed), make)
                 name = self.names.training(self.variant, masked)
                 make = specs.chained_training(self.plan, self.variant, masked, maps, last)
-                # All but the last are asked what they predict for every image.
+                # All but the last predict every image, for the maps of the next fraction.
                 asked = fraction != self.plan.fractions[-1]
                 kept = Work(forward=self.images, networks=1) if asked else _NOTHING
                 yield self._training(name, masked, ("data", maps), make, kept)
@@ -222,7 +225,7 @@ class _Line:
     def _maps(self, name: str, variant: Track) -> Iterator[Node]:
         needs = ["data", self.names.explained()]
         needs += self.names.folds(variant.folds)
-        # Maps that an earlier variant needs too are made with its own.
+        # Maps that an earlier variant needs too come with that one.
         place = 0 if variant == self.plan.all_variants[0] else self.place
         priority = (place * len(self.plan.seeds), self.order, 0)
         make = specs.maps(self.plan, variant, self.method)
@@ -236,7 +239,7 @@ class _Line:
         priority: tuple[int, int, int],
         make: Callable[[Done], Cell],
     ) -> Iterator[Node]:
-        """Maps of all images; where there are many, what several workers make of them first."""
+        """Yield the nodes of the parts of some maps, if there are many images, then of the maps."""
         entry = get_method(self.method)
         of_one = entry.work + Work(levels=3 if variant.mask_unit == "element" else 1)
 
@@ -250,7 +253,7 @@ class _Line:
         made: list[str] = []
         for place, shards in enumerate(self.parts):
             part = self.names.part(name, place, len(self.parts))
-            # Of all shards, so that the parts' images sum to all.
+            # In proportion to all shards, so that the parts' images sum to all images.
             start, stop = (
                 self.images * end // self.parts[-1].stop for end in (shards.start, shards.stop)
             )

@@ -14,7 +14,7 @@ PART_SHARDS = 16
 
 
 def parts_of(train_images: int, test_images: int) -> list[range]:
-    """The shards of each part that the maps of an image set are made in.
+    """Return the shards of each part of the maps of an image set.
 
     Args:
         train_images: how many training images there are.
@@ -35,7 +35,7 @@ def parts_of(train_images: int, test_images: int) -> list[range]:
 
 
 def part_of(maps: Cell, shards: range) -> Cell:
-    """The cell that makes some shards of the maps of another.
+    """Return the cell that makes some shards of another cell's maps.
 
     The whole does not depend on its parts: its id is the same, however many workers make it.
     """

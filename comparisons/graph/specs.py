@@ -37,7 +37,7 @@ __all__ = [
     "training",
 ]
 
-# Results of finished nodes, by name.
+# Results of finished nodes, by name, and a function from them to a full specification.
 Done = Mapping[str, CellResult]
 Make = Callable[[Done], Cell]
 
@@ -83,12 +83,12 @@ def data_cell(plan: ImageOptions) -> Cell:
 
 
 def pretrained(plan: Plan, weights: Weights) -> Make:
-    """The network with weights that were trained elsewhere."""
+    """Specify the network with pretrained weights."""
     return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec())
 
 
 def base(plan: Plan, seed: int, kind: str = "base") -> Make:
-    """The training on whole images; of kind ``permuted``, with labels that mean nothing."""
+    """Specify the training on whole images, or on permuted labels for kind ``permuted``."""
 
     def make(done: Done) -> Cell:
         return Cell(kind, _common(plan, done) | {"recipe": plan.recipe.in_spec(), "seed": seed})
@@ -97,7 +97,7 @@ def base(plan: Plan, seed: int, kind: str = "base") -> Make:
 
 
 def fold(plan: Plan, folds: int, left_out: int) -> Make:
-    """The training on all folds but one, and what it predicts for that one."""
+    """Specify the training on all folds but one."""
 
     def make(done: Done) -> Cell:
         own = {"recipe": plan.recipe.in_spec(), "seed": plan.seeds[0]}
@@ -107,7 +107,7 @@ def fold(plan: Plan, folds: int, left_out: int) -> Make:
 
 
 def maps(plan: Plan, variant: Track, method: str) -> Make:
-    """A method's maps of whole images."""
+    """Specify a method's maps of whole images."""
 
     def make(done: Done) -> Cell:
         spec = _explained(plan, done, method) | {"cuts": list(plan.cuts), "tie_seed": _TIE_SEED}
@@ -120,14 +120,14 @@ def maps(plan: Plan, variant: Track, method: str) -> Make:
 
 
 def part(maps: Make, shards: range) -> Make:
-    """Some shards of maps, as another worker makes them."""
+    """Specify some shards of maps."""
     return lambda done: part_of(maps(done), shards)
 
 
 def next_maps(
     plan: Plan, variant: Track, last: Masked, fraction: float, before: str, trained: str
 ) -> Make:
-    """A method's maps of masked images, by the network that was retrained on them.
+    """Specify a method's maps of masked images, by the network that was retrained on them.
 
     Args:
         plan: the options.
@@ -137,7 +137,6 @@ def next_maps(
         before: node of the maps that masked those images.
         trained: node of that training.
     """
-
     of_whole = Names(plan).maps(replace(variant, fill=plan.fill, recursive=False), last.method)
     cuts = list(plan.cuts) if before == of_whole else [last.fraction]
 
@@ -164,7 +163,7 @@ def next_maps(
 
 
 def profile(plan: Plan, method: str) -> Make:
-    """What a method's maps cost."""
+    """Specify the measurement of a method's cost."""
 
     def make(done: Done) -> Cell:
         measured = {"batch": _PROFILE_BATCH, "counted": _COUNTED}
@@ -175,7 +174,7 @@ def profile(plan: Plan, method: str) -> Make:
 
 
 def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
-    """A measure without retraining, of the maps of a seed's own network."""
+    """Specify a measure without retraining, of the maps of a seed's own network."""
 
     def make(done: Done) -> Cell:
         spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
@@ -188,7 +187,7 @@ def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
 
 
 def training(plan: Plan, variant: Track, masked: Masked, maps: str, source: str | None) -> Make:
-    """A training on masked images, or that of the first variant if its masks are the same.
+    """Specify a training on masked images, or that of the first variant if its masks are the same.
 
     Args:
         plan: the options.
@@ -204,7 +203,7 @@ def training(plan: Plan, variant: Track, masked: Masked, maps: str, source: str 
         own = _on_masked(plan, done, variant, masked, maps)
         if source is None or done[maps].hashes["maps"] != done[first_maps].hashes["maps"]:
             return Cell(masked.kind, own)
-        # Part of stored ids: the word of the time before tracks were called variants.
+        # Part of stored ids, from when variants were called tracks.
         why = "the first track: the same masks"
         return Cell("same", own | {"of": done[source].id, "why": why})
 
@@ -214,7 +213,7 @@ def training(plan: Plan, variant: Track, masked: Masked, maps: str, source: str 
 def chained_training(
     plan: Plan, variant: Track, masked: Masked, maps: str, last: Masked | None
 ) -> Make:
-    """A training whose network makes the maps of the next fraction.
+    """Specify a training whose network makes the maps of the next fraction.
 
     Args:
         plan: the options.
@@ -236,7 +235,7 @@ def chained_training(
 
 
 def has_dual(plan: Plan, method: str, fraction: float) -> bool:
-    """Whether another training of the plan is the same experiment, in the other mode."""
+    """Return True if another training of the plan is the same experiment in the other mode."""
     both = set(plan.modes) == {"roar", "kar"}
     return get_method(method).self_dual and both and round(1.0 - fraction, 10) in plan.fractions
 
@@ -260,7 +259,7 @@ def _on_masked(plan: Plan, done: Done, variant: Track, masked: Masked, maps: str
 
 
 def _explained(plan: Plan, done: Done, method: str, seed: int | None = None) -> dict[str, Any]:
-    """What every cell depends on that applies a method to a frozen network: the first seed's."""
+    """Return the specification of every cell that applies a method to a frozen network."""
     base = done[Names(plan).explained(seed)]
     return _common(plan, done) | {
         "base": base.id,

@@ -21,14 +21,14 @@ GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method may look at.
+    """A batch of images as a method gets it.
 
     Args:
         inputs: ``(N, 3, H, W)``, normalised as the network expects.
         target: ``(N,)``, the class to explain: the frozen model's prediction.
-        index: ``(N,)``, which image of its split each is; seeds what is fixed an image.
-        input_range: how far apart black and white are in `inputs`, the unit of noise.
-        black: what a black pixel is in `inputs`, one value a channel.
+        index: ``(N,)``, the place of each image in the image set; seeds random methods.
+        input_range: distance between black and white in `inputs`, the unit of noise.
+        black: a black pixel in `inputs`, one value a channel.
         object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
     """
 
@@ -44,19 +44,19 @@ Explain = Callable[[Batch], Tensor]
 
 
 class Prepare(Protocol):
-    """A model to a function that explains batches; what is costly is done here, once."""
+    """Set up a method for a model, once; returns a function that explains batches."""
 
     def __call__(self, model: nn.Module) -> Explain:
-        """The function that maps a batch to saliency ``(N, H, W)``, higher for more salient."""
+        """Return a function from a batch to saliency ``(N, H, W)``, higher for more salient."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A saliency method as the comparison sees it.
+    """A saliency method of the comparison.
 
     Args:
         name: key of the registry, as the command takes it.
-        title: how reports call it.
+        title: its name in reports.
         group: ``control``, ``smoe``, ``cam`` or ``gradient``.
         citation: who proposed it.
         parameters: what it was run with; recorded with every number. ``reduction`` says
@@ -88,7 +88,7 @@ class Method:
 
     @property
     def work(self) -> Work:
-        """What the map of one image takes, its ranking included."""
+        """The work of one image's map, its ranking included."""
         gradients = self.passes if self.gradients is None else self.gradients
         return Work(forward=self.passes - gradients, gradient=gradients, ranking=1)
 

@@ -1,4 +1,4 @@
-"""Each method blurred: a control, since what scores better for a blur scores for its shape."""
+"""Blurred forms of methods: a method that scores better when blurred scores for its shape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SOURCE = "Song et al. 2023"
 
 
 def blur(maps: Tensor) -> Tensor:
-    """Maps through a Gaussian of one sixteenth of their height, mirrored at the border.
+    """Blur maps with a Gaussian of one sixteenth of their height, mirrored at the border.
 
     Args:
         maps: `(N, H, W)` or `(N, C, H, W)`.
@@ -48,7 +48,7 @@ def blurred(method: Method) -> Method:
     Args:
         method: not blurred itself.
     """
-    # With no scales: a LOVI picture of the method would be another method's.
+    # Without scales: their LOVI picture would be that of the method itself.
     return replace(
         method,
         name=method.name + BLURRED,

@@ -1,7 +1,7 @@
 """Class activation maps alone, times Guided Backprop, and as Fast-CAM.
 
-The three of one map differ in what stands beside it, and in nothing else: the same layer, the
-same upsampling. The paper says that SMOE Scale in the place of Guided Backprop is better.
+The three methods of a class activation map share its layer and its upsampling. The paper claims
+that SMOE Scale is better than Guided Backprop as the second factor.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def register_cam_methods() -> None:
 
 def _register(cam: Cam) -> None:
     title = _TITLES.get(cam.name, cam.name)
-    # One of the image itself, and one for each noisy copy.
+    # One pass for the image itself, and one for each noisy copy.
     passes = 1 + (cam.samples if cam.noise else 0)
     noise = {"copies": cam.samples, "noise_share": cam.noise} if cam.noise else {}
     plain = {"cam": cam.name, "layer": "last scale", "interpolate": _INTERPOLATION, **noise}

@@ -1,4 +1,4 @@
-"""Controls: maps that no saliency method made, which a useful method has to beat."""
+"""Controls: maps that ignore the network, which a useful method has to beat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOB_SEED = 0xB10B
 
 
 def _draws(batch: Batch, seed: int) -> Iterator[np.random.Generator]:
-    """Chance for each image, the same wherever and whenever the image is explained."""
+    """Yield a generator for each image, seeded by the image's index alone."""
     for index in batch.index:
         yield np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int(index)])))
 

@@ -1,4 +1,4 @@
-"""Images as methods get them, and the maps of a few of them for reports."""
+"""Batches of images for methods, and full-precision maps of a few images for reports."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_gallery(
     cuts: tuple[float, ...],
     device: str = "cpu",
 ) -> None:
-    """Keep full-precision maps of a few test images, one of each class in turn, for reports.
+    """Save full-precision maps of test images for reports, one image a class.
 
-    Their levels are those that networks are trained with: a method that draws noise would draw
-    another for this batch.
+    The levels beside them are those that networks are trained with: a method that draws noise
+    would draw other noise for this batch.
     """
     labels = np.asarray(dataset.test.labels)
     per_class = [np.flatnonzero(labels == label)[0] for label in np.unique(labels)]
@@ -64,7 +64,7 @@ def example_batch(
     device: str = "cpu",
     view: View | None = None,
 ) -> Batch:
-    """Some images of a split as methods get them.
+    """Return images of a split as a batch.
 
     Args:
         dataset: the images.

@@ -47,12 +47,12 @@ class Gradients:
         self._passes = Passes()
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The attribution of a batch, in the shape of its inputs."""
+        """Return the attribution of a batch, in the shape of its inputs."""
         explain, at_once = self.rows(batch)
         return in_slices(explain, batch.inputs, batch.target, at_once)
 
     def rows(self, batch: Batch) -> tuple[Rows, int]:
-        """What explains images like those of a batch, and how many it takes together.
+        """Return a function that explains images like a batch's, and how many it takes at once.
 
         As many as their steps fit into a pass; of a single image the steps may take several.
         """
@@ -103,11 +103,11 @@ def smoothed(
     """
     if copies % _COPIES_DRAWN:
         raise ValueError(f"copies={copies}: expected a multiple of {_COPIES_DRAWN}")
-    # The same wherever and whenever the batch is computed, and on every device.
+    # The same noise on every device and at every call.
     generator = torch.Generator().manual_seed(int(batch.index[0]))
     images = torch.arange(len(batch.inputs)).repeat_interleave(_COPIES_DRAWN)
     explain, at_once = gradients.rows(batch)
-    # Of an odd size, numbers drawn in slices would be others than those drawn together.
+    # For other sizes, noise drawn in slices differs from noise drawn at once.
     sliced = batch.inputs[0].numel() % _DRAWN_TOGETHER == 0
     drawn = at_once if sliced else len(images)
     total = torch.zeros_like(batch.inputs)
@@ -147,10 +147,10 @@ def register_gradients() -> None:
 
 
 class _Captum(Protocol):
-    """One of Captum's gradient methods, for a model."""
+    """A function that sets up one of Captum's gradient methods for a model."""
 
     def __call__(self, model: nn.Module, *, smoothed: bool) -> Gradients:
-        """What explains batches."""
+        """Return the attribution function."""
 
 
 def _saliency(model: nn.Module, *, smoothed: bool) -> Gradients:
@@ -214,7 +214,7 @@ def _register_gradient(
             f"{citation}; {source}",
             parameters,
             passes=_NOISY_COPIES * with_noise.get("steps", 1),
-            # Of squares already averaged the absolute value changes nothing.
+            # Averaged squares are their own absolute value.
             by_channel=_smoothed(build, squared, torch.abs),
         )
         named(_smoothed(build, squared, abs_sum))

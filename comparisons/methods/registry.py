@@ -21,7 +21,7 @@ _TABLE_5 = (
     *("smoe-prior", "smoe-linear", "smoe-equal", "std-prior", "truncnormal_entropy-prior"),
 )
 
-# Words that stand for several methods, and which.
+# Words that stand for several methods.
 SETS: dict[str, Callable[[Method], bool]] = {
     "all": lambda _: True,
     "controls": lambda entry: entry.group == "control",
@@ -48,7 +48,7 @@ def method(
     scales: Prepare | None = None,
     by_channel: Prepare | None = None,
 ) -> Callable[[Prepare], Prepare]:
-    """Register a method; the order of registration is the order in reports."""
+    """Register the decorated function as a method; reports keep the order of registration."""
 
     def register(prepare: Prepare) -> Prepare:
         entry = Method(
@@ -95,9 +95,9 @@ def get_method(name: str) -> Method:
 
 
 def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ...]:
-    """Names and sets as names, each once; a word that is neither stays as it is.
+    """Replace words that stand for sets by the names of their methods; each name comes once.
 
-    A set's word may end in ``+blur`` too, for the blurred form of each.
+    A set's word may end in ``+blur``, for the blurred form of each; other words stay as they are.
 
     Args:
         words: names of methods, or of `SETS`.
@@ -119,7 +119,7 @@ def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ..
 
 
 def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
-    """The methods a comma-separated list names; None for all that the data allows.
+    """Return the methods of a comma-separated list; of None, all that the data allows.
 
     A word of `SETS` stands for those of its methods that the data allows.
 

@@ -48,7 +48,7 @@ def _register_statistic(statistic: Statistic, weights: str) -> None:
     )
     def prepare(model: nn.Module) -> Explain:
         attributor = SMOEScale(model, weights=weights, statistic=statistic)
-        # Not `maps`, which keeps the map of every scale too and takes longer.
+        # Not `maps`, which also keeps the map of every scale and takes longer.
         explain = within_budget(
             lambda inputs, _: attributor.attribute(inputs, expand_channels=False)[:, 0]
         )

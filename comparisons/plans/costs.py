@@ -43,7 +43,7 @@ class CostPlan:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, at the edge."""
+        """Check every option."""
         given: dict[str, tuple[tuple[object, ...], str]] = {
             "models": (self.models, "resnet50"),
             "batch sizes": (self.batches, "1,8"),

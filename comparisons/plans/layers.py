@@ -1,4 +1,4 @@
-"""What a run inside the network is: every option that its results depend on."""
+"""The plan of a run inside the network, and the recipe of its fine-tuning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AS_BUILT = "as-built"
 
 
 def tuning_recipe(**options: Any) -> Recipe:
-    """How the part after a mask is fine-tuned; without crops and flips, since what it sees is kept.
+    """Return the recipe of fine-tuning, without crops and flips, since activations are cached.
 
     >>> tuning_recipe(epochs=3).learning_rate
     0.02
@@ -29,7 +29,7 @@ def tuning_recipe(**options: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class LayersPlan:
-    """Every option that a result depends on.
+    """Every option that a result of a run inside the network depends on.
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
@@ -67,7 +67,7 @@ class LayersPlan:
     tuning: Recipe = field(default_factory=tuning_recipe)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, at the edge."""
+        """Check every option."""
         if not self.statistics or len(set(self.statistics)) < len(self.statistics):
             raise PlanError("statistics: expected at least one, and each once")
         for name in self.statistics:
@@ -102,6 +102,6 @@ class LayersPlan:
         return cls(**values)
 
     def conflicts(self, other: LayersPlan) -> list[str]:
-        """The options that keep two plans from sharing a directory; statistics and seeds may."""
+        """Return the options, except statistics and seeds, in which two plans differ."""
         names = [entry.name for entry in fields(self) if entry.name not in ("statistics", "seeds")]
         return [name for name in names if getattr(self, name) != getattr(other, name)]

@@ -1,4 +1,4 @@
-"""What a comparison is: every option that a result depends on, and the presets."""
+"""The plan of a comparison, and the presets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["PRESETS", "Plan", "PlanError"]
 
 
 class PlanError(ValueError):
-    """The options cannot be a comparison; the message says which and what to do."""
+    """Options that cannot be a comparison; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every option that a result depends on.
+    """Every option that a result of a comparison depends on.
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
@@ -71,7 +71,7 @@ class Plan:
     weights_expect: str = "published"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, at the edge."""
+        """Check every option."""
         object.__setattr__(self, "fractions", check_fractions(self.fractions))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise PlanError(f"seeds {list(self.seeds)}: expected at least one, and each once")
@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def given_weights(self) -> Weights | None:
-        """The weights that the maps explain, where they are not trained here.
+        """The weights of the explained network, if they are not trained here.
 
         Raises:
             ValueError: there are no such weights.
@@ -131,12 +131,12 @@ class Plan:
 
     @property
     def cuts(self) -> tuple[float, ...]:
-        """The fractions at which levels change: all that any cell asks for."""
+        """The fractions at which levels change: those of all cells."""
         wanted = {*self.fractions, *(fraction for _, fraction in self.mask_only)}
         return check_fractions(sorted(wanted))
 
     def seeds_of(self, method: str) -> tuple[int, ...]:
-        """The seeds a method is retrained with."""
+        """Return the seeds that a method is retrained with."""
         return self.seeds[:1] if method in self.first_seed_only else self.seeds
 
     @classmethod
@@ -158,7 +158,7 @@ class Plan:
         return cls(**values)
 
     def conflicts(self, other: Plan) -> list[str]:
-        """The options that keep two plans from sharing a directory.
+        """Return the options that keep two plans from sharing a folder.
 
         Methods, modes, seeds and variants may be added later; what every cell depends on may not
         change.

@@ -1,4 +1,4 @@
-"""Archives of runs: one is made of a run's folder, and its cells are taken up in another folder."""
+"""Archive a run, and continue a run from an archive."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Archived:
 
     Args:
         place: its folder.
-        cells: how many finished cells it holds.
+        cells: number of finished cells.
         left: how many cells of the plan are left to run; None where that cannot be told.
         sizes: bytes of each file.
         models_bytes: of networks and predictions that cells left to run read.
         maps_bytes: of levels that they read; None where these were left out.
-        old_page: whether the page that was there was kept, since what it was made of is gone.
+        old_page: True if the existing page was kept, since its images or maps are gone.
     """
 
     place: Path
@@ -54,7 +54,7 @@ class Archived:
 
 
 def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
-    """Make the archive of a run: whole, or not at all.
+    """Write the archive of a run, whole or not at all.
 
     Args:
         run: the run's folder; finished or not.
@@ -86,7 +86,7 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
         if path.exists()
     }
     levels = dict(_levels(files.store, remaining.maps)) if maps else {}
-    old_page = _page_outlives_its_parts(files, results)
+    old_page = _page_outlives_its_images(files, results)
     with new_archive(to) as partial:
         shutil.copyfile(run / PLAN, partial / PLAN)
         write_members(partial / CELLS, {**members, **models, **levels})
@@ -110,7 +110,7 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
 
 
 def take_up(source: Path, out: Path, plan: Plan | LayersPlan) -> None:
-    """Put the cells of an archive into a run's folder, which then goes on as if it were its own.
+    """Copy the cells of an archive into a run's folder, which then continues them.
 
     Args:
         source: the archive's folder.
@@ -174,7 +174,7 @@ def _refuse_another(plan: PlanOnDisk, to: Path) -> None:
 
 
 def _levels(store: Store, cells: Iterable[str]) -> Iterable[tuple[str, Path]]:
-    """Levels of maps cells and what lies beside them, but not what is unpacked of them."""
+    """Yield the files of maps cells, without the unpacked copies."""
     for cell in sorted(cells):
         folder = store.maps(cell)
         for path in sorted(folder.rglob("*")):
@@ -189,8 +189,8 @@ def _levels(store: Store, cells: Iterable[str]) -> Iterable[tuple[str, Path]]:
 _UNPACKED = ("npy", "hash")
 
 
-def _page_outlives_its_parts(files: RunFolder, results: Sequence[CellResult]) -> bool:
-    """Whether a page is there that shows images or maps which are gone."""
+def _page_outlives_its_images(files: RunFolder, results: Sequence[CellResult]) -> bool:
+    """Return True if the page shows images or maps that are gone."""
     if not (files.root / "report.html").exists():
         return False
     facts = [files.image_facts(result.id) for result in results if result.kind == "data"]

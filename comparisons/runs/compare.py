@@ -85,7 +85,7 @@ class _Comparison(EngineRun[Plan]):
         build_network(plan.model, classes, 0, size=dataset.size)
         if plan.given_weights is not None:
             plan.given_weights.check_classes(classes)
-        # Only now: a mistyped option must not keep the folder from the corrected one.
+        # Kept after the checks: a mistyped option must not claim the folder.
         self._keep_plan()
         train, test = len(dataset.train.labels), len(dataset.test.labels)
         return build_nodes(plan, train_images=train, test_images=test)
@@ -97,7 +97,7 @@ class _Comparison(EngineRun[Plan]):
                 f"A training takes {self.plan.recipe.ranks} workers at once, and waits until there "
                 "are so many"
             )
-        if _has(device):
+        if _can_use(device):
             cost = _estimate(self.plan, nodes, dataset, self.engine, workers)
             _announce(cost, workers, self.console)
         else:
@@ -118,7 +118,7 @@ class _Comparison(EngineRun[Plan]):
 
 
 def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, Any] | None:
-    """The citation of the plan's file; a run that goes on with the same plan keeps it."""
+    """Return the citation of the plan's file; a run continued with the same plan keeps it."""
     if plan_file is not None:
         return plan_file.citation
     before = PlanOnDisk.of_kind(out, "run")
@@ -128,8 +128,8 @@ def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, An
     return before.content["plan_file"] if same else None
 
 
-def _has(device: str) -> bool:
-    """Whether this process could use a device: the driver of a cluster need not."""
+def _can_use(device: str) -> bool:
+    """Return True if this process can use a device; the driver of a cluster may not."""
     try:
         check_device(device)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One run that measures costs: a cell at a time in this process, since each is timed."""
+"""Runs that measure costs, one cell at a time in this process, since each is timed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
 from comparisons.plans.costs import CostPlan
 from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
-from comparisons.runs.session import RunError, told, working_in
+from comparisons.runs.session import RunError, failure_message, working_in
 from evaluation.profiling.timing import Interval
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
@@ -31,7 +31,7 @@ __all__ = ["run_costs"]
 
 
 def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> Path:
-    """Measure what is not measured yet, print a table, and write the report.
+    """Run the measurements that are not done yet, print a table, and write the report.
 
     Args:
         plan: the options.
@@ -86,7 +86,7 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
             console.print(_shown(table, tables))
         report = reports.build(out)
     if failures:
-        raise RunError(told("measurements", failures, report))
+        raise RunError(failure_message("measurements", failures, report))
     return report
 
 
@@ -94,7 +94,7 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
     known = costed()
     about = {name: known[name].described for name in plan.methods}
     earlier = before.get("plan", {})
-    # Networks, batches and the like that were measured before stay on the page.
+    # Networks, batches and methods of earlier measurements stay on the page.
     joined = {
         name: list(dict.fromkeys([*earlier.get(name, ()), *value]))
         for name, value in asdict(plan).items()
@@ -111,7 +111,7 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
 
 
 def _shown(table: TimeTable, tables: CostTables) -> Table:
-    """The most important columns, for a terminal."""
+    """Return the most important columns as a table for a terminal."""
     shown = Table(title=table.title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("method", no_wrap=True)
     for heading in ("rounds", "ms", "added %", "x SMOE", "peak"):

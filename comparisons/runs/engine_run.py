@@ -19,7 +19,7 @@ from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import take_up
 from comparisons.runs.plan_on_disk import PlanOnDisk, kind_of
-from comparisons.runs.session import RunError, run_nodes, staged, told, working_in
+from comparisons.runs.session import RunError, failure_message, run_nodes, staged, working_in
 from evaluation.datasets.dataset import Dataset
 from evaluation.storage.store import Store
 from evaluation.training.networks import check_network
@@ -101,6 +101,6 @@ class EngineRun(ABC, Generic[P]):
             report = reports.build(self.out)
             if failures:
                 failed = [f"{event.node.name}: {event.error}" for event in failures]
-                raise RunError(told("cells", failed, report))
+                raise RunError(failure_message("cells", failed, report))
             self.finish()
         return report

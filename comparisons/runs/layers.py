@@ -10,7 +10,7 @@ from rich.console import Console
 
 from comparisons.engines.engine import Executor
 from comparisons.engines.select import Engine
-from comparisons.graph.layers import Layers, build_layer_nodes, look_at
+from comparisons.graph.layers import Layers, build_layer_nodes, probe_layers
 from comparisons.graph.nodes import Node
 from comparisons.plans.layers import LayersPlan
 from comparisons.runs.engine_run import EngineRun
@@ -36,7 +36,7 @@ def run_layers(
     console: Console,
     source: Path | None = None,
 ) -> Path:
-    """Run what is not done yet of a plan; write the report, and weights where they are asked for.
+    """Run the cells of a plan that are not done yet; write the report and, if asked, weights.
 
     Args:
         plan: the options.
@@ -68,8 +68,8 @@ class _LayersRun(EngineRun[LayersPlan]):
     layers: Layers = field(init=False)
 
     def nodes(self, dataset: Dataset) -> list[Node]:
-        self.layers = look_at(self.plan, dataset)
-        # Only now: a mistyped option must not keep the folder from the corrected one.
+        self.layers = probe_layers(self.plan, dataset)
+        # Kept after the checks: a mistyped option must not claim the folder.
         keep_plan(
             self.out,
             {
@@ -103,7 +103,7 @@ class _LayersRun(EngineRun[LayersPlan]):
             results = list(self.store.results())
             write_prior(self.weights_out, results, self.plan, self.layers.names)
             self.console.print(f"Weights: {self.weights_out}", soft_wrap=True, markup=False)
-        # By far the most of a run's disk, and one pass over the images makes them again.
+        # Activations are most of a run's disk, and one pass over the images makes them again.
         removed = self.store.remove_activations()
         if removed:
             self.console.print(f"Removed {removed / 2**20:,.0f} MiB of activations", soft_wrap=True)

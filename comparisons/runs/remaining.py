@@ -1,4 +1,4 @@
-"""The work that a run has left, and the artefacts that it reads."""
+"""The unfinished cells of a run, and the artefacts that they read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Remaining"]
 
 @dataclass(frozen=True)
 class Remaining:
-    """What a run has still to do, and what of its artefacts that reads.
+    """The unfinished cells of a run, and the artefacts that they read.
 
     Args:
         count: cells of the plan that are not finished; None where it cannot be told.
@@ -39,14 +39,14 @@ class Remaining:
 
     @classmethod
     def of(cls, plan: PlanOnDisk, results: Sequence[CellResult], files: RunFolder) -> Remaining:
-        """Look the cells of a plan up among those that are finished."""
+        """Compare the nodes of a plan with the finished cells."""
         if plan.kind == "profile":  # its cells read nothing of each other
             return cls(None)
         finished = {result.id: result for result in results}
         try:
             return cls._among(_nodes(plan, results, files), finished)
         except (OSError, ValueError, TypeError, KeyError):
-            # A file of weights or a method is not here, or the plan is of other code: all is kept.
+            # A file of weights or a method is missing, or the code has changed: keep everything.
             every = frozenset(finished)
             return cls(None, every, every)
 
@@ -88,7 +88,7 @@ def _nodes(plan: PlanOnDisk, results: Sequence[CellResult], files: RunFolder) ->
     if plan.kind == "run":
         return build_nodes(Plan.from_json(options), train_images=train, test_images=test)
     names = tuple(plan.content["layers"])
-    # Times and sizes are of no interest here.
+    # Names are enough: times and sizes do not enter specifications.
     layers = Layers(names, (0,) * len(names), (0.0,) * len(names), 0.0)
     dataset = Dataset(str(options["data"]), (), _counted(train), _counted(test))
     return build_layer_nodes(LayersPlan.from_json(options), layers, dataset)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from comparisons.cells.run import run_cell
-from comparisons.cli.options import as_tracks
+from comparisons.cli.options import as_variants
 from comparisons.engines.engine import execute
 from comparisons.graph.nodes import build_nodes
 from comparisons.methods import METHODS
@@ -317,7 +317,7 @@ def test_interrupted_maps_of_a_chain_go_on(run, tmp_path):
 
 
 def test_options_make_tracks_that_differ_in_one_thing():
-    options = as_tracks("noisy-linear,mean", "pixel,element", 3, True)
+    options = as_variants("noisy-linear,mean", "pixel,element", 3, True)
     assert (options["fill"], options["unit"]) == ("noisy-linear", "pixel")
     assert options["variants"] == (
         Track("mean", "pixel"),
@@ -325,7 +325,7 @@ def test_options_make_tracks_that_differ_in_one_thing():
         Track("noisy-linear", "pixel", "crossfit-3"),
         Track("noisy-linear", "pixel", recursive=True),
     )
-    assert as_tracks(None, None, None, False)["variants"] == ()
+    assert as_variants(None, None, None, False)["variants"] == ()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_options_make_tracks_that_differ_in_one_thing():
 )
 def test_tracks_that_are_none_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        as_tracks(*options)
+        as_variants(*options)
 
 
 def test_plans_refuse_tracks_twice_and_recursion_without_roar(plain):

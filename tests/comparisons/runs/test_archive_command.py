@@ -18,7 +18,7 @@ from comparisons.__main__ import app
 from comparisons.cells.cell import CELL_KINDS, Cell
 from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
-from comparisons.graph.layers import build_layer_nodes, look_at
+from comparisons.graph.layers import build_layer_nodes, probe_layers
 from comparisons.graph.nodes import build_nodes
 from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan, tuning_recipe
@@ -223,7 +223,7 @@ def test_a_layers_run_is_taken_up(tmp_path, inline_executor):
     def go_on(store: Store) -> list[Cell]:
         data = run_cell(data_cell(plan), store)
         dataset = open_staged(store.data(data.id))
-        layers = look_at(plan, dataset)
+        layers = probe_layers(plan, dataset)
         content = {"kind": "layers", "plan": asdict(plan), "layers": layers.names, "methods": {}}
         content |= {"log_base": None, "command": "python -m comparisons layers"}
         (store.root / "plan.json").write_text(json.dumps(content))
