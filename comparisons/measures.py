@@ -49,7 +49,7 @@ class Sample:
         prepare: the method.
         network: the trained network that is explained; no measure changes it.
         untrained: returns the same network with initial weights.
-        permuted: the same network trained on permuted labels; None where no measure asks.
+        permuted: the same network trained on permuted labels; None if no measure needs it.
         batch: the images as methods get them, the classes explained among it.
         labels: ``(N,)``, the true classes.
         pixels: ``(N, H, W, 3)`` uint8, the images.
@@ -142,9 +142,9 @@ class Measure:
         name: key of the registry, as the command takes it.
         title: its name in reports.
         take: the measure itself.
-        maps: how many maps of each image it needs.
-        forwards: how many forward passes of each image beside them.
-        needs_object_masks: works only where the data knows the true object.
+        maps: number of maps of each image.
+        forwards: number of forward passes of each image beside the maps.
+        needs_object_masks: True if it needs the object masks of the data.
         needs_permuted: compares with a network trained on permuted labels.
     """
 
@@ -240,7 +240,7 @@ def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str,
             left out of "all".
 
     Raises:
-        ValueError: an unknown measure, or one that needs the true object where it is unknown.
+        ValueError: an unknown measure, or one that needs object masks, which the data lacks.
 
     >>> resolve_measures("road, weights", has_object_masks=False)
     ('road', 'weights')

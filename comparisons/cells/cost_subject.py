@@ -18,7 +18,7 @@ def built_network(spec: Any, device: str) -> nn.Module:
 
     Args:
         spec: the cell's: ``model``, ``classes``, ``size`` and ``precision``.
-        device: where it goes.
+        device: of the network.
     """
     size = (spec["size"], spec["size"])
     network = build_network(spec["model"], spec["classes"], 0, size=size).to(device).eval()
@@ -33,8 +33,8 @@ def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
     Args:
         spec: the cell's.
         network: on the device.
-        images: how many.
-        device: where they go.
+        images: number of images.
+        device: of the images.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (images, 3, spec["size"], spec["size"])

@@ -45,7 +45,7 @@ def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]
 
     Args:
         folds: ids of the cells that trained them.
-        store: where their predictions are.
+        store: the run's folder.
     """
     images, classes = [], []
     for fold in folds:

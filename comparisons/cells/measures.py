@@ -93,7 +93,7 @@ def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
 
     Args:
         labels: ``(N,)``, of the test images.
-        wanted: how many images at most.
+        wanted: number of images at most.
 
     Returns:
         Their indices, rising; the same in every run.

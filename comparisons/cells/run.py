@@ -49,8 +49,8 @@ def run_cell(
 
     Args:
         cell: the cell.
-        store: where its inputs are and its result goes.
-        device: where its network runs.
+        store: the run's folder, for inputs, artefacts and the result.
+        device: of the network.
         progress: of a ``data`` cell, told how many images are staged.
 
     Returns:
@@ -87,8 +87,8 @@ def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
 
     Args:
         cell: the cell.
-        store: where its inputs are.
-        device: where its network runs.
+        store: the run's folder.
+        device: of the network.
     """
     restore_inputs(cell, store, device)
     with contextlib.suppress(TrainingDone):
@@ -119,7 +119,7 @@ def environment(device: str) -> dict[str, Any]:
     """Return versions and hardware, as every result records them.
 
     Args:
-        device: where networks run.
+        device: of the networks.
     """
     packages = ("torch", "torchvision", "captum", "numpy")
     return {

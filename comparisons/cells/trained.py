@@ -108,7 +108,7 @@ def masked_views(
     Args:
         dataset: the images.
         spec: ``maps``, their ``cuts``, and ``mode``, ``fraction`` and ``fill``.
-        store: where the maps are.
+        store: the run's folder.
         mask_only: show the masks in place of the images.
     """
     masking = Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"])
@@ -133,9 +133,9 @@ def train_and_test(
     """Train a cell's network, and test it.
 
     Args:
-        cell: what to train, with which recipe and seed.
+        cell: says the recipe and the seed.
         dataset: for the labels.
-        device: where to train.
+        device: of the training.
         train_view: training images.
         test_view: test images.
 
@@ -192,11 +192,11 @@ def train_cell(
     """Train a cell's network, alone or as one of several ranks.
 
     Args:
-        cell: with which recipe and seed.
+        cell: says the recipe and the seed.
         network: trained in place.
         view: training images.
         labels: their classes.
-        device: where to train.
+        device: of the training.
 
     Raises:
         TrainingDone: this is not the first rank, which alone goes on.

@@ -178,7 +178,7 @@ class PlanOptions:
         """Return the plan that the options describe.
 
         Args:
-            device: where networks run; decides the precision where none was typed.
+            device: of the networks; decides the precision if none was typed.
 
         Raises:
             ValueError: an option that makes no sense; says which and what to do.

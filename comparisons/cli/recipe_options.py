@@ -66,7 +66,7 @@ def stated_recipe(
         named: a key of `evaluation.training.recipe.RECIPES`, or None.
         usual: fields of the preset's recipe, which holds where none is named.
         stated: fields as they were typed; None for those that were not.
-        device: where networks run; decides the precision where neither says it.
+        device: of the networks; decides the precision if neither says it.
 
     Raises:
         ValueError: an unknown name, or a recipe that cannot be trained.

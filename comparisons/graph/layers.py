@@ -37,7 +37,7 @@ class Layers:
 
     Args:
         names: of the layers, the shallowest first.
-        numbers: how many activations an image has at each.
+        numbers: of activations of an image at each.
         step_us: microseconds an image of a fine-tuning step after each, on one thread.
         base_us: the same of the whole network.
     """

@@ -54,8 +54,8 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
     Args:
         plan: the options.
-        train_images: how many training images there are, for the cost.
-        test_images: how many test images there are, for the cost.
+        train_images: number of training images, for the cost.
+        test_images: number of test images, for the cost.
 
     >>> plan = Plan("shapes", "resnet9", ("random",), fractions=(0.5,), mask_only=())
     >>> [node.name for node in build_nodes(plan, train_images=8, test_images=8)]
@@ -143,13 +143,13 @@ class _MethodInVariant:
 
     Args:
         plan: the options.
-        variant: how ROAR and KAR are read.
+        variant: of ROAR and KAR.
         method: the method.
-        place: which of the plan's variants it is.
-        order: which of its methods.
-        tested: what one training takes, and its test.
+        place: of the variant among the plan's.
+        order: of the method among the plan's.
+        tested: work of one training and its test.
         images: training and test images.
-        parts: the shards of each part that maps are made in; none where they are made at once.
+        parts: the shards of each part of the maps; empty if the maps are made at once.
     """
 
     plan: Plan

@@ -17,8 +17,8 @@ def parts_of(train_images: int, test_images: int) -> list[range]:
     """Return the shards of each part of the maps of an image set.
 
     Args:
-        train_images: how many training images there are.
-        test_images: how many test images there are.
+        train_images: number of training images.
+        test_images: number of test images.
 
     Returns:
         Shards counted through the training images first and then the test images; nothing where

@@ -132,8 +132,8 @@ def next_maps(
     Args:
         plan: the options.
         variant: the recursive variant.
-        last: what the network was trained on.
-        fraction: what the maps are for.
+        last: the training of that network.
+        fraction: that the maps mask next.
         before: node of the maps that masked those images.
         trained: node of that training.
     """
@@ -192,7 +192,7 @@ def training(plan: Plan, variant: Track, masked: Masked, maps: str, source: str 
     Args:
         plan: the options.
         variant: of ROAR and KAR.
-        masked: what is trained on.
+        masked: the training.
         maps: node of the maps.
         source: node of the first variant's training at the same place; None if the variants
             differ in more than their maps.
@@ -218,7 +218,7 @@ def chained_training(
     Args:
         plan: the options.
         variant: the recursive variant.
-        masked: what is trained on.
+        masked: the training.
         maps: node of the maps.
         last: the training before; None at the smallest fraction.
     """

@@ -29,7 +29,7 @@ class Batch:
         index: ``(N,)``, the place of each image in the image set; seeds random methods.
         input_range: distance between black and white in `inputs`, the unit of noise.
         black: a black pixel in `inputs`, one value a channel.
-        object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
+        object_mask: ``(N, H, W)`` bool, the true object; None if the data has no masks.
     """
 
     inputs: Tensor
@@ -58,14 +58,14 @@ class Method:
         name: key of the registry, as the command takes it.
         title: its name in reports.
         group: ``control``, ``smoe``, ``cam`` or ``gradient``.
-        citation: who proposed it.
-        parameters: what it was run with; recorded with every number. ``reduction`` says
+        citation: its authors and year.
+        parameters: its options; recorded with every number. ``reduction`` says
             what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
         prepare: the method itself.
         passes: forward passes an image.
         gradients: of these, how many go back to the input; None for all. The gradient of what
             follows the last scale alone is a small part of a pass and does not count.
-        needs_object_mask: works only where the data knows the true object.
+        needs_object_mask: True if it needs the object masks of the data.
         self_dual: keeping the top t is the same experiment as removing the top 1 - t.
         scales: for methods that have one map a spatial scale: explains a batch with
             ``(N, R, H, W)``.

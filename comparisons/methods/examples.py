@@ -70,8 +70,8 @@ def example_batch(
         dataset: the images.
         split_name: ``"train"`` or ``"test"``.
         targets: the class to explain for each image of the split.
-        indices: which images.
-        device: where the network is.
+        indices: of the images in the split.
+        device: of the network.
         view: the images of the split as methods see them; None for whole ones.
     """
     split = dataset.split(split_name)

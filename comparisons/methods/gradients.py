@@ -36,7 +36,7 @@ class Gradients:
 
     Args:
         attributor: the method.
-        arguments: what its `attribute` takes for a batch, beside inputs and target.
+        arguments: further arguments of `attribute` for a batch, beside inputs and target.
         steps: points of the path of a method that integrates; None for one that does not.
     """
 

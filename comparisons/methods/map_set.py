@@ -33,7 +33,7 @@ class MapCost:
         stored_bytes: bytes on disk an image.
         attribution_ms: milliseconds an image, as it ran; None if all maps were there already.
         pointing_game: share of test images whose most salient pixel is in the object; None
-            where the object is unknown.
+            without object masks.
     """
 
     hash: str
@@ -57,7 +57,7 @@ class Made:
     """The number of maps made, and the seconds they took.
 
     Args:
-        images: how many.
+        images: number of images.
         seconds: time in the method.
     """
 
@@ -83,8 +83,8 @@ class MapSet:
         folder: gets ``train.zarr`` and ``test.zarr``, and the peaks of each shard.
         cuts: fractions at which levels change.
         seed: seed of the order of tied pixels.
-        device: where the network is.
-        unit: what is ranked: ``pixel``, or ``element``, a channel of a pixel.
+        device: of the network.
+        unit: that is ranked: ``pixel``, or ``element``, a channel of a pixel.
         before: images masked at a smaller fraction, by split, if the maps are of those; their
             removed pixels rank first within the one cut. None for whole images.
     """
@@ -103,7 +103,7 @@ class MapSet:
         """Write some shards, and their time beside them.
 
         Args:
-            shards: which, counted through the training images first and then the test images.
+            shards: counted through the training images first, then the test images.
 
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.

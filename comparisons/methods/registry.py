@@ -124,7 +124,7 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
     A word of `SETS` stands for those of its methods that the data allows.
 
     Raises:
-        ValueError: an unknown method, or one that needs the true object where it is unknown.
+        ValueError: an unknown method, or one that needs object masks, which the data lacks.
 
     >>> resolve("random,centre", has_object_masks=False)
     ('random', 'centre')

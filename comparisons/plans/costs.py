@@ -17,7 +17,7 @@ class CostPlan:
         models: as `evaluation.training.networks.build_network` takes them; their weights are
             random, since the cost does not depend on them.
         methods: names that `comparisons.methods.costed` knows.
-        batches: how many images at once.
+        batches: numbers of images at once.
         size: height and width of the images.
         classes: of the networks.
         threads: that PyTorch may use.
@@ -25,8 +25,8 @@ class CostPlan:
         limit_s: seconds after which no further round of a method starts, once there are three.
         precisions: ``float32``, ``bfloat16``, of weights and images.
         compiled: time the networks as `torch.compile` makes them too, beside the eager ones.
-        memory_budget_mib: what one pass of a method may hold.
-        device: where the networks are.
+        memory_budget_mib: memory budget of one pass of a method.
+        device: of the networks.
     """
 
     models: tuple[str, ...]

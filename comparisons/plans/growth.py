@@ -78,9 +78,9 @@ class Case:
     Args:
         series: a key of `SERIES`.
         value: its value.
-        plan: what is run.
-        engine: which engine runs it.
-        workers: how many processes.
+        plan: of the run.
+        engine: that runs the cells.
+        workers: number of processes.
     """
 
     series: str

@@ -36,17 +36,17 @@ class LayersPlan:
         model: as `evaluation.training.networks.build_network` takes it.
         statistics: keys of `fastsal.statistics.STATISTICS`, in the order of the report; the
             random control always comes along.
-        start: where the network's weights come from: ``"train"`` trains one a seed from scratch,
+        start: origin of the network's weights: ``"train"`` trains one a seed from scratch,
             ``"as-built"`` takes those it is built with, anything else is a file of weights.
-        locations: how many locations pass the mask.
+        locations: shares of locations that pass the mask.
         seeds: of the networks and of fine-tuning.
         train_images: training images at most; None for all.
         test_images: test images at most; None for all.
         tuning_images: training images that fine-tuning sees at most; None for all.
         image_size: height and width to resize to; None to take images as they are.
         data_seed: seed of generated images, and of which images are taken.
-        base: how the network itself is trained.
-        tuning: how the part after the mask is fine-tuned.
+        base: recipe of the network itself.
+        tuning: recipe of the part after the mask.
 
     Raises:
         PlanError: an option that cannot be run; says which.

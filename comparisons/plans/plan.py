@@ -36,13 +36,13 @@ class Plan:
         fractions: shares of the pixels, in (0, 1).
         seeds: seeds of retraining; the first one trains the network that the maps explain.
         first_seed_only: methods that are retrained with the first seed alone.
-        mask_only: what to train on the masks alone, at the first seed: mode and fraction.
-        measures: what to measure without retraining; keys of its registry.
-        measure_images: how many test images at most those measures take.
-        fill: what removed pixels are set to.
-        unit: what is ranked and removed: ``pixel``, or ``element``.
+        mask_only: modes and fractions of trainings on the masks alone, at the first seed.
+        measures: measures without retraining; keys of their registry.
+        measure_images: test images at most for those measures.
+        fill: value of removed pixels.
+        unit: that is ranked and removed: ``pixel``, or ``element``.
         variants: further variants of ROAR and KAR, beside the first, which `fill` and `unit` say.
-        recipe: how networks are trained.
+        recipe: of every training.
         weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
             takes them; None for the one that the first seed trains. Retraining and its unmasked
             reference start from scratch either way.

@@ -37,7 +37,7 @@ class Archived:
     Args:
         place: its folder.
         cells: number of finished cells.
-        left: how many cells of the plan are left to run; None where that cannot be told.
+        left: number of cells of the plan that are left to run; None if it is unknown.
         sizes: bytes of each file.
         models_bytes: of networks and predictions that cells left to run read.
         maps_bytes: of levels that they read; None where these were left out.

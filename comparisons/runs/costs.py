@@ -36,8 +36,8 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
     Args:
         plan: the options.
         out: directory of the run; one that exists is continued, other options added to it.
-        command: what was typed, for the record.
-        console: where to say what happens.
+        command: the command line, for the record.
+        console: gets the messages.
 
     Returns:
         The report's path.

@@ -36,7 +36,7 @@ class EngineRun(ABC, Generic[P]):
     Args:
         plan: the options.
         out: folder of the run.
-        engine: where cells run, and what each worker has.
+        engine: runs the cells.
         command: the command line, for the record.
         console: gets the messages.
         scratch: folder on each machine's own disk for what trainings read; None for `out` itself.

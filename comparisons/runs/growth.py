@@ -28,7 +28,7 @@ class Times:
     """Times of a run, from the records of its cells.
 
     Args:
-        cells: how many workers did.
+        cells: number of cells that workers ran.
         start_s: from the start of the process until the first of them began: imports, a trial,
             images, workers.
         run_s: from then until the last one was recorded.
@@ -50,7 +50,7 @@ class Measured:
 
     Args:
         total_s: wall time of the command.
-        times: what its cells tell.
+        times: from the records of its cells.
         largest_mib: peak of the largest process's own memory: files that it maps left out.
         all_mib: peak of all its processes' own memory together.
         disk_mib: of its directory, afterwards.
@@ -72,7 +72,7 @@ def measure_run(case: Case, folder: Path) -> Measured:
     """Run a case with the command line, and sample the memory of its processes.
 
     Args:
-        case: what to run.
+        case: the run.
         folder: an empty one, for its plan and its directory.
 
     Raises:
@@ -118,7 +118,7 @@ def times(ended: Sequence[tuple[float, CellResult]], began: float, workers: int)
     Args:
         ended: when each result was recorded, and the result.
         began: when the process was started.
-        workers: how many processes there were.
+        workers: number of processes.
     """
     by_workers = sorted(
         ((end, result.seconds) for end, result in ended if result.kind != "data"),

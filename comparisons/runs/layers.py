@@ -43,9 +43,9 @@ def run_layers(
         out: directory of the run.
         weights_out: file that gets one weight a scale; None for none.
         log_base: base of the information score's logarithm; None for e.
-        engine: where cells run, and what each worker has.
-        command: what was typed, for the record.
-        console: where to say what happens.
+        engine: runs the cells.
+        command: the command line, for the record.
+        console: gets the messages.
         source: an archive whose cells are taken up; None for none.
 
     Returns:

@@ -27,7 +27,7 @@ class Remaining:
     """The unfinished cells of a run, and the artefacts that they read.
 
     Args:
-        count: cells of the plan that are not finished; None where it cannot be told.
+        count: number of unfinished cells of the plan; None if it is unknown.
         networks: ids of finished cells whose networks or predictions are read, directly or to make
             again what is.
         maps: ids of cells whose levels are read, or made in part.

@@ -81,8 +81,8 @@ def staged(cell: Cell, store: Store, console: Console) -> Dataset:
     """Return the images of a run, staged at its first start.
 
     Args:
-        cell: that reads or makes them.
-        store: where they are kept.
+        cell: the data cell.
+        store: the run's folder.
         console: gets the progress.
 
     Raises:

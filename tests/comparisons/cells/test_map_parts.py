@@ -56,7 +56,7 @@ def plan(make_tiny_plan):
 
 @pytest.fixture(scope="module")
 def whole(plan, small_shards, tmp_path_factory, inline_executor):
-    """A finished run of every track, whose maps were made at once."""
+    """A finished run of every variant, whose maps were made at once."""
     store = Store(tmp_path_factory.mktemp("whole"))
     executor = inline_executor(store)
     nodes = build_nodes(plan, train_images=TRAIN, test_images=TEST)
