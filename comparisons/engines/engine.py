@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Protocol
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph.nodes import Node
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store

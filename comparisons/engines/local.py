@@ -9,7 +9,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
 from comparisons.engines.ranks import RankLost, run_in_ranks
 from comparisons.engines.resources import Resources

@@ -21,7 +21,8 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
 from comparisons.engines.ray_ranks import RayGang, set_up_ray_worker
 from comparisons.engines.resources import Resources

@@ -20,7 +20,8 @@ from torch import distributed
 from torch.distributed import DistError, FileStore  # type: ignore[attr-defined]
 from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
 
-from comparisons.cells.run import Cell, assist_cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import assist_cell, run_cell
 from comparisons.engines.resources import Resources
 from comparisons.engines.worker import set_up_child
 from evaluation.storage.records import CellResult

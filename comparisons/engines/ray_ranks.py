@@ -10,7 +10,8 @@ from typing import Any
 from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from comparisons.cells.run import Cell, assist_cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import assist_cell, run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
 from comparisons.engines.ranks import PATIENCE, is_broken_connection, joined
 from comparisons.engines.resources import Resources

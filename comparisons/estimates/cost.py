@@ -9,7 +9,7 @@ from functools import cached_property
 from comparisons.estimates.schedule import Schedule, Task, critical_path, simulate
 from comparisons.estimates.throughput import Throughput
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.work import Rates, Work
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent, has_object_masks
@@ -158,7 +158,7 @@ def cost_of(
         for stage in stages
     ]
     methods = [
-        line(name, METHODS[name].title, [t for t in tasks if t.node.method == name])
+        line(name, get_method(name).title, [t for t in tasks if t.node.method == name])
         for name in plan.methods
     ]
     return Cost(

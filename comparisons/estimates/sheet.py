@@ -11,7 +11,7 @@ from rich.table import Table
 
 from comparisons.estimates.cost import Cost, Line
 from comparisons.estimates.throughput import Throughput
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
 from reports.formatting import duration, percent
@@ -130,7 +130,7 @@ class Sheet:
         rows: _Rows = [
             (
                 line.title,
-                str(METHODS[line.name].passes) if line.name in METHODS else "",
+                str(get_method(line.name).passes) if is_method(line.name) else "",
                 f"{line.cells:,}",
                 f"{line.trainings:,}",
                 f"{line.training_seconds / one:,.1f}",
@@ -196,7 +196,7 @@ class Sheet:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
             yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
-        fills = {track.fill for track in self.plan.tracks} - {"mean"}
+        fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"
 

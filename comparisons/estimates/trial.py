@@ -18,7 +18,7 @@ from torch import nn
 
 from comparisons.engines.resources import Resources
 from comparisons.engines.worker import set_up_worker
-from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods import Batch, get_method
 from comparisons.methods.work import Rates
 from comparisons.plans.plan import Plan
 from evaluation.masking.level_files import CHUNK_IMAGES
@@ -106,7 +106,7 @@ def try_out(
         example = _example(view, explained, device)
         # As cells that make maps have it.
         frozen = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        explain = METHODS[_ONE_GRADIENT].prepare(frozen)
+        explain = get_method(_ONE_GRADIENT).prepare(frozen)
         gradient = _rate(len(example.index), lambda: explain(example).cpu(), seconds * _GRADIENT)
         ranking = _rate(_RANKED, _ranking(plan, size), seconds)
     finally:

@@ -20,14 +20,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import select
 from comparisons.engines.engine import Event, WorkerLost, execute
 from comparisons.engines.resources import Resources
 from comparisons.engines.select import Engine
 from comparisons.estimates.throughput import given
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.methods.controls import METHODS, Method
+from comparisons.methods import METHODS, Method
 from comparisons.plans.plan import Plan
 from comparisons.runs import compare
 from comparisons.runs.compare import RunError, run_plan

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import on_ray
 from comparisons.engines.on_ray import RayExecutor, RayMissing
 from comparisons.engines.resources import Resources

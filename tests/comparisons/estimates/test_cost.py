@@ -11,7 +11,7 @@ from comparisons.estimates.cost import Cost, cost_of
 from comparisons.estimates.throughput import given
 from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.methods.registry import SETS
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan

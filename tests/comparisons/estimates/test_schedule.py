@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import engine
 from comparisons.engines.engine import execute
 from comparisons.estimates.schedule import Task, critical_path, simulate
