@@ -98,7 +98,7 @@ def count_resnet50() -> Counted:
 
 
 def as_he_et_al(network: nn.Module) -> nn.Module:
-    """Move the strides of torchvision's ResNet-50, in place, from 3x3 to the first 1x1 convolutions.
+    """Move the strides of torchvision's ResNet-50, in place, from 3x3 to the first 1x1 kernels.
 
     He et al. have them there; torchvision's variant takes 6 % more multiply-adds.
     """
