@@ -54,11 +54,10 @@ def plan(
             "TRAINING,FORWARD,GRADIENT,RANKING, or a plan's file that was made where it was tried."
         ),
     ] = None,
-    gang_efficiency: Annotated[
+    rank_efficiency: Annotated[
         float,
         typer.Option(
-            help="Of processes that train one network together, the share of their number by "
-            "which they are faster."
+            help="Speed of n ranks that train one network over n times the speed of one, at most 1."
         ),
     ] = 1.0,
     workers: Annotated[int | None, shared.WORKERS] = None,
@@ -100,10 +99,10 @@ def plan(
         else:
             throughput = _stated(images_per_second, chosen)
         cost = cost_of(
-            chosen, extent, size, throughput, workers=count, gang_efficiency=gang_efficiency
+            chosen, extent, size, throughput, workers=count, rank_efficiency=rank_efficiency
         )
         command = typed_command()
-        sheet = Sheet(chosen, extent, size, throughput, cost, kind, gang_efficiency, command)
+        sheet = Sheet(chosen, extent, size, throughput, cost, kind, rank_efficiency, command)
         sheet.show(_console)
         write_plan_file(out, sheet.to_json())
         if page is not None:

@@ -135,7 +135,7 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
 
 
 @pytest.mark.slow
-def test_a_gang_that_loses_a_rank_is_the_gang_here(
+def test_ranks_of_which_one_is_lost_are_those_here(
     cluster, mortal, tmp_path, make_tiny_plan, run_on
 ):
     plan = make_tiny_plan("centre")
