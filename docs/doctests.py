@@ -14,7 +14,7 @@ DOCTEST = re.compile(r"^( *)>>> .*(?:\n.*\S.*)*", re.MULTILINE)
 def fenced(text: str) -> str:
     r"""Return a docstring whose doctests stand in fences.
 
-    >>> print(fenced("Add.\\n\\n>>> 1 + 1\\n2\\n\\nMore."))
+    >>> print(fenced("Add.\n\n>>> 1 + 1\n2\n\nMore."))
     Add.
     <BLANKLINE>
     ```pycon
