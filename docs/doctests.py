@@ -12,18 +12,7 @@ DOCTEST = re.compile(r"^( *)>>> .*(?:\n.*\S.*)*", re.MULTILINE)
 
 
 def fenced(text: str) -> str:
-    r"""Return a docstring whose doctests stand in fences.
-
-    >>> print(fenced("Add.\n\n>>> 1 + 1\n2\n\nMore."))
-    Add.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    More.
-    """
+    """Return a docstring with a code fence around each of its doctests."""
     return DOCTEST.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", text)
 
 

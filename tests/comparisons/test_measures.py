@@ -25,7 +25,7 @@ from evaluation.storage.records import METRICS
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 # They never look at the network: nothing done to it can change them.
 BLIND = ("random", "random-blobs", "centre", "sobel", "oracle")

@@ -23,6 +23,8 @@ from torch import nn
 
 from fastsal import SMOEScale
 
+pytestmark = pytest.mark.heavy
+
 IMAGES = 20 * torch.rand(4, 1, 10, 10, generator=torch.Generator().manual_seed(1))
 TARGETS = {
     "list": [0, 1, 1, 0],

@@ -17,7 +17,10 @@ from torchvision.models.segmentation import fcn_resnet50
 from fastsal import FastCAM, SMOEScale
 
 mpl.use("Agg")
-pytestmark = pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning"),
+]
 BOTH = pytest.mark.parametrize("method", [GuidedGradCam, FastCAM])
 
 

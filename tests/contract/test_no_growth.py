@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from fastsal import SMOEScale, SmoothGradCAMPlusPlus
 
+pytestmark = pytest.mark.heavy
+
 
 class Storages(TorchDispatchMode):
     """Notes the memory of every tensor that is made, autograd's own too."""

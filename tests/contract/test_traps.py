@@ -15,6 +15,8 @@ from torch import nn
 from fastsal import SMOEScale, smoe_scale
 from fastsal.maps.normalization import get_normalization
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def model(small_network):

@@ -11,6 +11,8 @@ from comparisons.budget import MEMORY_BUDGET_MIB, memory_budget_bytes, rows_at_o
 from comparisons.methods import METHODS, Batch
 from evaluation.training.networks import build_network
 
+pytestmark = pytest.mark.training
+
 COPIES, STEPS, NOISE = 15, 25, 0.15
 
 

@@ -18,6 +18,8 @@ from evaluation.masking.views import InputView
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, default_precision, train
 
+pytestmark = pytest.mark.training
+
 IMAGES = 512
 RECIPE = Recipe(epochs=1, precision=default_precision("cpu"))
 RESIZED = replace(RECIPE, crop_padding=0, resized_crop=0.08)

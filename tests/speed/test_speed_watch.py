@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from evaluation.training.networks import build_network
 from fastsal import watch
 
+pytestmark = pytest.mark.training
+
 # None is the bare loop; of the last no pass is read while it is timed.
 EVERY = {"bare": None, "every=1": 1, "every=100000": 100_000}
 

@@ -21,6 +21,8 @@ from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView
 from evaluation.storage.store import ArrayFile
 
+pytestmark = pytest.mark.training
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -23,7 +23,10 @@ from evaluation.masking.level_files import Levels
 from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.store import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
+]
 TRAIN, TEST, SHARD = 160, 96, 64  # 3 shards of training images, 2 of test images
 VARIANTS = (
     Variant(mask_unit="element"),

@@ -24,7 +24,10 @@ from evaluation.storage.store import Store, content_hash
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
+]
 
 
 def _dataset(run):

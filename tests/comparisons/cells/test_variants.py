@@ -31,6 +31,7 @@ from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
 
 pytestmark = [
+    pytest.mark.training,
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
     pytest.mark.filterwarnings("ignore:gradcam is 0 everywhere"),
 ]

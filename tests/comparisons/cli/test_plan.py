@@ -31,7 +31,7 @@ TABLE_5 = (
 
 
 # Networks of one epoch on a few images learn nothing, of which the report warns.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 @pytest.fixture

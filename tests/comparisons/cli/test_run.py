@@ -26,6 +26,8 @@ from comparisons.methods import METHODS
 from comparisons.plans.plan import PRESETS, Plan
 from evaluation.storage import store
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def invoke(monkeypatch):

@@ -36,7 +36,7 @@ from evaluation.storage.store import Store
 
 ROOT = Path(__file__).parents[3]
 # Networks of one epoch on a hundred images learn nothing, of which the report warns.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::UserWarning")]
 PATIENCE_S = 570  # of a wait that a loaded machine may stretch; nothing is timed
 
 

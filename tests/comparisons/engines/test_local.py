@@ -16,7 +16,7 @@ from comparisons.runs.session import RunError, working_in
 from evaluation.storage.store import Store
 from evaluation.training.recipe import Recipe
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::UserWarning")]
 # Cells that build the network in a worker, each once: trainings, and what explains them.
 _BUILD = ("base", "maps", "retrain", "mask_only", "profile")
 

@@ -25,6 +25,7 @@ from evaluation.storage.store import Store
 psutil = pytest.importorskip("psutil")
 ray = pytest.importorskip("ray")
 pytestmark = [
+    pytest.mark.training,
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -10,7 +10,7 @@ from comparisons.engines.select import Engine
 from comparisons.runs.session import RunError
 from evaluation.storage.store import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 @pytest.fixture

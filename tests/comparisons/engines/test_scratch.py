@@ -12,7 +12,10 @@ from comparisons.cells.run import run_cell
 from comparisons.engines import select
 from evaluation.storage.store import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
+]
 
 
 def test_a_machine_that_joins_trains_from_its_own_disk_and_gets_the_same(tiny, tmp_path):

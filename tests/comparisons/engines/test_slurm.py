@@ -15,6 +15,8 @@ import pytest
 
 from evaluation.storage.store import Store
 
+pytestmark = pytest.mark.training
+
 pytest.importorskip("ray")
 ROOT = Path(__file__).parents[3]
 

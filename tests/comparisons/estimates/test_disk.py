@@ -11,7 +11,10 @@ from comparisons.graph.nodes import build_nodes
 from evaluation.masking.level_files import bytes_an_image
 from evaluation.storage.store import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
+]
 TRAIN, TEST = 240, 80
 
 

@@ -18,6 +18,8 @@ from comparisons.estimates.trial import try_out
 from comparisons.plans.plan import Plan
 from evaluation.training.retraining import Recipe
 
+pytestmark = pytest.mark.training
+
 PLAN = Plan("shapes", "zoo:make", ("random",), recipe=Recipe(epochs=1, batch_size=16))
 
 

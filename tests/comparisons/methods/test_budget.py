@@ -17,6 +17,8 @@ from evaluation.datasets.load import Request, load_dataset
 from evaluation.profiling.memory import peak_bytes
 from evaluation.training.networks import build_network
 
+pytestmark = pytest.mark.heavy
+
 _WITH_PASSES = [name for name, entry in METHODS.items() if entry.passes]
 _COUNTED = [name for name in _WITH_PASSES if METHODS[name].passes <= 25]
 

@@ -24,7 +24,7 @@ from evaluation.training.retraining import predictions
 from fastsal import FastCAM, SMOEScale
 
 CUTS = (0.1, 0.5)
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from evaluation.training.retraining import Recipe
 
 ROOT = Path(__file__).parents[3]
 # One epoch on 64 images teaches nothing, as reports say.
-pytestmark = pytest.mark.filterwarnings("ignore:.*has learned nothing")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:.*has learned nothing")]
 
 # Cells that a stopped run has left, all of them on maps that are finished.
 LEFT = {"retrain": 2, "mask_only": 1, "profile": 1}

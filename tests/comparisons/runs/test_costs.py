@@ -30,6 +30,8 @@ from fastsal import find_scales
 from reports.analysis.cost_tables import cost_tables
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.training
+
 TABLE6 = Path(__file__).parents[3] / "reports" / "paper" / "table6_flops_resnet50.csv"
 METHODS_RUN = "smoe-linear,gradient,captum-layer-gradcam"
 OPTIONS = (

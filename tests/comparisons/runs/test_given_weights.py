@@ -25,6 +25,8 @@ from evaluation.training.networks import build_network, state_hash
 from reports.records.estimates import unmasked
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.training
+
 SIZE = (16, 16)
 # Of ResNet-18's published weights, so of a file of its weights too.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

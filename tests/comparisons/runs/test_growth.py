@@ -19,6 +19,8 @@ from comparisons.runs.growth import Measured, Times, measure_run, times
 from comparisons.runs.session import RunError
 from evaluation.storage.records import CellResult
 
+pytestmark = pytest.mark.training
+
 
 def _ended(kind: str, end: float, seconds: float) -> tuple[float, CellResult]:
     return end, CellResult(f"{kind} {end}", kind, {}, (), seconds=seconds)

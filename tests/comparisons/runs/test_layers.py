@@ -44,6 +44,8 @@ from evaluation.training.retraining import Recipe
 from fastsal import SMOEScale, find_scales
 from fastsal.statistics.registry import get_statistic
 
+pytestmark = pytest.mark.training
+
 ROOT = Path(__file__).parents[3]
 LAYERS = ("stage1.0", "stage2.0", "stage3.0", "stage3")
 TUNED = 48

@@ -23,7 +23,10 @@ from evaluation.scoring.scores import t_interval
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, correctness, predictions, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
+]
 CUTS = (0.1, 0.3)
 RECIPE = Recipe(epochs=6, batch_size=16, learning_rate=0.02)
 SEEDS = (0, 1, 2)

@@ -10,6 +10,8 @@ from rich.console import Console
 from comparisons.runs import progress
 from comparisons.runs.progress import StagingProgress
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def clock(monkeypatch):

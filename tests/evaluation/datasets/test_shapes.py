@@ -13,6 +13,8 @@ from evaluation.datasets.outlines import OUTLINES, REACH
 from evaluation.datasets.shape_scenes import draw_block
 from evaluation.datasets.shapes import CLASSES, ShapesSplit, make_shapes
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def splits() -> tuple[ShapesSplit, ShapesSplit]:

@@ -23,6 +23,8 @@ from evaluation.training.retraining import Recipe, correctness, train
 from fastsal import find_scales
 from fastsal.statistics.registry import STATISTICS
 
+pytestmark = pytest.mark.training
+
 MAPS = {
     "distinct": np.random.default_rng(0).random((3, 16, 16)),
     "all tied": np.zeros((3, 16, 16)),

@@ -13,6 +13,8 @@ from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.kernels.cpu import available
 
+pytestmark = pytest.mark.heavy
+
 KILO = 4000  # bytes of a thousand numbers
 
 

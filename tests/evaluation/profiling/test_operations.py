@@ -19,6 +19,8 @@ from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.statistics.registry import STATISTICS
 
+pytestmark = pytest.mark.heavy
+
 TABLE6 = Path(__file__).parents[3] / "reports" / "paper" / "table6_flops_resnet50.csv"
 
 

@@ -11,6 +11,8 @@ import torch
 from evaluation.profiling import timing as module
 from evaluation.profiling.timing import Interval, Quartiles, Timing, added_time, time_in_turns
 
+pytestmark = pytest.mark.heavy
+
 
 class Clock:
     """A clock that only timed calls advance; `calls` lists them."""

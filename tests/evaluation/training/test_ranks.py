@@ -16,6 +16,8 @@ from evaluation.training.ranks import Ranks
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import train
 
+pytestmark = pytest.mark.training
+
 SCENES = """
 import sys
 from dataclasses import replace

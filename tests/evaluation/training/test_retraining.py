@@ -18,6 +18,8 @@ from evaluation.training.augmentation import crop_and_flip
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, predictions, train
 
+pytestmark = pytest.mark.training
+
 CUTS = (0.1, 0.5, 0.9)
 
 

@@ -23,6 +23,8 @@ from fastsal import (
 )
 from fastsal.cam.registry import CAMS
 
+pytestmark = pytest.mark.heavy
+
 CLASSES = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
 NAMES = {
     GradCAM: ("gradcam", "Grad-CAM"),

@@ -12,6 +12,8 @@ from torch import nn
 from fastsal import FastCAM, SMOEScale, Statistic, find_scales
 from fastsal.arguments.targets import TargetError
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def resnet():

@@ -14,6 +14,8 @@ from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
 from fastsal.networks.scales import Scale
 
+pytestmark = pytest.mark.heavy
+
 # Of the paper, for a 224x224 image.
 PAPER_BYTES = 117_000
 RESNET50 = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))

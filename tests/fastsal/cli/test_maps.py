@@ -27,6 +27,8 @@ from fastsal.networks.preprocessing import (
     preprocessing_of,
 )
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[3]
 
 NETWORK = """

@@ -18,7 +18,10 @@ from fastsal.networks.by_name import build_network
 from fastsal.networks.scales import ScalesError
 from fastsal.statistics.registry import STATISTICS
 
-pytestmark = pytest.mark.filterwarnings("ignore:layer.* give negative activations")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:layer.* give negative activations"),
+]
 
 
 def images(count=2, height=24, width=32, seed=0):

@@ -21,7 +21,10 @@ from fastsal.networks.by_name import build_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-pytestmark = pytest.mark.filterwarnings("ignore:layer.* give negative activations")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:layer.* give negative activations"),
+]
 
 ROOT = Path(__file__).parents[3]
 NETWORK = """

@@ -20,7 +20,10 @@ from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not cpu.available(), reason="Numba is not installed"),
+]
 EPSILON = 1e-6
 ROOT = Path(__file__).parents[3]
 OUTPUT = {"capture_output": True, "text": True, "check": True}

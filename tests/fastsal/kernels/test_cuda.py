@@ -25,6 +25,7 @@ from fastsal.statistics.registry import STATISTICS
 DEVICE = "cuda"
 
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
     pytest.mark.filterwarnings("ignore:layer.* give n"),
     pytest.mark.filterwarnings("ignore:.* is 0 everywhere"),

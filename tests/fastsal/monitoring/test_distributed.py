@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.training
+
 SCRIPT = """
 import copy, sys
 import torch, torch.distributed as dist

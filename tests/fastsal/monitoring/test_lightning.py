@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+pytestmark = pytest.mark.training
+
 pl = pytest.importorskip("lightning.pytorch")
 
 

@@ -19,6 +19,8 @@ import fastsal
 from fastsal import SMOEScale, find_scales, watch
 from fastsal.monitoring.sample import drift, entropy
 
+pytestmark = pytest.mark.training
+
 
 class Network(nn.Sequential):
     """Convolutions, BatchNorm, in-place ReLUs and dropout, whose forward passes are counted."""

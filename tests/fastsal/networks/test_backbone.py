@@ -14,6 +14,8 @@ from torchvision.models import detection, segmentation
 from fastsal import SMOEScale, find_scales
 from fastsal.networks.trace import Node, Trace
 
+pytestmark = pytest.mark.heavy
+
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 
 

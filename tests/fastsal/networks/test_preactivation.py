@@ -14,6 +14,8 @@ from fastsal import FastCAM, Scale, SMOEScale, Statistic
 from fastsal.networks.preactivation import PreActivations
 from fastsal.statistics.distributions import truncnormal_mean
 
+pytestmark = pytest.mark.heavy
+
 # Reads the tensor itself: its least value, which no rectified tensor has below 0.
 LEAST = Statistic("least", "a test", "pre_relu", lambda activations: activations.amin(1))
 RAW = {"statistic": LEAST, "normalize": "none"}

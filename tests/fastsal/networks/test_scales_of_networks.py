@@ -24,6 +24,8 @@ from torch import nn
 from fastsal import SMOEScale, find_scales
 from fastsal.networks.by_name import build_network
 
+pytestmark = pytest.mark.heavy
+
 SIGNED, NHWC = "signed", "NHWC"
 RECTIFIED = "rectified by a function"
 

@@ -11,6 +11,8 @@ from fastsal import smoe_scale
 from fastsal.statistics.gamma import gamma_entropy, gamma_scale, gamma_shape
 from fastsal.statistics.registry import STATISTICS
 
+pytestmark = pytest.mark.heavy
+
 EPSILON = 1e-6
 
 

@@ -25,6 +25,8 @@ from reports.analysis.rank_agreement import agreement, agreements
 from reports.records.correctness import read_correctness
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.heavy
+
 FRACTIONS = (0.1, 0.5, 0.9)
 IMAGES = 300
 SEEDS = (0, 1, 2)

@@ -14,6 +14,8 @@ from reports.analysis.ranking_changes import ranking_changes
 from reports.pages.build import build
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.heavy
+
 FRACTIONS = (0.1, 0.5, 0.9)
 NOISY, RECURSIVE = Variant(fill="noisy-linear"), Variant(recursive=True)
 # What the other reading adds to each method's KAR, at seeds 0 and 1.

@@ -14,6 +14,8 @@ from reports.pages.build import build
 from reports.records.estimates import Estimate
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.heavy
+
 FRACTIONS = (0.3, 0.7)
 PARAMETERS = {
     "random": {},

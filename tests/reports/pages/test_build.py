@@ -17,6 +17,8 @@ from evaluation.storage.store import Store
 from reports import build
 from reports.__main__ import app
 
+pytestmark = pytest.mark.heavy
+
 
 class Page(HTMLParser):
     """Every element of a page in order: its tag, attributes and own text."""

@@ -19,6 +19,8 @@ from reports.analysis.cost_rows import Ratio
 from reports.analysis.cost_tables import cost_tables
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.heavy
+
 METHODS = {
     "smoe-linear": ("SMOE Scale, linear weights", "smoe"),
     "fastcam": ("Fast-CAM", "cam"),

@@ -17,6 +17,8 @@ from reports.pages.growth import (
     write_table,
 )
 
+pytestmark = pytest.mark.heavy
+
 
 def _row(series: str, value: object, run_s: float, **changes: object) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(COLUMNS, 1.0)

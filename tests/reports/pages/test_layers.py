@@ -16,6 +16,8 @@ from reports.analysis.layer_tables import RANDOM, measured, printed
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
 from reports.records.run import read_run
 
+pytestmark = pytest.mark.heavy
+
 LAYERS = ("stage1", "stage2 <b>")
 # KAR and ROAR accuracy at the two layers, at seed 0.
 PLANTED = {

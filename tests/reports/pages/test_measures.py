@@ -18,6 +18,8 @@ from reports.figures.measures import measures_figure
 from reports.pages.measures import measures_context
 from reports.records.run import Run, read_run
 
+pytestmark = pytest.mark.heavy
+
 IMAGES = 5
 STAGES = ("head", "stem")
 # Deletion area of each image is this plus 0.01 times its number.

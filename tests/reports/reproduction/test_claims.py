@@ -18,6 +18,8 @@ from reports.reproduction.claims import SECTIONS, Claim
 from reports.reproduction.page import committed_runs, frame_of
 from reports.reproduction.resnet import count_resnet50
 
+pytestmark = pytest.mark.heavy
+
 RUNS = Path(__file__).parents[3] / "reports" / "runs"
 PROFILED = "Added work and memory, profiled"
 INSIDE = "Inside the network (Tables 1 and 4)"
