@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.masking.variants import Variant
+from evaluation.storage.hashes import spec_id
 from evaluation.storage.records import METRICS, Record
-from evaluation.storage.store import Store, spec_id
+from evaluation.storage.store import Store
 from fastsal import __version__
 from fastsal.registry import Registry
 

@@ -18,8 +18,9 @@ from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_nam
 from evaluation.layers.layerwise import ActivationView, Locations
 from evaluation.layers.tails import tail_of
 from evaluation.masking.views import InputView
+from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.storage.local_copies import locked
-from evaluation.storage.store import Store, content_hash, spec_id
+from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
 from fastsal.networks.by_name import read_state_dict

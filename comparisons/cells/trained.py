@@ -15,8 +15,9 @@ from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView, View
+from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import Record, pack_bits
-from evaluation.storage.store import Store, content_hash
+from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, Training, correctness, predictions, train
 

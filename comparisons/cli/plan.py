@@ -25,7 +25,7 @@ from comparisons.graph.specs import data_cell
 from comparisons.plans.plan import Plan, PlanError
 from comparisons.runs.session import one_message
 from evaluation.datasets.load import Extent, Request, extent_of
-from evaluation.storage.store import write_atomically
+from evaluation.storage.writing import write_atomically
 from evaluation.training.retraining import check_device
 
 __all__ = ["plan"]

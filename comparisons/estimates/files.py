@@ -10,7 +10,7 @@ from typing import Any
 
 from comparisons.plans.plan import Plan, PlanError
 from evaluation.masking.variants import Variant
-from evaluation.storage.store import write_atomically
+from evaluation.storage.writing import write_atomically
 from evaluation.training.retraining import Recipe
 from fastsal.files import short_hash
 

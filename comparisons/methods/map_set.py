@@ -19,7 +19,8 @@ from evaluation.masking.levels import as_elements, continued_levels, saliency_le
 from evaluation.masking.views import InputView
 from evaluation.metrics.localisation import peaks as most_salient
 from evaluation.metrics.localisation import pointing_game
-from evaluation.storage.store import ContentHash, write_atomically
+from evaluation.storage.hashes import ContentHash
+from evaluation.storage.writing import write_atomically
 
 __all__ = ["Made", "MapCost", "MapSet"]
 

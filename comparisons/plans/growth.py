@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from comparisons.plans.plan import Plan
-from evaluation.storage.store import spec_id
+from evaluation.storage.hashes import spec_id
 from evaluation.training.retraining import Recipe
 
 __all__ = ["ENGINES", "SERIES", "Case", "Sizes", "cases"]

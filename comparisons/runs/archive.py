@@ -16,14 +16,15 @@ from evaluation.datasets.dataset import SPLITS
 from evaluation.storage.archive import (
     CELLS,
     RunArchive,
-    RunFolder,
     new_archive,
     open_run,
     page_members,
     write_members,
 )
 from evaluation.storage.records import CellResult
-from evaluation.storage.store import Store, write_atomically
+from evaluation.storage.run_files import RunFolder
+from evaluation.storage.store import Store
+from evaluation.storage.writing import write_atomically
 from reports.pages.build import render, write_records
 from reports.records.run import read_run
 

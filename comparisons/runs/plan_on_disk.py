@@ -11,7 +11,7 @@ from typing import Any
 from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
 from comparisons.runs.session import RunError
-from evaluation.storage.store import write_atomically
+from evaluation.storage.writing import write_atomically
 
 __all__ = ["PLAN", "PlanOnDisk", "keep_plan", "kind_of"]
 

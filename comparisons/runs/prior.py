@@ -15,8 +15,9 @@ from comparisons.plans.layers import LayersPlan
 from evaluation.layers.layer_arrays import RANDOM
 from evaluation.masking.levels import MODES
 from evaluation.scoring.scores import difference_score
+from evaluation.storage.hashes import spec_id
 from evaluation.storage.records import CellResult
-from evaluation.storage.store import spec_id, write_atomically
+from evaluation.storage.writing import write_atomically
 from fastsal import __version__
 from fastsal.maps.prior import FORMAT
 

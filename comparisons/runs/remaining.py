@@ -16,8 +16,8 @@ from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
 from comparisons.runs.plan_on_disk import PlanOnDisk
 from evaluation.datasets.dataset import SPLITS, Dataset, Split
-from evaluation.storage.archive import RunFolder
 from evaluation.storage.records import CellResult
+from evaluation.storage.run_files import RunFolder
 
 __all__ = ["Remaining"]
 

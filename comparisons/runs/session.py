@@ -24,7 +24,8 @@ from comparisons.graph.nodes import Node
 from comparisons.runs.progress import RunProgress, StagingProgress
 from evaluation.datasets.dataset import Dataset, open_staged
 from evaluation.datasets.load import Request, files_hash, unchanged
-from evaluation.storage.store import Store, remove_partial, write_atomically
+from evaluation.storage.store import Store
+from evaluation.storage.writing import remove_partial, write_atomically
 
 __all__ = [
     "RunError",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.storage.store import content_hash
+from evaluation.storage.hashes import content_hash
 
 __all__ = [
     "SPLITS",

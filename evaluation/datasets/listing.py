@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import SPLITS, DatasetError, Skipped, choose_balanced
-from evaluation.storage.store import content_hash
+from evaluation.storage.hashes import content_hash
 
 __all__ = ["ArrayPixels", "Block", "Listing", "Names", "Pixels", "Request", "SplitListing"]
 

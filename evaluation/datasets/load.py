@@ -25,7 +25,7 @@ from evaluation.datasets.sources import (  # noqa: F401
 from evaluation.datasets.sources.files import listing_hash
 from evaluation.datasets.sources.registry import SOURCES, Source
 from evaluation.datasets.staging import Progress, same_images, stage_listing, staged_hash
-from evaluation.storage.store import spec_id
+from evaluation.storage.hashes import spec_id
 
 __all__ = [
     "SOURCES",

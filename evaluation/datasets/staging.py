@@ -17,8 +17,9 @@ import numpy as np
 from evaluation.datasets.channel_sums import ChannelSums
 from evaluation.datasets.dataset import Dataset, DatasetError
 from evaluation.datasets.listing import Block, Listing, SplitListing
+from evaluation.storage.hashes import content_hash
 from evaluation.storage.resumable_array import ResumableArray, unfinished_path
-from evaluation.storage.store import content_hash, write_atomically
+from evaluation.storage.writing import write_atomically
 
 __all__ = ["Progress", "content_of", "same_images", "stage_listing", "staged_hash"]
 

@@ -20,7 +20,7 @@ from evaluation.layers.tails import read_scales
 from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
 from evaluation.seeding import generator
-from evaluation.storage.store import ArrayFile
+from evaluation.storage.writing import ArrayFile
 from fastsal import SMOEScale
 from fastsal.attribution.smoe_scale import readers_of
 from fastsal.networks import hooks

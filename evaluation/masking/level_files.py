@@ -19,8 +19,9 @@ import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
+from evaluation.storage.hashes import ContentHash, content_hash
 from evaluation.storage.local_copies import locked
-from evaluation.storage.store import ArrayFile, ContentHash, content_hash, write_atomically
+from evaluation.storage.writing import ArrayFile, write_atomically
 
 __all__ = [
     "CHUNK_IMAGES",

@@ -21,13 +21,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.storage.records import CellResult
-from evaluation.storage.store import Store, write_atomically
+from evaluation.storage.run_files import RunFiles, RunFolder, arrays_in
+from evaluation.storage.writing import write_atomically
 
 __all__ = [
     "CELLS",
@@ -35,8 +36,6 @@ __all__ = [
     "ArchiveError",
     "Members",
     "RunArchive",
-    "RunFiles",
-    "RunFolder",
     "new_archive",
     "open_run",
     "page_members",
@@ -63,90 +62,6 @@ _T = TypeVar("_T")
 
 class ArchiveError(ValueError):
     """Error of an archive that cannot be read or written; names the file and the fault."""
-
-
-class RunFiles(Protocol):
-    """The files of a run that pages are made of, in its folder or in an archive."""
-
-    @property
-    def root(self) -> Path:
-        """The folder of the run or of its archive."""
-
-    def results(self) -> list[CellResult]:
-        """Every finished cell, older ones first."""
-
-    def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
-        """The maps of a few test images by a maps cell; None where there are none."""
-
-    def image_facts(self, data: str) -> dict[str, Any]:
-        """``meta.json`` of the images of a data cell; empty where it is not there."""
-
-    def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
-        """Some entries of ``test_images``, ``test_labels`` or ``test_object_masks``; None: absent.
-
-        Args:
-            data: id of the data cell.
-            name: of the array.
-            index: which test images.
-        """
-
-
-def open_run(path: Path) -> RunFiles:
-    """The files of a run: of an archive where `path` holds one, else of the run's own folder.
-
-    Args:
-        path: either folder.
-
-    Raises:
-        FileNotFoundError: `path` holds neither a plan nor a finished cell.
-    """
-    if (path / CELLS).exists():
-        return RunArchive(path)
-    if not (path / "plan.json").exists() and not any((path / "cells").glob("*.json")):
-        raise FileNotFoundError(
-            f"{path} is no run: expected plan.json or cells/*.json in it; "
-            "give the directory that --out named"
-        )
-    return RunFolder(path)
-
-
-class RunFolder:
-    """A run's own folder.
-
-    Args:
-        root: the folder.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.store = Store(root)
-
-    def results(self) -> list[CellResult]:
-        """Every finished cell, older ones first by the times of their files."""
-
-        def age(result: CellResult) -> int:
-            return self.store.cell(result.id).stat().st_mtime_ns
-
-        return sorted(self.store.results(), key=age)
-
-    def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
-        """The arrays in ``gallery/<id>.npz``."""
-        path = self.store.gallery(cell)
-        return _arrays(path) if path.exists() else None
-
-    def image_facts(self, data: str) -> dict[str, Any]:
-        """The content of ``data/<id>/meta.json``."""
-        path = self.store.data(data) / "meta.json"
-        facts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return facts
-
-    def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
-        """Some entries of an array in ``data/<id>/``."""
-        path = self.store.data(data) / f"{name}.npy"
-        if not path.exists():
-            return None
-        chosen: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)[list(index)]
-        return chosen
 
 
 class RunArchive:
@@ -245,7 +160,7 @@ class RunArchive:
     def _npz(self, name: str) -> Mapping[str, NDArray[Any]] | None:
         if name not in self._names:
             return None
-        return self._parsed(name, lambda content: _arrays(io.BytesIO(content)))
+        return self._parsed(name, lambda content: arrays_in(io.BytesIO(content)))
 
     def _parsed(self, name: str, parse: Callable[[bytes], _T]) -> _T:
         if name not in self._names:
@@ -265,6 +180,25 @@ class RunArchive:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError) as error:
             of = f"{name}: " if name else ""
             raise ArchiveError(f"{self._zip} is damaged: {of}{error}") from error
+
+
+def open_run(path: Path) -> RunFiles:
+    """The files of a run: of an archive where `path` holds one, else of the run's own folder.
+
+    Args:
+        path: either folder.
+
+    Raises:
+        FileNotFoundError: `path` holds neither a plan nor a finished cell.
+    """
+    if (path / CELLS).exists():
+        return RunArchive(path)
+    if not (path / "plan.json").exists() and not any((path / "cells").glob("*.json")):
+        raise FileNotFoundError(
+            f"{path} is no run: expected plan.json or cells/*.json in it; "
+            "give the directory that --out named"
+        )
+    return RunFolder(path)
 
 
 def page_members(folder: RunFolder, results: Sequence[CellResult]) -> dict[str, Path | bytes]:
@@ -379,8 +313,3 @@ def _is_member(name: str) -> bool:
     if not rest:
         return name == _ORDER
     return folder in _FOLDERS and all(_PART.fullmatch(part) for part in rest)
-
-
-def _arrays(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)

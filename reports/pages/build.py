@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from evaluation.storage.archive import RunFolder
 from evaluation.storage.records import METRICS
-from evaluation.storage.store import write_atomically
+from evaluation.storage.run_files import RunFolder
+from evaluation.storage.writing import write_atomically
 from reports.analysis.certainty import certainty
 from reports.analysis.overview import (
     best_places,

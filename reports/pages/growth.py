@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.storage.store import write_atomically
+from evaluation.storage.writing import write_atomically
 
 __all__ = ["COLUMNS", "MACHINE", "efficiencies", "read_growth", "write_growth", "write_table"]
 

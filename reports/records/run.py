@@ -14,8 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evaluation.masking.variants import Variant
-from evaluation.storage.archive import RunFiles, open_run
+from evaluation.storage.archive import open_run
 from evaluation.storage.records import CellResult
+from evaluation.storage.run_files import RunFiles
 from reports.records.estimates import (
     Estimate,
     Place,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.storage.store import write_atomically
+from evaluation.storage.writing import write_atomically
 from fastsal import __version__
 from reports.formatting import digits
 from reports.pages.rendering import rendered

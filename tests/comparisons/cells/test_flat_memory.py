@@ -19,7 +19,7 @@ from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView
-from evaluation.storage.store import ArrayFile
+from evaluation.storage.writing import ArrayFile
 
 pytestmark = pytest.mark.training
 

@@ -19,8 +19,9 @@ from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import METRICS, unpack_bits
-from evaluation.storage.store import Store, content_hash
+from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, train
 

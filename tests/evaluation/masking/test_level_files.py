@@ -23,7 +23,7 @@ from evaluation.masking.level_files import (
     unpack_levels,
 )
 from evaluation.masking.levels import MODES, Masking, saliency_levels
-from evaluation.storage.store import ContentHash, content_hash
+from evaluation.storage.hashes import ContentHash, content_hash
 
 CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SHAPE = (2500, 8, 8)  # two whole shards and a part of one

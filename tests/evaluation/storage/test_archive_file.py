@@ -15,13 +15,13 @@ from evaluation.storage.archive import (
     FILES,
     ArchiveError,
     RunArchive,
-    RunFolder,
     new_archive,
     open_run,
     page_members,
     write_members,
 )
 from evaluation.storage.records import CellResult
+from evaluation.storage.run_files import RunFolder
 
 
 @pytest.fixture

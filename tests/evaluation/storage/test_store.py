@@ -17,16 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.storage.records import METRICS, CellResult, Record, pack_bits, unpack_bits
-from evaluation.storage.store import (
-    ArrayFile,
-    Store,
-    content_hash,
-    remove_partial,
-    spec_id,
-    write_atomically,
-    write_once,
-)
+from evaluation.storage.store import Store
+from evaluation.storage.writing import ArrayFile, remove_partial, write_atomically, write_once
 
 ROOT = Path(__file__).parents[3]
 RECORD = Record(
@@ -160,7 +154,8 @@ def test_what_the_device_that_is_always_full_refuses_is_an_error(tmp_path, monke
 _WRITE_SLOWLY = """
 import sys, time
 from evaluation.storage.records import CellResult
-from evaluation.storage.store import Store, write_atomically
+from evaluation.storage.store import Store
+from evaluation.storage.writing import write_atomically
 
 store = Store(sys.argv[1])
 text = CellResult("ab", "base", {"new": True}, ()).to_json().encode()
@@ -386,7 +381,7 @@ def test_what_was_killed_while_it_copied_a_folder_is_removed_too(tmp_path):
 
 @pytest.mark.parametrize("together", [1, 100, 2**26])
 def test_a_hash_is_that_of_the_bytes_however_many_are_hashed_at_once(monkeypatch, together):
-    monkeypatch.setattr("evaluation.storage.store._HASHED_TOGETHER", together)
+    monkeypatch.setattr("evaluation.storage.hashes._HASHED_TOGETHER", together)
     numbers = np.random.default_rng(0).random((50, 7))
     for array in (numbers, numbers.T, numbers[::3], np.zeros((0, 3)), np.float64(2)):
         described = f"{array.dtype.str}{array.shape}".encode()

@@ -220,7 +220,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("evaluation.storage.store.os.fsync", full)
+    monkeypatch.setattr("evaluation.storage.writing.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         build(finished_run, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
