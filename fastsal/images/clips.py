@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.files import partial_beside, synced
 from fastsal.images.files import shown_size, tensor_of
 from fastsal.optional import needed
 
@@ -85,6 +85,7 @@ class ClipWriter:
     def __init__(self, folder: Path, names: Mapping[str, str], rate: Fraction) -> None:
         self.folder, self.names, self.rate = folder, names, rate
         self._streams: dict[str, tuple[Any, Any]] = {}
+        self._partials: dict[str, Path] = {}
         self._files = ExitStack()
         self.frames = 0
 
@@ -104,29 +105,25 @@ class ClipWriter:
 
     def finish(self) -> None:
         """Put the videos in their places."""
-        for container, stream in self._streams.values():
-            container.mux(stream.encode(None))
-        self._files.close()
-        for kind in self._streams:
-            self._partial(kind).replace(self.folder / self.names[kind])
+        with self._files:
+            for container, stream in self._streams.values():
+                container.mux(stream.encode(None))
+                container.close()
+            for kind, partial in self._partials.items():
+                synced(partial)
+                partial.replace(self.folder / self.names[kind])
 
     def drop(self) -> None:
         """Leave nothing of what was begun."""
         self._files.close()
-        for kind in self.names:
-            self._partial(kind).unlink(missing_ok=True)
 
     def _stream(self, av: Any, kind: str, height: int, width: int) -> tuple[Any, Any]:
         if kind not in self._streams:
-            path = self._partial(kind)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            container = self._files.enter_context(av.open(str(path), "w"))
+            partial = self._files.enter_context(partial_beside(self.folder / self.names[kind]))
+            container = self._files.enter_context(av.open(str(partial), "w"))
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
             stream = container.add_stream(codec, rate=self.rate)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             self._streams[kind] = container, stream
+            self._partials[kind] = partial
         return self._streams[kind]
-
-    def _partial(self, kind: str) -> Path:
-        place = self.folder / self.names[kind]
-        return place.with_name(f".partial-{os.getpid()}-{kind}.mp4")

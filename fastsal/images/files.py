@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.files import written_whole
 from fastsal.optional import needed
 
 # What Pillow reads without further packages; frames after the first are left out.
@@ -164,18 +165,8 @@ def write_png(picture: Tensor, path: Path) -> None:
     if mode == "RGB":
         pixels = pixels.movedim(0, -1)
     image = _pillow("Image").frombytes(mode, size, pixels.contiguous().numpy().tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, so that nobody takes it for a picture, and of this process alone.
-    partial = path.with_name(f".partial-{os.getpid()}.png")
-    try:
-        with partial.open("wb") as file:
-            image.save(file, format="PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as partial, partial.open("wb") as file:
+        image.save(file, format="PNG")
 
 
 def _rgb(pillow: Any, picture: Any) -> Any:
