@@ -25,11 +25,11 @@ from fastsal.attribution.class_activation import (
     SmoothGradCAMPlusPlus,
 )
 from fastsal.attribution.fast_cam import FastCAM
-from fastsal.attribution.reader import Maps
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.cam.registry import Cam, register_cam
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.maps.normalization import register_normalization
+from fastsal.maps.result import Maps
 from fastsal.monitoring.monitor import Watch, watch
 from fastsal.monitoring.sample import Sample
 from fastsal.networks.scales import Candidate, Scale, candidates, find_scales

@@ -18,6 +18,7 @@ from comparisons.methods.controls import METHODS
 from comparisons.methods.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
 from fastsal import find_scales
 from fastsal.networks.hooks import Tap, forward
+from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 
 __all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
@@ -124,13 +125,7 @@ def taps_of_scales(
         return read(scale.channels_first(tensor))
 
     for scale in find_scales(model, image):
-        yield Tap(
-            scale.name,
-            scale.module,
-            partial(read_scale, scale),
-            call=scale.call,
-            layer_input=scale.layer_input,
-        )
+        yield NamedLayer.of_scale(scale).tap(partial(read_scale, scale))
 
 
 @cost_only(

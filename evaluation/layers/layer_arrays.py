@@ -21,6 +21,7 @@ from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
 from evaluation.storage.store import ArrayFile
 from fastsal import SMOEScale
+from fastsal.attribution.smoe_scale import readers_of
 from fastsal.networks import hooks
 from fastsal.networks.scales import Scale, candidates
 
@@ -109,7 +110,9 @@ def statistic_maps(
         For each statistic ``(N, h, w)`` a scale.
     """
     readers = [
-        SMOEScale(network, list(scales), statistic=name, normalize="none").reader((inputs,))
+        readers_of(SMOEScale(network, list(scales), statistic=name, normalize="none")).for_image(
+            inputs
+        )
         for name in statistics
     ]
     taps = [tap for reader in readers for tap in reader.taps]

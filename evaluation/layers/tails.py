@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastsal.networks import hooks
+from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 from fastsal.networks.state import evaluating
 
@@ -30,17 +31,8 @@ def read_scales(network: nn.Module, scales: tuple[Scale, ...], inputs: Tensor) -
     Returns:
         A tensor a scale.
     """
-    taps = [
-        hooks.Tap(
-            name=scale.name,
-            module=scale.module,
-            # A copy: what follows may write into the tensor.
-            read=torch.clone,
-            call=scale.call,
-            layer_input=scale.layer_input,
-        )
-        for scale in scales
-    ]
+    # Copies: what follows may write into the tensors.
+    taps = [NamedLayer.of_scale(scale).tap(torch.clone) for scale in scales]
     with torch.no_grad():
         return hooks.forward(network, (inputs,), taps=taps)[1]
 

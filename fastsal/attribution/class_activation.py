@@ -1,16 +1,17 @@
-"""Class activation maps as Captum attribution classes, in the place of LayerGradCam."""
+"""Class activation maps as Captum attribution classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
-from torch import Tensor
 
-from fastsal.arguments.inputs import Inputs, as_tuple
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import Inputs
+from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.networks.layers import Layer, NamedLayer, name_layer
@@ -18,36 +19,40 @@ from fastsal.networks.scales import Scale, find_scales
 from fastsal.networks.state import root_module
 
 
-class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore[misc]
+class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution):  # type: ignore[misc]
     r"""The class activation map of one layer, by any entry of the registry.
 
     $$L = \mathrm{ReLU}\Big(\sum_k w_k A_k\Big)$$
 
     with `A_k` the layer's channels and `w_k` the weights of the `cam`. The gradient is taken for
-    the part of the network after the layer alone. It stands where Captum has `LayerGradCam`;
-    deviations from that class: the ReLU of the papers is on where nothing is said; no target is the
-    predicted class; a layer whose channels come last `(N, h, w, C)` is read so; a layer that gives
-    several tensors is an error; the map is float32 or finer.
+    the part of the network after the layer alone. The class takes the place of Captum's
+    `LayerGradCam`. Deviations from that class: the ReLU of the papers is on by default; without a
+    target the predicted class is explained; a layer whose channels come last `(N, h, w, C)` is
+    recognised; a layer that gives several tensors is an error; the map is float32 or finer.
 
     Args:
-        forward_func: The network, or any callable that runs it; then give `layer`. A module runs in
-            evaluation mode and is put back as it was; a bare callable runs as it is.
-        layer: A module, its name or a `Scale`. None takes the network's last scale, found at the
-            first call by `find_scales`.
-        device_ids: The order of devices, where `forward_func` splits batches over several.
-        cam: The name of a registered class activation map, or a `Cam`.
+        forward_func (torch.nn.Module or Callable): The network, or any callable that runs it; a
+            callable needs `layer`. A module runs in evaluation mode and is restored afterwards; a
+            callable runs unchanged.
+        layer (str, torch.nn.Module or Scale, optional): The layer. Default: None, which takes the
+            network's last scale, found at the first call by `find_scales`.
+        device_ids (list[int], optional): The order of devices, if `forward_func` splits batches
+            over several. Default: None.
+        cam (str or Cam): A registered class activation map, or a `Cam`. Default: "gradcam".
 
     Raises:
         ValueError: If a name is unknown, there is not one layer, or none can be found.
 
-    >>> import torch
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
-    ...     torch.nn.Linear(128, 10),
-    ... )
-    >>> ClassActivationMap(net, net[1], cam="gradcam++").attribute(torch.rand(2, 3, 8, 8), 1).shape
-    torch.Size([2, 1, 4, 4])
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...     torch.nn.Linear(128, 10),
+        ... )
+        >>> cam = ClassActivationMap(net, net[1], cam="gradcam++")
+        >>> cam.attribute(torch.rand(2, 3, 8, 8), 1).shape
+        torch.Size([2, 1, 4, 4])
     """
 
     def __init__(
@@ -68,14 +73,6 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
         self.cam = get_cam(cam)
         self._layer = None if layer is None else name_layer(forward_func, layer)
 
-    def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(f"attribute_future is not available for {self.get_name()}")
-
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -88,39 +85,35 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
     ) -> Inputs:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
-        The arguments stand as in Captum's `LayerGradCam.attribute`. `interpolate` brings the map
-        to the image's size.
+        The arguments are those of Captum's `LayerGradCam.attribute`, in the same order.
+        `interpolate` brings the map to the image's size.
 
         Args:
-            inputs: `(N, C, H, W)`, or a tuple of the model's inputs.
-            target: The class, in any of Captum's forms; a callable of the model's output that
-                returns one score for each image; or None for the predicted class (of an output of
-                one number for each image, that number).
-            additional_forward_args: Further arguments of the model: one, or a tuple.
-            attribute_to_layer_input: Takes the map at the layer's input in place of its output.
-            relu_attributions: Sets negative values to 0, as the papers do. False keeps them, as
-                Captum does where nothing is said.
-            attr_dim_summation: False gives what each channel adds, in place of their sum.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs.
+            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
+                forms, or a callable of the model's output that returns one score for each image.
+                Default: None, which takes the predicted class (of an output of one number for each
+                image, that number).
+            additional_forward_args (Any, optional): Further arguments of the model: one, or a
+                tuple. Default: None.
+            attribute_to_layer_input (bool): Takes the map at the layer's input in place of its
+                output. Default: False.
+            relu_attributions (bool): Sets negative values to 0, as the papers do; False keeps
+                them, as Captum does by default. Default: True.
+            attr_dim_summation (bool): Sums over the channels; False gives each channel's
+                contribution. Default: True.
 
         Returns:
             `(N, 1, h, w)`, or `(N, C, h, w)` without the sum. A tuple of one input gives a tuple of
-            one map, which `sensitivity_max` needs; several inputs give one map, as in Captum. An
-            image whose map is 0 everywhere after the ReLU is named in a warning.
+            one map, which `sensitivity_max` needs; several inputs give one map, as in Captum. A
+            warning names images whose map is 0 everywhere after the ReLU.
 
         Raises:
             ValueError: If the target does not fit the output, or the layer cannot be used.
         """
-        tensors = as_tuple(inputs)
-        maps, _ = layer_contributions(
-            self.cam,
-            self.forward_func,
-            self._layer or self._find_layer(tensors, additional_forward_args),
-            tensors,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            self.device_ids,
-        )
+        (call,) = self._calls(inputs, target, additional_forward_args)
+        layer = self._layer or self._find_layer(call)
+        maps, _ = layer_contributions(self.cam, layer, call, layer_input=attribute_to_layer_input)
         if attr_dim_summation:
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:
@@ -129,11 +122,9 @@ class ClassActivationMap(LayerAttribution, GradientAttribution):  # type: ignore
         maps = maps.contiguous()
         return (maps,) if isinstance(inputs, tuple) and len(inputs) == 1 else maps
 
-    def _find_layer(
-        self, inputs: tuple[Tensor, ...], additional_forward_args: object
-    ) -> NamedLayer:
-        scale = find_scales(self.forward_func, inputs, additional_forward_args)[-1]
-        self._layer = (scale.name, scale.module, scale)
+    def _find_layer(self, call: Call) -> NamedLayer:
+        scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
+        self._layer = NamedLayer.of_scale(scales[-1])
         return self._layer
 
 
@@ -145,20 +136,25 @@ class GradCAM(ClassActivationMap):
 
     Deviations from the paper: none. `relu_attributions=False` gives Captum's `LayerGradCam`.
 
-    Args:
-        forward_func: As for `ClassActivationMap`.
-        layer: As for `ClassActivationMap`.
-        device_ids: As for `ClassActivationMap`.
-
     Reference:
         Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-        Localization", Eq 1 and 2.
+        Localization", Eq 1 and 2,
+        https://arxiv.org/abs/1610.02391
 
-    >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
-    >>> GradCAM(net, net[0]).attribute(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 0).tolist()
-    [[[[0.25, 0.5], [0.75, 1.0]]]]
+    Args:
+        forward_func (torch.nn.Module or Callable): As for `ClassActivationMap`.
+        layer (str, torch.nn.Module or Scale, optional): As for `ClassActivationMap`.
+            Default: None.
+        device_ids (list[int], optional): As for `ClassActivationMap`. Default: None.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
+        >>> GradCAM(net, net[0]).attribute(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 0).tolist()
+        [[[[0.25, 0.5], [0.75, 1.0]]]]
     """
+
+    _field_name: ClassVar[str | None] = "Grad-CAM"
 
     def __init__(
         self,
@@ -168,36 +164,32 @@ class GradCAM(ClassActivationMap):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, cam="gradcam")
 
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> GradCAM.get_name()
-        'Grad-CAM'
-        """
-        return "Grad-CAM"
-
 
 class GradCAMPlusPlus(ClassActivationMap):
-    r"""Grad-CAM++: channels weighted by their positive gradients, rare places more.
+    r"""Grad-CAM++: channels weighted by a weighted sum of their positive gradients.
 
-    The formula, and what is left out of it, stands with `fastsal.cam.gradcam_plus_plus_weights`.
-
-    Args:
-        forward_func: As for `ClassActivationMap`.
-        layer: As for `ClassActivationMap`.
-        device_ids: As for `ClassActivationMap`.
+    `fastsal.cam.registry.gradcam_plus_plus_weights` has the formula and its deviations.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++: Improved Visual Explanations for Deep Convolutional
-        Networks", Eq 7 and 19.
+        Networks", Eq 7 and 19,
+        https://arxiv.org/abs/1710.11063
 
-    >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
-    >>> images = torch.tensor([[[[1.0, 2.0], [1.0, 4.0]]]])
-    >>> GradCAMPlusPlus(net, net[0]).attribute(images, 0).tolist()  # 4 * 1/4 / (2 + 8/4) = 1/4
-    [[[[0.25, 0.5], [0.25, 1.0]]]]
+    Args:
+        forward_func (torch.nn.Module or Callable): As for `ClassActivationMap`.
+        layer (str, torch.nn.Module or Scale, optional): As for `ClassActivationMap`.
+            Default: None.
+        device_ids (list[int], optional): As for `ClassActivationMap`. Default: None.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
+        >>> images = torch.tensor([[[[1.0, 2.0], [1.0, 4.0]]]])
+        >>> GradCAMPlusPlus(net, net[0]).attribute(images, 0).tolist()  # 4 * 1/4 / (2 + 8/4) = 1/4
+        [[[[0.25, 0.5], [0.25, 1.0]]]]
     """
+
+    _field_name: ClassVar[str | None] = "Grad-CAM++"
 
     def __init__(
         self,
@@ -207,44 +199,40 @@ class GradCAMPlusPlus(ClassActivationMap):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, cam="gradcam++")
 
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> GradCAMPlusPlus.get_name()
-        'Grad-CAM++'
-        """
-        return "Grad-CAM++"
-
 
 class SmoothGradCAMPlusPlus(ClassActivationMap):
     r"""Smooth Grad-CAM++: Grad-CAM++ with derivatives averaged over noisy copies of the image.
 
-    The formula, and how it deviates from the paper's, stands with
-    `fastsal.cam.gradcam_plus_plus_weights`. A map takes `samples + 1` forward passes.
+    `fastsal.cam.registry.gradcam_plus_plus_weights` has the formula and its deviations. A map
+    takes `samples + 1` forward passes.
+
+    Reference:
+        Omeiza et al., "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for
+        Deep Convolutional Neural Network Models",
+        https://arxiv.org/abs/1908.01224
 
     Args:
-        forward_func: As for `ClassActivationMap`.
-        layer: As for `ClassActivationMap`.
-        device_ids: As for `ClassActivationMap`.
-        samples: Noisy copies of each image.
-        noise: Standard deviation of the noise, as a share of each image's own range. 0 gives
-            Grad-CAM++.
-        seed: Of the noise.
+        forward_func (torch.nn.Module or Callable): As for `ClassActivationMap`.
+        layer (str, torch.nn.Module or Scale, optional): As for `ClassActivationMap`.
+            Default: None.
+        device_ids (list[int], optional): As for `ClassActivationMap`. Default: None.
+        samples (int): The number of noisy copies of each image. Default: 15.
+        noise (float): Standard deviation of the noise, as a share of each image's own range. 0
+            gives Grad-CAM++. Default: 0.15.
+        seed (int): The seed of the noise. Default: 0.
 
     Raises:
         ValueError: If a number is out of its range.
 
-    Reference:
-        Omeiza et al., "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for
-        Deep Convolutional Neural Network Models".
-
-    >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
-    >>> images = torch.tensor([[[[1.0, 2.0], [1.0, 4.0]]]])
-    >>> SmoothGradCAMPlusPlus(net, net[0], noise=0.0).attribute(images, 0).tolist()
-    [[[[0.25, 0.5], [0.25, 1.0]]]]
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
+        >>> images = torch.tensor([[[[1.0, 2.0], [1.0, 4.0]]]])
+        >>> SmoothGradCAMPlusPlus(net, net[0], noise=0.0).attribute(images, 0).tolist()
+        [[[[0.25, 0.5], [0.25, 1.0]]]]
     """
+
+    _field_name: ClassVar[str | None] = "Smooth Grad-CAM++"
 
     def __init__(
         self,
@@ -258,12 +246,3 @@ class SmoothGradCAMPlusPlus(ClassActivationMap):
     ) -> None:
         cam = replace(get_cam("smoothgradcam++"), samples=samples, noise=noise, seed=seed)
         super().__init__(forward_func, layer, device_ids, cam=cam)
-
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> SmoothGradCAMPlusPlus.get_name()
-        'Smooth Grad-CAM++'
-        """
-        return "Smooth Grad-CAM++"

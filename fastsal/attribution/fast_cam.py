@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from fastsal.arguments.batches import Part, parts
-from fastsal.arguments.inputs import Inputs, as_tuple
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import Inputs
+from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
-from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.maps.normalization import NormalizeOver
@@ -25,44 +26,57 @@ from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic, StatisticFunction
 
 
-class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
+class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # type: ignore[misc]
     r"""Fast-CAM: the combined SMOE Scale map times the class activation map of one layer.
 
     $$F = S \cdot U\big(L / \max L\big)$$
 
     with `S` the SMOE Scale map, `L` the class activation map, `U` the upsampling to the input's
-    size. It stands where Guided Grad-CAM has guided backpropagation in place of `S`. The
-    gradient is taken for the part of the network after the CAM's layer alone. Deviations from the
-    paper: `L` is divided by its own largest value, image by image, so that maps lie in [0, 1].
+    size. Guided Grad-CAM has guided backpropagation in place of `S`. The gradient is taken for the
+    part of the network after the CAM's layer alone. Deviations from the paper: `L` is divided by
+    its own largest value, image by image, so that maps lie in [0, 1].
+
+    Reference:
+        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2,
+        https://arxiv.org/abs/1911.11293
 
     Args:
-        model: The network, or any callable that runs it; then give `layer` and `scales`.
-        layer: The CAM's layer: a name, a module or a `Scale`. None takes the last scale.
-        device_ids: The order of devices, where `model` splits batches over several.
-        scales: The layers that SMOE Scale reads, as its `layers`; None finds them.
-        cam: The name of a registered class activation map, "gradcam", "gradcam++" or
-            "smoothgradcam++", or a `Cam`.
-        weights: As for `SMOEScale`.
-        statistic: As for `SMOEScale`.
-        normalize: As for `SMOEScale`.
-        normalize_over: As for `SMOEScale`; class activation maps are scaled one by one anyway.
-        max_batch: As for `SMOEScale`.
+        model (torch.nn.Module or Callable): The network, or any callable that runs it; a callable
+            needs `layer` and `scales`.
+        layer (str, torch.nn.Module or Scale, optional): The CAM's layer. Default: None, which takes
+            the last scale.
+        device_ids (list[int], optional): The order of devices, if `model` splits batches over
+            several. Default: None.
+        scales (str, torch.nn.Module, Scale or a sequence of them, optional): The layers that SMOE
+            Scale reads, as its `layers`. Default: None, which finds them.
+        cam (str or Cam): A registered class activation map, "gradcam", "gradcam++" or
+            "smoothgradcam++", or a `Cam`. Default: "gradcam".
+        weights (str, Path or sequence of float): As for `SMOEScale`. Default: "linear".
+        statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
+        normalize (str): As for `SMOEScale`. Default: "gaussian".
+        normalize_over (str): As for `SMOEScale`; class activation maps are always scaled one by
+            one. Default: "image".
+        max_batch (int, optional): As for `SMOEScale`. Default: None.
+
+    Attributes:
+        cam: The class activation map.
+        smoe: The `SMOEScale` of the same network and settings.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
 
-    Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2.
-
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
-    ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
-    ...     torch.nn.Linear(128, 10),
-    ... )
-    >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=2).shape
-    torch.Size([2, 3, 8, 8])
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...     torch.nn.Linear(128, 10),
+        ... )
+        >>> FastCAM(net, net[4]).attribute(torch.rand(2, 3, 8, 8), target=2).shape
+        torch.Size([2, 3, 8, 8])
     """
+
+    _field_name: ClassVar[str | None] = "Fast-CAM"
 
     def __init__(
         self,
@@ -93,23 +107,6 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
 
-    @classmethod
-    def get_name(cls) -> str:
-        """Return the name the field uses.
-
-        >>> FastCAM.get_name()
-        'Fast-CAM'
-        """
-        return "Fast-CAM"
-
-    def attribute_future(self) -> None:
-        """Raise: there is no asynchronous form.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("attribute_future is not available for Fast-CAM")
-
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -123,32 +120,37 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
     ) -> Inputs:
         """Return the Fast-CAM map of every image.
 
-        The arguments stand as in Captum's `GuidedGradCam.attribute`.
+        The arguments are those of Captum's `GuidedGradCam.attribute`, in the same order.
 
         Args:
-            inputs: `(N, C, H, W)`, or a tuple of the model's inputs; the first 4-D one is the
-                image.
-            target: The class, in any of Captum's forms; a callable of the model's output that
-                returns one score for each image; or None for the predicted class (of an output
-                `(N,)`, the output itself).
-            additional_forward_args: Further arguments of the model: one, or a tuple.
-            interpolate_mode: How the class activation map is upsampled: "bilinear", "nearest",
-                "bicubic" or "area".
-            attribute_to_layer_input: Takes the CAM at its layer's input in place of its output.
-            expand_channels: Repeats the map over the input's channels; False gives `(N, 1, H, W)`.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs;
+                the first 4-D one is the image.
+            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
+                forms, or a callable of the model's output that returns one score for each image.
+                Default: None, which takes the predicted class (of an output `(N,)`, the output
+                itself).
+            additional_forward_args (Any, optional): Further arguments of the model: one, or a
+                tuple. Default: None.
+            interpolate_mode (str): The interpolation of the class activation map: "bilinear",
+                "nearest", "bicubic" or "area". Default: "bilinear".
+            attribute_to_layer_input (bool): Takes the CAM at its layer's input in place of its
+                output. Default: False.
+            expand_channels (bool): Repeats the map over the input's channels; False gives
+                `(N, 1, H, W)`. Default: True.
 
         Returns:
             A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
-            input's type where that is finer; a tuple for a tuple. An image whose class activation
+            input's type if that is finer; a tuple for a tuple. An image whose class activation
             map is 0 everywhere gives 0, with a warning.
 
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
-        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
-        with torch.no_grad(), self.smoe.reading(given) as reader:
-            readings, activation_map = self._read(given, reader, attribute_to_layer_input)
-            product = reader.combined(readings, reader.channels if expand_channels else 1)
+        max_batch = self.smoe.settings.max_batch
+        calls = self._calls(inputs, target, additional_forward_args, max_batch)
+        with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
+            maps, activation_map = self._read(calls, reader, attribute_to_layer_input)
+            product = reader.combined(maps, reader.channels if expand_channels else 1)
         with torch.no_grad():
             peak = activation_map.amax((1, 2), keepdim=True)
             zero = peak <= 0
@@ -168,10 +170,11 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         """Return the class activation map alone, at its layer's size and unscaled.
 
         Args:
-            inputs: As for `attribute`.
-            target: As for `attribute`.
-            additional_forward_args: As for `attribute`.
-            attribute_to_layer_input: As for `attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): As for `attribute`.
+            target (int, tuple, Tensor, list or Callable, optional): As for `attribute`.
+                Default: None.
+            additional_forward_args (Any, optional): As for `attribute`. Default: None.
+            attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
             `(N, h, w)`, not negative.
@@ -179,34 +182,26 @@ class FastCAM(GradientAttribution, InternalAttribution):  # type: ignore[misc]
         Raises:
             ValueError: As for `attribute`.
         """
-        given = parts(as_tuple(inputs), target, additional_forward_args, self.smoe.max_batch)
+        max_batch = self.smoe.settings.max_batch
+        calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():
-            reader = self.smoe.reader(given[0].inputs, given[0].additional_forward_args)
-            return self._read(given, reader, attribute_to_layer_input)[1]
+            reader = readers_of(self.smoe).for_call(calls[0])
+            return self._read(calls, reader, attribute_to_layer_input)[1]
 
     def _read(
-        self, given: Sequence[Part], reader: ScaleReader | PlannedReader, layer_input: bool
+        self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """Return what was read of the scales and the class activation map."""
+        """Return the map of every scale and the class activation map of a batch."""
         layer = self._cam_layer or reader.layers[-1]
-        activation_maps, readings = [], []
-        for part in given:
-            contributions, values = layer_contributions(
-                self.cam,
-                self.forward_func,
-                layer,
-                part.inputs,
-                part.target,
-                part.additional_forward_args,
-                layer_input,
-                self.device_ids,
-                reader.taps,
+        activation_maps, values = [], []
+        for call in calls:
+            contributions, read = layer_contributions(
+                self.cam, layer, call, layer_input=layer_input, taps=reader.taps
             )
-            name, module, scale = layer
-            if scale is None or layer_input:
-                # Refused where the map could not be laid over the image.
-                describe_layer(name, module, contributions, reader.size, False)
+            if layer.scale is None or layer_input:
+                # Raises if the map cannot be laid over the image.
+                describe_layer(layer.name, layer.module, contributions, reader.size, False)
             activation_maps.append(contributions.sum(1).relu())
-            readings.append(values)
-        whole = activation_maps[0] if len(given) == 1 else torch.cat(activation_maps)
-        return reader.joined(readings), whole
+            values.append(read)
+        whole = activation_maps[0] if len(calls) == 1 else torch.cat(activation_maps)
+        return reader.joined(values), whole

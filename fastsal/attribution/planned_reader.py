@@ -1,52 +1,64 @@
-"""Reading an attributor's scales again, by kernels that an earlier pass has set up.
+"""A reader for a batch of a known shape: runs kernels that an earlier call prepared.
 
-Between two layers of a network every instruction waits for memory, so that all which stays the same
-from one call to the next is done once: what a layer gives is looked at, and handed to its kernel.
-Normalising, upsampling and combining are one kernel after the pass, or two on a GPU.
+Between two layers of a network every instruction waits for memory. So all work that is the same
+from one call to the next is done once: each layer's tensor is inspected, and its kernel is set up.
+Normalisation, upsampling and combination are one kernel after the pass, or two on a GPU.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from fastsal.attribution.reader import ScaleReader
+from fastsal.attribution.settings import Settings
 from fastsal.kernels import cpu
+from fastsal.kernels.cpu_plan import CpuPlan
+from fastsal.kernels.gpu_plan import GpuPlan
+from fastsal.maps.normalization import gaussian
 from fastsal.networks.hooks import Tap
 from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
+from fastsal.statistics.smoe import smoe_scale
 
-if TYPE_CHECKING:
-    from fastsal.attribution.reader import ScaleReader
-
-
-# What a hook returns for a layer whose statistic lies in a plan's memory.
+# The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
+MOST_PLANS = 4
+# The return value of a hook whose layer's statistic lies in a plan's memory.
 NOTHING = torch.empty(0)
 
 
-class Occasion(NamedTuple):
-    """What has to be the same for a plan to hold.
+class CacheKey(NamedTuple):
+    """The properties of a call that a plan depends on.
 
     Attributes:
-        method: The statistic's function, the normalisation, and what is normalised as one.
+        settings: The attributor's settings.
         layers: The layers that are read.
-        weights: Theirs, as they were given.
-        shape: The images'.
-        layer_input: Whether the layers' inputs are read.
-        threads: How many share the work.
-        device: The images'.
+        shape: The shape of the images.
+        layer_input: True if the layers' inputs are read.
+        threads: How many threads share the work.
+        device: The device of the images.
     """
 
-    method: tuple[object, ...]
+    settings: Settings
     layers: tuple[NamedLayer, ...]
-    weights: object
     shape: torch.Size
     layer_input: bool
     threads: int
     device: torch.device
+
+    @classmethod
+    def of(
+        cls, settings: Settings, layers: tuple[NamedLayer, ...], image: Tensor, layer_input: bool
+    ) -> CacheKey:
+        """Return the key of a call with an image batch, made now."""
+        threads = torch.get_num_threads()
+        return cls(settings, layers, image.shape, layer_input, threads, image.device)
 
 
 class Plan(Protocol):
@@ -72,31 +84,38 @@ class Plan(Protocol):
 
 
 class PlannedReader:
-    """Reads SMOE Scale during one forward pass as a `ScaleReader` does, where all is as it was.
+    """A `ScaleReader` for a batch of a known shape: runs kernels prepared by an earlier call.
 
-    A layer that gives another tensor than planned is read by the `ScaleReader` instead.
+    A layer that gives a tensor of another layout than planned is read by a `ScaleReader` instead.
+
+    Args:
+        key: The calls that it is for.
+        scales: The scales as an earlier pass found them.
+        layouts: The layout of each layer's tensor.
+        taps: The taps of the earlier pass.
+        plan: The kernels.
 
     Attributes:
-        occasion: When it may be used.
+        key: The calls that it is for.
         layers: As in `ScaleReader`.
         size: As in `ScaleReader`.
         channels: As in `ScaleReader`.
         taps: As in `ScaleReader`.
-        scales: As in `ScaleReader`, as they were at the earlier pass.
-        available: Returns whether the plan's kernels may be used now.
+        scales: As in `ScaleReader`, as the earlier pass found them.
+        available: Returns True if the plan's kernels may be used now.
     """
 
     def __init__(
         self,
-        occasion: Occasion,
+        key: CacheKey,
         scales: Sequence[Scale],
         layouts: Sequence[cpu.Layout],
         taps: Sequence[Tap],
         plan: Plan,
     ) -> None:
-        self.occasion = occasion
-        self.layers = occasion.layers
-        _, self.channels, *size = occasion.shape
+        self.key = key
+        self.layers = key.layers
+        _, self.channels, *size = key.shape
         self.size = (size[0], size[1])
         self.scales = tuple(scales)
         self._layouts = tuple(layouts)
@@ -105,20 +124,56 @@ class PlannedReader:
         self.taps = [
             tap._replace(read=partial(self._read, index)) for index, tap in enumerate(taps)
         ]
-        # Of one pass each: what reads what was not planned, and what that read.
-        self._ordinary: Any = None
-        self._otherwise: Any = None
+        # For one pass each: the reader of tensors that were not planned, and the values it read.
+        self._make_fallback: Callable[[], ScaleReader] | None = None
+        self._fallback: ScaleReader | None = None
         self._unplanned: dict[int, Tensor] = {}
 
-    def begin(self, ordinary: Callable[[], ScaleReader]) -> None:
-        """Take the memory for one pass; `ordinary` gives what reads what was not planned."""
-        self._ordinary = ordinary
+    @classmethod
+    def after(cls, reader: ScaleReader, key: CacheKey) -> PlannedReader | None:
+        """Return a planned reader for more calls like the one that a reader has just read.
+
+        None if the kernels do not cover all of it: they have SMOE Scale with the normal CDF of
+        each whole image on one device.
+        """
+        settings, layouts = reader.settings, reader.layouts
+        if (
+            settings.statistic.function is not smoe_scale
+            or settings.normalization is not gaussian
+            or settings.normalize_over != "image"
+            or settings.tiling is not None
+            or len(layouts) != len(reader.layers)
+        ):
+            return None
+        (device, *others) = {device for _, device in layouts}
+        if others:
+            return None
+        in_order = [layouts[index, device] for index in range(len(reader.layers))]
+        firsts = [
+            cpu.channels_first(layout, scale.channels_last)
+            for layout, scale in zip(in_order, reader.scales, strict=True)
+        ]
+        plan_class = CpuPlan if device.type == "cpu" else GpuPlan
+        if not plan_class.fits(firsts) or len({first.shape[0] for first in firsts}) > 1:
+            return None
+        weights = reader.weights()
+        total = math.fsum(weights)
+        plan = plan_class(firsts, [weight / total for weight in weights], reader.size)
+        return cls(key, reader.scales, in_order, reader.taps, plan)
+
+    def begin(self, make_fallback: Callable[[], ScaleReader]) -> None:
+        """Take the memory for one pass.
+
+        Args:
+            make_fallback: Returns the reader of tensors that were not planned.
+        """
+        self._make_fallback = make_fallback
         self._plan.begin()
 
     def end(self) -> None:
         """Give the memory back."""
         self._plan.end()
-        self._ordinary = self._otherwise = None
+        self._make_fallback = self._fallback = None
         self._unplanned.clear()
 
     def _read(self, index: int, tensor: Tensor) -> Tensor:
@@ -132,19 +187,24 @@ class PlannedReader:
             and tensor.stride() == stride
         ):
             if self._unplanned:
-                # Of several calls of a module it is the last that counts.
+                # If a module runs several times, its last call counts.
                 self._unplanned.pop(index, None)
             self._plan.read(index, tensor)
             return NOTHING
-        if self._otherwise is None:
-            self._otherwise = self._ordinary()
-        values: Tensor = self._otherwise.taps[index].read(tensor)
+        values = self._fallback_reader().taps[index].read(tensor)
         self._unplanned[index] = values
         return values
 
-    def joined(self, readings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Return what the taps read of the one part that there is."""
-        return list(readings[0])
+    def _fallback_reader(self) -> ScaleReader:
+        if self._fallback is None:
+            if self._make_fallback is None:
+                raise RuntimeError("a planned reader reads between `begin` and `end` alone")
+            self._fallback = self._make_fallback()
+        return self._fallback
+
+    def joined(self, values: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Return what the taps read of a batch, which has one part."""
+        return list(values[0])
 
     def combined(self, _: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of the normalised maps, as `ScaleReader.combined` does.
@@ -155,12 +215,41 @@ class PlannedReader:
         if not self._unplanned:
             result, not_finite = self._plan.combined(channels or 1)
             for index in not_finite:
-                check_finite(self.layers[index][0], "activations", self._plan.values(index))
+                check_finite(self.layers[index].name, "activations", self._plan.values(index))
             return result if channels is not None else result[:, 0]
         values = [
             self._unplanned[index] if index in self._unplanned else self._plan.values(index)
             for index in range(len(self.taps))
         ]
-        self._otherwise.assume(self.scales)
-        combined: Tensor = self._otherwise.combined(self._otherwise.joined([values]), channels)
-        return combined
+        fallback = self._fallback_reader()
+        fallback.set_missing_scales(self.scales)
+        return fallback.combined(fallback.joined([values]), channels)
+
+
+class PlanCache:
+    """The planned readers of an attributor's last kinds of batches; empty in copies.
+
+    Each method is one step of a list, so that no two threads get one reader.
+    """
+
+    def __init__(self) -> None:
+        self._readers: list[PlannedReader] = []
+
+    def __reduce__(self) -> tuple[type[PlanCache], tuple[()]]:
+        # A plan holds addresses in memory.
+        return PlanCache, ()
+
+    def take(self, key: CacheKey) -> PlannedReader | None:
+        """Remove and return the reader of a key, if there is one whose kernels may be used now."""
+        for reader in tuple(self._readers):
+            if reader.key == key and reader.available():
+                # ValueError: another thread was faster.
+                with suppress(ValueError):
+                    self._readers.remove(reader)
+                    return reader
+        return None
+
+    def put(self, reader: PlannedReader) -> None:
+        """Keep a reader as the latest, and drop the oldest of more than `MOST_PLANS`."""
+        self._readers.insert(0, reader)
+        del self._readers[MOST_PLANS:]

@@ -1,140 +1,171 @@
-"""Reading an attributor's scales during forward passes, and the maps that come of it."""
+"""The reader of a network's scales during forward passes, and of their combined map."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastsal.attribution.planned_reader import Occasion, PlannedReader
+from fastsal.attribution.settings import Settings
 from fastsal.kernels import cpu, cuda
-from fastsal.kernels.cpu_plan import CpuPlan
-from fastsal.kernels.gpu_plan import GpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
-from fastsal.maps.prior import Prior, layer_weights
-from fastsal.maps.resize import upsample
-from fastsal.networks import hooks
-from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite
+from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, describe_layer
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
 from fastsal.statistics.smoe import smoe_scale
 
-if TYPE_CHECKING:
-    from fastsal.attribution.smoe_scale import SMOEScale
 
+class LayerNotes:
+    """Observations of an attributor's layers that outlive a call, and warnings given once."""
 
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """The saliency maps of a batch, all from one forward pass.
+    def __init__(self) -> None:
+        # By index of the layer, and whether its input is read.
+        self._signed: dict[tuple[int, bool], bool] = {}
+        self._warned = False
 
-    Attributes:
-        scales: Where each map was read, the shallowest first; R of them.
-        per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size.
-        combined: `(N, H, W)`, their weighted average at the input's size.
-        logits: The model's output as it was; None of an image that went through in tiles.
-    """
+    def scale(
+        self,
+        key: tuple[int, bool],
+        layer: NamedLayer,
+        tensor: Tensor,
+        size: tuple[int, int],
+        rectifies: bool,
+    ) -> Scale:
+        """Return the scale of a layer that was given, from the tensor that is read.
 
-    scales: tuple[Scale, ...]
-    per_scale: tuple[Tensor, ...]
-    combined: Tensor
-    logits: Any
+        Args:
+            key: The layer's index, and whether its input is read.
+            layer: The layer.
+            tensor: Its tensor.
+            size: (H, W) of the network's input.
+            rectifies: The statistic itself counts negative activations as 0. Then the tensor is
+                searched for them at the first call alone; else at every call.
+        """
+        known = self._signed.get(key) if rectifies else None
+        scale = describe_layer(layer.name, layer.module, tensor, size, known)
+        self._signed[key] = scale.signed
+        return scale
 
-    @cached_property
-    def stacked(self) -> Tensor:
-        """The maps of all scales `(N, R, H, W)`, upsampled to the input's size."""
-        size = self.combined.shape[1:]
-        return torch.cat([upsample(scale_map, size) for scale_map in self.per_scale], 1)
+    def warn_signed(self, names: Sequence[str], statistic: str) -> None:
+        """Warn once of layers with negative activations, for which a statistic is not defined."""
+        if names and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"layer(s) {', '.join(names)} give negative activations, for which "
+                f"{statistic} is not defined; they count as 0, as after a ReLU",
+                stacklevel=2,
+            )
+
+    def warn_rectified(self, names: Iterable[str], statistic: str) -> None:
+        """Warn once of layers whose values before the ReLU are not known."""
+        listing = ", ".join(dict.fromkeys(names))
+        if listing and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"layer(s) {listing} give no negative activations, and no activation function was "
+                f"seen to make them; {statistic} is defined before the ReLU, and is "
+                "taken of them as they are. Choose the activation's own layer, or the one before",
+                stacklevel=2,
+            )
 
 
 class ScaleReader:
-    """Reads one attributor's scales during forward passes, and combines them.
+    """The reader of one batch's scales during forward passes; it combines their maps.
+
+    Args:
+        settings: The attributor's settings.
+        notes: The attributor's notes of its layers.
+        layers: The layers that are read, the shallowest first.
+        image: `(N, C, H, W)`.
+        layer_input: Reads the layers' inputs in place of their outputs.
 
     Attributes:
-        layers: What is read: name, module, and the scale where it is known.
+        settings: The attributor's settings.
+        layers: The layers that are read.
         size: (H, W), the image's.
         channels: C, the image's.
-        known: Where each map will be read, if that is known before; else empty.
-        seen: (H, W) of what the network is given: the image's, or a tile's.
-        taps: What has to be read, for `hooks.forward`.
+        known_scales: The scales, if all are known before the pass; else empty.
+        input_size: (H, W) of the network's input: the image's, or a tile's.
+        tiling: The tiles; None for an image that is read whole.
+        layouts: The layout of each tensor that was read, by the layer's index and the device, if
+            kernels can read it.
+        taps: The places that are read, for `hooks.forward`.
     """
 
     def __init__(
         self,
-        attributor: SMOEScale,
+        settings: Settings,
+        notes: LayerNotes,
         layers: Sequence[NamedLayer],
         image: Tensor,
         layer_input: bool,
     ) -> None:
-        self.attributor = attributor
+        self.settings = settings
         self.layers = tuple(layers)
-        self._occasion = occasion(attributor, self.layers, image, layer_input)
         self.size = (image.shape[2], image.shape[3])
         self.channels = image.shape[1]
-        self.seen = self.size
-        known = [scale for _, _, scale in layers if scale is not None and not layer_input]
-        self.known = tuple(known) if len(known) == len(self.layers) else ()
+        self.input_size = self.size
+        tiling = settings.tiling
+        self.tiling = None if tiling is None or tiling.fits(self.size) else tiling
+        known = [layer.scale for layer in layers if layer.scale is not None and not layer_input]
+        self.known_scales = tuple(known) if len(known) == len(self.layers) else ()
+        self.layouts: dict[tuple[int, torch.device], cpu.Layout] = {}
+        self._notes = notes
+        self._layer_input = layer_input
         self._scales: dict[int, Scale] = {}
-        self._layouts: dict[tuple[int, torch.device], cpu.Layout] = {}
-        self._smoe = attributor.statistic.function is smoe_scale
-        # A batch in parts, an image in tiles, either on several devices, is one only when they are
-        # joined. And what can wait should: between two layers even a few instructions wait for
-        # memory.
-        joined_later = attributor.normalize_over == "batch" or attributor.tiling is not None
-        self._later = self._smoe or joined_later
-        self._before: PreActivations | None = None
-        if attributor.statistic.domain == "pre_relu":
-            self._before = PreActivations()
+        self._is_smoe = settings.statistic.function is smoe_scale
+        # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
+        # map can be normalised. Work that can wait should: between two layers even a few
+        # instructions wait for memory.
+        joined_later = settings.normalize_over == "batch" or settings.tiling is not None
+        self._normalize_later = self._is_smoe or joined_later
+        self._preactivations: PreActivations | None = None
+        if settings.statistic.domain == "pre_relu":
+            self._preactivations = PreActivations()
+        # Layers whose values before the ReLU are not known.
         self._rectified: list[str] = []
         self.taps = [
-            hooks.Tap(
-                name=name,
-                module=module,
-                read=partial(
-                    self._read, (index, name, module, layer_input), None if layer_input else scale
-                ),
-                call=None if scale is None else scale.call,
-                layer_input=layer_input or (scale is not None and scale.layer_input),
-                mode=self._before,
+            layer.tap(
+                partial(self._read, index, None if layer_input else layer.scale),
+                layer_input=layer_input,
+                mode=self._preactivations,
             )
-            for index, (name, module, scale) in enumerate(layers)
+            for index, layer in enumerate(layers)
         ]
 
-    def _read(
-        self, layer: tuple[int, str, nn.Module, bool], scale: Scale | None, tensor: Tensor
-    ) -> Tensor:
-        index, *_ = layer
+    def _read(self, index: int, scale: Scale | None, tensor: Tensor) -> Tensor:
+        """Return the statistic of a layer's tensor, or its normalised map."""
+        statistic = self.settings.statistic
         if scale is None:
-            scale = self.attributor.describe(layer, tensor, self.seen)
-        # Of several parts of a batch one with negative activations is remembered.
+            key, layer = (index, self._layer_input), self.layers[index]
+            scale = self._notes.scale(key, layer, tensor, self.input_size, statistic.rectifies)
+        # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
-        if self._smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
-            self._layouts[index, tensor.device] = cpu.layout_of(tensor)
-        if self._before is not None:
-            tensor = self._before_relu(self._before, scale, tensor)
-        # Fast-CAM may have gradients on by now, which the map has no part in.
+        if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
+            self.layouts[index, tensor.device] = cpu.layout_of(tensor)
+        if self._preactivations is not None:
+            tensor = self._before_relu(self._preactivations, scale, tensor)
+        # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
-        statistic = self.attributor.statistic
         rectify = statistic.domain == "post_relu" and not statistic.rectifies
         if rectify and (scale.signed or scale.functional_relu):
             activations = activations.relu()
         values = statistic(activations)
-        if not self._later:
-            check_finite(self.layers[index][0], "activations", values)
+        if not self._normalize_later:
+            check_finite(self.layers[index].name, "activations", values)
             return self._normalized(values)
-        # Another statistic's values may be the network's own, which it may write over.
-        return values if self._smoe else values.clone()
+        # Another statistic may return a view of the network's tensor, which is overwritten later.
+        return values if self._is_smoe else values.clone()
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
-        """Return what the activation function was given that made a layer's tensor.
+        """Return the input of the activation function that made a layer's tensor.
 
-        A tensor that no activation function made is itself before the next one.
+        A tensor that no activation function made is itself the input of the next one.
         """
         given = before.of(tensor)
         if given is not None:
@@ -145,90 +176,60 @@ class ScaleReader:
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """Where each map was read, known after the pass."""
+        """The scale of every layer that was read, known after the pass."""
         return tuple(self._scales[index] for index in range(len(self._scales)))
 
-    def joined(self, readings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Return the normalised maps of a whole batch from what the taps read of its parts."""
+    def joined(self, values: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Return each scale's normalised map of a whole batch.
+
+        Args:
+            values: For each part of the batch what the taps read.
+
+        Raises:
+            ValueError: If a layer's activations are not finite.
+        """
         whole = [
-            values[0] if len(values) == 1 else torch.cat(values)
-            for values in zip(*readings, strict=True)
+            of_parts[0] if len(of_parts) == 1 else torch.cat(of_parts)
+            for of_parts in zip(*values, strict=True)
         ]
-        if not self._later:
+        if not self._normalize_later:
             return whole
-        check_each_finite([name for name, _, _ in self.layers], "activations", whole)
-        return [self._normalized(values) for values in whole]
+        check_each_finite([layer.name for layer in self.layers], "activations", whole)
+        return [self._normalized(of_scale) for of_scale in whole]
 
     def _normalized(self, values: Tensor) -> Tensor:
-        """Return a scale's map of what the statistic gave, which may be written over."""
-        normalization = self.attributor.normalization
-        if self.attributor.normalize_over == "batch":
+        """Return the normalised map of a scale from its statistic, which may be written over."""
+        normalization = self.settings.normalization
+        if self.settings.normalize_over == "batch":
             return over_batch(normalization, values)
         squashed = None
         if normalization is gaussian:
-            # So that no second map is held.
-            squashed = cpu.gaussian(values, in_place=self._smoe)
+            # In place, so that no second map is held.
+            squashed = cpu.gaussian(values, in_place=self._is_smoe)
         return normalization(values) if squashed is None else squashed
 
-    def combined(self, readings: Sequence[Tensor], channels: int | None = None) -> Tensor:
-        """Return the weighted average of what the taps read, as `combine` does.
+    def combined(self, maps: Sequence[Tensor], channels: int | None = None) -> Tensor:
+        """Return the weighted average of the scales' maps at the image's size, as `combine` does.
 
-        Warns where activations were negative.
+        The first time, it warns of layers with negative activations.
+
+        Args:
+            maps: From `joined`.
+            channels: As for `combine`.
         """
         scales = self.scales
-        if self.attributor.statistic.domain == "post_relu":
-            self.attributor.warn_signed([scale.name for scale in scales if scale.signed])
-        self.attributor.warn_rectified(self._rectified)
-        return combine(readings, self._weights(), self.size, channels)
+        statistic = self.settings.statistic
+        if statistic.domain == "post_relu":
+            signed = [scale.name for scale in scales if scale.signed]
+            self._notes.warn_signed(signed, statistic.name)
+        self._notes.warn_rectified(self._rectified, statistic.name)
+        return combine(maps, self.weights(), self.size, channels)
 
-    def _weights(self) -> tuple[float, ...]:
-        names = [scale.name for scale in self.scales]
-        return layer_weights(self.attributor.weights, len(names), names)
+    def weights(self) -> tuple[float, ...]:
+        """Return the weight of each scale that was read."""
+        return self.settings.layer_weights([scale.name for scale in self.scales])
 
-    def assume(self, scales: Sequence[Scale]) -> None:
-        """Take the scales of the layers that this has not read to be these."""
+    def set_missing_scales(self, scales: Sequence[Scale]) -> None:
+        """Set the scales of the layers that this reader has not read."""
         for index, scale in enumerate(scales):
             self._scales.setdefault(index, scale)
-
-    def planned(self) -> PlannedReader | None:
-        """Return what reads the next images like these in less time, after a pass of them all.
-
-        None where the fused forms are not all there is to it.
-        """
-        if (
-            not self._smoe
-            or self.attributor.normalization is not gaussian
-            or self.attributor.normalize_over != "image"
-            or self.attributor.tiling is not None
-            or len(self._layouts) != len(self.layers)
-        ):
-            return None
-        (device, *others) = {device for _, device in self._layouts}
-        if others:
-            return None
-        layouts = [self._layouts[index, device] for index in range(len(self.layers))]
-        firsts = [
-            cpu.channels_first(layout, scale.channels_last)
-            for layout, scale in zip(layouts, self.scales, strict=True)
-        ]
-        of_device = CpuPlan if device.type == "cpu" else GpuPlan
-        if not of_device.fits(firsts) or len({first.shape[0] for first in firsts}) > 1:
-            return None
-        weights = self._weights()
-        total = math.fsum(weights)
-        shares = [weight / total for weight in weights]
-        plan = of_device(firsts, shares, self.size)
-        return PlannedReader(self._occasion, self.scales, layouts, self.taps, plan)
-
-
-def occasion(
-    attributor: SMOEScale, layers: tuple[NamedLayer, ...], image: Tensor, layer_input: bool
-) -> Occasion:
-    """Return what has to be the same for a plan to hold."""
-    weights = attributor.weights
-    if not isinstance(weights, (str, Prior)):
-        weights = tuple(weights)
-    method = attributor.statistic.function, attributor.normalization, attributor.normalize_over
-    return Occasion(
-        method, layers, weights, image.shape, layer_input, torch.get_num_threads(), image.device
-    )

@@ -1,30 +1,24 @@
-"""Images too large for one forward pass: read tile by tile, each scale's map joined to one."""
+"""The tiles of an image that is too large for one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from fastsal.arguments.inputs import image_of
-from fastsal.attribution.reader import ScaleReader
 from fastsal.networks.state import LayerError
-
-# Runs the network on a crop of the inputs; what it gave, and what each tap read.
-Run = Callable[[tuple[Tensor, ...]], tuple[Any, list[Tensor]]]
 
 
 class Span(NamedTuple):
-    """One row (or column) of tiles: pixels of the image that it covers, and that are shown.
+    """The extent of a tile along one dimension of the image, in pixels.
 
     Attributes:
-        start: First pixel that is the tile's own.
-        stop: Pixel after its last.
-        shown_start: First pixel that the network is shown.
-        shown_stop: Pixel after the last.
+        start: The first pixel of the tile itself.
+        stop: The pixel after the tile's last.
+        shown_start: The first pixel that the network sees.
+        shown_stop: The pixel after the last that the network sees.
     """
 
     start: int
@@ -35,28 +29,36 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut.
+    """The size of the tiles that an image is cut into, and their overlap.
 
     Attributes:
-        height: Of a tile, in pixels.
-        width: Of a tile.
-        overlap: Pixels beside a tile that the network is shown too, on each side.
+        height: The height of a tile, in pixels.
+        width: The width of a tile, in pixels.
+        overlap: The number of pixels on each side of a tile that the network sees too.
     """
 
     height: int
     width: int
     overlap: int
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(height, width) of a tile with the overlap on each side."""
+        return self.height + 2 * self.overlap, self.width + 2 * self.overlap
+
     def fits(self, size: tuple[int, int]) -> bool:
-        """Return whether an image is no larger than what is shown of a tile."""
-        shown = (side + 2 * self.overlap for side in (self.height, self.width))
-        return all(length <= most for length, most in zip(size, shown, strict=True))
+        """Return True if an image is no larger than a tile with its overlap."""
+        return all(length <= most for length, most in zip(size, self.shown, strict=True))
 
     def checked(self, names: Sequence[str], strides: Sequence[int]) -> int:
-        """Return the coarsest stride, on whose grid every tile begins.
+        """Return the coarsest stride of the layers, on whose grid every tile begins.
+
+        Args:
+            names: The layers' names, for the message.
+            strides: The layers' strides.
 
         Raises:
-            ValueError: If a side is smaller than it, or no multiple of it.
+            ValueError: If a side of the tiles is no multiple of that stride.
         """
         coarsest = max(range(len(strides)), key=strides.__getitem__)
         stride = strides[coarsest]
@@ -71,10 +73,16 @@ class Tiling:
         return stride
 
     def spans(self, length: int, side: int, stride: int) -> list[Span]:
-        """Return the tiles along a length.
+        """Return the spans of the tiles along one dimension of the image.
 
-        All are shown as many pixels, at the image's border too, where those beyond come from within
-        (the last has up to a stride more, where the length is no multiple of it).
+        The network sees the same number of pixels of every tile: at the image's border the pixels
+        that are missing outside are taken from inside. The last tile has up to a stride more, if
+        the length is no multiple of the stride.
+
+        Args:
+            length: The image's height, or width.
+            side: The tile's height, or width.
+            stride: The coarsest stride of the layers.
 
         >>> [tuple(span) for span in Tiling(64, 64, 16).spans(200, 64, 32)]
         [(0, 64, 0, 128), (64, 128, 32, 160), (128, 192, 64, 200), (192, 200, 64, 200)]
@@ -86,17 +94,21 @@ class Tiling:
             stop = min(start + side, length)
             latest = max(0, length - shown) // stride * stride
             first = min(max(0, start - overlap), latest)
-            # What is left over at the border is no tile of its own.
+            # The remainder at the border is no tile of its own.
             last = length if length - (first + shown) < stride else first + shown
             spans.append(Span(start, stop, first, last))
         return spans
 
 
 def checked_tile(tile: tuple[int, int] | None, overlap: int) -> Tiling | None:
-    """Return how images are cut, None for not at all.
+    """Return the tiling for the arguments of `SMOEScale`, None without tiles.
+
+    Args:
+        tile: (height, width) in pixels, or None.
+        overlap: In pixels.
 
     Raises:
-        ValueError: If a number is none of pixels.
+        ValueError: If a number is not a number of pixels.
 
     >>> checked_tile((1024, 512), 64)
     Tiling(height=1024, width=512, overlap=64)
@@ -114,61 +126,20 @@ def _whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 0
 
 
-def first_tile(inputs: tuple[Tensor, ...], tiling: Tiling) -> tuple[Tensor, ...]:
-    """Return the inputs' first tile with what is shown beside it, where scales are looked for."""
-    rows, columns = (side + 2 * tiling.overlap for side in (tiling.height, tiling.width))
-    return _crop(inputs, (0, rows), (0, columns))
-
-
-def read(inputs: tuple[Tensor, ...], tiling: Tiling, reader: ScaleReader, run: Run) -> list[Tensor]:
-    """Return what the statistic gives for each scale of whole images, from one tile after another.
+def crop(
+    inputs: tuple[Tensor, ...],
+    size: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> tuple[Tensor, ...]:
+    """Return the pixels in a range of rows and one of columns, of all inputs of the image's size.
 
     Args:
-        inputs: The model's tensors; all of the images' size are cut alike.
-        tiling: How.
-        reader: Reads the scales.
-        run: Runs the network on a crop.
-
-    Returns:
-        For each scale `(N, h, w)`, as one pass over the whole image gives it, but for what lies
-        further from a tile's border than the overlap and yet is seen, and for what the network
-        pools over the whole image on the way.
-
-    Raises:
-        ValueError: If the tiles do not lie on the network's grid.
-        LayerError: If a layer's map does not follow its stride.
+        inputs: The model's tensors; those of another size stay whole.
+        size: (H, W), the image's.
+        rows: The first row, and the one after the last.
+        columns: The first column, and the one after the last.
     """
-    height, width = image_of(inputs).shape[2:]
-    scales = reader.known or reader.scales
-    if not scales:
-        # Of layers that were named the strides are known once they have given something.
-        crop = first_tile(inputs, tiling)
-        reader.seen = (image_of(crop).shape[2], image_of(crop).shape[3])
-        run(crop)
-        scales = reader.scales
-    names, strides = [scale.name for scale in scales], [scale.stride for scale in scales]
-    stride = tiling.checked(names, strides)
-    rows: list[list[Tensor]] = []
-    for row in tiling.spans(height, tiling.height, stride):
-        parts: list[list[Tensor]] = []
-        for column in tiling.spans(width, tiling.width, stride):
-            crop = _crop(inputs, row[2:], column[2:])
-            reader.seen = (image_of(crop).shape[2], image_of(crop).shape[3])
-            _, values = run(crop)
-            parts.append(
-                [
-                    _own(_own(value, row, height, step, 1, name), column, width, step, 2, name)
-                    for value, step, name in zip(values, strides, names, strict=True)
-                ]
-            )
-        rows.append([torch.cat(beside, 2) for beside in zip(*parts, strict=True)])
-    return [torch.cat(below, 1) for below in zip(*rows, strict=True)]
-
-
-def _crop(
-    inputs: tuple[Tensor, ...], rows: Sequence[int], columns: Sequence[int]
-) -> tuple[Tensor, ...]:
-    size = image_of(inputs).shape[2:]
     return tuple(
         tensor[:, :, rows[0] : rows[1], columns[0] : columns[1]].contiguous()
         if tensor.dim() == 4 and tensor.shape[2:] == size
@@ -177,8 +148,22 @@ def _crop(
     )
 
 
-def _own(values: Tensor, span: Span, length: int, stride: int, dimension: int, name: str) -> Tensor:
-    """Return the part of a crop's map that belongs to the tile itself."""
+def own_part(
+    values: Tensor, span: Span, length: int, stride: int, dimension: int, name: str
+) -> Tensor:
+    """Return the part of a crop's map that belongs to the tile itself.
+
+    Args:
+        values: The map of the crop.
+        span: The tile's row, or column.
+        length: The image's height, or width.
+        stride: The layer's.
+        dimension: The dimension of the map along the span.
+        name: The layer's name, for messages.
+
+    Raises:
+        LayerError: If the map does not follow the stride.
+    """
     found, shown = values.shape[dimension], span.shown_stop - span.shown_start
     first = (span.start - span.shown_start) // stride
     last = found if span.stop == length else (span.stop - span.shown_start) // stride

@@ -1,4 +1,4 @@
-"""Maps of a video: frames in, maps out, smoothed over time where that is asked for."""
+"""Saliency maps of a video, frame by frame, with optional smoothing over time."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from fastsal.attribution.reader import Maps
 from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.maps.result import Maps
 
 
 def maps(
     frames: Iterable[Tensor], attributor: SMOEScale, *, smoothing: float = 0.0, at_once: int = 1
 ) -> Iterator[Maps]:
-    r"""Yield the maps of a video's frames in their order, each as soon as it is known.
+    r"""Yield the maps of a video's frames in their order, each as soon as it is computed.
 
     $$M_0 = S_0, \qquad M_t = a\, M_{t-1} + (1 - a)\, S_t$$
 
-    with `S` the maps of a frame, of each scale and combined, `M` what is yielded and `a` the
-    smoothing: an exponential average, in which a frame's weight halves every `ln 2 / -ln a` frames
-    (0.8: three). The paper has no video.
+    with `S` the maps of a frame, of each scale and combined, `M` the maps that are yielded and `a`
+    the smoothing. This is an exponential average: a frame's weight halves every `ln 2 / -ln a`
+    frames (three for 0.8). The paper has no video.
 
     Args:
         frames: `(C, H, W)` each, as the network takes images, all of one size.
-        attributor: Whose maps; with `normalize_over="image"`, so that a frame's map is its own.
-        smoothing: From 0, none, up to but not 1.
-        at_once: How many frames go through the network together; the maps are the same.
+        attributor: Computes the maps; `normalize_over="image"` keeps frames independent.
+        smoothing: `a`, in [0, 1); 0 does not smooth.
+        at_once: The number of frames that go through the network together; the maps are the same.
 
     Yields:
-        For each frame its `Maps`, of one image.
+        The `Maps` of each frame, a batch of one image.
 
     Raises:
-        ValueError: If smoothing is not in [0, 1), `at_once` below 1, or a frame of another shape.
+        ValueError: If smoothing is not in [0, 1), `at_once` is below 1, or a frame has another
+            shape than those before.
 
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(
@@ -80,10 +81,10 @@ class Smoother:
     """An exponential average over time: `M_t = a M_(t-1) + (1 - a) S_t`, `M_0 = S_0`.
 
     Args:
-        smoothing: a, from 0 up to but not 1.
+        smoothing: `a`, in [0, 1).
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If smoothing is not in [0, 1).
 
     >>> smoother = Smoother(0.75)
     >>> [smoother([torch.tensor(value)])[0].item() for value in (0.0, 1.0, 1.0)]
@@ -97,11 +98,11 @@ class Smoother:
         self._before: list[Tensor] | None = None
 
     def restart(self) -> None:
-        """Forget what came before, as at a cut."""
+        """Forget the frames so far, as at a cut."""
         self._before = None
 
     def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the averages up to and with these tensors, which have the shapes of the last."""
+        """Return the averages up to these tensors, which have the shapes of the last."""
         if self._before is None or not self.smoothing:
             self._before = list(values)
         else:
@@ -112,6 +113,6 @@ class Smoother:
         return self._before
 
     def maps(self, found: Maps) -> Maps:
-        """Return a frame's maps averaged with those before."""
+        """Return a frame's maps averaged with those of the frames before."""
         combined, *per_scale = self([found.combined, *found.per_scale])
         return replace(found, combined=combined, per_scale=tuple(per_scale))

@@ -1,4 +1,4 @@
-"""Class activation maps: weights of a layer's channels, and their registry."""
+"""Class activation maps: the weights of a layer's channels, and their registry."""
 
 from fastsal.cam.registry import CAMS, Cam, get_cam, register_cam
 

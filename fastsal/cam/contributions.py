@@ -1,4 +1,4 @@
-"""What each channel of a layer adds to a class activation map, from gradients after the layer."""
+"""Each channel's contribution to a class activation map, from gradients after the layer."""
 
 from __future__ import annotations
 
@@ -9,76 +9,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.arguments.call import Call
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.networks import hooks
 from fastsal.networks.backbone import image_layout
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
 from fastsal.networks.layers import NamedLayer, check_finite
-from fastsal.networks.state import ForwardFunction
 
 
 def layer_contributions(
     cam: Cam,
-    forward_func: ForwardFunction,
     layer: NamedLayer,
-    inputs: tuple[Tensor, ...],
-    target: Any,
-    additional_forward_args: object = None,
+    call: Call,
+    *,
     layer_input: bool = False,
-    device_ids: Sequence[int] | None = None,
     taps: Sequence[hooks.Tap] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return what every channel of a layer adds to the map, and what further taps read.
+    """Return each channel's contribution to a layer's map, and the values of further taps.
 
-    One forward pass, with gradients for what follows the layer alone, and one more for each noisy
-    copy that the map is averaged over. Under no target the copies have the class that is predicted
-    for the images themselves.
+    One forward pass, with gradients for the part of the network after the layer alone, and one
+    more for each noisy copy that the map is averaged over. If there is no target, the copies have
+    the class that is predicted for the images themselves.
 
     Args:
         cam: The class activation map.
-        forward_func: The model, or any callable that runs it.
-        layer: Its layer.
-        inputs: The model's tensors.
-        target: In any of Captum's forms, a callable of the output, or None for the predicted class.
-        additional_forward_args: Further arguments: one, or a tuple of them, or None.
+        layer: The layer.
+        call: The model with its inputs and the target.
         layer_input: Takes the layer's input in place of its output.
-        device_ids: The order of the devices over which a `DataParallel` model splits a batch.
-        taps: What else is read during the pass of the images themselves.
+        taps: Further places that are read during the pass of the images themselves.
 
     Returns:
-        `(N, C, ...)` at the layer's size, float32 or the layer's type where that is finer, channels
+        `(N, C, ...)` at the layer's size, float32 or the layer's type if that is finer, channels
         second whatever the network's layout; and what each tap's `read` returned.
 
     Raises:
         ValueError: If the target does not fit the output, the layer cannot be read, or its
             activations or gradients are not finite.
     """
-    name, module, scale = layer
+    scale = layer.scale
     rectify = scale is not None and scale.functional_relu and not layer_input
+    device_ids = call.device_ids
 
     def run(
-        tensors: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
+        inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
         source = GradientSource(rectify)
-        tap = hooks.Tap(
-            name=name,
-            module=module,
-            read=torch.Tensor.detach,
-            call=None if scale is None else scale.call,
-            layer_input=layer_input or (scale is not None and scale.layer_input),
-            replace=source,
+        tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
+        output, values = hooks.forward(
+            call.forward_func, inputs, additional, [*taps, tap], device_ids
         )
-        output, readings = hooks.forward(
-            forward_func, tensors, additional, [*taps, tap], device_ids
-        )
-        return source, output, readings[:-1]
+        return source, output, values[:-1]
 
-    images = inputs[0].shape[0]
-    with gradients_after_source(forward_func):
-        inputs = outside_inference(inputs)
-        additional = outside_inference(additional_forward_args)
-        source, output, readings = run(inputs, taps)
+    target = call.target
+    images = call.inputs[0].shape[0]
+    with gradients_after_source(call.forward_func):
+        inputs = outside_inference(call.inputs)
+        additional = outside_inference(call.additional_forward_args)
+        source, output, values = run(inputs, taps)
         scores = select_scores(output, target, images)
         if cam.noise:
             target = fixed_target(output, target, images)
@@ -89,7 +77,7 @@ def layer_contributions(
             derivatives = _powers(gradients, cam.orders)
         del source, output, scores
     for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
-        with gradients_after_source(forward_func):
+        with gradients_after_source(call.forward_func):
             source, output, _ = run(copies, ())
             scores = select_scores(output, target, images)
             _, gradients = source.gradients(scores.sum(), device_ids)
@@ -108,12 +96,18 @@ def layer_contributions(
         if channels_last:
             activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
         contributions = cam.contributions(activations, derivatives)
-    check_finite(name, "activations or gradients", contributions)
-    return contributions, readings
+    check_finite(layer.name, "activations or gradients", contributions)
+    return contributions, values
 
 
 def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
-    """Warn of images whose map is 0 everywhere, those of `(N)`, from inside an `attribute`."""
+    """Warn of images whose map is 0 everywhere; called from inside an `attribute`.
+
+    Args:
+        zero: `(N,)`, True for each such image.
+        cam: The class activation map.
+        consequence: The end of the message.
+    """
     if zero.any():
         warnings.warn(
             f"{cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the "
@@ -130,9 +124,9 @@ def _powers(gradients: Tensor, orders: int) -> Tensor:
 
 
 def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the inputs with noise on those that are laid out in space; the rest stay.
+    """Yield noisy copies of the inputs; only tensors with locations get noise.
 
-    One pattern is drawn for all images, so that a batch gives what each of its images gives.
+    One pattern is drawn for all images, so that a batch gives the same maps as its images alone.
     """
     noised = [tensor.dim() > 2 and tensor.is_floating_point() for tensor in inputs]
     if not any(noised):
@@ -141,7 +135,8 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
             f"{cam.name} adds noise to floating-point images (N, C, H, W), got {kinds}; convert "
             "them, or set noise=0"
         )
-    # Drawn on the CPU: the same on every device, and no one else's random numbers are touched.
+    # Drawn on the CPU by a generator of its own: the same on every device, and the global random
+    # state stays.
     generator = torch.Generator().manual_seed(cam.seed)
     for _ in range(cam.samples):
         yield tuple(
@@ -158,7 +153,7 @@ def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Ten
 
 
 def _channels_last(activations: Tensor, inputs: tuple[Tensor, ...]) -> bool:
-    """Return whether a layer's tensor lies on an image's grid with its channels last."""
+    """Return True if a layer's tensor lies on an image's grid with its channels last."""
     image = next((tensor for tensor in inputs if tensor.dim() == 4), None)
     if image is None or activations.dim() != 4:
         return False

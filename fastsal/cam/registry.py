@@ -1,7 +1,7 @@
-"""Class activation maps: how much each channel of a layer counts for a class.
+"""The registry of class activation maps, with Grad-CAM, Grad-CAM++ and Smooth Grad-CAM++.
 
-A map is the sum of a layer's channels, each by its weight. One is added by writing the function
-that gives the weights and decorating it with [`register_cam`][fastsal.cam.register_cam].
+A map is the weighted sum of a layer's channels. To add one, write the function that gives the
+weights and decorate it with [`register_cam`][fastsal.cam.register_cam].
 """
 
 from __future__ import annotations
@@ -20,25 +20,32 @@ CamFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Cam:
-    r"""A class activation map: $\sum_k w_k A_k$ with the weights `w` of its function.
+    r"""A class activation map: $\sum_k w_k A_k$ with weights `w` from its function.
 
-    `dataclasses.replace(cam, samples=50)` gives it with other settings.
+    `dataclasses.replace(cam, samples=50)` returns one with other settings.
 
     Attributes:
         name: The key in the registry.
-        citation: Where it is defined.
-        function: Activations `(N, C, P)` and derivatives `(orders, N, C, P)` to weights,
-            `(N, C, 1)` or `(N, C, P)`, P the locations of the layer. `derivatives[p - 1]` is the
-            gradient of the class's score to the power of p, averaged over the noisy copies.
-        orders: How many powers of the gradient the function reads, 1 or more.
-        samples: Noisy copies over which the powers are averaged; one of them is one forward pass,
-            besides the one of the image itself.
+        citation: The publication that defines it.
+        function: Maps activations `(N, C, P)` and derivatives `(orders, N, C, P)` to weights,
+            `(N, C, 1)` or `(N, C, P)`, with P the locations of the layer. `derivatives[p - 1]` is
+            the gradient of the class's score to the power of p, averaged over the noisy copies.
+        orders: The number of powers of the gradient that the function reads, 1 or more.
+        samples: The number of noisy copies over which the powers are averaged. Each copy takes one
+            forward pass, and the image itself takes one more.
         noise: Standard deviation of the noise as a share of each image's own range, its largest
-            value less its smallest; at 0 the gradient is the image's own.
-        seed: Of the noise, which is the same for every image of a batch but for the range.
+            value less its smallest. At 0 the gradient of the image itself is taken.
+        seed: The seed of the noise. All images of a batch get the same noise, scaled to the range
+            of each.
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Example:
+        >>> unweighted = Cam("unweighted", "none", lambda values, _: torch.ones_like(values))
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+        >>> unweighted.contributions(activations, activations[None]).sum(1).tolist()
+        [[[4.0, 6.0]]]
     """
 
     name: str
@@ -62,7 +69,7 @@ class Cam:
             )
 
     def contributions(self, activations: Tensor, derivatives: Tensor) -> Tensor:
-        """Return what every channel adds to the map at every location.
+        """Return every channel's contribution to the map at every location.
 
         Args:
             activations: `(N, C, ...)`.
@@ -96,11 +103,11 @@ def register_cam(
     samples: int = 1,
     noise: float = 0.0,
 ) -> Callable[[CamFunction], CamFunction]:
-    """Register the decorated function under a name; the function itself stays as it is.
+    """Register the decorated function under a name, and return the function unchanged.
 
     Args:
         name: The name by which `FastCAM(cam=name)` finds it.
-        citation: Where it is defined.
+        citation: The publication that defines it.
         orders: As for `Cam`.
         samples: As for `Cam`.
         noise: As for `Cam`.
@@ -117,10 +124,10 @@ def register_cam(
 
 
 def get_cam(cam: str | Cam) -> Cam:
-    """Return the class activation map of a name, or the one given.
+    """Return the class activation map of a name; a `Cam` is returned unchanged.
 
     Raises:
-        ValueError: If there is none of that name; the message lists those there are.
+        ValueError: If the name is not registered; the message lists those that are.
 
     >>> get_cam("gradcam++").orders
     3
@@ -132,7 +139,7 @@ def get_cam(cam: str | Cam) -> Cam:
 
 @register_cam("gradcam", citation="Selvaraju et al. 2017, Eq 1 and 2")
 def gradcam_weights(activations: Tensor, derivatives: Tensor) -> Tensor:  # noqa: ARG001
-    r"""Return Grad-CAM's weight of every channel, the mean of the gradient over the locations.
+    r"""Return Grad-CAM's weight of every channel: the gradient's mean over the locations.
 
     $$w_k = \frac{1}{P} \sum_{ij} g_{kij}, \qquad g_{kij} = \frac{\partial S}{\partial A_{kij}}$$
 
@@ -171,7 +178,7 @@ def gradcam_plus_plus_weights(activations: Tensor, derivatives: Tensor) -> Tenso
     with n noisy copies; with one copy and no noise it is Grad-CAM++.
 
     Grad-CAM++ explains $Y = e^S$, whose p-th derivative is $e^S (\partial S/\partial A)^p$ where
-    the network is piecewise linear after the layer; elsewhere the formula is used all the same.
+    the network is piecewise linear after the layer; the formula is used for other networks too.
     Deviations from it: the factor $e^S$ is left out. It cancels in alpha and multiplies the whole
     map of an image by one number, which overflows for large scores. Where both terms of alpha are
     0, at a gradient too small to square, alpha is 1/2, its limit; where a negative sum of

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.attribution.fast_cam import FastCAM
-from fastsal.attribution.reader import Maps
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.maps.result import Maps
 
 # The image size on which scales are found, if photographs keep their own sizes.
 DEFAULT_SIZE = 224

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
+from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 from fastsal.networks.trace import Trace, trace_forward
 
@@ -120,14 +121,7 @@ def _check_gradient(
     """
     with gradients_after_source(network):
         source = GradientSource(scale.functional_relu)
-        tap = hooks.Tap(
-            name=scale.name,
-            module=scale.module,
-            read=torch.Tensor.detach,
-            call=scale.call,
-            layer_input=scale.layer_input,
-            replace=source,
-        )
+        tap = NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
         output, _ = hooks.forward(network, outside_inference(inputs), None, [tap])
         # One pass for all classes: a sum of their scores with different weights.
         shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))

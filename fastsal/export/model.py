@@ -294,9 +294,9 @@ def _scales_of(
         return tensor.new_empty(0)
 
     taps = [
-        hooks.Tap(name, module, partial(describe, index, name, module))
-        for index, (name, module, scale) in enumerate(named)
-        if scale is None
+        layer.tap(partial(describe, index, layer.name, layer.module))
+        for index, layer in enumerate(named)
+        if layer.scale is None
     ]
     with torch.no_grad():
         hooks.forward(root, inputs, None, taps)

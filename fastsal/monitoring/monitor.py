@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.reader import ScaleReader
-from fastsal.attribution.smoe_scale import SMOEScale
+from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.maps.normalization import get_normalization
 from fastsal.maps.prior import Weights, loaded
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
@@ -221,7 +221,7 @@ class Watch:
             )
 
     def _reader(self, image: Tensor) -> ScaleReader:
-        return self._attributor.reader((image,))
+        return readers_of(self._attributor).for_image(image)
 
     def _on_pass(self, args: Any, kwargs: Any) -> None:
         """Count a pass, and begin to read it if it is due."""

@@ -1,1 +1,1 @@
-"""Networks: their spatial scales, hooks, gradients, and their state kept."""
+"""Networks: their spatial scales, and hooks and gradients that leave their state unchanged."""

@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's, timm's, or what anyone's function returns."""
+"""Networks by name: torchvision's, timm's, and those that a named function returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from fastsal.optional import needed, one_line
 
-# Their own initial weights take long to draw, of which torchvision warns.
+# Torchvision warns that the initial weights of these take long to draw.
 SLOW_INITIALISATION = ("googlenet", "inception_v3")
 FORMS = (
     "a torchvision model's name such as resnet50, timm:NAME, package.module:function or "
@@ -27,23 +27,23 @@ FORMS = (
 def build_network(
     name: str, weights: Path | str | None = None, *, pretrained: bool = False
 ) -> nn.Module:
-    """Return the network that a name stands for.
+    """Return the network of a name.
 
     Args:
         name: A torchvision model's name (classification, segmentation, detection), `timm:NAME`,
-            or a function that returns a network: `package.module:function`, which is looked for
-            from the current folder too, or `path/to/file.py:function`.
-        weights: A file with the state dict to load; a checkpoint that holds one as "state_dict"
-            or "model" will do. It is read with `weights_only=True`: it cannot run code.
-        pretrained: Torchvision's and timm's networks get their published weights, which may be
-            downloaded; `weights` comes before it. What a function returns is left as it is.
+            or a function that returns a network: `package.module:function`, which is searched in
+            the current folder too, or `path/to/file.py:function`.
+        weights: A file with the state dict to load, or a checkpoint that holds one as "state_dict"
+            or "model". It is read with `weights_only=True`: it cannot run code.
+        pretrained: Loads the published weights of torchvision's and timm's networks, which may be
+            downloaded, unless `weights` is given. A function's network is returned unchanged.
 
     Returns:
-        The network, in the mode it was built in. Without weights nothing is downloaded.
+        The network, in the mode in which it was built. Without weights nothing is downloaded.
 
     Raises:
         ValueError: If there is no such network, it cannot be built, or the weights do not fit.
-        ImportError: If torchvision or timm is needed and not installed.
+        ImportError: If torchvision or timm is needed and is not installed.
 
     >>> build_network("torch.nn:ReLU")
     ReLU()
@@ -70,9 +70,9 @@ def build_network(
 
 
 def named_function(name: str) -> Callable[..., Any]:
-    """Return the function that `package.module:function` or `path/to/file.py:function` names.
+    """Return the function of `package.module:function` or `path/to/file.py:function`.
 
-    Modules are looked for from the current folder too, those that a file imports beside it.
+    Modules are searched in the current folder too, and those that a file imports in its folder.
 
     Raises:
         ValueError: If it cannot be imported, or cannot be called.
@@ -132,7 +132,7 @@ def _unbuilt(name: str, pretrained: bool, error: Exception) -> str:
 def _from_file(path: Path) -> ModuleType:
     path = path.resolve()
     _search(path.parent)
-    # A name of its own: a file may be called as a package that is imported already.
+    # A unique name: the file may have the name of a package that is imported already.
     spec = importlib.util.spec_from_file_location(f"{path.stem} of {path.parent}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

@@ -14,31 +14,39 @@ from fastsal.networks.state import ForwardFunction, LayerError
 
 
 class GradientSource:
-    """A tap's `replace`: the gradient starts at its layer, and what comes before needs none."""
+    """A tap's `replace` at which the gradient starts: the part before its layer needs none.
+
+    Args:
+        rectify: Applies the ReLU that the network applies next as a function.
+    """
 
     def __init__(self, rectify: bool = False) -> None:
         self.rectify = rectify
         self.leaves: dict[torch.device, Tensor] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that goes on through the network, with gradients from here on."""
+        """Return the tensor that goes on through the network and requires gradients."""
         torch.set_grad_enabled(True)
         leaf = (tensor.relu() if self.rectify else tensor).detach().requires_grad_()
         self.leaves[tensor.device] = leaf
         if self.rectify:
-            # The network's own ReLU comes next; at exactly 0 it would let no gradient through.
+            # The network's own ReLU comes next; at exactly 0 it would pass no gradient.
             return leaf + torch.finfo(leaf.dtype).tiny
         # The network may write to it in place, which a leaf forbids.
         return leaf.clone()
 
     def activations(self, device_ids: Sequence[int] | None = None) -> Tensor:
-        """Return the layer's tensor."""
+        """Return the layer's tensor, joined from several devices in their order."""
         return joined(self.leaves, device_ids).detach()
 
     def gradients(
         self, score: Tensor, device_ids: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's tensor and the gradient of a score by it.
+
+        Args:
+            score: The score, a scalar.
+            device_ids: The order of the devices.
 
         Raises:
             LayerError: If the score does not depend on the layer, or the model stopped gradients.
@@ -58,10 +66,10 @@ class GradientSource:
 
 @contextmanager
 def gradients_after_source(forward_func: ForwardFunction) -> Iterator[None]:
-    """Switch gradients off, inference mode too, until a `GradientSource` switches them on.
+    """Switch off gradients and inference mode, until a `GradientSource` switches gradients on.
 
-    Gradient mode is back as it was on the way out. `DataParallel` joins its outputs in this thread,
-    where the copies' switch has no effect: there gradients are on from the start.
+    Both modes are restored on the way out. `DataParallel` joins its outputs in this thread, where
+    the switch in its copies' threads has no effect: with it gradients are on from the start.
 
     Raises:
         LayerError: If the model itself was made under inference mode.
@@ -80,9 +88,10 @@ def gradients_after_source(forward_func: ForwardFunction) -> Iterator[None]:
 
 
 def outside_inference(value: Any) -> Any:
-    """Return tensors made under inference mode as copies that autograd can save; call outside it.
+    """Return copies that autograd can save of tensors made under inference mode.
 
-    Looks into a tuple, and leaves all else as it is.
+    It is called outside inference mode. The items of a tuple are copied likewise; anything else is
+    returned unchanged.
     """
     if isinstance(value, tuple):
         return tuple(outside_inference(item) for item in value)

@@ -1,4 +1,4 @@
-"""Reading layers during one forward pass."""
+"""Forward hooks that read layers during one forward pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from fastsal.networks.state import (
     ForwardFunction,
     LayerError,
+    evaluation_pass,
     hooked,
     in_other_threads,
     root_module,
-    still,
     uncompiled,
 )
 
@@ -26,16 +26,18 @@ grad_enabled = torch.is_grad_enabled
 
 
 class Tap(NamedTuple):
-    """A place in the network that is read as the forward pass goes by.
+    """A layer's output or input that is read during a forward pass.
 
     Attributes:
         name: The layer's name, for messages.
         module: The layer.
-        read: Called with the layer's tensor; what it returns is kept, the tensor is not.
-        call: Which call of the module is read, from 0; None reads the last.
+        read: Called with the layer's tensor; its result is kept, the tensor is not.
+        call: The call of the module that is read, from 0; None reads the last.
         layer_input: Reads the module's input in place of its output.
-        replace: Called with the layer's tensor after `read`; what it returns goes on in its place.
-        mode: Sees all that the pass computes, wherever `DataParallel` runs it.
+        replace: Called with the layer's tensor after `read`; its result goes on through the network
+            in place of the tensor.
+        mode: A torch function mode that sees all operations of the pass, in the threads of
+            `DataParallel` too.
     """
 
     name: str
@@ -60,11 +62,11 @@ def forward(
         forward_func: The model, or any callable that runs it.
         inputs: The model's tensors.
         additional_forward_args: Further arguments: one, or a tuple of them, or None.
-        taps: What is read.
+        taps: The places that are read.
         device_ids: The order of the devices over which a `DataParallel` model splits a batch.
 
     Returns:
-        The model's output and what each tap's `read` returned, in their order.
+        The model's output, and the result of each tap's `read`, in the order of the taps.
 
     Raises:
         LayerError: If a layer did not run, or does not give one tensor.
@@ -73,7 +75,7 @@ def forward(
         forward_func = uncompiled(forward_func)
     root = root_module(forward_func)
     parallel = root if isinstance(forward_func, nn.DataParallel) else None
-    with still(root), held(taps, parallel) as readings:
+    with evaluation_pass(root), held(taps, parallel) as readings:
         output = forward_func(*inputs, *as_arguments(additional_forward_args))
     if device_ids is None:
         device_ids = getattr(forward_func, "device_ids", None)
@@ -82,11 +84,11 @@ def forward(
 
 @contextmanager
 def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
-    """Hold taps on their layers, for the passes that this thread runs meanwhile.
+    """Keep taps on their layers, for the passes that this thread runs meanwhile.
 
     Args:
-        taps: What is read.
-        parallel: The module that a `DataParallel` copies into other threads, where one does.
+        taps: The places that are read.
+        parallel: The module that a `DataParallel` copies into other threads; None without one.
     """
     readings = [Reading(tap) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
@@ -114,7 +116,7 @@ def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
 
 
 class Reading:
-    """The hook of one tap; `DataParallel` calls it from one thread for each device."""
+    """The forward hook of one tap; `DataParallel` calls it from one thread for each device."""
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
@@ -124,11 +126,11 @@ class Reading:
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
-        """Read the tensor: a pre-hook's `other` is the keyword arguments, a hook's the output."""
+        """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
         tap = self.tap
         if self.output and type(other) is Tensor and not grad_enabled():
-            # The same as below, in few steps: between two layers each waits for memory, on a GPU
-            # each launch. Of one device no two threads are at one pass.
+            # The same as below in fewer steps, since every step between two layers waits for
+            # memory, and on a GPU every launch does. No lock: one device has one thread a pass.
             device = CPU if other.is_cpu else other.device
             call = self.calls.get(device, 0)
             self.calls[device] = call + 1
@@ -143,7 +145,7 @@ class Reading:
         if tap.call is not None and call != tap.call:
             return None
         with torch.no_grad():
-            # What lies after a gradient's source has one, which no reading needs.
+            # A tensor after a gradient source requires gradients, which `read` does not need.
             value = tap.read(tensor)
         with self.lock:
             self.values[tensor.device] = value
@@ -152,7 +154,7 @@ class Reading:
         return _exchange(args, other, source, tensor, tap.replace(tensor), tap.layer_input)
 
     def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
-        """Return the value, of several devices joined on the first."""
+        """Return the value that was read, joined on the first device if there are several."""
         if not self.values:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
@@ -168,11 +170,11 @@ class Reading:
 def joined(
     tensors: Mapping[torch.device, Tensor], device_ids: Sequence[int] | None = None
 ) -> Tensor:
-    """Return the parts of a batch on several devices as one tensor on the first of them.
+    """Return the parts of a batch on several devices as one tensor on the first device.
 
     Args:
-        tensors: By device.
-        device_ids: The order of the devices; by index where None.
+        tensors: The part on each device.
+        device_ids: The order of the devices; None sorts them by index.
     """
     devices = list(tensors)
     if len(devices) == 1:
@@ -214,7 +216,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def _exchange(
     args: Any, other: Any, source: Any, old: Tensor, new: Tensor, layer_input: bool
 ) -> Any:
-    """Return what a hook must return for `new` to go on in place of `old`."""
+    """Return the value that a hook returns to put `new` in place of `old`."""
     if layer_input:
         return (
             tuple(new if item is old else item for item in args),

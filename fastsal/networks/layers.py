@@ -1,27 +1,67 @@
-"""Layers that a user gives: names, modules and scales in any mix."""
+"""The layers that are read, given as names, modules or scales."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastsal.networks import state
 from fastsal.networks.backbone import image_layout
+from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
 Layer = str | nn.Module
-# Name, module, and the scale where one is known.
-NamedLayer = tuple[str, nn.Module, Scale | None]
+
+
+class NamedLayer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+        name: The module's name, for messages.
+        module: The module.
+        scale: The layer's scale, where it is known.
+    """
+
+    name: str
+    module: nn.Module
+    scale: Scale | None
+
+    @classmethod
+    def of_scale(cls, scale: Scale) -> NamedLayer:
+        """Return the layer of a scale."""
+        return cls(scale.name, scale.module, scale)
+
+    def tap(
+        self,
+        read: Callable[[Tensor], Tensor],
+        *,
+        layer_input: bool = False,
+        replace: Callable[[Tensor], Tensor] | None = None,
+        mode: TorchFunctionMode | None = None,
+    ) -> Tap:
+        """Return a tap on the layer, at the call and the side that its scale names.
+
+        Args:
+            read: As for `Tap`.
+            layer_input: Reads the layer's input in place of its output.
+            replace: As for `Tap`.
+            mode: As for `Tap`.
+        """
+        scale = self.scale
+        call = None if scale is None else scale.call
+        layer_input = layer_input or (scale is not None and scale.layer_input)
+        return Tap(self.name, self.module, read, call, layer_input, replace, mode)
 
 
 def name_layers(
     model: Callable[..., Any], layers: Layer | Scale | Sequence[Layer | Scale]
 ) -> tuple[NamedLayer, ...]:
-    """Return (name, module, scale where one was given) of layers given in any mix of forms.
+    """Return the layers that are given in any mix of forms.
 
     Args:
         model: The network, or a function that runs it.
@@ -47,24 +87,28 @@ def name_layers(
     resolved: list[NamedLayer] = []
     for layer in given:
         if isinstance(layer, Scale):
-            resolved.append((layer.name, layer.module, layer))
+            resolved.append(NamedLayer.of_scale(layer))
         elif isinstance(layer, str):
             if layer not in modules:
                 raise ValueError(
                     f"the model has no layer named {layer!r}; its layers are "
                     f"{', '.join(name for name in modules if name) or 'not known'}"
                 )
-            resolved.append((layer, modules[layer], None))
+            resolved.append(NamedLayer(layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
             module = state.uncompiled(layer)
-            resolved.append((names.get(module, type(module).__name__), module, None))
+            resolved.append(NamedLayer(names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
     return tuple(resolved)
 
 
 def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
-    """Return the name, the module and, where given, the scale of a class activation map's layer.
+    """Return the one layer of a class activation map.
+
+    Args:
+        model: The network, or a function that runs it.
+        layer: A name, a module or a `Scale`.
 
     Raises:
         ValueError: If there is not one layer.
@@ -86,9 +130,14 @@ def describe_layer(
     size: tuple[int, int],
     signed: bool | None = None,
 ) -> Scale:
-    """Return the scale of a layer that was given, from its tensor beside the image's size.
+    """Return the scale of a layer that was given, from its tensor and the image's size.
 
-    Where `signed` is None the tensor is searched for negative values.
+    Args:
+        name: The layer's name.
+        module: The layer.
+        tensor: The layer's tensor.
+        size: (H, W) of the image.
+        signed: True if the layer has negative values; None searches the tensor for them.
 
     Raises:
         ValueError: If the tensor does not lie on the image's grid.
@@ -112,10 +161,15 @@ def describe_layer(
 
 
 def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]) -> None:
-    """Raise if values that come from any of several layers are not finite; waits for a GPU once.
+    """Raise if values of any of several layers are not finite; a GPU is waited for once.
+
+    Args:
+        names: The layers' names.
+        what: The values, as the message calls them: "activations".
+        tensors: The values of each layer.
 
     Raises:
-        ValueError: As `check_finite`, of the first such layer.
+        ValueError: As `check_finite` does, for the first such layer.
     """
     sums = torch.stack([values.sum().to(tensors[0].device, torch.float32) for values in tensors])
     for name, total, values in zip(names, sums.tolist(), tensors, strict=True):
@@ -124,12 +178,17 @@ def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]
 
 
 def check_finite(name: str, what: str, values: Tensor) -> None:
-    """Raise if values that come from a layer are not all finite.
+    """Raise if values of a layer are not all finite.
+
+    Args:
+        name: The layer's name.
+        what: The values, as the message calls them: "activations".
+        values: The values, or sums of them.
 
     Raises:
-        ValueError: Naming the layer and what it gives.
+        ValueError: If they are not; the message names the layer.
     """
-    # A sum with a value that is not finite is not finite; the other way round is rare.
+    # The sum is cheap, and not finite if a value is not; finite values rarely overflow it.
     if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
         raise ValueError(
             f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "

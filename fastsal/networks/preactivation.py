@@ -1,4 +1,4 @@
-"""What an activation function was given, of every tensor it made during a forward pass."""
+"""Pre-activations: the input of the activation function that made a tensor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.networks.hooks import tensors_in
-from fastsal.networks.scales import ACTIVATIONS
-from fastsal.networks.trace import DROPOUTS
+from fastsal.networks.trace import ACTIVATIONS, DROPOUTS
 
-# A ReLU written out.
+# Functions by which a ReLU can be written.
 CLAMPS = frozenset(("clamp", "clamp_", "clamp_min", "clamp_min_"))
-# Functions that move values about and change none: they are done to what came before as well.
+# Functions that rearrange values and change none: they are applied to the pre-activations too.
 LAYOUTS = frozenset(
     """cat concat concatenate stack chunk split tensor_split unbind narrow view reshape flatten
     unflatten permute transpose movedim swapaxes squeeze unsqueeze contiguous clone detach to float
@@ -25,10 +24,10 @@ LAYOUTS = frozenset(
 
 
 class PreActivations(TorchFunctionMode):
-    """Remembers, while it is entered, what each activation function was given.
+    """A torch function mode that keeps the input of every activation function.
 
-    What was given is kept for as long as the tensor that was made of it lives. Of one that is
-    written over in place a copy is kept. Concatenations and the like of such tensors are followed.
+    An input is kept as long as the output made from it lives; if it is overwritten in place, a copy
+    is kept. Concatenations, views and the like of such outputs have pre-activations as well.
 
     >>> before = PreActivations()
     >>> with before:
@@ -42,15 +41,12 @@ class PreActivations(TorchFunctionMode):
         self._given: Any = WeakTensorKeyDictionary()
 
     def of(self, tensor: Tensor) -> Tensor | None:
-        """Return what the activation function that made a tensor was given; None if none made it.
-
-        The shape is the tensor's.
-        """
+        """Return the pre-activations of a tensor, in its shape; None if no activation made it."""
         given: Tensor | None = self._given.get(tensor)
         return given
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function and note what came before what it made."""
+        """Run the function and note the pre-activations of its outputs."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         given = None
@@ -58,7 +54,8 @@ class PreActivations(TorchFunctionMode):
         if name in ACTIVATIONS or name in CLAMPS:
             if read:
                 given = read[0].detach()
-                # `inplace` has another place in each function; other flags cost a copy at most.
+                # `inplace` has another position in each function; any other flag that is True
+                # costs a copy at most.
                 flagged = any(value is True for value in (*args, *kwargs.values()))
                 if flagged or name.endswith("_"):
                     given = given.clone()
@@ -72,12 +69,12 @@ class PreActivations(TorchFunctionMode):
             if index < len(before) and before[index].shape == tensor.shape:
                 self._given[tensor] = before[index]
             elif name not in DROPOUTS:
-                # Written to in place, a tensor is no longer what was made.
+                # A tensor that is written to in place is no longer the activation's output.
                 self._given.pop(tensor, None)
         return result
 
     def _before(self, value: Any) -> Any:
-        """Return arguments with what came before in place of the tensors that are known."""
+        """Return arguments with pre-activations in place of the tensors that have some."""
         if isinstance(value, Tensor):
             return self._given.get(value, value).detach()
         if isinstance(value, Mapping):

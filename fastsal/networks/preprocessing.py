@@ -1,4 +1,4 @@
-"""What a named network expects of its input, and what its classes are called."""
+"""The preprocessing and the class names of a named network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image in [0, 1] is scaled, and the names of the classes.
+    """The normalisation of an image in [0, 1], and the names of the classes.
 
     Attributes:
-        mean: Subtracted, a number each for red, green and blue.
-        std: Divided by, likewise.
-        classes: The classes' names; empty where they are not known.
+        mean: The mean of red, green and blue, which is subtracted.
+        std: The standard deviation of each, which is divided by.
+        classes: The classes' names; empty if they are not known.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -29,11 +29,11 @@ class Preprocessing:
 
 
 def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
-    """Return what the publisher of a network's weights states; ImageNet's numbers where none did.
+    """Return the preprocessing published with a network's weights, or ImageNet's if there is none.
 
     Args:
         name: The network's name, as for `build_network`.
-        network: The network; timm's carry their mean and standard deviation.
+        network: The network; timm's networks carry their mean and standard deviation.
 
     >>> preprocessing_of("torch.nn:ReLU", nn.ReLU()).mean
     (0.485, 0.456, 0.406)
@@ -52,7 +52,7 @@ def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
         return Preprocessing()
     transforms = default.transforms()
     return Preprocessing(
-        # Detectors scale the image themselves.
+        # Detectors normalise the image themselves.
         tuple(getattr(transforms, "mean", (0.0, 0.0, 0.0))),
         tuple(getattr(transforms, "std", (1.0, 1.0, 1.0))),
         tuple(default.meta.get("categories", ())),
@@ -60,14 +60,14 @@ def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
 
 
 def class_index(wanted: str, classes: tuple[str, ...]) -> int:
-    """Return the class of an index or a name.
+    """Return the index of a class that is given by index or by name.
 
     Args:
-        wanted: A number, or a name as in `classes`; of "tabby, tabby cat" either will do.
-        classes: The names; empty where they are not known.
+        wanted: A number, or a name as in `classes`; for "tabby, tabby cat" either name will do.
+        classes: The names; empty if they are not known.
 
     Raises:
-        ValueError: If no class or several have that name.
+        ValueError: If no class has that name, or several have it.
 
     >>> class_index("281", ()), class_index("Tabby cat", ("tench", "tabby, tabby cat"))
     (281, 1)

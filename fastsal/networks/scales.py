@@ -1,4 +1,4 @@
-"""Which tensor of a network ends each spatial scale."""
+"""The spatial scales of a network: the last tensor of each resolution."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from torch import Tensor, nn
 from fastsal.arguments.inputs import as_tuple
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
+    before_weights,
     find_trunk,
     grid_size,
+    have_locations,
     image_layout,
     is_pooling,
-    located,
-    prepared,
+    why_no_candidate,
 )
-from fastsal.networks.naming import place_of
-from fastsal.networks.trace import Trace, trace_forward
-
-ACTIVATIONS = frozenset(
-    """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
-    selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
-    softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
-)
+from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,22 @@ class Scale:
     Attributes:
         name: The module's name in the network.
         module: The module.
-        call: Which call of the module in a forward pass, from 0; None for the last.
-        shape: The tensor's shape as traced, as the network lays it out.
-        stride: Input locations for one of the layer, a power of two (nominal).
-        signed: The tensor had negative values that the network does not rectify.
-        channels_last: The layout is `(N, H, W, C)`.
-        functional_relu: The network rectifies the tensor by a function rather than a module.
-        layer_input: The tensor is the module's input, since no module's output is it.
+        call: The call of the module in a forward pass, from 0; None for the last.
+        shape: The tensor's shape as traced, in the network's layout.
+        stride: Input pixels along a side for one location of the layer, a power of two (nominal).
+        signed: True if the tensor had negative values that the network does not rectify.
+        channels_last: True if the layout is `(N, H, W, C)`.
+        functional_relu: True if the network rectifies the tensor by a function, not a module.
+        layer_input: True if the tensor is the module's input; it is no module's output then.
+
+    Example:
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        ... )
+        >>> scale = find_scales(net, torch.rand(1, 3, 8, 8))[1]
+        >>> scale.name, scale.shape, scale.stride
+        ('4', (1, 8, 4, 4), 2)
     """
 
     name: str
@@ -62,15 +65,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor that every path through the network crosses.
+    """A tensor that every path through the network crosses, which may end a scale.
 
     Attributes:
-        scale: How it would be read.
-        operation: The function that made it.
-        preferred: It is an activation function's output, or non-negative, and comes from neither
-            pooling nor a norm.
-        eligible: It comes from neither pooling nor a norm.
-        chosen: It ends its scale.
+        scale: The tensor as a scale.
+        operation: The function that made the tensor.
+        preferred: True for an activation function's output, or a non-negative tensor, that comes
+            from neither pooling nor a norm.
+        eligible: True if the tensor comes from neither pooling nor a norm.
+        chosen: True if the tensor ends its scale.
     """
 
     scale: Scale
@@ -81,7 +84,7 @@ class Candidate:
 
 
 class ScalesError(ValueError):
-    """A network, or an input, in which no scales can be found; the message says why."""
+    """The error for a network or an input without scales; the message says why."""
 
 
 def find_scales(
@@ -91,17 +94,17 @@ def find_scales(
 ) -> tuple[Scale, ...]:
     """Return the layers that end the network's spatial scales, the shallowest first.
 
-    One forward pass in evaluation mode is traced. Of the tensors that every path down the trunk
-    crosses, each octave of resolution gives its last that an activation function made (or that is
-    non-negative), else its last that comes from neither a norm nor pooling. For ResNet-50 these
-    are the five of the paper: relu, layer1, layer2, layer3, layer4. The trunk leads to the output,
-    of several outputs to the first; in a U-Net or a feature pyramid, whose branches leave it on the
-    way, it leads to the coarsest scale.
+    One forward pass in evaluation mode is traced. The candidates are the tensors that every path
+    down the trunk crosses. At each octave of resolution the last candidate that an activation
+    function made (or that is non-negative) is chosen; without one, the last that comes from neither
+    a norm nor pooling. For ResNet-50 these are the five of the paper: relu, layer1, layer2, layer3,
+    layer4. The trunk leads to the output; with several outputs, to the first. In a U-Net or a
+    feature pyramid, whose branches leave it on the way, it leads to the coarsest scale.
 
     Args:
         model: The network; a compiled one is traced uncompiled.
         inputs: `(N, C, H, W)`, or a tuple of the model's inputs; 4-D ones count as images. A
-            detection model of torchvision takes a batch as it takes a list of images.
+            detection model of torchvision takes a batch in place of its list of images.
         additional_forward_args: Further arguments of the model, as in Captum.
 
     Returns:
@@ -109,8 +112,8 @@ def find_scales(
 
     Raises:
         ScalesError: A ValueError. If fewer than two scales are found, as in a plain vision
-            transformer; the message lists the candidates. If the network cannot be looked into, or
-            no input is an image batch.
+            transformer; the message lists the candidates. If the network cannot be traced, or no
+            input is an image batch.
         TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     Reference:
@@ -128,10 +131,10 @@ def find_scales(
 
 
 def chosen_scales(found: Sequence[Candidate]) -> tuple[Scale, ...]:
-    """Return the scales of the candidates that are chosen.
+    """Return the scales of the chosen candidates.
 
     Raises:
-        ScalesError: If they are fewer than two.
+        ScalesError: If there are fewer than two.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
     >>> len(chosen_scales(candidates(net, torch.rand(1, 3, 8, 8))))
@@ -160,9 +163,9 @@ def candidates(
         The candidates, one or more; those chosen are marked.
 
     Raises:
-        ScalesError: A ValueError. If the model is no `torch.nn.Module` or a `torch.jit` one, no
+        ScalesError: A ValueError. If the model is no `torch.nn.Module` or is a `torch.jit` one, no
             input is an image batch, the output does not depend on it, or no tensor on the way has
-            locations and belongs to a module.
+            locations and is a module's output or input.
         TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
@@ -193,12 +196,12 @@ def candidates(
 
 
 def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate, ...]:
-    """Return the candidates of a network whose forward pass was traced, as `candidates` does.
+    """Return the candidates of a traced forward pass, as `candidates` does.
 
     Args:
         root: The network.
         trace: The traced pass.
-        output: What the network returned.
+        output: The network's output.
 
     Raises:
         ScalesError: As in `candidates`.
@@ -208,7 +211,7 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
     trunk = find_trunk(trace, output, size)
     found = _choose(_candidates(trace, trunk, names, size))
     if not found:
-        raise ScalesError(_nothing_found(trace, trunk, names))
+        raise ScalesError(why_no_candidate(trace, trunk, names))
     return found
 
 
@@ -217,13 +220,13 @@ def _candidates(
 ) -> list[Candidate]:
     found: list[Candidate] = []
     nodes = trace.nodes
-    with_locations, only_prepared = located(nodes), prepared(nodes)
+    with_locations, unweighted = have_locations(nodes), before_weights(nodes)
     channels_last, octave = False, 0
     # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
     first_size = size
     for index in trunk:
         node = nodes[index]
-        if only_prepared[index] or node.operation == "pad":
+        if unweighted[index] or node.operation == "pad":
             continue
         if node.shape is None or len(node.shape) != 4:
             continue
@@ -240,7 +243,7 @@ def _candidates(
             octave += octaves
             rows = 1 if channels_last else 2
             first_size = node.shape[rows], node.shape[rows + 1]
-        place = place_of(trace, index, names)
+        place = trace.place(index, names)
         if place is None:
             continue
         maker = trace.maker(index)
@@ -274,7 +277,7 @@ def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
 
 
 def too_few(found: Sequence[Candidate]) -> str:
-    """Return why candidates give fewer than two scales, and what to do.
+    """Return the reason why candidates give fewer than two scales, and a remedy.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     >>> too_few(candidates(net, torch.rand(1, 3, 8, 8)))[:63]
@@ -290,35 +293,4 @@ def too_few(found: Sequence[Candidate]) -> str:
     return (
         f"found {sum(candidate.chosen for candidate in found)} spatial scale(s), expected two or "
         f"more: {reason}. Give the layers yourself, layers=[name or module, ...]"
-    )
-
-
-def _nothing_found(trace: Trace, trunk: list[int], names: dict[nn.Module, str]) -> str:
-    """Return why there is no candidate, with the tensors on the way in their place."""
-    scripted = [name for part, name in names.items() if isinstance(part, torch.jit.ScriptModule)]
-    if scripted:
-        why = (
-            f"what goes on inside the torch.jit module {scripted[0]!r} is not seen; put the module "
-            "that it was scripted or traced from in its place"
-        )
-    elif not trunk:
-        why = "the output does not depend on the images, or by operations that a trace does not see"
-    elif any(len(trace.nodes[node].shape or ()) == 4 for node in trunk):
-        why = (
-            "none of the tensors with locations (N, C, H, W) is a module's output or input, as in "
-            "a program of torch.export; give the module that it was made from"
-        )
-    else:
-        why = (
-            "no tensor on the way has locations (N, C, H, W), as where the pixels are flattened "
-            "for fully connected layers"
-        )
-    passed = []
-    for node in trunk:
-        place = place_of(trace, node, names)
-        name = trace.nodes[node].operation if place is None else names[place.module]
-        passed.append(f"{name} {trace.nodes[node].shape}")
-    return (
-        f"found no candidate for a spatial scale: {why}. Tensors that every path crosses: "
-        f"{'; '.join(passed[:12]) or 'none'}"
     )

@@ -1,6 +1,6 @@
-"""A model held still for one forward pass, and put back as it was.
+"""Evaluation mode, hooks and caches for one forward pass, restored afterwards.
 
-This module alone touches hooks, training mode and the compiler's stance.
+No other module of fastsal changes hooks, training mode or the compiler's stance.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ ForwardFunction = Callable[..., Any]
 
 
 class LayerError(ValueError):
-    """A layer that cannot be read; the message names it and says why."""
+    """The error for a layer that cannot be read; the message names it and says why."""
 
 
 def reading() -> bool:
-    """Return whether this thread is in a forward pass that something of this package reads."""
+    """Return True if this thread is in a forward pass that fastsal reads."""
     return getattr(_active, "hooks", None) is not None
 
 
 def root_module(forward_func: ForwardFunction) -> nn.Module | None:
-    """Return the module under a forward function, or None where there is none to be seen.
+    """Return the module under a forward function, or None if there is none.
 
-    A compiled module gives the module it was made from, a `DataParallel` the one it copies, a
-    bound method of a module that module.
+    A compiled module gives the module that was compiled, a `DataParallel` the one that it copies,
+    and a bound method of a module that module.
 
     >>> root_module(nn.ReLU().forward)
     ReLU()
@@ -52,7 +52,7 @@ def uncompiled(module: nn.Module) -> nn.Module:
 
 
 def parts(module: nn.Module | None) -> list[nn.Module]:
-    """Return a module and all inside it, as `modules()` does in several times the time.
+    """Return a module and all modules inside it, several times faster than `modules()`.
 
     >>> len(parts(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))))
     4
@@ -63,28 +63,28 @@ def parts(module: nn.Module | None) -> list[nn.Module]:
     seen = set()
     for part in found:
         children = part._modules
-        # Most have none; the few others are gone into once.
+        # Most have no children; the others are visited once.
         if children and part not in seen:
             seen.add(part)
             found.extend([child for child in children.values() if child is not None])
     return list(dict.fromkeys(found))
 
 
-# What threads share: the modules put into evaluation mode, with how many passes hold each so, and
-# the compiler's stance, with how many hold it.
+# Shared by all threads: the modules in evaluation mode with the number of passes that need each,
+# and the compiler's stance with the number of passes that need it.
 _lock = threading.Lock()
 _evaluated: dict[nn.Module, int] = {}
 _stance = ExitStack()
 _stance_holders = 0
-# The hooks that count in this thread.
+# The hooks that are called in this thread.
 _active = threading.local()
 
 
 @contextmanager
-def still(module: nn.Module | None) -> Iterator[None]:
-    """Hold a module in evaluation mode, as `evaluating` does, and out of the compiler.
+def evaluation_pass(module: nn.Module | None) -> Iterator[None]:
+    """Keep a module in evaluation mode, as `evaluating` does, and its compiled parts eager.
 
-    Autocast keeps no weights that it casts inside: older releases of torch would give those that
+    Autocast's cache of cast weights is off inside: older releases of torch would give weights that
     were cast without gradients to a training step that follows in the same context.
     """
     found = parts(module)
@@ -104,11 +104,11 @@ def _without_cast_cache() -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and each back as it was on the way out.
+    """Put every submodule into evaluation mode, and restore each one's mode on the way out.
 
     The flags are set one by one: `train()` would override submodules that were kept in evaluation
-    mode, or that define it otherwise. In evaluation mode no BatchNorm updates its buffers. Where
-    several threads are at one model, the last to leave puts the flags back.
+    mode, or that define `train` otherwise. In evaluation mode no BatchNorm updates its buffers. If
+    several threads use one model, the last to leave restores the flags.
     """
     with _evaluating(parts(module)):
         yield
@@ -137,11 +137,14 @@ def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
-    """Hold forward hooks on modules, given as (module, hook, on the input).
+    """Keep forward hooks on modules.
 
-    They are called for what this thread runs, and for the copies that `DataParallel` runs in
-    others; another thread's pass through the same modules goes by unseen, as does one that is
-    hooked inside this one.
+    They are called in the passes of this thread, and in the copies that `DataParallel` runs in
+    other threads. They are not called in another thread's pass through the same modules, nor in a
+    pass inside this one that has hooks of its own.
+
+    Args:
+        hooks: (module, hook, True for a pre-hook) of each.
 
     Raises:
         LayerError: If a module is scripted or traced, and so calls no hooks.
@@ -156,7 +159,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                     "give the Python module that it was made from"
                 )
             own = _OwnCalls(module, hook, hooks)
-            # Two threads could be given one number for two hooks.
+            # Without the lock two threads could get one number for two hooks.
             with _lock:
                 if on_input:
                     handle = module.register_forward_pre_hook(own, with_kwargs=True)
@@ -172,7 +175,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
 
 
 class _OwnCalls:
-    """A hook that leaves out the calls of other passes through its module."""
+    """A hook that ignores the calls of other passes through its module."""
 
     def __init__(self, module: nn.Module, hook: Callable[..., Any], hooks: object) -> None:
         self.module = module
@@ -180,8 +183,8 @@ class _OwnCalls:
         self.hooks = hooks
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
-        # `DataParallel` runs copies, which are other modules. Of another pass this may even come
-        # without the keyword arguments, where the hook is taken off in this moment.
+        # `DataParallel` runs copies, which are other modules. A call from another pass may lack the
+        # keyword arguments, if the hook is removed at this moment.
         if module is self.module and getattr(_active, "hooks", None) is not self.hooks:
             return None
         return self.hook(module, *arguments)
@@ -190,9 +193,9 @@ class _OwnCalls:
 def in_other_threads(
     mode: AbstractContextManager[object],
 ) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return hooks, before and after a module, that hold a mode in threads other than this one.
+    """Return a pre-hook and a hook that enter and leave a mode in threads other than this one.
 
-    `DataParallel` runs each copy in a thread of its own, which inherits no mode. Where the copy
+    `DataParallel` runs each copy in a thread of its own, which inherits no mode. If the copy
     raises, that thread ends, and the mode with it.
     """
     owner = threading.get_ident()
@@ -209,16 +212,16 @@ def in_other_threads(
 
 
 def compiled(found: Sequence[nn.Module]) -> bool:
-    """Return whether any of a network's parts is compiled."""
-    # Not by `getattr`, which for a module without the name raises inside, at every part.
+    """Return True if any of a network's modules is compiled."""
+    # `getattr` would be slower: it raises inside for every module without the name.
     return any(
         part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in found
     )
 
 
 def within_compiled() -> bool:
-    """Return whether this is run for a compiled function, whose modules call few hooks or none."""
-    # Not imported: who compiles has it, and it takes seconds.
+    """Return True inside a compiled function, whose modules call few hooks or none."""
+    # The import takes seconds; a program that compiles has done it.
     if "torch._dynamo" not in sys.modules:
         return False
     found = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", None)
@@ -227,9 +230,9 @@ def within_compiled() -> bool:
 
 @contextmanager
 def eager(found: Sequence[nn.Module]) -> Iterator[None]:
-    """Run compiled parts as plain Python: a compiled module never calls hooks set afterwards.
+    """Run compiled modules uncompiled, since they call no hooks that were set after compilation.
 
-    The compiler has one stance for all threads: the last to leave puts it back.
+    The compiler has one stance for all threads: the last to leave restores it.
     """
     global _stance_holders
     if not compiled(found):

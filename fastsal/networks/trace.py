@@ -1,11 +1,11 @@
-"""One forward pass as a graph of operations, and the tensors that every path crosses."""
+"""The graph of one forward pass's operations, and the tensors that every path crosses."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,19 @@ from torch.overrides import TorchFunctionMode
 from fastsal.networks import hooks, state
 from fastsal.networks.gradients import outside_inference
 
-# What hands a tensor on with the values it has.
+# Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
     "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
 )
-# In evaluation mode these give back the very tensor they were given, in training another one.
+# In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
 WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
+ACTIVATIONS = frozenset(
+    """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
+    selu_ celu celu_ gelu silu mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh tanh_
+    softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
+)
+RELUS = frozenset(("relu", "relu_"))
 
 
 @dataclass
@@ -28,11 +34,11 @@ class Node:
     """One operation of the traced pass; node 0 stands for the images.
 
     Attributes:
-        operation: The function's name, or that of a module that is not seen into.
-        sources: The nodes that it read.
-        shape: Of the tensor that it made, None for several.
-        non_negative: The tensor has four dimensions and no negative value.
-        weight: The identity of the parameter that it applies, if it applies one.
+        operation: The function's name, or the type of a module whose inside is not traced.
+        sources: The nodes that the operation reads.
+        shape: The shape of its output; None for several outputs.
+        non_negative: True if its output has four dimensions and no negative value.
+        weight: The `id` of the parameter that it applies, if it applies one.
     """
 
     operation: str
@@ -42,30 +48,49 @@ class Node:
     weight: int | None = None
 
 
+class Place(NamedTuple):
+    """The module call by which hooks find a traced tensor.
+
+    Attributes:
+        module: The module.
+        call: Which call of the module in the pass, from 0.
+        functional_relu: The tensor is a ReLU function of the module's output.
+        layer_input: The tensor is the module's input in place of its output.
+    """
+
+    module: nn.Module
+    call: int
+    functional_relu: bool = False
+    layer_input: bool = False
+
+
 def trace_forward(
     network: nn.Module, inputs: tuple[Tensor, ...], further: tuple[object, ...] = ()
 ) -> tuple[Trace, Any]:
     """Return the graph of one forward pass in evaluation mode, and the network's output.
 
     Args:
-        network: It is left as it was.
-        inputs: Of which the 4-D ones are the images.
-        further: More arguments of the network.
+        network: The network; its state is restored afterwards.
+        inputs: The network's tensors; the 4-D ones are the images.
+        further: Further arguments of the network.
     """
-    # Under inference mode a view does not know what it is a part of.
+    # Under inference mode a view does not know its base.
     with torch.inference_mode(False), torch.no_grad():
         inputs, further = outside_inference(inputs), outside_inference(further)
         trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
-        with state.still(network), state.hooked(trace.hooks(network)), trace:
+        with state.evaluation_pass(network), state.hooked(trace.hooks(network)), trace:
             output = network(*inputs, *further)
     return trace, output
 
 
 class Trace(TorchFunctionMode):
-    """Records the operations between the images and the output as a graph.
+    """A torch function mode that records the operations from the images to the output as a graph.
 
-    What goes on where PyTorch's functions are not called (in NumPy, in an extension, in a
-    `torch.jit` module) is one operation, that of the module around it.
+    Code that calls no PyTorch functions (NumPy, an extension, a `torch.jit` module) is one
+    operation, that of the module around it.
+
+    Args:
+        images: The image batches `(N, C, H, W)`.
     """
 
     def __init__(self, images: Sequence[Tensor]) -> None:
@@ -75,22 +100,22 @@ class Trace(TorchFunctionMode):
         self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
-        self.reading: dict[nn.Module, tuple[int, ...]] = {}
+        self._inputs_of: dict[nn.Module, tuple[int, ...]] = {}
         for image in images:
             self._assign(image, 0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function and note which tensors it read and which it made."""
+        """Run the function and record its inputs and outputs."""
         kwargs = kwargs or {}
         sources = self.nodes_in((args, kwargs))
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        # Of these a tensor gives its shape alone.
+        # These take only the shape of their input.
         if name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(hooks.tensors_in(result))
         if name in DROPOUTS and len(sources) == 1:
-            # The same place of the network in either mode; what is read is before it.
+            # In either mode the tensor before the dropout is read.
             self._assign(made[0], sources[0])
         elif sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
             weighted = name.startswith(WEIGHTED) and len(args) > 1
@@ -99,7 +124,7 @@ class Trace(TorchFunctionMode):
         return result
 
     def hooks(self, network: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
-        """Return the hooks that note which nodes each of a network's modules reads and makes."""
+        """Return hooks that record the nodes which each of a network's modules reads and makes."""
         return [
             hook
             for part in state.parts(network)
@@ -118,10 +143,10 @@ class Trace(TorchFunctionMode):
             node = self._node(read[0]) if len(read) == 1 else None
             if node is not None:
                 self.readers_of.setdefault(node, []).append((module, call))
-            self.reading[module] = self.nodes_in(read)
+            self._inputs_of[module] = self.nodes_in(read)
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
-            sources = self.reading.pop(module, ())
+            sources = self._inputs_of.pop(module, ())
             if sources and not whole and not self.nodes_in(output):
                 made = list(hooks.tensors_in(output))
                 self._add(type(module).__name__.lower(), sources, made)
@@ -139,11 +164,11 @@ class Trace(TorchFunctionMode):
     def before(
         self, ends: Iterable[int], through: Callable[[Node], bool] | None = None
     ) -> set[int]:
-        """Return the nodes on paths from the images to the ends, the ends among them.
+        """Return the nodes on paths from the images to the ends, including the ends.
 
         Args:
-            ends: Where the paths lead.
-            through: Whether paths through a node count; None counts them all.
+            ends: The last nodes of the paths.
+            through: Returns True if paths through a node count; None counts all paths.
         """
         needed = set(ends)
         for index in range(len(self.nodes) - 1, -1, -1):
@@ -157,7 +182,7 @@ class Trace(TorchFunctionMode):
         last = len(self.nodes)
         edges = [(source, node) for node in needed for source in self.nodes[node].sources]
         edges += [(end, last) for end in ends]
-        # A path climbs in the order of operations, so it avoids a node only by an edge over it.
+        # Paths follow the order of operations, so a path avoids a node only by an edge past it.
         furthest, cuts = 0, []
         reach = dict.fromkeys(needed, 0)
         for source, node in edges:
@@ -169,11 +194,46 @@ class Trace(TorchFunctionMode):
         return [cut for cut in cuts if cut > 0]
 
     def maker(self, index: int) -> Node:
-        """Return the node that made a tensor's values, past those that only lay them out anew."""
+        """Return the node that computed a tensor's values, before any rearrangement of them."""
         nodes = self.nodes
         while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
             index = nodes[index].sources[0]
         return nodes[index]
+
+    def place(self, index: int, names: Mapping[nn.Module, str]) -> Place | None:
+        """Return the module call that makes or takes a node's tensor, None if no module does.
+
+        Args:
+            index: The node.
+            names: The name of every module; the network's own is empty.
+        """
+        modules = self._once_first(self._makers(index, names))
+        if modules:
+            return Place(*modules[0])
+        node = self.nodes[index]
+        if node.operation in RELUS and len(node.sources) == 1:
+            modules = self._once_first(self._makers(node.sources[0], names))
+            if modules:
+                return Place(*modules[0], functional_relu=True)
+        modules = self._once_first(self.readers_of.get(index, []))
+        return Place(*modules[0], layer_input=True) if modules else None
+
+    def _makers(self, index: int, names: Mapping[nn.Module, str]) -> list[tuple[nn.Module, int]]:
+        """Return the modules whose output a node is, the outermost first: a reader knows its name.
+
+        Modules that come after and hand the tensor on unchanged (an Identity, Dropout) are last;
+        the network itself is left out.
+        """
+        makers = [(module, call) for module, call in self.makers_of.get(index, []) if names[module]]
+        if not makers:
+            return []
+        innermost = names[makers[0][0]] + "."
+        around = [maker for maker in makers if innermost.startswith(names[maker[0]] + ".")]
+        return around[::-1] + [maker for maker in makers if maker not in around]
+
+    def _once_first(self, modules: list[tuple[nn.Module, int]]) -> list[tuple[nn.Module, int]]:
+        """Return the modules that run once before those that run again."""
+        return sorted(modules, key=lambda module: self.calls[module[0]] > 1)
 
     def _add(
         self, name: str, sources: tuple[int, ...], made: list[Tensor], weight: int | None = None
@@ -186,7 +246,7 @@ class Trace(TorchFunctionMode):
         self.nodes.append(operation)
         for tensor in made:
             self._assign(tensor, len(self.nodes) - 1)
-            # What is written into a part of a tensor is in the tensor.
+            # Values written into a view are in its base as well.
             in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
             if in_place and tensor._base is not None:
                 self._add("part", (len(self.nodes) - 1,), [tensor._base])
@@ -196,5 +256,5 @@ class Trace(TorchFunctionMode):
 
     def _node(self, tensor: Tensor) -> int | None:
         reference, node = self.node_of.get(id(tensor), (None, 0))
-        # An identity may be a freed tensor's.
+        # The id may be that of a freed tensor.
         return node if reference is not None and reference() is tensor else None

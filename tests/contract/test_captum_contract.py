@@ -1,4 +1,4 @@
-"""What Captum's own tools, and code written for its classes, ask of an attribution class."""
+"""Attribution classes under Captum's own tools and code written for its classes."""
 
 import inspect
 
@@ -51,14 +51,14 @@ def test_class_contract(model, method):
         SmoothGradCAMPlusPlus: "Smooth Grad-CAM++",
     }.get(method)
     assert attributor.forward_func is model
-    # What NoiseTunnel calls.
+    # The method that NoiseTunnel calls.
     assert method.attribute.__wrapped__
     with pytest.raises(NotImplementedError):
         attributor.attribute_future()
 
 
 def at_image_size(attribution, images):
-    """The attribution, of a layer's class interpolated as with Captum's own."""
+    """The attribution; that of a layer is interpolated, as with Captum's own classes."""
     if attribution.shape != images.shape:
         attribution = LayerAttribution.interpolate(attribution, images.shape[2:], "bilinear")
     return attribution.expand_as(images).contiguous()
@@ -76,7 +76,7 @@ def positional(function):
 )
 def test_arguments_stand_where_captums_stand(ours, captums):
     if ours is SMOEScale:
-        # It reads several; given by place, one is as good.
+        # It reads several layers; one given by position will do.
         assert positional(ours.__init__) == ["self", "model", "layers", "device_ids"]
     else:
         assert positional(ours.__init__) == positional(captums.__init__)

@@ -100,7 +100,7 @@ class Invalid(nn.Module):
 
 
 def built(method, entry):
-    """Return a case's attributor, in a tunnel where it asks for one, with copies of the rest."""
+    """Return a case's attributor, in a noise tunnel if it has one, and copies of its arguments."""
     entry = {**entry, "algorithms": [method]}
     algorithms, model, arguments, layer, tunnel, _ = parse_test_config(entry)
     assert should_create_generated_test(algorithms[0])
@@ -146,7 +146,7 @@ def test_hook_removal_of_several_layers(entry, mode):
 
 
 def check_targets(method, entry):
-    """A target for each image gives what each image gives alone, in the same form and as a number.
+    """One target for each image gives the same as each image alone, also with a number as target.
 
     A single one is every image's.
     """
@@ -175,7 +175,7 @@ def test_targets_of_several_layers(entry):
 
 
 def test_a_target_changes_a_class_activation_map(cam_method):
-    """The cases above say something: these images' maps differ between classes."""
+    """The cases above can fail: these images' maps differ between classes."""
     attributor = cam_method(convnet(), "conv2")
     maps = [attributor.attribute(IMAGES, target) for target in range(3)]
     for other in maps[1:]:

@@ -1,4 +1,4 @@
-"""Two flows of Captum's tutorials, run as they are with GuidedGradCam and with FastCAM.
+"""Two of Captum's tutorials, run unchanged with GuidedGradCam and with FastCAM.
 
 The first follows the CIFAR tutorial: a small network, one function that calls any algorithm, noise,
 figures. The second follows the one on segmentation: a wrapper sums each class over the pixels that
@@ -111,7 +111,7 @@ def test_the_classification_flow(classifier, batch, method):
 
 
 def test_the_classification_flow_gives_the_product(classifier, batch):
-    """What Fast-CAM gives in the flow is the two maps, multiplied by hand."""
+    """Fast-CAM in the tutorial equals the two maps, multiplied by hand."""
     images, labels = batch
     with torch.random.fork_rng():
         results = classification_flow(FastCAM, classifier, images, labels)

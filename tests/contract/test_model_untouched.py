@@ -1,5 +1,6 @@
-"""After every call, right or wrong, the model is bit for bit as it was, and so is all around it."""
+"""After every call, right or wrong, the model and global state are bit for bit unchanged."""
 
+import dataclasses
 import warnings
 from contextlib import nullcontext
 
@@ -39,7 +40,7 @@ def test_after_a_call(model, small_images, untouched, maker, mode):
         assert torch.equal(attributor.attribute(small_images, 1), first)
         attributor.attribute((small_images,), [0, 1, 2], None, attribute_to_layer_input=True)
         assert not first.requires_grad
-        # The tunnel itself draws numbers.
+        # The tunnel itself draws random numbers.
         with torch.random.fork_rng():
             NoiseTunnel(maker(model)).attribute(small_images, nt_samples=2, stdevs=0.1, target=1)
 
@@ -132,7 +133,7 @@ def plant_spare(model):
     return {"layer": nn.ReLU()}
 
 
-# What to plant, what to call with, the error and its message.
+# The planted module, the arguments of the call, the error and its message.
 FAILURES = {
     "a layer": (plant_layer, {}, RuntimeError, "planted in a layer"),
     "an interrupt": (plant_interrupt, {}, KeyboardInterrupt, "planted"),
@@ -199,7 +200,7 @@ def test_a_statistic_that_raises(model, small_images, untouched):
     def fail(values):
         raise RuntimeError("planted in the normalisation")
 
-    attributor.normalization = fail
+    attributor.settings = dataclasses.replace(attributor.settings, normalization=fail)
     with untouched(model, small_images), pytest.raises(RuntimeError, match="planted in the norm"):
         attributor.attribute(small_images)
 
@@ -245,7 +246,7 @@ def test_foreign_hooks_keep_their_order_and_their_effects(
 
 
 def test_a_hook_that_changes_what_is_read(small_network, small_images, method):
-    """A user's hook was there before ours: what it returns is the layer's output."""
+    """A user's hook was set before ours: its return value is the layer's output."""
     model = small_network()
     model[6].register_forward_hook(lambda _, __, output: output.clamp(max=0.25))
     result = method(model, model[6]).attribute(small_images, 1)

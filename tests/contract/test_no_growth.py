@@ -1,4 +1,4 @@
-"""Nothing is kept from one call to the next, and 1,000 images take no more than one."""
+"""Memory: nothing is kept from one call to the next, and 1,000 images take no more than one."""
 
 import gc
 import weakref
@@ -23,7 +23,7 @@ class Storages(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        # What is given back of what was there, as a view of a weight, is not made here.
+        # A view of a tensor that existed before, such as a weight, is not new memory.
         given = {storage.cdata for storage in self.storages((args, kwargs))}
         for storage in self.storages(result):
             if storage.cdata not in given:
@@ -42,7 +42,7 @@ class Storages(TorchDispatchMode):
 
 @pytest.fixture
 def without_collector():
-    """Memory goes when the last reference does: no cycles that wait for the collector."""
+    """Memory is freed with the last reference: no cycles that wait for the collector."""
     with Storages():
         # The first use of such a mode loads a part of torch, and leaves cycles.
         torch.ones(1).add(1)
@@ -110,8 +110,8 @@ def tiny_network():
 
 
 def test_a_thousand_images(maker):
-    """Tensors, Python's objects and the process stay as they were; a batch equals the loop."""
-    # In double precision: what single precision rounds differs with the size of a batch.
+    """No more tensors, Python objects or process memory; a batch equals the loop."""
+    # In double precision, since rounding in single precision differs with the batch size.
     images = torch.rand(1000, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
     targets = torch.arange(1000) % 5
     options = {"samples": 2} if maker is SmoothGradCAMPlusPlus else {}
@@ -127,7 +127,7 @@ def test_a_thousand_images(maker):
             counts[index] = tensors(), len(gc.get_objects()), psutil.Process().memory_info().rss
     torch.testing.assert_close(loop, batch, rtol=1e-9, atol=1e-12)
     assert counts[999][0] == counts[199][0]
-    # A few objects of the interpreter's own come and go.
+    # The interpreter itself makes and frees a few objects.
     assert counts[999][1] - counts[199][1] < 80
     # A map kept of each would be 1.2 MiB, its activations 4 MiB.
     assert counts[999][2] - counts[199][2] < 2**19

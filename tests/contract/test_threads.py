@@ -1,4 +1,4 @@
-"""Several threads at one model and one attributor: every result as if it were alone."""
+"""Threads with one model and one attributor: every result equals that of a single thread."""
 
 import threading
 import warnings
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fastsal import SMOEScale
-from fastsal.networks.state import evaluating, still
+from fastsal.networks.state import evaluating, evaluation_pass
 
 THREADS = 4
 
 
 class Meeting(nn.Module):
-    """Where all threads wait for each other inside the forward pass, once a barrier is set.
+    """A module in which all threads wait for each other, once a barrier is set.
 
     Where their calls run the network more or less often, they meet in the first pass alone.
     """
@@ -38,7 +38,7 @@ class Meeting(nn.Module):
 
 
 def meeting_network(small_network):
-    """With a meeting before a layer, and between one and the next."""
+    """A network in which threads meet before a layer, and between one and the next."""
     layers = list(small_network())
     for place in (7, 5, 2):
         layers.insert(place, Meeting())
@@ -69,7 +69,7 @@ def test_one_attributor(small_network, small_images, untouched, maker, found):
     attributor = maker(model)
     if found:
         attributor.attribute(small_images, 1)
-    # A pass in a model that was put back too early would change the buffers.
+    # A pass in a model that is restored too early would change the buffers.
     model.train()
     meet(model, THREADS)
     with untouched(model, small_images):
@@ -135,8 +135,8 @@ def test_the_last_to_leave_puts_the_compiler_back(small_network):
     root = nn.Sequential(model)
     before = torch._dynamo.eval_frame._stance
     first, second = ExitStack(), ExitStack()
-    first.enter_context(still(root))
-    second.enter_context(still(root))
+    first.enter_context(evaluation_pass(root))
+    second.enter_context(evaluation_pass(root))
     first.close()
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
     second.close()

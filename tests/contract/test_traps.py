@@ -1,4 +1,4 @@
-"""The traps of reading networks: the map of the network without the trap, or an error."""
+"""Traps for hooks: the map equals that of the network without the trap, or there is an error."""
 
 import copy
 import io
@@ -34,7 +34,7 @@ def assert_same(result, expected, share=1e-6):
 def test_in_place_relus(small_network, images, method):
     inplace, plain = small_network(inplace=True), small_network()
     assert torch.equal(method(inplace).attribute(images, 1), method(plain).attribute(images, 1))
-    # Each is followed by a ReLU that writes over what it gave.
+    # Each is followed by a ReLU that overwrites its output.
     for index in (1, 5):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,7 +136,7 @@ def test_constant_maps_of_a_layer(cam_method):
 
 
 def test_a_map_of_one_location(model, images, method):
-    """One location is no evidence for any place: 0.5 in SMOE Scale, and 1 in a CAM of its own."""
+    """A layer of one location says nothing about places: 0.5 in SMOE Scale, 1 in its own CAM."""
     net = nn.Sequential(*model[:7], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
     nn.init.constant_(net[9].weight, 0.1)
     result = method(net, net[7]).attribute(images, 1)
@@ -156,7 +156,7 @@ PRECISIONS = {torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float64: 1e-6}
 def test_other_precisions(small_network, images, method, dtype):
     expected = method(small_network()).attribute(images, 1)
     result = method(small_network().to(dtype)).attribute(images.to(dtype), 1)
-    # Finer than what came in where that is half; never coarser.
+    # Finer than half-precision inputs; never coarser than the input.
     assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     error = (result - expected).abs().mean() / expected.mean()
     assert error < PRECISIONS[dtype]
@@ -205,7 +205,7 @@ def test_the_memory_format_of_channels_last(small_network, images, method):
 
 
 class Counting:
-    """A compiler's backend that counts what it is given and runs it as it is."""
+    """A compiler's backend that counts the graphs and runs them unchanged."""
 
     def __init__(self):
         self.graphs = 0
@@ -265,7 +265,7 @@ def test_compiled_models(model, images, method, compiled):
     assert backend.runs == 1
     assert torch.equal(method(net).attribute(images, 1), expected)
     assert torch.equal(method(net, layer).attribute(images, 1), of_layer)
-    # It is compiled still, and not once more.
+    # The model is still compiled, and was not compiled again.
     graphs = backend.graphs
     with torch.no_grad():
         assert torch.equal(net(images), output)
@@ -280,7 +280,8 @@ def test_a_function_around_a_compiled_model(model, images, method):
         net(images)
     options = {} if not hasattr(method(model), "smoe") else {"scales": model[6]}
     attributor = method(lambda x: net(x), model[6], **options)
-    # Compiled anew, as it may be with gradients on, it calls the hooks; else it has to be said.
+    # A model that is compiled again, as may happen with gradients on, calls the hooks; else there
+    # has to be an error.
     said, found = "", None
     try:
         found = attributor.attribute(images, 1)
@@ -312,7 +313,7 @@ def test_gradient_modes(model, images, method, mode):
         assert torch.equal(attributor.attribute(inside, 1), expected)
         early = method(model).attribute(images, 1)
     assert torch.equal(early, expected)
-    # Images made there, used elsewhere, and what was found there.
+    # Images made in inference mode and used outside, with scales that were found inside.
     result = attributor.attribute(inside, 1)
     assert torch.equal(result, expected)
     assert not result.requires_grad

@@ -1,4 +1,4 @@
-"""GradCAM and its kin in the place of Captum's LayerGradCam."""
+"""Class activation maps against Captum's LayerGradCam."""
 
 import copy
 import inspect
@@ -47,7 +47,7 @@ def images():
 
 
 def small(cls):
-    """The class with few noisy copies, for time."""
+    """The class with few noisy copies, to save time."""
     if cls is SmoothGradCAMPlusPlus:
         return lambda *args: cls(*args, samples=2)
     return cls
@@ -93,7 +93,7 @@ def test_gradcam_is_captums(resnet, images, target, name):
             if summed and not relu:
                 signed = result
             assert relu or expected.abs().max() > 1e-3
-    # The papers' ReLU where nothing is said.
+    # The papers' ReLU is the default.
     assert torch.equal(ours.attribute(images, target), signed.relu())
 
 

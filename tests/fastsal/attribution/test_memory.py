@@ -1,4 +1,4 @@
-"""What a map costs in memory: beside the plain forward pass, counted storage by storage."""
+"""The memory that a map takes beyond the plain forward pass, counted storage by storage."""
 
 import gc
 import weakref
@@ -20,7 +20,7 @@ RESNET50 = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))
 
 
 class Activations(nn.Module):
-    """A network whose activations are there already, so that what is counted is the map's alone."""
+    """A network whose activations exist already, so that only the map's memory is counted."""
 
     def __init__(self, shapes, images=1):
         super().__init__()
@@ -50,7 +50,7 @@ def map_bytes(shapes, images=1):
 @pytest.mark.parametrize("expand", [True, False])
 @pytest.mark.parametrize("threads", [1, 2, 8, 64])
 def test_all_that_is_alive_beside_the_result(monkeypatch, images, expand, threads):
-    # As many are allowed for; no more than there are run.
+    # The bound allows for this number of threads; the machine may run fewer.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(kernel_threads, "_team", lambda: None)
     net, batch = Activations(RESNET50, images), torch.zeros(images, 3, 224, 224)

@@ -1,8 +1,9 @@
-"""Reading the same scales again, as planned: the same maps, and whatever changed is seen."""
+"""Planned readers: the same maps as without a plan, and every change of a call is noticed."""
 
 import copy
 import pickle
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_second_call_is_planned_and_is_the_equations(planned_passes, layout):
         assert found.is_contiguous()
         one = attributor.attribute(batch, expand_channels=False)
         assert torch.equal(one, found[:, :1])
-    # All but the first call; `maps` shows what each scale gave, and is not planned.
+    # All but the first call; `maps` needs every scale's map, and is not planned.
     assert len(planned_passes) == 7
 
 
@@ -84,7 +85,7 @@ def test_other_sizes_batches_types_and_weights_are_seen(planned_passes):
             attributor.attribute(batch), by_hand(net, batch), rtol=1e-5, atol=1e-6
         )
     assert len(planned_passes) == 3
-    attributor.weights = (3, 1)
+    attributor.settings = replace(attributor.settings, weights=(3, 1))
     torch.testing.assert_close(
         attributor.attribute(batch), by_hand(net, batch, (3, 1)), rtol=1e-5, atol=1e-6
     )

@@ -1,4 +1,4 @@
-"""SMOEScale against an independent loop, and against awkward networks and inputs."""
+"""SMOEScale against an independent loop, and on awkward networks and inputs."""
 
 import warnings
 
@@ -305,12 +305,12 @@ def test_shared_over_a_batch_images_compare(resnet, images, name):
 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_every_statistic_makes_maps(resnet, images, name):
-    """Also of a dead layer, an image that is black, and columns that are constant."""
+    """Includes a dead layer, a black image, and constant columns."""
     images[1] = 0
     maps = SMOEScale(resnet, statistic=name).maps(images)
     assert maps.combined.isfinite().all()
     for scale_map in maps.per_scale[:4]:
-        # A map that says something: not one value everywhere.
+        # The map is not constant.
         assert (scale_map[0].std() > 0.1) & (scale_map[2].std() > 0.1)
 
 
@@ -392,7 +392,7 @@ def test_a_statistic_that_gives_a_part_of_the_activations(over):
 
 
 class Negated(nn.Module):
-    """Writes over what it is given."""
+    """Overwrites its input."""
 
     def forward(self, x):
         return x.neg_()

@@ -1,4 +1,4 @@
-"""The maps of an image in tiles are those of the image, within the memory of a tile."""
+"""Tiles: the same maps as of the whole image, in the memory of one tile."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def images(height=150, width=203, count=2):
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-# Of the last layer a location sees 14 pixels: 8 beside a tile are all it can see.
+# A location of the last layer sees 14 pixels, so none further than 8 from its tile.
 ENOUGH = {"tile": (64, 48), "overlap": 8}
 
 

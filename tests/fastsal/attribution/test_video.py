@@ -1,4 +1,4 @@
-"""A video's maps are its frames', averaged as SciPy's filter does it; video files in and out."""
+"""Maps of a video against SciPy's filter over its frames' maps; reading and writing of files."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def test_without_smoothing_the_maps_are_the_frames_own(at_once):
     given, net = frames(), network()
     expected = SMOEScale(net).maps(given)
     found = list(maps(given, SMOEScale(net), at_once=at_once))
-    # How many go through a convolution together sets how it rounds.
+    # The rounding of a convolution depends on the batch size.
     torch.testing.assert_close(torch.cat([one.combined for one in found]), expected.combined)
     second = torch.cat([one.per_scale[1] for one in found])
     torch.testing.assert_close(second, expected.per_scale[1])
@@ -120,7 +120,7 @@ def entries():
 
 
 def pictures(count):
-    """A bright square that moves over a dark ground."""
+    """A bright square that moves over a dark background."""
     shown = np.full((count, 64, 96, 3), 40, np.uint8)
     for index in range(count):
         shown[index, 16:40, 8 + 6 * index : 32 + 6 * index] = (230, 180, 60)
@@ -206,7 +206,7 @@ def test_a_folder_of_frames_is_smoothed_in_the_order_of_their_names(folder):
     changed = [not np.array_equal(a, b) for a, b in zip(alone, smoothed, strict=True)]
     # The first of each folder is its own map; no folder goes on where another ended.
     assert changed == [False, True, True, False, True, True]
-    # Not a frame is left as it was: what came before it is needed.
+    # Every frame depends on those before it.
     (folder / "out/one/001_map.png").write_bytes(b"")
     assert command("frames", "--size", "original", "--smoothing", "0.5") == 0
     again = [np.asarray(pillow.open(path)) for path in own]

@@ -37,13 +37,13 @@ def net():
 
 @pytest.fixture
 def images():
-    """Two images, of very different range."""
+    """Two images of very different ranges."""
     images = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(1)).double()
     return images * torch.tensor([1.0, 9.0]).double().reshape(2, 1, 1, 1) - 0.3
 
 
 def slow_copies(image, cam, others):
-    """The noisy copies of one image, from the definition; it stands alone, without the batch."""
+    """The noisy copies of one image alone, from the definition."""
     if cam.noise == 0:
         return [image]
     generator = torch.Generator().manual_seed(cam.seed)
@@ -184,7 +184,7 @@ def test_channels_that_come_last(images, cam):
         ).double()
 
     class Last(nn.Module):
-        """Hands its channels on last, as Swin does."""
+        """Returns its channels last, as Swin does."""
 
         def __init__(self):
             super().__init__()

@@ -5,6 +5,7 @@ switched on before Triton is imported.
 """
 
 import copy
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale
-from fastsal.attribution import reader
+from fastsal.attribution import planned_reader
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.kernels import cpu, cuda
 from fastsal.kernels.gpu_plan import GpuPlan
@@ -62,7 +63,7 @@ def interpreter(monkeypatch):
     """Under the interpreter tensors on the CPU count as on a GPU."""
     if INTERPRETED:
         monkeypatch.setattr(cuda, "reachable", lambda _: True)
-        monkeypatch.setattr(reader, "CpuPlan", GpuPlan)
+        monkeypatch.setattr(planned_reader, "CpuPlan", GpuPlan)
         monkeypatch.setattr(cpu, "readable", cuda.readable)
         for name in ("smoe_scale", "gaussian", "combine"):
             form = getattr(cuda, name)
@@ -348,7 +349,7 @@ def test_other_sizes_batches_types_and_weights_are_seen(planned_passes):
         batch = images(count, height)
         assert_near(attributor.attribute(batch), by_hand(net, batch))
     assert len(planned_passes) == 2
-    attributor.weights = (3, 1)
+    attributor.settings = dataclasses.replace(attributor.settings, weights=(3, 1))
     assert_near(attributor.attribute(batch), by_hand(net, batch, (3, 1)))
     net.double()
     doubled = batch.double()

@@ -1,4 +1,4 @@
-"""Networks with branches: which way down is read, against brute force and planted networks."""
+"""The trunk of networks with branches, against brute force and hand-made networks."""
 
 import random
 from collections import OrderedDict
@@ -68,7 +68,7 @@ def test_an_auxiliary_head_hides_nothing():
 
 
 class UNet(nn.Module):
-    """Two stages down, a bottleneck, two stages up; without padding, as the first was."""
+    """Two stages down, a bottleneck, two stages up; without padding, as the first U-Net."""
 
     def __init__(self, padding=1):
         super().__init__()
@@ -120,7 +120,7 @@ def test_a_unet_gives_its_encoder(padding, size):
 
 
 class DownAgain(nn.Module):
-    """Down, up with laterals, and down once more: the first way down is the trunk."""
+    """Down, up with laterals, and down once more: the first descent is the trunk."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +142,7 @@ def test_the_first_way_down_is_read():
 
 
 class CoarseKeys(nn.Module):
-    """Attention whose keys are coarser than the last scale: they are looked up, not laid out."""
+    """Attention whose keys are coarser than the last scale: they are no scale."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +197,7 @@ class ModelOutput(OrderedDict):
 
 
 class Stages(nn.Module):
-    """A classifier that returns what it is told to."""
+    """A classifier with a given output."""
 
     def __init__(self, form):
         super().__init__()
@@ -318,7 +318,7 @@ def test_one_context_for_all_locations_is_no_scale():
 
 
 class EveryStagePooled(nn.Module):
-    """Scores from what is pooled of every stage: no path crosses the deep ones alone."""
+    """Scores from every stage, pooled: not all paths cross the deep stages."""
 
     def __init__(self):
         super().__init__()
@@ -338,7 +338,7 @@ def test_scores_from_every_stage():
 
 
 class TwoGrids(nn.Module):
-    """The images as they are and at half their size: a smaller image is no scale."""
+    """The images at full and at half size: a smaller image is no scale."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks by name: the same weights as the function that the name stands for."""
+"""Networks by name: the same weights as from the function of that name."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Networks in which there is nothing to find: the error says why, and what to do."""
+"""Networks without scales: the error gives the reason and a remedy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What comes before the ReLU, against the same networks written out without it."""
+"""Pre-activations against the same networks written out without the ReLU."""
 
 import gc
 import warnings
@@ -108,7 +108,7 @@ def test_what_moves_values_about_is_followed():
     assert torch.equal(before.of(joined), whole)
     assert torch.equal(before.of(shuffled), mixed)
     assert torch.equal(before.of(last), mixed[:, 5:].movedim(1, -1))
-    # What no activation function made is itself before the next.
+    # A tensor that no activation function made is the input of the next one.
     assert torch.equal(before.of(beside), whole)
 
 
@@ -146,7 +146,7 @@ def block_without_its_relu(block, x):
 
 
 def resnet_before_relus(model, images):
-    """What comes before the last ReLU of each of a ResNet-18's scales, and after."""
+    """The tensors before and after the last ReLU of each of a ResNet-18's scales."""
     before, after = [model.bn1(model.conv1(images))], []
     after.append(before[0].relu())
     x = model.maxpool(after[0])

@@ -1,4 +1,4 @@
-"""The scales of well-known networks, each list judged against the networks' definitions.
+"""The scales of well-known networks, each list checked against the network's definition.
 
 By the paper's rule a scale is the last tensor before the next downsampling, after its ReLU. What
 that means in each family:
@@ -37,7 +37,7 @@ def resnet(*channels, prefix=""):
 
 
 BOTTLENECKS = resnet(64, 256, 512, 1024, 2048)
-# For each network: side of the images, then of each scale: layer, stride, channels, what else.
+# For each network: side of the images, then for each scale: layer, stride, channels, and flags.
 NETWORKS = {
     "resnet18": (64, resnet(64, 64, 128, 256, 512)),
     "resnet50": (64, BOTTLENECKS),
@@ -233,7 +233,7 @@ def described(scales):
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def row(request):
-    """A network with random weights, and what is expected of it."""
+    """A network with random weights, and its expected scales."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(request.param).eval()
@@ -276,7 +276,7 @@ def test_other_weights_and_sizes_give_the_same(row):
 
 
 def recomputed(network, scales, inputs):
-    """The equations of the paper in float64, from tensors that plain hooks kept."""
+    """The paper's equations in float64, from tensors kept by plain hooks."""
     kept = {}
 
     def keep(name):

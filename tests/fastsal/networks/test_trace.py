@@ -67,7 +67,7 @@ FORMS = {
 def test_the_form_of_a_network_changes_nothing(form, small_network, small_images):
     expected = shown(small_network(), small_images)
     network = FORMS[form](small_network())
-    # What is compiled is so at its first call.
+    # A model is compiled at its first call.
     network(small_images)
     found = shown(network, small_images)
     assert found == expected
@@ -113,7 +113,7 @@ def test_what_hands_its_input_on_gives_no_name(small_images):
 
 
 class SiLU(nn.Module):
-    """In NumPy, where no trace sees what happens: one operation, named as its module."""
+    """Computes in NumPy, which a trace does not see: one operation with its module's name."""
 
     def forward(self, x):
         values = x.detach().numpy()
@@ -134,7 +134,7 @@ def test_what_is_not_seen_is_its_modules(small_network, small_images):
 
 
 class WrittenInPlace(nn.Module):
-    """Features written into parts of a tensor that was empty, as detection models batch images."""
+    """Features written into parts of an empty tensor, as detection models batch images."""
 
     def __init__(self):
         super().__init__()
@@ -157,7 +157,7 @@ def test_what_is_written_into_a_part_is_in_the_whole(inference):
 
 
 class Masked(nn.Module):
-    """A mask of the image's shape alone is no path from the image."""
+    """A mask that depends only on the image's shape is no path from the image."""
 
     def __init__(self):
         super().__init__()

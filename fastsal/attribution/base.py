@@ -1,0 +1,50 @@
+"""The base class of fastsal's attribution classes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from captum.attr._utils.attribution import Attribution
+
+from fastsal.arguments.batches import parts
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import Inputs, as_tuple
+
+
+class NamedAttribution(Attribution):  # type: ignore[misc]
+    """A Captum attribution class with a name of its own and without an asynchronous form."""
+
+    _field_name: ClassVar[str | None] = None
+    device_ids: list[int] | None
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the method's name in the field.
+
+        >>> from fastsal import FastCAM, GradCAMPlusPlus
+        >>> FastCAM.get_name(), GradCAMPlusPlus.get_name()
+        ('Fast-CAM', 'Grad-CAM++')
+        """
+        name: str = cls._field_name or super().get_name()
+        return name
+
+    def attribute_future(self) -> None:
+        """Raise, since there is no asynchronous form.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(f"attribute_future is not available for {self.get_name()}")
+
+    def _calls(
+        self,
+        inputs: Inputs,
+        target: Any,
+        additional_forward_args: object,
+        max_batch: int | None = None,
+    ) -> list[Call]:
+        """Return the calls of the model that a batch takes, one for every `max_batch` images."""
+        return [
+            Call(self.forward_func, *part, self.device_ids)
+            for part in parts(as_tuple(inputs), target, additional_forward_args, max_batch)
+        ]

@@ -1,0 +1,97 @@
+"""The forward passes in which a reader reads a batch: whole, in parts, or tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsal.arguments.call import Call
+from fastsal.arguments.targets import check_target
+from fastsal.attribution.planned_reader import PlannedReader
+from fastsal.attribution.reader import ScaleReader
+from fastsal.attribution.tiles import Span, Tiling, crop, own_part
+from fastsal.networks import hooks
+
+
+def read_batch(
+    calls: Sequence[Call], reader: ScaleReader | PlannedReader
+) -> tuple[list[Tensor], list[Any]]:
+    """Run the network on all parts of a batch.
+
+    Args:
+        calls: One for each part.
+        reader: Reads the scales.
+
+    Returns:
+        The map of every scale `(N, h, w)`, and the model's output for each part; no outputs for
+        images that were read tile by tile.
+    """
+    outputs, values = [], []
+    for call in calls:
+        if isinstance(reader, ScaleReader) and reader.tiling is not None:
+            values.append(_read_tiles(call, reader, reader.tiling))
+        else:
+            output, read = _run(call, reader)
+            outputs.append(output)
+            values.append(read)
+    return reader.joined(values), outputs
+
+
+def _run(call: Call, reader: ScaleReader | PlannedReader) -> tuple[Any, list[Tensor]]:
+    output, values = hooks.forward(
+        call.forward_func, call.inputs, call.additional_forward_args, reader.taps, call.device_ids
+    )
+    check_target(output, call.target, call.inputs[0].shape[0])
+    return output, values
+
+
+def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]:
+    """Return the statistic of every scale of whole images, from one tile after another.
+
+    Args:
+        call: The model and its tensors; all of the images' size are cut alike.
+        reader: Reads the scales.
+        tiling: The tiles.
+
+    Returns:
+        For each scale `(N, h, w)`, the same as from one pass over the whole image, but for two
+        things: pixels beyond the overlap that the layer still sees, and pooling over the whole
+        image on the way.
+
+    Raises:
+        ValueError: If the tiles do not lie on the network's grid.
+        LayerError: If a layer's map does not follow its stride.
+    """
+
+    def run_on(row: Span, column: Span) -> list[Tensor]:
+        rows, columns = (row.shown_start, row.shown_stop), (column.shown_start, column.shown_stop)
+        reader.input_size = (rows[1] - rows[0], columns[1] - columns[0])
+        inputs = crop(call.inputs, reader.size, rows, columns)
+        return _run(call._replace(inputs=inputs), reader)[1]
+
+    height, width = reader.size
+    scales = reader.known_scales or reader.scales
+    if not scales:
+        # The strides of named layers are known only after a pass.
+        shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
+        run_on(*(Span(0, side, 0, side) for side in shown))
+        scales = reader.scales
+    names, strides = [scale.name for scale in scales], [scale.stride for scale in scales]
+    stride = tiling.checked(names, strides)
+    rows: list[list[Tensor]] = []
+    for row in tiling.spans(height, tiling.height, stride):
+        tiles: list[list[Tensor]] = []
+        for column in tiling.spans(width, tiling.width, stride):
+            tiles.append(
+                [
+                    own_part(
+                        own_part(value, row, height, step, 1, name), column, width, step, 2, name
+                    )
+                    for value, step, name in zip(run_on(row, column), strides, names, strict=True)
+                ]
+            )
+        rows.append([torch.cat(beside, 2) for beside in zip(*tiles, strict=True)])
+    return [torch.cat(below, 1) for below in zip(*rows, strict=True)]

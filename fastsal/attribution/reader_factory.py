@@ -1,0 +1,139 @@
+"""The factory of an attributor's readers; layers, notes and prepared kernels outlive a call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import image_of
+from fastsal.attribution.planned_reader import CacheKey, PlanCache, PlannedReader
+from fastsal.attribution.reader import LayerNotes, ScaleReader
+from fastsal.attribution.settings import Settings
+from fastsal.attribution.tiles import crop
+from fastsal.kernels import cpu
+from fastsal.networks import state
+from fastsal.networks.layers import Layer, NamedLayer, name_layers
+from fastsal.networks.scales import Scale, find_scales
+
+
+class ReaderFactory:
+    """The factory of the readers of an attributor's calls.
+
+    Args:
+        model: The network, or any callable that runs it.
+        layers: As for `SMOEScale`; None finds them at the first call.
+        settings: The attributor's settings.
+
+    Attributes:
+        settings: The attributor's settings.
+
+    Raises:
+        ValueError: If a layer is missing, or the weights do not fit.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layers: Layer | Scale | Sequence[Layer | Scale] | None,
+        settings: Settings,
+    ) -> None:
+        if layers is None and state.root_module(model) is None:
+            raise ValueError(
+                f"cannot find scales inside {model!r}, which is no torch.nn.Module; give the "
+                "layers yourself, layers=[module, ...]"
+            )
+        self.settings = settings
+        self._layers = None if layers is None else name_layers(model, layers)
+        self._notes = LayerNotes()
+        self._plans = PlanCache()
+        names = None if self._layers is None else [layer.name for layer in self._layers]
+        settings.check_weights(names)
+
+    def with_settings(self, settings: Settings) -> ReaderFactory:
+        """Return a factory for the same layers with other settings."""
+        changed = copy.copy(self)
+        changed.settings = settings
+        changed._plans = PlanCache()
+        return changed
+
+    def for_image(self, image: Tensor, layer_input: bool = False) -> ScaleReader:
+        """Return a reader of the layers that are known.
+
+        Args:
+            image: `(N, C, H, W)`.
+            layer_input: Reads the layers' inputs in place of their outputs.
+
+        Raises:
+            RuntimeError: If the layers are to be found and no call has found them yet.
+        """
+        if self._layers is None:
+            raise RuntimeError("no call has found the layers yet")
+        return ScaleReader(self.settings, self._notes, self._layers, image, layer_input)
+
+    def for_call(self, call: Call, layer_input: bool = False) -> ScaleReader:
+        """Return a reader of a call, whose layers are found first if they are not known.
+
+        Args:
+            call: The call, or its first part.
+            layer_input: Reads the layers' inputs in place of their outputs.
+
+        Raises:
+            ValueError: If no input is an image batch, or no scales are found.
+        """
+        image = image_of(call.inputs)
+        self._find_layers(call, image)
+        return self.for_image(image, layer_input)
+
+    @contextmanager
+    def cached(
+        self, calls: Sequence[Call], layer_input: bool = False
+    ) -> Iterator[ScaleReader | PlannedReader]:
+        """Give a reader of a batch for the combined map alone.
+
+        It is the planned reader of an earlier batch like this one, if there is one; else a
+        `ScaleReader`, after which one is prepared for the next.
+
+        Args:
+            calls: One for each part of the batch.
+            layer_input: Reads the layers' inputs in place of their outputs.
+
+        Raises:
+            ValueError: As `for_call` raises it.
+        """
+        image = image_of(calls[0].inputs)
+        layers = self._find_layers(calls[0], image)
+        ordinary = partial(self.for_image, image, layer_input)
+        if len(calls) > 1 or self.settings.tiling is not None:
+            yield ordinary()
+            return
+        key = CacheKey.of(self.settings, layers, image, layer_input)
+        planned = self._plans.take(key) if cpu.unfollowed() else None
+        if planned is None:
+            reader = ordinary()
+            yield reader
+            planned = PlannedReader.after(reader, key)
+        else:
+            planned.begin(ordinary)
+            try:
+                yield planned
+            finally:
+                planned.end()
+        if planned is not None:
+            self._plans.put(planned)
+
+    def _find_layers(self, call: Call, image: Tensor) -> tuple[NamedLayer, ...]:
+        if self._layers is None:
+            inputs, tiling = call.inputs, self.settings.tiling
+            if tiling is not None:
+                rows, columns = tiling.shown
+                size = (image.shape[2], image.shape[3])
+                inputs = crop(inputs, size, (0, rows), (0, columns))
+            found = find_scales(call.forward_func, inputs, call.additional_forward_args)
+            self._layers = tuple(map(NamedLayer.of_scale, found))
+        return self._layers
