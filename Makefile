@@ -30,7 +30,11 @@ compare: $(VENV)/.harness ## the main job on the embedded image set; prints wher
 	@$(BIN)/python -m comparisons run --preset quick --out $(OUT)
 
 check: setup ## lint, types and the tests that need no training: a minute
-	$(BIN)/python tests/check.py
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest -q -m 'not slow and not training and not heavy' -n 2 --dist loadfile; \
+	tests=$$?; wait $$types && exit $$tests
 
 test: setup ## lint, types, the pages and every test but the long ones
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from comparisons.cli.growth import growth
 from comparisons.cli.layers import layers
 from comparisons.cli.plan import plan
 from comparisons.cli.plan_options import PlanOptions, with_plan_options
+from comparisons.deployment.command import deployment
 from comparisons.engines.select import engine_of, in_ranks
 from comparisons.estimates.files import PlanFile, read_plan_file
 from comparisons.methods.controls import METHODS
@@ -40,6 +41,7 @@ app.command()(profile)
 app.command()(plan)
 app.command()(growth)
 app.command()(archive)
+app.command()(deployment)
 
 
 @app.command("methods")

@@ -22,9 +22,9 @@ from evaluation.masking.levels import by_saliency, tie_orders
 from evaluation.metrics import complexity
 from evaluation.metrics.localisation import mass_in_object
 from evaluation.metrics.perturbation import (
-    Answers,
-    Shown,
-    answers_while_removing,
+    PerturbationCurves,
+    PerturbFunction,
+    perturbation_curves,
     with_channel_mean,
 )
 from evaluation.metrics.randomisation import (
@@ -93,18 +93,20 @@ class Sample:
             warnings.filterwarnings("ignore", message=".* is 0 everywhere for image")
             return self.explained(network)
 
-    def answers(self, shown: Shown, shares: tuple[float, ...]) -> tuple[Answers, Answers]:
+    def answers(
+        self, shown: PerturbFunction, shares: tuple[float, ...]
+    ) -> tuple[PerturbationCurves, PerturbationCurves]:
         """What the network says while the most, and the least, salient pixels go."""
         size = self.saliency.shape[1], self.saliency.shape[2]
         most, least = (
-            answers_while_removing(
+            perturbation_curves(
                 self.network, shown, self.batch.target, self.ranked, size, shares, first=first
             )
             for first in ("most", "least")
         )
         return most, least
 
-    def with_noisy_linear(self) -> Shown:
+    def with_noisy_linear(self) -> PerturbFunction:
         """Show the images with removed pixels filled from their neighbours."""
         mean, std = (255.0 * torch.tensor(values) for values in (self.mean, self.std))
         indices = self.batch.index.numpy()

@@ -1,1 +1,1 @@
-"""What a saliency map is worth and what it costs; knows no method by name."""
+"""Evaluation of saliency maps: their worth and their cost; knows no method by name."""

@@ -1,4 +1,4 @@
-"""Records to figures, tables and one HTML page."""
+"""Pages of recorded runs: records to tables, tables to figures, figures to one HTML page."""
 
 from reports.pages.build import build
 

@@ -1,10 +1,10 @@
-"""Numbers as the page prints them, and the ids by which they are traced."""
+"""Numbers as pages print them, and the ids of the records behind them."""
 
 from __future__ import annotations
 
 import re
 
-from reports.records.tables import Estimate
+from reports.records.estimates import Estimate
 
 __all__ = [
     "digits",
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def percent(value: float) -> str:
-    """A share in percent with one decimal.
+    """A fraction in percent with one decimal.
 
     >>> percent(0.6353)
     '63.5'
@@ -34,7 +34,7 @@ def percent(value: float) -> str:
 
 
 def probability(share: float) -> str:
-    """A share of resamples in percent, never quite sure of anything.
+    """A share of resamples in percent, never 0 and never 100.
 
     >>> probability(0.5), probability(1.0), probability(0.001)
     ('50 %', '> 99 %', '< 1 %')
@@ -45,7 +45,7 @@ def probability(share: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p to two digits.
+    """A p-value to two digits.
 
     >>> p_value(0.0371), p_value(0.00002)
     ('0.037', '< 0.001')
@@ -54,7 +54,7 @@ def p_value(p: float) -> str:
 
 
 def share(fraction: float) -> str:
-    """A fraction of the pixels as a heading.
+    """A fraction of the pixels in percent, for headings.
 
     >>> share(0.1)
     '10 %'
@@ -63,7 +63,7 @@ def share(fraction: float) -> str:
 
 
 def spread(estimate: Estimate, scale: float, digits: int) -> str:
-    """Half the interval's width behind a plus-minus sign; empty for one seed.
+    """The half-width of an interval behind a plus-minus sign; empty for one seed.
 
     >>> spread(Estimate(0.5, (0.488, 0.512), (0, 1), ()), 100, 1)
     ' ± 1.2'
@@ -78,7 +78,7 @@ def score(value: float) -> str:
     >>> score(-2.3061), score(-0.0001)
     ('\N{MINUS SIGN}2.306', '0.000')
     """
-    # What rounds to nothing has no sign: -0.0 + 0.0 is 0.0.
+    # A value that rounds to 0 has no sign: -0.0 + 0.0 is 0.0.
     return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -92,7 +92,7 @@ def tau(value: float) -> str:
 
 
 def shade(level: float) -> str:
-    """A level as the strength of a cell's colour, in [0, 1].
+    """A level clipped to [0, 1], for the strength of a table cell's colour.
 
     >>> shade(1.04)
     '1.00'
@@ -101,7 +101,7 @@ def shade(level: float) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A cost to three digits, with a prefix where the number is long.
+    """A cost to three digits, with a unit prefix where the number is long.
 
     >>> quantity(9_249_093, "FLOP"), quantity(117_000, "B"), quantity(0.3942, "ms")
     ('9.25 MFLOP', '114 KiB', '0.394 ms')
@@ -118,12 +118,12 @@ def quantity(value: float, unit: str) -> str:
             step += 1
     # 999.6 and 1012 must not turn into an exponent.
     number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    # A heading says what is counted.
+    # Headings name the unit of operations.
     return f"{number} {prefixes[step]}{'' if unit == 'operations' else unit}".rstrip()
 
 
 def digits(value: float) -> str:
-    """A number to three digits at least, without an exponent, and with a true minus sign.
+    """A number to at least three digits, without an exponent, with a true minus sign.
 
     >>> digits(0.12345), digits(4921.3), digits(-0.00001)
     ('0.123', '4921', '\N{MINUS SIGN}0')
@@ -134,7 +134,7 @@ def digits(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it.
+    """A time in seconds, minutes or hours.
 
     >>> duration(42), duration(5400)
     ('42 s', '1.5 h')
@@ -145,7 +145,7 @@ def duration(seconds: float) -> str:
 
 
 def origin(estimate: Estimate) -> str:
-    """Where a number comes from: seeds, cells and what it was derived from.
+    """The seeds and cells of an estimate, and the number that it was derived from, as text.
 
     >>> origin(Estimate(0.5, None, (0,), ("c0ffee",)))
     'seed 0, one seed, no interval; cell c0ffee'
@@ -166,7 +166,7 @@ def origin(estimate: Estimate) -> str:
 
 
 def slug(name: str) -> str:
-    """A name as part of an id; different names stay different.
+    """A name made fit for an HTML id; different names stay different.
 
     >>> slug("smoe linear"), slug("smoe-linear")
     ('smoe_20linear', 'smoe-linear')
@@ -175,7 +175,7 @@ def slug(name: str) -> str:
 
 
 def trace(metric: str, method: str, mode: str = "unmasked", fraction: float | None = None) -> str:
-    """The id of the records behind a number.
+    """The HTML id of the records behind a number.
 
     >>> trace("accuracy", "random", "roar", 0.5)
     'record-accuracy-random-roar-50'

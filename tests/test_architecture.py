@@ -14,6 +14,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each may import those before it.
 PACKAGES = ("fastsal", "evaluation", "reports", "comparisons")
+# The rooms of each package in the order of imports, modules beside them included.
+STAIRS = {
+    "fastsal": (
+        *("_version", "registry", "files", "optional", "arguments", "kernels", "images"),
+        *("networks", "statistics", "maps", "cam", "attribution", "export", "monitoring", "cli"),
+    ),
+    "evaluation": (
+        *("hardware", "seeding", "storage", "datasets", "masking", "training", "layers"),
+        *("metrics", "scoring", "profiling"),
+    ),
+    "reports": (
+        *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
+        "reproduction",
+    ),
+    "comparisons": (
+        *("budget", "methods", "measures", "plans", "cells", "graph", "engines", "estimates"),
+        *("runs", "deployment", "cli"),
+    ),
+}
+MOST_MODULES = 12
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MOST_LINES = 400
 # Of fastsal, what is imported inside functions alone.
@@ -70,6 +90,49 @@ def test_imports_go_one_way(path):
         assert top != "tests", f"{_name(path)}:{node.lineno} imports {name}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_no_import_climbs_the_stairs(path):
+    package, *inside = path.relative_to(ROOT).with_suffix("").parts
+    stairs = STAIRS[package]
+    assert inside[0] in (*stairs, "__init__", "__main__"), f"{_name(path)} is in no room of STAIRS"
+    if inside[0] in ("__init__", "__main__"):
+        return
+    for name, node in _imports(ast.parse(path.read_text())):
+        top, _, rest = name.partition(".")
+        room = rest.partition(".")[0]
+        if top == package and room in stairs:
+            climbs = stairs.index(room) > stairs.index(inside[0])
+            assert not climbs, f"{_name(path)}:{node.lineno} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_no_circle_is_hidden_from_the_interpreter(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            hidden = [name for name, _ in _imports(node) if name.partition(".")[0] in PACKAGES]
+            assert hidden == [], f"{_name(path)}:{node.lineno} hides its imports of {hidden}"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=_name)
+def test_a_room_has_at_most_twelve_modules(folder):
+    assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= MOST_MODULES
+
+
+@pytest.mark.parametrize("init", [path for path in MODULES if path.stem == "__init__"], ids=_name)
+def test_no_package_hands_on_what_bears_the_name_of_its_module(init):
+    # `fastsal.lovi` was a module, and a function from the first import of it on.
+    tree = ast.parse(init.read_text())
+    given = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    modules = {path.stem for path in init.parent.glob("*.py")}
+    modules |= {path.parent.name for path in init.parent.glob("*/__init__.py")}
+    assert not given & modules
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "fastsal").rglob("*.py")), ids=_name)
 def test_fastsal_needs_torch_and_captum_alone(path):
     allowed = {"fastsal", "torch", "captum", *sys.stdlib_module_names}
@@ -99,6 +162,13 @@ def test_importing_fastsal_loads_nothing_of_the_harness():
     assert not loaded & {"evaluation", "reports", "comparisons"}
     assert not loaded & {"torchvision", "pandas", "seaborn", "tensorstore", "scipy", "timm"}
     assert not loaded & {"numba", "triton"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_s_first_line_names_what_is_in_it(path):
+    first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    assert first, f"{_name(path)} has no docstring"
+    assert not re.match(r"(What|How|Where|Whether|When)\b", first), first
 
 
 def test_evaluation_knows_no_method_by_name():

@@ -6,16 +6,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from comparisons.cells.cost_subject import built_network, noise
 from comparisons.methods.costed import taps_of_scales
-from evaluation.profiling.operations import count_operations, paper_operations
+from evaluation.profiling.smoe_scale_steps import (
+    StepOperations,
+    count_combination,
+    count_map_steps,
+    paper_operations,
+)
 from evaluation.profiling.timing import time_in_turns
 from evaluation.storage.store import Store
 from fastsal import SMOEScale
-from fastsal.maps.combination import combine
-from fastsal.maps.normalization import get_normalization
 from fastsal.networks.hooks import forward
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import get_statistic
@@ -66,28 +68,17 @@ def costs_of_steps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
         rows = paper_operations(shapes, size)
         history = []
         for shape, row in zip(shapes, rows, strict=True):
-            counted = _count_steps(shape, size, device)
+            counted = asdict(_count_steps(shape, size, device))
             paper = {f"paper_{step}": value for step, value in asdict(row).items()}
             sides = dict(zip(("channels", "height", "width"), shape, strict=True))
             history.append({**sides, **paper, **counted})
     return {"records": (), "history": tuple(history)}
 
 
-def _count_steps(shape: tuple[int, int, int], size: tuple[int, int], device: str) -> dict[str, int]:
-    """What our code takes for one scale of one image; of the combination, to add it to others."""
-    activations = torch.rand((1, *shape), device=device)
-    values: Tensor = get_statistic(_STATISTIC)(activations)
-    normalization = get_normalization("gaussian")
-    counted = normalization(values)
-
-    def combined(times: int) -> int:
-        return count_operations(lambda: combine([counted] * times, [1.0] * times, size)).other
-
-    return {
-        "statistic": count_operations(lambda: get_statistic(_STATISTIC)(activations)).other,
-        "normalization": count_operations(lambda: normalization(values)).other,
-        "combination": combined(3) - combined(2),
-    }
+def _count_steps(shape: tuple[int, int, int], size: tuple[int, int], device: str) -> StepOperations:
+    """Operations of our code for one scale of one image, whose map is added to others."""
+    three, two = (count_combination([shape] * scales, size, device=device) for scales in (3, 2))
+    return StepOperations(*count_map_steps(shape, device=device), combination=three - two)
 
 
 def _channels_first(scale: Scale) -> tuple[int, int, int]:

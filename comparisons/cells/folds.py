@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from comparisons.cells.trained import new_network, record, train_cell
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.masking.views import InputView
 from evaluation.storage.store import Store
 from evaluation.training.retraining import predictions
@@ -66,7 +66,7 @@ def taken_over(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     source = store.result(cell.spec["of"])
     if source is None:
         raise FileNotFoundError(f"cell {cell.spec['of']} has no result to take over")
-    track = asdict(Track.of_spec(cell.spec))
+    track = asdict(Variant.of_spec(cell.spec))
     said = cell.spec["why"]
     records = tuple(
         replace(

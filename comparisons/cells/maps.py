@@ -16,7 +16,7 @@ from comparisons.methods.examples import write_gallery
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import SPLITS
 from evaluation.masking.level_files import shards_of
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.storage.store import Store
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def make_maps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     """Make the maps of every image, those that parts made taken, and hash them."""
     maps, network = _map_set(cell, store, device)
     cost = maps.finish()
-    if Track.of_spec(cell.spec) == Track():
+    if Variant.of_spec(cell.spec) == Variant():
         write_gallery(
             cell.spec["method"],
             network,

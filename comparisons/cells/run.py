@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS, Dataset, DatasetError, open_staged
 from evaluation.datasets.load import Request, stage
 from evaluation.datasets.staging import Progress, content_of
+from evaluation.hardware import processor_name
 from evaluation.masking.level_files import Levels
 from evaluation.masking.views import InputView
 from evaluation.profiling.profile import count, time_metrics
@@ -307,19 +307,8 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: installed_version(name) for name in packages},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(device),
+        "processor": processor_name(device),
         "threads": torch.get_num_threads(),
         "memory_budget_mib": memory_budget_bytes() // 2**20,
         "device": device,
     }
-
-
-def _processor(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with Path("/proc/cpuinfo").open() as file:
-            names = (line.partition(":")[2] for line in file if line.startswith("model name"))
-            return next(names).strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import SPLITS, Dataset
-from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.masking.views import InputView, View
 from evaluation.storage.records import METRICS, Record, pack_bits
 from evaluation.storage.store import Store, content_hash
@@ -86,7 +86,7 @@ def masked_views(
             dataset.split(name).images,
             dataset.mean,
             dataset.std,
-            stage(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
+            unpack_levels(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
             masking,
             mask_only,
         )
@@ -182,7 +182,7 @@ def record(
         seed=spec.get("seed"),
         version=__version__,
         cell=cell.id,
-        **asdict(Track.of_spec(spec)),
+        **asdict(Variant.of_spec(spec)),
     )
 
 

@@ -18,7 +18,7 @@ from comparisons.cli.options import as_whole_numbers, as_words
 from comparisons.plans.growth import ENGINES, Case, Sizes, cases
 from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
-from evaluation.processors import processors
+from evaluation.hardware import processors
 from evaluation.training.retraining import default_precision
 from reports.pages.growth import MACHINE, read_growth, write_growth, write_table
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 
 __all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
 
@@ -110,7 +110,7 @@ def as_tracks(
     'fill noisy-linear'
     """
     fills, units = as_words(fill) or ("mean",), as_words(unit) or ("pixel",)
-    first = Track(fills[0], units[0])
+    first = Variant(fills[0], units[0])
     variants = [replace(first, fill=other) for other in fills[1:]]
     variants += [replace(first, mask_unit=other) for other in units[1:]]
     if crossfit is not None:

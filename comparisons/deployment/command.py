@@ -1,19 +1,23 @@
-"""`python -m comparisons.deployment.command [NAME ...]`: the cost of deployment, as tables."""
+"""The command ``python -m comparisons deployment``."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
 
 from comparisons.deployment import exported, large, moving, seams, watched
 from comparisons.deployment.tables import TABLES
-from evaluation.storage.store import write_atomically
+from fastsal.files import written_whole
 
-_RECORDED = Path(__file__).parents[2] / "reports" / "runs" / "deployment"
+__all__ = ["MEASUREMENTS", "deployment"]
+
+_RECORDED = Path("reports/runs/deployment")
 
 Row = Mapping[str, object]
 
@@ -32,30 +36,47 @@ MEASUREMENTS: dict[str, Callable[[], Iterable[Row]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is named, else everything; write `NAME.csv` and print the README's rows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.deployment.command", description=__doc__
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--out", type=Path, default=_RECORDED, help="folder")
-    options = parser.parse_args(arguments)
-    for name in options.names:
+def deployment(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME", help=f"Some of {', '.join(MEASUREMENTS)}; all of them by default."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = _RECORDED,
+) -> None:
+    """Measure the cost of maps in exported files, training steps, videos and large images.
+
+    Writes NAME.csv for each measurement and prints its table as docs/results/deployment.md has it.
+    """
+    for name in names or ():
         if name not in MEASUREMENTS:
-            parser.error(f"{name!r} is none of {', '.join(MEASUREMENTS)}")
-    for name in options.names or MEASUREMENTS:
-        rows = []
-        for row in MEASUREMENTS[name]():
-            rows.append(row)
-            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        content = text.getvalue().encode()
-        write_atomically(options.out / f"{name}.csv", lambda file: file.write(content))  # noqa: B023
-        print(TABLES[name](options.out / f"{name}.csv"))
+            typer.echo(f"error: {name!r} is none of {', '.join(MEASUREMENTS)}", err=True)
+            raise typer.Exit(2)
+    for name in names or MEASUREMENTS:
+        path = out / f"{name}.csv"
+        try:
+            _measure(name, path)
+        except (ImportError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+        typer.echo(TABLES[name](path))
 
 
-if __name__ == "__main__":
-    main()
+def _measure(name: str, path: Path) -> None:
+    """Measure, print each row as soon as it is there, and write all of them as a CSV file."""
+    rows: list[Row] = []
+    for row in MEASUREMENTS[name]():
+        rows.append(row)
+        typer.echo(", ".join(f"{key} {value}" for key, value in row.items()))
+    content = _as_csv(rows)
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def _as_csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

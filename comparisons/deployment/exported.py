@@ -1,4 +1,4 @@
-"""What the map adds to an ONNX file's size and to onnxruntime's time, in three precisions."""
+"""Cost of the map in an ONNX file: its size and onnxruntime's time, in three precisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal.export.float16 import write_float16
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
@@ -25,14 +26,14 @@ PRECISIONS = ("float32", "float16", "int8")
 MAKERS: dict[str, Callable[..., ModelWithMap]] = {"map": with_map, "fastcam": with_fast_cam}
 PACKAGES = ("fastsal", "torch", "onnx", "onnxscript", "onnxruntime")
 SIZE, ROUNDS, THREADS = 224, 21, (1, 2)
-# How many images quantisation sees, and how many others the ranks are compared on.
-SEEN, COMPARED = 8, 8
+# Numbers of images: for calibrating the quantisation, and others for comparing ranks.
+CALIBRATION, COMPARED = 8, 8
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def patches(count: int, size: int, seed: int) -> Tensor:
-    """Return images `(N, 3, H, W)` of 49 patches of random brightness with some noise, in [0, 1].
+    """Return images `(N, 3, H, W)` in [0, 1]: 7x7 patches of random colour with some noise.
 
     >>> patches(2, 32, 0).shape
     torch.Size([2, 3, 32, 32])
@@ -45,7 +46,7 @@ def patches(count: int, size: int, seed: int) -> Tensor:
 def initial(name: str, size: int) -> nn.Module:
     """Return a network with seeded initial weights.
 
-    Its BatchNorm has the statistics of a batch of patches, which keeps activations from vanishing.
+    BatchNorm takes its statistics from a batch of patches, so that activations do not vanish.
     """
     network = build_network(name, 1000, 0, size=(size, size))
     for part in network.modules():
@@ -57,9 +58,9 @@ def initial(name: str, size: int) -> nn.Module:
 
 
 def crops() -> Tensor:
-    """Return crops of four photographs, `(16, 3, 224, 224)`, as EfficientNet-Lite0 takes them.
+    """Return crops of four photographs, `(16, 3, 224, 224)`, normalised for EfficientNet-Lite0.
 
-    The first eight are the left and upper ones, the others the right and lower ones.
+    The first eight are from the upper left corner, the others from the lower right one.
     """
     from reports.pictures.photographs import photographs
 
@@ -79,18 +80,18 @@ def trained() -> nn.Module:
     return efficientnet_lite0()
 
 
-# Each with its images: those that quantisation sees, then those that ranks are compared on.
+# Each with its images: those for calibration, then those that ranks are compared on.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "resnet50, initial weights": (
         partial(initial, "resnet50", SIZE),
-        partial(patches, SEEN + COMPARED, SIZE, 2),
+        partial(patches, CALIBRATION + COMPARED, SIZE, 2),
     ),
     "efficientnet_lite0, trained": (trained, crops),
 }
 
 
 def written(network: nn.Module, images: Tensor, what: str, folder: Path) -> tuple[Path, Path]:
-    """Write a network alone and with its map as ONNX; return both files.
+    """Write a network as ONNX, alone and with its map; return both files in this order.
 
     The first is cut from the second, so that the network's own nodes are the same.
     """
@@ -103,12 +104,12 @@ def written(network: nn.Module, images: Tensor, what: str, folder: Path) -> tupl
 
 
 def converted(path: Path, precision: str, images: Tensor) -> Path:
-    """Return the file in a precision, by onnxruntime's own tools; the map's nodes stay float32.
+    """Return an ONNX file converted to a precision, in which the map's nodes stay float32.
 
     Args:
         path: A float32 file.
-        precision: Of `PRECISIONS`.
-        images: What static quantisation takes the activations' ranges from.
+        precision: One of `PRECISIONS`.
+        images: For the calibration of static quantisation.
     """
     if precision == "float32":
         return path
@@ -135,13 +136,13 @@ def session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Two sessions are timed in turns: one that spins would take the other's core.
+    # Two sessions are timed in turns: the threads of one must not spin on the other's core.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def rank_correlations(exact: Any, rounded: Any, images: Tensor) -> list[float]:
-    """Return Spearman's rank correlation of the maps of two files, for each image."""
+    """Return Spearman's rank correlation between the maps of two sessions, for each image."""
     found = []
     for image in images:
         feed = {"input": image[None].numpy()}
@@ -154,22 +155,22 @@ def rows(folder: Path) -> Iterator[dict[str, object]]:
     """Yield a row for each network, kind of map, precision and number of threads.
 
     Args:
-        folder: Where the files are written.
+        folder: Folder of the ONNX files.
     """
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     for name, (build, draw) in NETWORKS.items():
         network, images = build(), draw()
-        seen, others = images[:SEEN], images[SEEN:]
+        calibration, others = images[:CALIBRATION], images[CALIBRATION:]
         feed = {"input": others[:1].numpy()}
         for what in MAKERS:
             alone, mapped = written(network, images, what, folder)
-            # Fast-CAM adds the last scale's weighted sum alone, in float32 in every precision.
+            # Fast-CAM adds only the weighted sum of the last scale, which stays float32.
             for precision in PRECISIONS if what == "map" else PRECISIONS[:1]:
-                files = [converted(path, precision, seen) for path in (alone, mapped)]
+                files = [converted(path, precision, calibration) for path in (alone, mapped)]
                 ranks = rank_correlations(session(mapped, 2), session(files[1], 2), others)
                 for threads in THREADS if precision == "float32" else THREADS[:1]:
                     one, two = (session(path, threads) for path in files)
-                    taken = beside(
+                    taken = added_time(
                         partial(one.run, None, feed), partial(two.run, None, feed), ROUNDS
                     )
                     yield {

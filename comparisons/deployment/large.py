@@ -1,10 +1,9 @@
-"""Peak memory and time of one large image, in tiles and whole, each in a process of its own."""
+"""Peak memory and time of the map of a large image, in tiles and whole."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -13,19 +12,19 @@ from typing import Any
 
 import torch
 
-from comparisons.deployment.turns import surroundings
+from evaluation.hardware import machine_facts
 from fastsal import SMOEScale
 from reports.pictures.photographs import efficientnet_lite0
 
 TILE, OVERLAP, THREADS = 1024, 128, 2
-# Sides of the image, and whether it is read in tiles. 8192 whole would hold some 14 GB.
+# Sides of the image, and True for tiles. The whole image of 8192 would take some 14 GB.
 RUNS = ((2048, True), (4096, True), (8192, True), (2048, False), (4096, False))
 PACKAGES = ("fastsal", "torch", "numba")
 
 
 def rows() -> Iterator[dict[str, object]]:
-    """Yield a row for each side, in tiles and whole."""
-    facts = surroundings(PACKAGES)
+    """Yield a row for each side, in tiles and whole, each measured in a process of its own."""
+    facts = machine_facts(PACKAGES)
     for side, tiled in RUNS:
         command = [sys.executable, "-m", "comparisons.deployment.large", str(side)]
         done = subprocess.run(
@@ -35,21 +34,21 @@ def rows() -> Iterator[dict[str, object]]:
 
 
 def measured(side: int, tiled: bool) -> dict[str, Any]:
-    """Make the map of one image here, and return what the process took for it.
+    """Make the map of one image in this process; return its time and memory.
 
     Args:
         side: Of the image, in pixels.
-        tiled: Whether it is read in tiles.
+        tiled: True for tiles, False for the whole image.
 
     Returns:
-        Seconds, and megabytes by which the process's peak rose above what it was with the network,
-        the image and a first map of a small one; those of the maps of all scales and of the
-        combined map; and the image's own.
+        Seconds and megabytes: the rise of the process's peak above that with the network, the
+        image and a first map of a small image; the maps of all scales with the combined map; the
+        image itself.
     """
     torch.set_num_threads(THREADS)
     options: dict[str, Any] = {"tile": (TILE, TILE), "overlap": OVERLAP} if tiled else {}
     attributor = SMOEScale(efficientnet_lite0(), **options)
-    # What is compiled, or loaded, once.
+    # Compile and load everything that is compiled or loaded once.
     attributor.maps(torch.rand(1, 3, 224, 224))
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     before = _peak_bytes()
@@ -74,6 +73,8 @@ def measured(side: int, tiled: bool) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
+    import resource  # not on Windows, where the other commands run all the same
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

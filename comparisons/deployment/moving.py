@@ -1,4 +1,4 @@
-"""Frames a second of `fastsal.attribution.video` beside the network's own."""
+"""Frames a second of maps of a video, and of the network alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from itertools import cycle
 import torch
 
 from comparisons.deployment.exported import patches
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.attribution import video
 
 NETWORKS, SIZE, FRAMES, ROUNDS, SMOOTHING = ("resnet50", "mobilenet_v3_large"), 224, 30, 25, 0.8
-# Of one thread: those that wait for others spin, which counts as processor time.
+# One thread: others would spin while they wait, which counts as processor time.
 THREADS = (1,)
 PACKAGES = ("fastsal", "torch", "numba")
 
 
 def rows() -> Iterator[dict[str, object]]:
-    """Yield a row for each network and number of threads: one frame at a time."""
-    facts = surroundings(PACKAGES)
+    """Yield a row for each network and number of threads, for one frame at a time."""
+    facts = machine_facts(PACKAGES)
     frames = patches(FRAMES, SIZE, 0)
     before = torch.get_num_threads()
     for name in NETWORKS:
@@ -35,7 +36,7 @@ def rows() -> Iterator[dict[str, object]]:
                 with torch.inference_mode():
                     return network(next(shown))  # noqa: B023
 
-            taken = beside(alone, maps.__next__, ROUNDS)
+            taken = added_time(alone, maps.__next__, ROUNDS)
             yield {
                 "network": name,
                 "size": SIZE,

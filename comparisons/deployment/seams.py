@@ -1,4 +1,4 @@
-"""How far the map of tiles is from the map of the whole image, at the seams and elsewhere."""
+"""Differences between tiled and whole maps, at the seams and elsewhere."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 import torch
 
-from comparisons.deployment.turns import surroundings
+from evaluation.hardware import machine_facts
 from fastsal import SMOEScale
 from fastsal.images.files import read_photograph
 from reports.pictures.photographs import efficientnet_lite0, photographs
 
 SIDE, TILE, OVERLAPS = 896, 256, (0, 32, 128)
-# Pixels beside a seam that count as at it.
+# Pixels this close to a seam count as at the seam.
 NEAR = 8
 PACKAGES = ("fastsal", "torch", "timm")
 
 
 def rows() -> Iterator[dict[str, object]]:
     """Yield a row for each photograph and overlap."""
-    facts = surroundings(PACKAGES)
+    facts = machine_facts(PACKAGES)
     network = efficientnet_lite0()
     places = torch.arange(SIDE)
     beside = ((places % TILE < NEAR) | (places % TILE >= TILE - NEAR)) & (places >= NEAR)

@@ -1,4 +1,4 @@
-"""The README's tables of what was measured, from the files that hold it."""
+"""Markdown tables of deployment costs, made of the CSV files that hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read(path: Path) -> list[Row]:
 
 
 def exported(path: Path) -> str:
-    """Return what the map adds to exported files, a row for each network, map and precision."""
+    """Return the table of exported files: a row for each network, map and precision."""
     rows = read(path)
     head = ["network", "map", "precision", "file", "1 thread", "2 threads", "rank correlation"]
     lines = [head, ["---"] * len(head)]
@@ -45,7 +45,7 @@ def exported(path: Path) -> str:
 
 
 def large(path: Path) -> str:
-    """Return the memory of large images, in tiles beside whole."""
+    """Return the table of memory for large images: in tiles and whole."""
     rows = read(path)
     head = ["pixels", "in tiles", "whole", "of it maps", "the image itself"]
     lines = [head, ["---"] * len(head)]
@@ -62,7 +62,7 @@ def large(path: Path) -> str:
 
 
 def moving(path: Path) -> str:
-    """Return frames a second of videos, beside the network's, by one processor's time."""
+    """Return the table of videos: frames a second by processor time, without and with maps."""
     head = ["network", "threads", "network", "with maps", "added"]
     lines = [head, ["---"] * len(head)]
     for row in read(path):
@@ -81,7 +81,7 @@ def moving(path: Path) -> str:
 
 
 def seams(path: Path) -> str:
-    """Return how far tiled maps are from whole ones, by overlap, over the photographs."""
+    """Return the table of seams: differences of tiled maps by overlap, over the photographs."""
     rows = read(path)
     head = ["overlap", "mean", "at the seams", "elsewhere", "largest"]
     lines = [head, ["---"] * len(head)]
@@ -97,7 +97,7 @@ def seams(path: Path) -> str:
 
 
 def watched(path: Path) -> str:
-    """Return what watching adds to a training step."""
+    """Return the table of training steps: the time that watching adds."""
     head = ["step", "every", "added", "a pass between samples"]
     lines = [head, ["---"] * len(head)]
     lines += [

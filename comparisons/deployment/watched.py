@@ -1,4 +1,4 @@
-"""What `fastsal.watch` adds to a training step: at every pass, and between samples."""
+"""Time that `fastsal.watch` adds to a training step, at samples and between them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparisons.deployment.exported import patches
-from comparisons.deployment.turns import beside, surroundings
+from evaluation.hardware import machine_facts
+from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal import watch
 
 NETWORK, SIZE, IMAGES, ROUNDS, THREADS = "resnet50", 224, 4, 11, 1
-# Of the second no pass is read while it is timed.
+# With the second no pass is sampled while it is timed.
 EVERY = (1, 1_000_000)
 CALLS = 1000
 PACKAGES = ("fastsal", "torch", "numba")
 
 
 def rows() -> Iterator[dict[str, object]]:
-    """Yield a row for each interval: a training step, and passes of a network of one layer."""
-    facts = surroundings(PACKAGES)
+    """Yield a row for each interval between samples."""
+    facts = machine_facts(PACKAGES)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     for every in EVERY:
         model = build_network(NETWORK, 1000, 0, size=(SIZE, SIZE)).train()
         step = training_step(model, patches(IMAGES, SIZE, 0))
-        taken = beside(step, _watched(model, every, step), ROUNDS)
+        taken = added_time(step, _watched(model, every, step), ROUNDS)
         yield {
             "network": NETWORK,
             "images": IMAGES,
@@ -51,7 +52,7 @@ def rows() -> Iterator[dict[str, object]]:
 
 
 def training_step(model: nn.Module, images: Tensor) -> Any:
-    """Return a step of training on one batch."""
+    """Return a function that trains one step on one batch."""
     labels = torch.arange(len(images))
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
 
@@ -65,7 +66,7 @@ def training_step(model: nn.Module, images: Tensor) -> Any:
 
 
 def _watched(model: nn.Module, every: int, step: Any) -> Any:
-    """Return the step with the model watched, its scales found and its first pass read."""
+    """Return the step with the model watched, after its scales were found and its first sample."""
     watched = watch(model, every)
     with watched:
         step(), step()
@@ -78,9 +79,9 @@ def _watched(model: nn.Module, every: int, step: Any) -> Any:
 
 
 def hook_microseconds() -> float:
-    """Return what a pass takes longer between samples: one hook, that counts it.
+    """Return the time that a pass takes longer between samples: that of one hook, which counts.
 
-    Of a network that does next to nothing, since it does not depend on the network.
+    It does not depend on the network, and is measured on one of a single ReLU.
     """
     model, image = nn.Sequential(nn.ReLU()), torch.zeros(1, 3, 8, 8)
     watched = watch(model, EVERY[-1], layers="0")
@@ -95,5 +96,5 @@ def hook_microseconds() -> float:
         with watched:
             calls()
 
-    taken = beside(calls, run, 21)
+    taken = added_time(calls, run, 21)
     return taken.first_processor_ms * taken.processor.median / 100 * 1000 / CALLS

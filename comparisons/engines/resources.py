@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from comparisons.budget import MEMORY_BUDGET_MIB
-from evaluation.processors import processors
+from evaluation.hardware import processors
 
 __all__ = ["Resources"]
 

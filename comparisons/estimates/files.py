@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comparisons.plans.plan import Plan, PlanError
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.storage.store import write_atomically
 from evaluation.training.retraining import Recipe
 
@@ -103,7 +103,7 @@ def _plan(options: object) -> Plan:
         raise ValueError(f"plan lacks {', '.join(missing)}")
     _check_fields("recipe", options["recipe"], Recipe)
     for track in options.get("variants", ()):
-        _check_fields("variants", track, Track)
+        _check_fields("variants", track, Variant)
     return Plan.from_json(options)
 
 

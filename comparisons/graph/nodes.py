@@ -13,7 +13,7 @@ from comparisons.measures import MEASURES
 from comparisons.methods.controls import METHODS
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 
 __all__ = ["Node", "build_nodes"]
 
@@ -118,7 +118,7 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
             )
 
 
-def _folds(plan: Plan, track: Track, place: int, train_images: int) -> Iterator[Node]:
+def _folds(plan: Plan, track: Variant, place: int, train_images: int) -> Iterator[Node]:
     """Networks that each miss a fold of the training images, where a track needs them."""
     training = plan.recipe.epochs * train_images
     for fold in range(track.folds):
@@ -150,7 +150,7 @@ class _Line:
     """
 
     plan: Plan
-    track: Track
+    track: Variant
     method: str
     place: int
     order: int
@@ -211,7 +211,7 @@ class _Line:
             for mode, fraction in self.plan.mask_only:
                 yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
 
-    def _maps(self, name: str, track: Track) -> Iterator[Node]:
+    def _maps(self, name: str, track: Variant) -> Iterator[Node]:
         needs = ["data", specs.explained_name(self.plan)]
         needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
         # Maps that an earlier track needs too are made with its own.
@@ -223,7 +223,7 @@ class _Line:
     def _in_parts(
         self,
         name: str,
-        track: Track,
+        track: Variant,
         needs: tuple[str, ...],
         priority: tuple[int, int, int],
         make: Callable[[Done], Cell],

@@ -16,7 +16,7 @@ from comparisons.measures import Measure
 from comparisons.methods.controls import METHODS
 from comparisons.plans.plan import Plan
 from evaluation.masking.levels import Mode
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.storage.records import CellResult
 from evaluation.training.pretrained import Weights
 
@@ -131,12 +131,12 @@ def fold(plan: Plan, folds: int, left_out: int) -> Make:
     return make
 
 
-def maps_name(plan: Plan, track: Track, method: str) -> str:
+def maps_name(plan: Plan, track: Variant, method: str) -> str:
     """Name of a method's maps in a track."""
     return _named(plan, track, f"maps of {method}")
 
 
-def maps(plan: Plan, track: Track, method: str) -> Make:
+def maps(plan: Plan, track: Variant, method: str) -> Make:
     """A method's maps of whole images."""
 
     def make(done: Done) -> Cell:
@@ -160,7 +160,7 @@ def part(maps: Make, shards: range) -> Make:
     return lambda done: part_of(maps(done), shards)
 
 
-def next_maps_name(plan: Plan, track: Track, last: Masked) -> str:
+def next_maps_name(plan: Plan, track: Variant, last: Masked) -> str:
     """Name of the maps by the network that was retrained at a fraction."""
     return _named(
         plan,
@@ -170,7 +170,7 @@ def next_maps_name(plan: Plan, track: Track, last: Masked) -> str:
 
 
 def next_maps(
-    plan: Plan, track: Track, last: Masked, fraction: float, before: str, trained: str
+    plan: Plan, track: Variant, last: Masked, fraction: float, before: str, trained: str
 ) -> Make:
     """A method's maps of masked images, by the network that was retrained on them.
 
@@ -232,14 +232,14 @@ def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
     return make
 
 
-def training_name(plan: Plan, track: Track, masked: Masked) -> str:
+def training_name(plan: Plan, track: Variant, masked: Masked) -> str:
     """Name of a training on masked images."""
     words = "mask only, " if masked.kind == "mask_only" else ""
     what = f"{words}{masked.mode} {100 * masked.fraction:g} %, seed {masked.seed}"
     return _named(plan, track, f"{masked.method}, {what}")
 
 
-def training(plan: Plan, track: Track, masked: Masked, maps: str, source: str | None) -> Make:
+def training(plan: Plan, track: Variant, masked: Masked, maps: str, source: str | None) -> Make:
     """A training on masked images, or the first track's if its masks are the same.
 
     Args:
@@ -263,7 +263,7 @@ def training(plan: Plan, track: Track, masked: Masked, maps: str, source: str | 
 
 
 def chained_training(
-    plan: Plan, track: Track, masked: Masked, maps: str, last: Masked | None
+    plan: Plan, track: Variant, masked: Masked, maps: str, last: Masked | None
 ) -> Make:
     """A training whose network makes the maps of the next fraction.
 
@@ -292,7 +292,7 @@ def has_dual(plan: Plan, method: str, fraction: float) -> bool:
     return METHODS[method].self_dual and both and round(1.0 - fraction, 10) in plan.fractions
 
 
-def _on_masked(plan: Plan, done: Done, track: Track, masked: Masked, maps: str) -> dict[str, Any]:
+def _on_masked(plan: Plan, done: Done, track: Variant, masked: Masked, maps: str) -> dict[str, Any]:
     dual = masked.kind == "retrain" and masked.mode == "roar" and not track.recursive
     return _common(plan, done) | {
         "recipe": plan.recipe.in_spec(),
@@ -326,6 +326,6 @@ def _common(plan: Plan, done: Done) -> dict[str, Any]:
     return {"data": data.id, "data_hash": data.hashes["data"], "model": plan.model}
 
 
-def _named(plan: Plan, track: Track, name: str) -> str:
+def _named(plan: Plan, track: Variant, name: str) -> str:
     first = track == plan.tracks[0]
     return name if first else f"{name} [{track.title or 'as the protocol'}]"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from evaluation.masking.tracks import BLURRED
+from evaluation.masking.variants import BLURRED
 
 if TYPE_CHECKING:
     from comparisons.methods.registry import Batch, Explain, Method, Prepare

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from comparisons.methods.blurred import WithBlurred
 from comparisons.methods.work import Work
-from evaluation.masking.tracks import BLURRED
+from evaluation.masking.variants import BLURRED
 
 __all__ = [
     "GROUPS",

@@ -9,7 +9,7 @@ from typing import Any
 from comparisons.measures import MEASURES
 from comparisons.methods.controls import METHODS
 from evaluation.masking.levels import MODES, Mode, check_fractions
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.training.pretrained import Weights
 from evaluation.training.retraining import Recipe
 
@@ -62,7 +62,7 @@ class Plan:
     measure_images: int = 64
     fill: str = "mean"
     unit: str = "pixel"
-    variants: tuple[Track, ...] = ()
+    variants: tuple[Variant, ...] = ()
     train_images: int | None = None
     test_images: int | None = None
     image_size: int | None = None
@@ -115,9 +115,9 @@ class Plan:
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
 
     @property
-    def tracks(self) -> tuple[Track, ...]:
+    def tracks(self) -> tuple[Variant, ...]:
         """Every reading of ROAR and KAR: the first, then the variants."""
-        return (Track(self.fill, self.unit), *self.variants)
+        return (Variant(self.fill, self.unit), *self.variants)
 
     @property
     def given_weights(self) -> Weights | None:
@@ -152,7 +152,7 @@ class Plan:
         values = dict(data)
         values["recipe"] = Recipe(**values["recipe"])
         values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
-        values["variants"] = tuple(Track(**track) for track in values.get("variants", ()))
+        values["variants"] = tuple(Variant(**track) for track in values.get("variants", ()))
         for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
             # A plan from before there were measures has none.
             values[name] = tuple(values.get(name, ()))

@@ -22,7 +22,8 @@ from comparisons.runs.session import RunError, kept_plan, working_in
 from evaluation.profiling.timing import Interval
 from evaluation.storage.store import Store, write_atomically
 from evaluation.training.networks import build_network
-from reports.analysis.cost_tables import CostTables, TimeTable, cost_tables
+from reports.analysis.cost_rows import TimeTable
+from reports.analysis.cost_tables import CostTables, cost_tables
 from reports.formatting import digits, duration, quantity
 from reports.records.run import read_run
 

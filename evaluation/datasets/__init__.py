@@ -1,1 +1,1 @@
-"""Image sets: sources by name, staged to memory maps."""
+"""Image sets: sources by name, staging to memory maps."""

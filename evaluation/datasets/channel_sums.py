@@ -1,4 +1,4 @@
-"""Mean and standard deviation of an image set's channels, from exact sums."""
+"""Channel mean and standard deviation of an image set, from exact sums."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["ChannelSums"]
 
 @dataclass
 class ChannelSums:
-    """Sums over the pixels of each channel, as whole numbers: exact, in whatever order.
+    """Whole-number sums over the pixels of each channel, exact in any order.
 
     Args:
-        pixels: how many pixels.
+        pixels: number of pixels.
         sums: sum of the values, by channel.
         squares: sum of their squares, by channel.
 
@@ -49,7 +49,7 @@ class ChannelSums:
         return red, green, blue
 
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation of each channel, in [0, 1], at least 0.001: it divides."""
+        """Standard deviation of each channel, in [0, 1], at least 0.001, since it is a divisor."""
         variances = (
             Fraction(square * self.pixels - value**2, (255 * self.pixels) ** 2)
             for value, square in zip(self.sums, self.squares, strict=True)

@@ -1,4 +1,4 @@
-"""Image sets as arrays: their types, which images are taken, and opening what was staged."""
+"""Image sets as arrays: types, balanced subsets, and opening of staged sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = ("train", "test")
 
 
 class DatasetError(ValueError):
-    """The images cannot be used as they are; the message says which and what to do."""
+    """Error of images that cannot be used; says which images and what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be read, and why."""
+    """A file that could not be read, with the reason."""
 
     path: str
     why: str
@@ -56,7 +56,7 @@ class Dataset:
     """An image set of two splits.
 
     Args:
-        name: how reports call it.
+        name: name in reports.
         classes: names of the classes; a label is an index into it.
         train: training split.
         test: test split.
@@ -88,7 +88,7 @@ class Dataset:
         return {"train": self.train, "test": self.test}[name]
 
     def first_index(self, name: str) -> int:
-        """A number no image of another split has: what is fixed an image is seeded with it."""
+        """Number of the split's first image, counted over both splits; seeds per-image draws."""
         return 0 if name == "train" else len(self.train.labels)
 
     def content_hash(self) -> str:
@@ -99,8 +99,10 @@ class Dataset:
 
 
 def open_staged(folder: Path) -> Dataset:
-    """Memory-map a data set that `evaluation.datasets.staging.stage` wrote; its images
-    stay on disk until they are read.
+    """Memory-map an image set that `evaluation.datasets.load.stage` wrote.
+
+    Args:
+        folder: the folder of its arrays; images stay on disk until they are read.
     """
     meta = json.loads((folder / "meta.json").read_text())
 
@@ -129,7 +131,16 @@ def _map(path: Path) -> NDArray[Any]:
 
 
 def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) -> NDArray[np.int64]:
-    """Indices of at most `wanted` images, the same number a class, in their order."""
+    """Sorted indices of at most `wanted` images, the same number of each class.
+
+    Args:
+        labels: ``(N,)``.
+        wanted: most images; None for all.
+        seed: seed of the choice.
+
+    Raises:
+        DatasetError: fewer images than classes.
+    """
     if wanted is None or wanted >= len(labels):
         return np.arange(len(labels))
     classes = np.unique(labels)
@@ -140,7 +151,7 @@ def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) ->
         )
     rng = np.random.default_rng([seed, len(labels)])
     shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
-    # Round-robin over the classes, so that small classes run dry without a shortage.
+    # Round-robin over the classes, so that larger classes make up for small ones.
     rounds = [
         queue[i] for i in range(max(map(len, shuffled))) for queue in shuffled if i < len(queue)
     ]

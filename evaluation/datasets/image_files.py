@@ -1,4 +1,4 @@
-"""Image files of every kind to RGB arrays, decoded by several threads."""
+"""Image files as RGB arrays, decoded by several threads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 
 from evaluation.datasets.dataset import DatasetError, Skipped
 from evaluation.datasets.listing import BLOCK_BYTES, Block
-from evaluation.processors import processors
+from evaluation.hardware import processors
 
-__all__ = ["FilePixels", "View", "centre_crop", "fit_square", "image_extensions"]
+__all__ = ["FilePixels", "Transform", "centre_crop", "fit_square", "image_extensions"]
 
-# What Pillow's decoders raise on a damaged file: several let their own errors through.
+# Errors of Pillow's decoders on a damaged file: several decoders raise their own.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -33,30 +33,30 @@ _UNREADABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
-# The disk or the network failed, not the file: to skip would lose every image from here on.
+# Errors of the disk or the network, not of the file: all later images would be skipped too.
 _NOT_THE_FILE = {
     getattr(errno, name)
     for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EMFILE", "ENFILE", "ENOMEM")
     if hasattr(errno, name)
 }
 
-View = Callable[[Image.Image], Image.Image]
+Transform = Callable[[Image.Image], Image.Image]
 
 
 def image_extensions() -> frozenset[str]:
-    """The endings of files that Pillow reads, in lower case."""
+    """The file extensions that Pillow reads, in lower case."""
     return frozenset(extension.lower() for extension in Image.registered_extensions())
 
 
-def fit_square(size: int | None) -> View | None:
-    """The largest square in the middle, resized to `size`; None to leave images as they are."""
+def fit_square(size: int | None) -> Transform | None:
+    """A transform to the largest centred square, resized to `size`; None if `size` is None."""
     if size is None:
         return None
     return lambda image: ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
-def centre_crop(size: int | None) -> View | None:
-    """The test-time view of ImageNet; None to leave images as they are.
+def centre_crop(size: int | None) -> Transform | None:
+    """The test-time transform of ImageNet; None if `size` is None.
 
     The shorter side is resized to ``size * 256 / 224``, then the middle ``size x size`` is cut
     out: torchvision's ``Resize(256)`` and ``CenterCrop(224)`` at 224.
@@ -66,26 +66,26 @@ def centre_crop(size: int | None) -> View | None:
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
     shorter = round(size * 256 / 224)
-    view: View = Compose([Resize(shorter, InterpolationMode.BILINEAR), CenterCrop(size)])
-    return view
+    transform: Transform = Compose([Resize(shorter, InterpolationMode.BILINEAR), CenterCrop(size)])
+    return transform
 
 
 @dataclass(frozen=True)
 class FilePixels:
-    """Images in files, decoded by several threads and handed out in order.
+    """Images in files, decoded by several threads, in order.
 
-    Grey images become RGB; what is transparent becomes white. A file that cannot be read is
-    skipped and said so in a warning.
+    Grey images become RGB, transparent pixels white. A file that cannot be read is skipped with a
+    warning.
 
     Args:
-        names: how messages call each image.
-        open: a number to the file's path, or to its bytes.
-        view: resizes and crops; None to take images as they are, which must be of one size.
+        names: name of each image in messages.
+        open: from the number of an image to its path or its bytes.
+        transform: resizes and crops; None for images that all have one size already.
     """
 
     names: Sequence[str]
     open: Callable[[int], Path | io.BytesIO]
-    view: View | None
+    transform: Transform | None
 
     def blocks(
         self, indices: NDArray[np.int64], size: tuple[int, int] | None
@@ -120,9 +120,9 @@ class FilePixels:
     def _in_order(
         self, indices: NDArray[np.int64]
     ) -> Generator[tuple[int, NDArray[np.uint8] | Skipped], None, None]:
-        """Every image with its number; a bounded number is decoded ahead."""
+        """Every image with its number; a bounded number of images is decoded ahead."""
         threads = _threads()
-        # Now, not by two threads at once: one would find a format missing.
+        # Before the threads start: of two that initialise Pillow at once, one misses formats.
         Image.init()
         pool = ThreadPoolExecutor(threads)
         ahead: deque[tuple[int, Future[NDArray[np.uint8] | Skipped]]] = deque()
@@ -141,15 +141,16 @@ class FilePixels:
         opened = self.open(index)
         try:
             image = _rgb(opened)
-            if self.view is not None:
-                image = self.view(image)
+            if self.transform is not None:
+                image = self.transform(image)
             return np.asarray(image, dtype=np.uint8)
         except _UNREADABLE as why:
             name = self.names[index]
             if isinstance(why, OSError) and why.errno in _NOT_THE_FILE:
                 raise OSError(
                     why.errno,
-                    f"{name!r} could not be read ({why.strerror}); the same command goes on",
+                    f"{name!r} could not be read ({why.strerror}); run the same command again to "
+                    "continue",
                 ) from why
             return Skipped(name, str(why).replace(str(opened), Path(name).name))
 
@@ -168,7 +169,7 @@ def _rgb(opened: Path | io.BytesIO) -> Image.Image:
         image = ImageOps.exif_transpose(file)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
-            # What is transparent shows white, as a page would show it.
+            # White, as a page shows transparent pixels.
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, rgba)
         if image.mode.startswith("I"):
@@ -178,5 +179,5 @@ def _rgb(opened: Path | io.BytesIO) -> Image.Image:
 
 
 def _threads() -> int:
-    """A few more than processors, since a read also waits for the disk."""
+    """Number of decoding threads: a few more than processors, since reads wait for the disk."""
     return min(32, processors() + 4)

@@ -1,4 +1,4 @@
-"""What a source of images says before a pixel is read, and how its pixels are then asked for."""
+"""Listings of images before a pixel is read, and the reading of their pixels in blocks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from evaluation.storage.store import content_hash
 
 __all__ = ["ArrayPixels", "Block", "Listing", "Names", "Pixels", "Request", "SplitListing"]
 
-# Bytes of images that are in memory at once: small, so that memory does not grow with their number.
+# Bytes of images in memory at once, whatever the number of images.
 BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which images of a source to take.
+    """A request for images of a source.
 
     Args:
-        argument: what follows the colon in ``--data name:argument``.
-        train_images: how many training images at most, the same number a class; None for all.
+        argument: the text after the colon in ``--data name:argument``.
+        train_images: most training images, the same number of each class; None for all.
         test_images: likewise of the test split.
-        image_size: height and width to resize and crop to; None to take images as they are.
-        seed: seed of generated images, and of which images are taken.
+        image_size: height and width to resize and crop to; None to leave images as they are.
+        seed: seed of generated images and of the choice of images.
     """
 
     argument: str = ""
@@ -40,18 +40,18 @@ class Request:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width asked for."""
+        """The requested height and width; None to leave images as they are."""
         return None if self.image_size is None else (self.image_size, self.image_size)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some images that follow each other in a listing.
+    """Consecutive images of a listing.
 
     Args:
-        images: ``(n, H, W, 3)`` uint8, those that could be read.
-        object_masks: ``(n, H, W)`` bool, or None where the true object is not known.
-        skipped: those that could not be read: the place in this block, which file, and why.
+        images: ``(n, H, W, 3)`` uint8, the readable ones.
+        object_masks: ``(n, H, W)`` bool; None if the true object is not known.
+        skipped: the unreadable ones: position in this block, and file with the reason.
     """
 
     images: NDArray[np.uint8]
@@ -59,21 +59,21 @@ class Block:
     skipped: tuple[tuple[int, Skipped], ...] = ()
 
     def __len__(self) -> int:
-        """How many images of the listing the block is about."""
+        """Number of listed images in the block, skipped ones included."""
         return len(self.images) + len(self.skipped)
 
 
 class Pixels(Protocol):
-    """The images of a split, read when they are asked for."""
+    """Reader of a split's images."""
 
     def blocks(
         self, indices: NDArray[np.int64], size: tuple[int, int] | None
     ) -> Generator[Block, None, None]:
-        """The images at `indices`, in that order, a few at a time.
+        """The images at `indices`, in that order, in blocks.
 
         Args:
-            indices: ``(n,)`` places in the split.
-            size: height and width that images before these had; None if these are the first.
+            indices: ``(n,)`` positions in the split.
+            size: height and width of the images before these; None if these are the first.
 
         Raises:
             DatasetError: an image of another size.
@@ -82,13 +82,13 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class SplitListing:
-    """A split whose images have not been read.
+    """The listing of one split: labels, and a reader of the images.
 
     Args:
         labels: ``(N,)`` int64, the classes of all its images.
-        pixels: reads them.
-        where: what messages call the place they are in.
-        indices: which of the images are taken, in order; None for all.
+        pixels: reader of the images.
+        where: place of the images, for messages.
+        indices: sorted positions of the chosen images; None for all.
     """
 
     labels: NDArray[np.int64]
@@ -100,23 +100,23 @@ class SplitListing:
         return len(self.labels if self.indices is None else self.indices)
 
     def take(self, wanted: int | None, seed: int) -> SplitListing:
-        """At most so many of the images, the same number a class."""
+        """A listing of at most `wanted` of the images, the same number of each class."""
         chosen = choose_balanced(self.labels, wanted, seed)
         return replace(self, labels=self.labels[chosen], indices=chosen)
 
     def only(self, place: int) -> SplitListing:
-        """One of the images alone."""
+        """A listing of one image."""
         one = slice(place, place + 1)
         return replace(self, labels=self.labels[one], indices=self._taken()[one])
 
     def hash(self) -> str:
-        """What tells which of the images are taken, with which labels."""
+        """Hash of the chosen images' positions and labels."""
         return content_hash(self.labels, self._taken())
 
     def blocks(
         self, start: int = 0, size: tuple[int, int] | None = None
     ) -> Generator[Block, None, None]:
-        """The images that are taken from the `start`-th on, a few at a time."""
+        """The chosen images from the `start`-th on, in blocks."""
         return self.pixels.blocks(self._taken()[start:], size)
 
     def _taken(self) -> NDArray[np.int64]:
@@ -125,15 +125,15 @@ class SplitListing:
 
 @dataclass(frozen=True)
 class Listing:
-    """An image set whose images have not been read.
+    """The listing of an image set: its two splits, not yet read.
 
     Args:
-        name: how reports call it.
+        name: name in reports.
         classes: names of the classes; a label is an index into it.
         train: training split.
         test: test split.
-        size: height and width of every image, where they are known before one is read.
-        object_masks: whether the images come with the true object's pixels.
+        size: height and width of every image; None if they are not known before reading.
+        object_masks: True if the images come with the true object's pixels.
     """
 
     name: str
@@ -144,11 +144,11 @@ class Listing:
     object_masks: bool = False
 
     def __len__(self) -> int:
-        """Images of both splits."""
+        """Number of images in both splits."""
         return len(self.train) + len(self.test)
 
     def take(self, request: Request) -> Listing:
-        """The images that a request takes."""
+        """The listing of the requested images."""
         return replace(
             self,
             train=self.train.take(request.train_images, request.seed),
@@ -160,7 +160,7 @@ class Listing:
         return tuple(zip(SPLITS, (self.train, self.test), strict=True))
 
     def check_size(self, train: tuple[int, int] | None, test: tuple[int, int]) -> None:
-        """Refuse a test split whose images are of another size than the training split's.
+        """Refuse a test split whose images differ in size from the training images.
 
         Args:
             train: height and width of the training images; None while they are not known.
@@ -177,14 +177,14 @@ class Listing:
             )
 
     def check_read(self, name: str, skipped: Sequence[int]) -> NDArray[np.int64]:
-        """The labels of a split without the images that could not be read.
+        """The labels of a split without its unreadable images.
 
         Args:
-            name: of the split.
-            skipped: places of those images.
+            name: name of the split.
+            skipped: positions of those images.
 
         Raises:
-            DatasetError: a class has none left.
+            DatasetError: a class without a readable image.
         """
         split = dict(self.splits())[name]
         labels = np.delete(split.labels, np.asarray(skipped, dtype=np.int64))
@@ -200,7 +200,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class ArrayPixels:
-    """Images that are in memory already.
+    """Images in memory, as `Pixels`.
 
     Args:
         images: ``(N, H, W, 3)`` uint8.
@@ -211,7 +211,7 @@ class ArrayPixels:
     def blocks(
         self, indices: NDArray[np.int64], size: tuple[int, int] | None
     ) -> Generator[Block, None, None]:
-        """The images at `indices`; all are of one size."""
+        """The images at `indices`, in blocks."""
         del size
         together = max(1, BLOCK_BYTES // max(1, self.images[:1].nbytes))
         for start in range(0, len(indices), together):
@@ -219,7 +219,7 @@ class ArrayPixels:
 
 
 class Names(Sequence[str]):
-    """Many names of files, as one piece of memory: a million strings would be 100 MB.
+    """A compact list of file names in one buffer: a million strings would be 100 MB.
 
     >>> names = Names()
     >>> names.append("cat.jpg")

@@ -1,4 +1,4 @@
-"""Image sets by name: how much is there, staged to disk, or in memory where they are few."""
+"""Image sets by name: their extent, staged to disk, or in memory if they are small."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ __all__ = [
     "unchanged",
 ]
 
-# How many images are tried for one that can be read, to see how large they are.
+# Images that are tried for a readable one, to find their size.
 _TRIED = 16
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much an image set is, without its pixels.
+    """The extent of an image set: numbers of classes and images, and their size.
 
     Args:
-        name: how reports call it.
+        name: name in reports.
         classes: number of classes.
-        train: training images that a request takes.
-        test: test images that a request takes.
-        size: height and width of every image; None where that is not known without its files.
-        found: whether its files are there; if not, the numbers are the published ones.
+        train: number of requested training images.
+        test: number of requested test images.
+        size: height and width of every image; None if that is not known without its files.
+        found: True if its files are there; if not, the numbers are the published ones.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Extent:
 
 
 def has_object_masks(data: str) -> bool:
-    """Whether the images that ``--data`` names come with the true object's pixels.
+    """True if the images that ``--data`` names come with the true object's pixels.
 
     >>> has_object_masks("shapes"), has_object_masks("folder:pictures")
     (True, False)
@@ -76,7 +76,7 @@ def has_object_masks(data: str) -> bool:
 
 
 def list_images(data: str, request: Request) -> Listing:
-    """What a request takes of the image set that ``--data`` names; no pixel is read.
+    """The listing of the requested images of the set that ``--data`` names; reads no pixel.
 
     Args:
         data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
@@ -88,22 +88,22 @@ def list_images(data: str, request: Request) -> Listing:
     >>> len(list_images("shapes", Request(train_images=1_000_000)).train)
     1000000
     """
-    entry, request = _looked_up(data, request)
-    if entry.takes_folder and not request.argument:
-        raise DatasetError(f"data {data!r} names no folder: expected {entry.name}:PATH")
-    return entry.listing(request).take(request)
+    source, request = _find_source(data, request)
+    if source.takes_folder and not request.argument:
+        raise DatasetError(f"data {data!r} names no folder: expected {source.name}:PATH")
+    return source.listing(request).take(request)
 
 
 def extent_of(data: str, request: Request) -> Extent:
-    """How many images of which size a request takes, without reading their pixels.
+    """The number and size of the requested images, without reading their pixels.
 
     Args:
         data: ``name`` or ``name:argument``.
         request: which of its images; its `argument` is replaced by what `data` says.
 
     Returns:
-        Counts from the files where they are there, from the publication of a known set where they
-        are not. The size is that of the request, of the set, or of the first image.
+        Counts from the files if they are there, else from the publication of a known set. The size
+        is that of the request, of the set, or of the first image.
 
     Raises:
         DatasetError: an unknown name, or files that are neither there nor published.
@@ -111,14 +111,14 @@ def extent_of(data: str, request: Request) -> Extent:
     >>> extent_of("imagenet", Request(image_size=224, test_images=1000))
     Extent(name='imagenet', classes=1000, train=1281167, test=1000, size=(224, 224), found=False)
     """
-    entry, request = _looked_up(data, request)
-    found, known = entry.is_found(request), entry.published
-    # A set of one size is always the same files: its publication is right.
+    source, request = _find_source(data, request)
+    found, known = source.is_found(request), source.published
+    # A set whose images have one size is always the same files: its publication is right.
     if known is not None and (not found or known.size is not None):
         train = min(request.train_images or known.train, known.train)
         test = min(request.test_images or known.test, known.test)
         size = request.size or known.size
-        return Extent(entry.name, known.classes, train, test, size, found)
+        return Extent(source.name, known.classes, train, test, size, found)
     listing = list_images(data, request)
     size = listing.size or _first_size(listing.train)
     return Extent(
@@ -127,9 +127,9 @@ def extent_of(data: str, request: Request) -> Extent:
 
 
 def load_dataset(data: str, request: Request) -> Dataset:
-    """Read or make the image set that ``--data`` names, in memory.
+    """Load the image set that ``--data`` names into memory.
 
-    For images that are few; `stage` is for any number.
+    For small sets; `stage` is for any number of images.
 
     Args:
         data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
@@ -163,16 +163,16 @@ def stage(
 ) -> dict[str, str]:
     """Write the image set that ``--data`` names to disk, for `open_staged`.
 
-    Memory does not grow with the number of images. After a kill it goes on where it was.
+    Memory does not grow with the number of images. After a kill, the same call continues.
 
     Args:
         data: ``name`` or ``name:argument``, ``name`` a key of `SOURCES`.
         request: which of its images; its `argument` is replaced by what `data` says.
-        folder: where the arrays go.
-        progress: told how many images are done, and how many there are.
+        folder: the folder for the arrays.
+        progress: called with the numbers of staged and of all images.
 
     Returns:
-        ``data``, the hash of all images and labels; ``files``, what `files_hash` says.
+        ``data``, the hash of all images and labels; ``files``, that of `files_hash`.
 
     Raises:
         DatasetError: an unknown name, or images that cannot be used.
@@ -189,19 +189,19 @@ def stage(
 def unchanged(
     data: str, request: Request, staged: Dataset, progress: Progress | None = None
 ) -> bool:
-    """Whether the images that ``--data`` names are still those that were staged, pixel by pixel.
+    """True if the images that ``--data`` names are still the staged ones, pixel by pixel.
 
     Args:
         data: as it was given to `stage`.
         request: as it was given to `stage`.
-        staged: what `evaluation.datasets.dataset.open_staged` opens.
-        progress: told how many images are compared, and how many there are.
+        staged: the images from `evaluation.datasets.dataset.open_staged`.
+        progress: called with the numbers of compared and of all images.
     """
     return same_images(list_images(data, request), staged, progress)
 
 
 def files_hash(data: str) -> str | None:
-    """What tells that the files `data` names changed, without reading them; None for no folder.
+    """Hash of the names, sizes and times of the files of `data`; None if it names no folder.
 
     >>> files_hash("shapes") is None
     True
@@ -211,21 +211,21 @@ def files_hash(data: str) -> str | None:
     return listing_hash(Path(argument)) if takes_folder else None
 
 
-def _looked_up(data: str, request: Request) -> tuple[Source, Request]:
+def _find_source(data: str, request: Request) -> tuple[Source, Request]:
     name, _, argument = data.partition(":")
     if name not in SOURCES:
         raise DatasetError(
             f"unknown data {data!r}: expected one of {', '.join(SOURCES)} "
             "(folder takes a path: folder:PATH)"
         )
-    entry = SOURCES[name]
-    only = entry.published.size if entry.published is not None else None
+    source = SOURCES[name]
+    only = source.published.size if source.published is not None else None
     if only is not None and request.size not in (None, only):
         raise DatasetError(
             f"--image-size {request.image_size}: {name} is {only[0]}x{only[1]}; use folder:PATH "
             "to resize"
         )
-    return entry, replace(request, argument=argument)
+    return source, replace(request, argument=argument)
 
 
 def _first_size(split: SplitListing) -> tuple[int, int] | None:

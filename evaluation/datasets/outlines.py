@@ -1,7 +1,7 @@
-"""The outlines of the image set ``shapes``, as tests of points.
+"""Outlines of the image set ``shapes``, as point-in-shape tests.
 
 Each outline has area 1 and its centroid at the origin: one scale then gives every class the same
-area, and one place the same centroid. Each is its own mirror image in the vertical axis.
+area, and one position the same centroid. Each is its own mirror image in the vertical axis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["OUTLINES", "REACH", "Bool", "Float", "Outline"]
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.floating[Any]]
-# Coordinates x (to the right) and y (down) of points -> which of them lie inside.
+# Coordinates x (to the right) and y (down) of points -> True for those inside.
 Outline = Callable[[Float, Float], Bool]
 
 # Farthest point of any outline from its centroid (the triangle's corner).

@@ -1,7 +1,7 @@
-"""Images written to disk a few at a time, so that processes can map them.
+"""Staging: images written to disk in blocks, as arrays that processes memory-map.
 
-However many images there are, a few megabytes of them are in memory. What was staged before a
-kill is not read again: a journal beside each growing array says how far it is.
+A few megabytes of images are in memory, whatever their number. Images that were staged before a
+kill are not read again: a journal beside each unfinished array holds its progress.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import numpy as np
 from evaluation.datasets.channel_sums import ChannelSums
 from evaluation.datasets.dataset import Dataset, DatasetError
 from evaluation.datasets.listing import Block, Listing, SplitListing
-from evaluation.storage.resumable_array import GrowingArray, growing_path
+from evaluation.storage.resumable_array import ResumableArray, unfinished_path
 from evaluation.storage.store import content_hash, write_atomically
 
 __all__ = ["Progress", "content_of", "same_images", "stage_listing", "staged_hash"]
 
-# Told how many images are done, and how many there are.
+# Called with the number of images done, and the number of all.
 Progress = Callable[[int, int], object]
 
-# How much is staged between two notes in the journal: what a kill costs at most.
+# Bytes that are staged between two entries of the journal, the most that a kill costs.
 CHECKPOINT_BYTES = 64 * 2**20
 
 
 @dataclass
 class _Journal:
-    """How far a split is staged.
+    """Progress of staging a split.
 
     Args:
-        of: hash of what is staged; with another one this journal is of other images.
-        listed: images of the listing that are done, skipped ones included.
+        of: hash of the staged files; another hash means other images.
+        listed: number of listed images done, skipped ones included.
         size: height and width of the images so far.
-        sums: over their pixels.
-        skipped: images that could not be read: place in the listing, file, and why.
-        complete: whether all are done.
+        sums: sums over their pixels.
+        skipped: unreadable images: position in the listing, file, and reason.
+        complete: True if all are done.
     """
 
     of: str
@@ -51,7 +51,7 @@ class _Journal:
 
     @classmethod
     def read(cls, path: Path, of: str) -> _Journal:
-        """The journal of an earlier start with the same images, or a new one."""
+        """The journal of an earlier start with the same images, else a new one."""
         try:
             content = json.loads(path.read_text())
             content["sums"] = ChannelSums(**content["sums"])
@@ -68,11 +68,11 @@ class _Journal:
 
     @property
     def kept(self) -> int:
-        """Images in the array."""
+        """Number of images in the array."""
         return self.listed - len(self.skipped)
 
     def take(self, block: Block) -> None:
-        """Count a block that was written."""
+        """Count a written block."""
         self.skipped += [
             (self.listed + place, entry.path, entry.why) for place, entry in block.skipped
         ]
@@ -87,22 +87,21 @@ def stage_listing(
 ) -> str:
     """Read a listing's images and write them as arrays that several processes can map.
 
-    ``meta.json`` comes last: a folder that has it is complete. Started again after a kill it goes
-    on after the last images that were noted.
+    ``meta.json`` comes last: a folder that has it is complete. After a kill, a new call continues
+    behind the last images in the journal.
 
     Args:
         listing: the images.
-        folder: where the arrays go.
-        of: hash of what the listing was made of; with another one everything is staged anew.
-        progress: told how many images are done.
+        folder: the folder for the arrays.
+        of: hash of the listing's request and files; with another one everything is staged anew.
+        progress: called with the numbers of staged and of all images.
 
     Returns:
-        The hash of all images and labels, as `evaluation.datasets.dataset.Dataset.content_hash` has
-        it.
+        The hash of all images and labels, as `evaluation.datasets.dataset.Dataset.content_hash`.
 
     Raises:
         DatasetError: images of different sizes, or a class without a readable image.
-        OSError: the disk is full, or the files cannot be reached; what is staged stays.
+        OSError: the disk is full, or the files cannot be reached; staged images stay.
     """
     journals: dict[str, _Journal] = {}
     done = 0
@@ -117,7 +116,7 @@ def stage_listing(
         try:
             staging.run(size, tell)
         except DatasetError:
-            # Nothing that was staged of images that cannot be used is of any use.
+            # Staged images of a set that cannot be used are useless.
             for pattern in ("*.growing", "*.journal.json"):
                 for path in folder.glob(pattern):
                     path.unlink()
@@ -152,7 +151,7 @@ def stage_listing(
 
 
 def staged_hash(folder: Path, of: str) -> str | None:
-    """The hash of the images in a folder, if it is complete and of the same as `of` says."""
+    """The hash of a folder's images, if it is complete and was staged for the same `of`."""
     path = folder / "meta.json"
     if not path.exists():
         return None
@@ -161,22 +160,22 @@ def staged_hash(folder: Path, of: str) -> str | None:
 
 
 def content_of(folder: Path) -> str | None:
-    """The hash of the images staged in a folder; None where it does not say.
+    """The hash of the images staged in a folder; None if it is not recorded.
 
     Args:
-        folder: a complete one.
+        folder: a complete folder.
     """
     found: str | None = json.loads((folder / "meta.json").read_text()).get("content")
     return found
 
 
 def same_images(listing: Listing, staged: Dataset, progress: Progress | None = None) -> bool:
-    """Whether a listing's images and labels are those that were staged.
+    """True if a listing's images and labels are equal to staged ones.
 
     Args:
         listing: the images as they are now.
-        staged: as `evaluation.datasets.dataset.open_staged` gives them.
-        progress: told how many images are done.
+        staged: the images from `evaluation.datasets.dataset.open_staged`.
+        progress: called with the numbers of compared and of all images.
     """
     done = 0
     for name, split in listing.splits():
@@ -201,7 +200,7 @@ def same_images(listing: Listing, staged: Dataset, progress: Progress | None = N
 
 
 class _SplitStaging:
-    """One split on its way to disk."""
+    """The staging of one split."""
 
     def __init__(self, listing: Listing, name: str, folder: Path, of: str) -> None:
         self._listing, self._name = listing, name
@@ -210,7 +209,7 @@ class _SplitStaging:
         self._labels = folder / f"{name}_labels.npy"
         parts = ("images", "object_masks") if listing.object_masks else ("images",)
         self._paths = {part: folder / f"{name}_{part}.npy" for part in parts}
-        self._arrays: dict[str, GrowingArray] = {}
+        self._arrays: dict[str, ResumableArray] = {}
         of = f"{of} {self._split.hash()}"
         self.journal = _Journal.read(self._noted, of)
         try:
@@ -219,11 +218,11 @@ class _SplitStaging:
             self.journal, self._arrays = _Journal(of), {}
 
     def run(self, size: tuple[int, int] | None, tell: Callable[[], None]) -> None:
-        """Read what is left; afterwards the arrays are at their places.
+        """Read the remaining images and move the arrays to their places.
 
         Args:
             size: height and width of the images of the split before this one.
-            tell: called as images are done.
+            tell: called after every block.
         """
         tell()
         try:
@@ -235,9 +234,9 @@ class _SplitStaging:
             for array in self._arrays.values():
                 array.close()
             if not self._noted.exists():
-                # Nothing tells how far they are: the next start could not go on with them.
+                # Without a journal, the next start cannot continue them.
                 for path in self._paths.values():
-                    growing_path(path).unlink(missing_ok=True)
+                    unfinished_path(path).unlink(missing_ok=True)
 
     def _read(self, size: tuple[int, int] | None, tell: Callable[[], None]) -> None:
         journal, noted = self.journal, 0
@@ -266,24 +265,24 @@ class _SplitStaging:
             self._arrays["object_masks"].append(block.object_masks)
 
     def _note(self) -> None:
-        # The arrays first: the journal may not promise what is not on disk.
+        # The arrays first: the journal may not be ahead of the disk.
         for array in self._arrays.values():
             array.sync()
         self.journal.write(self._noted)
 
     def _reopen(self) -> None:
-        """Open what an earlier start left.
+        """Open the arrays of an earlier start.
 
         Raises:
-            OSError: it is not all there.
+            OSError: a missing or too short array.
         """
         journal, paths = self.journal, dict(self._paths)
         if journal.size is None:
             return
         if journal.complete:
-            # A kill may have come when some were at their places already.
+            # The kill may have come after some arrays were moved to their places.
             for part, path in self._paths.items():
-                if not growing_path(path).exists():
+                if not unfinished_path(path).exists():
                     path.stat()
                     del paths[part]
             self._labels.stat()
@@ -292,4 +291,4 @@ class _SplitStaging:
     def _open(self, paths: Mapping[str, Path], size: tuple[int, int], kept: int) -> None:
         kinds = {"images": ((*size, 3), "uint8"), "object_masks": (size, "bool")}
         for part, path in paths.items():
-            self._arrays[part] = GrowingArray(path, *kinds[part], kept)
+            self._arrays[part] = ResumableArray(path, *kinds[part], kept)

@@ -1,1 +1,1 @@
-"""ROAR and KAR inside a network: masks between two layers."""
+"""ROAR and KAR inside a network: masks on the activations of a layer."""

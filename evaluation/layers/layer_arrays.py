@@ -1,6 +1,6 @@
-"""The activations of a network's scales on disk, and which of their locations are salient.
+"""Activations of a network's scales and their salient locations, as files.
 
-Before the mask everything is frozen, and images are neither cropped nor flipped: one pass serves
+The layers before the mask are frozen, and images are neither cropped nor flipped: one pass serves
 all trainings.
 """
 
@@ -19,6 +19,7 @@ from evaluation.layers.layerwise import Locations, rank_locations
 from evaluation.layers.tails import read_scales
 from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
+from evaluation.seeding import generator
 from evaluation.storage.store import ArrayFile
 from fastsal import SMOEScale
 from fastsal.attribution.smoe_scale import readers_of
@@ -38,7 +39,7 @@ _BATCH = 128
 
 
 def scales_named(network: nn.Module, names: Sequence[str], inputs: Tensor) -> tuple[Scale, ...]:
-    """The scales of a network by their names, which another network's weights may have found.
+    """The scales of a network by their names, also those found with other weights.
 
     Args:
         network: the network.
@@ -46,7 +47,7 @@ def scales_named(network: nn.Module, names: Sequence[str], inputs: Tensor) -> tu
         inputs: ``(N, 3, H, W)``, some images.
 
     Raises:
-        ValueError: a layer that every path through the network does not cross.
+        ValueError: a layer that some path through the network avoids.
     """
     found = {candidate.scale.name: candidate.scale for candidate in candidates(network, inputs)}
     missing = [name for name in names if name not in found]
@@ -68,11 +69,11 @@ def cache_activations(
 
     Args:
         network: the frozen network.
-        scales: where it is read.
+        scales: the scales to write.
         images: the images of a split.
-        chosen: ``(N,)``, which of them.
+        chosen: ``(N,)``, indices of the images.
         paths: an ``.npy`` file a scale, ``(N, h, w, C)``; each appears whole.
-        device: where the network is.
+        device: device of the network.
 
     Raises:
         ValueError: activations that are not finite; names the layer.
@@ -98,16 +99,16 @@ def statistic_maps(
     statistics: Sequence[str],
     inputs: Tensor,
 ) -> dict[str, list[NDArray[np.float32]]]:
-    """The plain map of each statistic at each scale, of the unmasked activations.
+    """The map of each statistic at each scale, without normalisation, of unmasked activations.
 
     Args:
         network: the network.
-        scales: where it is read.
+        scales: the scales of the maps.
         statistics: keys of `fastsal.statistics.STATISTICS`.
         inputs: ``(N, 3, H, W)``.
 
     Returns:
-        For each statistic ``(N, h, w)`` a scale.
+        For each statistic an array ``(N, h, w)`` a scale.
     """
     readers = [
         readers_of(SMOEScale(network, list(scales), statistic=name, normalize="none")).for_image(
@@ -137,21 +138,19 @@ def write_locations(
     *,
     device: str = "cpu",
 ) -> None:
-    """Write which locations each statistic and the random control let through, in one pass.
+    """Write the passing locations by each statistic and the random control, in one pass.
 
     Args:
         network: the frozen network.
-        scales: where it is read.
-        statistics: keys of the registry, and `RANDOM`.
+        scales: the scales of the maps.
+        statistics: keys of `fastsal.statistics.STATISTICS`, and `RANDOM`.
         images: the images of a split.
-        chosen: ``(N,)``, which of them.
-        indices: ``(N,)``, numbers that no other image has, which ties and the control depend on.
-        paths: an ``.npy`` file a statistic and scale, ``(N, h, w)``; each appears whole.
-        locations: how many pass.
-        device: where the network is.
-
-    Raises:
-        ValueError: a map that is not finite; names the layer.
+        chosen: ``(N,)``, indices of the images.
+        indices: ``(N,)``, a unique number of each image, which seeds its ties and its control.
+        paths: an ``.npy`` file a statistic and scale, ``(N, h, w)``, as `rank_locations` returns
+            it; each appears whole.
+        locations: the shares of locations that pass.
+        device: device of the network.
     """
     computed = [name for name in statistics if name != RANDOM]
     with ExitStack() as stack:
@@ -181,11 +180,9 @@ def _size(scale: Scale) -> tuple[int, int]:
 def _random_maps(
     pixels: int, place: int, indices: NDArray[np.integer], seed: int
 ) -> NDArray[np.float32]:
-    """Uniform values that depend on the image and the scale alone: fixed for an image."""
-    keys = (np.random.SeedSequence([seed, int(index), place + 1]) for index in indices)
-    return np.stack(
-        [np.random.Generator(np.random.Philox(key)).random(pixels, np.float32) for key in keys]
-    )
+    """Uniform values ``(N, pixels)`` that depend on the image and the scale alone."""
+    draws = (generator(seed, int(index), place + 1) for index in indices)
+    return np.stack([draw.random(pixels, np.float32) for draw in draws])
 
 
 def _batches(chosen: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:

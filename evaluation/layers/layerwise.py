@@ -1,7 +1,7 @@
-"""ROAR and KAR inside the network: which locations of a scale pass, and what comes after sees.
+"""Layerwise ROAR and KAR: the passing locations of a scale, and masked activations as inputs.
 
-One scale at a time, the locations of its activation are set to zero across all channels, and the
-part of the network after it is fine-tuned. Everything before is frozen and in evaluation mode.
+One scale at a time, locations of its activations are set to zero across all channels, and the part
+of the network after it is fine-tuned. The part before it is frozen and in evaluation mode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.masking.levels import LevelArray, Mode, by_saliency, pixels_at
-from evaluation.masking.views import Parts, View
+from evaluation.masking.views import RawBatch, View
 
 __all__ = ["ActivationView", "Locations", "kept_locations", "rank_locations"]
 
@@ -25,10 +25,10 @@ _BITS: Mapping[Mode, int] = {"kar": 1, "roar": 2}
 
 @dataclass(frozen=True)
 class Locations:
-    """How many locations of a scale pass the mask, and in which order ties go.
+    """The shares of locations that pass the masks of KAR and ROAR, and the seed of ties.
 
-    KAR lets the `kar` most salient locations through, ROAR the `roar` **least** salient: the
-    reading of the paper that its Table 4 confirms. At least one location passes.
+    KAR passes the `kar` most salient locations, ROAR the `roar` **least** salient: the
+    interpretation of the paper that its Table 4 confirms. At least one location passes.
 
     Args:
         kar: share of the locations, in (0, 1).
@@ -50,7 +50,7 @@ class Locations:
     tie_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shares that would let all or nothing through."""
+        """Refuse shares of all or no locations."""
         for mode in _BITS:
             if not 0 < self.fraction(mode) < 1:
                 raise ValueError(
@@ -59,26 +59,26 @@ class Locations:
                 )
 
     def fraction(self, mode: Mode) -> float:
-        """The share of the locations that a mode lets through."""
+        """The share of the locations that pass in a mode."""
         return {"kar": self.kar, "roar": self.roar}[mode]
 
     def count(self, mode: Mode, locations: int) -> int:
-        """How many of `locations` a mode lets through: the nearest whole number, at least one."""
+        """The number of `locations` that pass in a mode: the nearest whole number, at least one."""
         return max(1, pixels_at(self.fraction(mode), locations))
 
 
 def rank_locations(
     saliency: NDArray[np.floating], orders: NDArray[np.int64], locations: Locations
 ) -> NDArray[np.uint8]:
-    """Which modes let a location through, of maps of one scale.
+    """The modes in which each location of a scale passes, as bits.
 
     Args:
         saliency: ``(N, h, w)``, higher is more salient; finite.
-        orders: as `evaluation.masking.levels.tie_orders` draws them.
-        locations: how many pass.
+        orders: the orders of ties, from `evaluation.masking.levels.tie_orders`.
+        locations: the shares of locations that pass.
 
     Returns:
-        ``(N, h, w)``; bit 0 is set where KAR lets the location through, bit 1 where ROAR does.
+        ``(N, h, w)``; bit 0 is set if the location passes in KAR, bit 1 if it passes in ROAR.
 
     >>> maps = np.array([[[0.1, 0.9], [0.5, 0.2]]])
     >>> rank_locations(maps, np.array([[0, 1, 2, 3]]), Locations(kar=0.25, roar=0.5)).tolist()
@@ -91,13 +91,13 @@ def rank_locations(
     top = ranked[:, : locations.count("kar", pixels)]
     last = ranked[:, pixels - locations.count("roar", pixels) :]
     np.put_along_axis(bits, top, _BITS["kar"], axis=1)
-    # With shares of more than 100 % together a location may pass in both modes.
+    # If the shares add up to more than 100 %, a location may pass in both modes.
     np.put_along_axis(bits, last, np.take_along_axis(bits, last, axis=1) | _BITS["roar"], axis=1)
     return bits.reshape(n, height, width)
 
 
 def kept_locations(bits: LevelArray, mode: Mode) -> LevelArray:
-    """The locations that pass in a mode, of what `rank_locations` returned, as booleans.
+    """True for locations that pass in a mode, from the bits of `rank_locations`.
 
     >>> kept_locations(np.array([[2, 1], [0, 2]], dtype=np.uint8), "roar").tolist()
     [[True, False], [False, True]]
@@ -108,13 +108,13 @@ def kept_locations(bits: LevelArray, mode: Mode) -> LevelArray:
 
 @dataclass(frozen=True)
 class ActivationView(View):
-    """A scale's activations as the part after it sees them: 0 in all channels where masked.
+    """A scale's activations as inputs of the part after it: 0 in all channels where masked.
 
     Args:
         activations: ``(N, h, w, C)``, may be a memory map.
-        bits: ``(N, h, w)``, as `rank_locations`; None for no mask.
-        mode: which locations pass; None for no mask.
-        channels_last: the network lays the tensor out as ``(N, h, w, C)`` itself.
+        bits: ``(N, h, w)``, from `rank_locations`; None for no mask.
+        mode: the mode of the mask; None for no mask.
+        channels_last: True if the network itself has the tensor as ``(N, h, w, C)``.
 
     >>> bits = np.array([[[1, 0]]], dtype=np.uint8)
     >>> ActivationView(np.ones((1, 1, 2, 3), np.float32), bits, "kar")(np.array([0]))[0, 0].tolist()
@@ -127,21 +127,21 @@ class ActivationView(View):
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        """A mask needs both the locations and the mode."""
+        """Refuse bits without a mode, and a mode without bits."""
         if (self.bits is None) != (self.mode is None):
             raise ValueError("bits and mode belong together: give both, or neither")
 
     def __len__(self) -> int:
         return len(self.activations)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
-        """``(B,)`` indices to activations ``(B, h, w, C)`` and, where some are masked, bits."""
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
+        """Activations ``(B, h, w, C)`` of ``(B,)`` indices and, if there is a mask, its bits."""
         chosen = torch.from_numpy(self.activations[indices])
         return (chosen,) if self.bits is None else (chosen, torch.from_numpy(self.bits[indices]))
 
-    def shown(self, parts: Parts) -> Tensor:
-        """What `read` gave to ``(B, C, h, w)``, or ``(B, h, w, C)`` where the network has it so."""
-        chosen = parts[0]
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        """Inputs ``(B, C, h, w)``, or ``(B, h, w, C)`` if the network is channels-last."""
+        chosen = raw[0]
         if self.mode is not None:
-            chosen.mul_(kept_locations(parts[1], self.mode)[..., None])
+            chosen.mul_(kept_locations(raw[1], self.mode)[..., None])
         return chosen if self.channels_last else chosen.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The part of a network that comes after one of its layers, as a network of its own."""
+"""The tail of a network: the part after one of its layers, as a module of its own."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ __all__ = ["TailError", "read_scales", "tail_of"]
 
 
 class TailError(ValueError):
-    """The network cannot be cut at the layer; the message says why and what to do."""
+    """Error of a network that cannot be cut at a layer; says why and what to do."""
 
 
 def read_scales(network: nn.Module, scales: tuple[Scale, ...], inputs: Tensor) -> list[Tensor]:
-    """The tensor of each scale from one forward pass in evaluation mode, as the network lays it.
+    """The tensor of each scale from one forward pass, in the network's own layout.
 
     Args:
         network: the whole network.
-        scales: where it is read.
+        scales: the scales to read.
         inputs: ``(N, 3, H, W)``.
 
     Returns:
         A tensor a scale.
     """
-    # Copies: what follows may write into the tensors.
+    # Copies, since later layers may write into the tensors.
     taps = [NamedLayer.of_scale(scale).tap(torch.clone) for scale in scales]
     with torch.no_grad():
         return hooks.forward(network, (inputs,), taps=taps)[1]
 
 
 def tail_of(network: nn.Module, scale: Scale, inputs: Tensor) -> nn.Module:
-    """Everything after a scale's tensor: takes that tensor, returns what `network` returns.
+    """The tail of a network after a scale: from the scale's tensor to the network's output.
 
-    The tail holds the network's own modules under their own names, so that training it trains
-    them; nothing before the cut is in it. It is traced in evaluation mode: modules (BatchNorm,
+    The tail holds the network's own modules under their own names, so that training the tail trains
+    them, and no module before the cut. It is traced in evaluation mode: modules (BatchNorm,
     Dropout) follow the tail's own mode, while ``functional.dropout`` stays off.
 
     Args:
         network: the whole network.
-        scale: where to cut, as `fastsal.find_scales` found it in this network.
+        scale: the scale to cut at, from `fastsal.find_scales` of this network.
         inputs: ``(N, 3, H, W)``, some images for a check.
 
     Returns:
         The tail.
 
     Raises:
-        TailError: `torch.fx` cannot follow the network's forward, something goes around the
-            layer, weights before the cut are used again after it, or the tail of the layer's
-            tensor does not give what the network gives.
+        TailError: a forward that `torch.fx` cannot trace, a path around the layer, weights that
+            are used both before and after the cut, or a tail whose output differs from the
+            network's.
 
     >>> from fastsal import find_scales
     >>> net = nn.Sequential(
@@ -75,20 +75,20 @@ def tail_of(network: nn.Module, scale: Scale, inputs: Tensor) -> nn.Module:
                 "after a layer needs a network without control flow that depends on the data"
             ) from error
         cut = _cut(graph, scale)
-        after = _needed(_output(graph), stop=cut)
+        after = _ancestors(_output(graph), stop=cut)
         if any(node.op == "placeholder" for node in after):
             raise TailError(
-                f"something goes around layer {scale.name!r}: not every path from the images to "
-                "the output passes it"
+                f"a path avoids layer {scale.name!r}: every path from the images to the output has "
+                "to pass it"
             )
-        _refuse_shared(network, set(_needed(cut)) | {cut}, after, scale.name)
+        _refuse_shared(network, set(_ancestors(cut)) | {cut}, after, scale.name)
         tail = fx.GraphModule(network, _copy(graph, cut, after))
         _check(network, tail, scale, inputs)
     return tail
 
 
 class _Tracer(fx.Tracer):
-    """Keeps the scale's own module whole, so that the graph has a place of its name."""
+    """A tracer that keeps the scale's own module as one node."""
 
     def __init__(self, kept: nn.Module) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ def _output(graph: fx.Graph) -> fx.Node:
     return output
 
 
-def _needed(node: fx.Node, stop: fx.Node | None = None) -> list[fx.Node]:
-    """What `node` is computed from, itself left out, in no order; nothing beyond `stop`."""
+def _ancestors(node: fx.Node, stop: fx.Node | None = None) -> list[fx.Node]:
+    """The ancestors of a node, in no order, without `stop` and its ancestors."""
     found: dict[fx.Node, None] = {}
     waiting = list(node.all_input_nodes)
     while waiting:
@@ -166,7 +166,7 @@ def _check(network: nn.Module, tail: nn.Module, scale: Scale, inputs: Tensor) ->
         expected = network(inputs)
         (activations,) = read_scales(network, (scale,), inputs)
         given = tail(activations)
-    # In evaluation mode both are one tensor; with auxiliary heads the first counts.
+    # In evaluation mode both are one tensor, also with auxiliary heads.
     if not torch.allclose(given, expected, rtol=1e-4, atol=1e-5):
         raise TailError(
             f"the part after layer {scale.name!r} does not give what the whole network gives: "

@@ -1,1 +1,1 @@
-"""Masks of exactly k pixels, the levels they are made from, and fills."""
+"""Masks of exactly k pixels, levels of saliency, and fills."""

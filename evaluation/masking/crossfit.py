@@ -1,4 +1,4 @@
-"""Training images in folds, so that no image is judged by a network that was trained on it."""
+"""Cross-fitting: folds of the training images, and views of a subset of images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.masking.views import Parts, View
+from evaluation.masking.views import RawBatch, View
+from evaluation.seeding import generator
 
 __all__ = ["SubsetView", "fold_of"]
 
 
 def fold_of(images: int, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each image, drawn anew for each seed; folds differ by one image at most.
+    """The fold of each image, drawn from a seed; sizes of folds differ by one image at most.
 
     Args:
-        images: how many images.
-        folds: how many folds.
-        seed: what decides.
+        images: number of images.
+        folds: number of folds.
+        seed: seed of the draw.
 
     Returns:
         ``(images,)``, each from 0 to folds - 1.
@@ -34,8 +35,7 @@ def fold_of(images: int, folds: int, seed: int) -> NDArray[np.int64]:
         raise ValueError(
             f"{folds} folds of {images} images: expected 2 or more, none of them empty"
         )
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, folds])))
-    return draw.permutation(np.arange(images) % folds)
+    return generator(seed, folds).permutation(np.arange(images) % folds)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SubsetView(View):
 
     Args:
         view: the images.
-        chosen: ``(M,)``, which of them.
+        chosen: ``(M,)``, indices of the subset.
     """
 
     view: View
@@ -53,10 +53,10 @@ class SubsetView(View):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
-        """``(B,)`` indices into the chosen images to what the view keeps of them."""
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
+        """The raw batch of ``(B,)`` indices into the subset."""
         return self.view.read(self.chosen[indices])
 
-    def shown(self, parts: Parts) -> Tensor:
-        """What `read` gave to what the network takes."""
-        return self.view.shown(parts)
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        """The network's inputs from a raw batch."""
+        return self.view.to_inputs(raw)

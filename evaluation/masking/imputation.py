@@ -1,4 +1,4 @@
-"""Removed pixels filled from their neighbours, so that the hole itself tells little."""
+"""Noisy linear imputation of removed pixels (ROAD)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.sparse import coo_array, csr_array
+
+from evaluation.seeding import generator
 
 __all__ = ["NOISE", "noisy_linear"]
 
@@ -43,15 +45,15 @@ def noisy_linear(
         images: `(N, H, W, C)`, 0 to 255.
         kept: `(N, H, W)` or `(N, H, W, 1)`, true where a pixel stays; `(N, H, W, C)` where each
             channel has a mask of its own.
-        indices: `(N,)`, which image of its set each is; seeds its noise.
+        indices: `(N,)`, index of each image in its set; seeds its noise.
         noise: standard deviation of the noise, as a share of 255.
         seed: seed of the noise.
 
     Returns:
-        `(N, H, W, C)`; kept pixels as they were, others not clipped to 0 .. 255.
+        `(N, H, W, C)`; kept pixels are unchanged, filled ones are not clipped to 0 .. 255.
 
     Raises:
-        ValueError: nothing is left of an image that its pixels could be filled from.
+        ValueError: an image, or a channel of it, without a kept pixel.
 
     Reference:
         Rong et al. 2022, "A Consistent and Efficient Evaluation Strategy for Attribution Methods",
@@ -81,14 +83,13 @@ def noisy_linear(
                 ],
                 axis=1,
             )
-        draws = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-        grain = noise * _RANGE * draws.standard_normal(pixels.shape)
+        grain = noise * _RANGE * generator(seed, index).standard_normal(pixels.shape)
         filled[row] = np.where(masks[row], pixels, solved + grain).reshape(height, width, channels)
     return filled
 
 
 def _solved(pixels: Floats, kept: NDArray[np.bool_], height: int, width: int) -> Floats:
-    """``(H * W, C)`` pixels with the removed ones filled, without noise."""
+    """Pixels ``(H * W, C)`` with the removed ones filled, without noise."""
     first, second, weight, adjacency, total = _grid(height, width)
     removed = ~kept
     count = int(removed.sum())
@@ -97,7 +98,7 @@ def _solved(pixels: Floats, kept: NDArray[np.bool_], height: int, width: int) ->
     number = np.cumsum(removed) - 1
     between = removed[first] & removed[second]
     low, high = number[first[between]], number[second[between]]
-    # Row d of the band holds what is d places below the diagonal.
+    # Row d of the band holds the d-th subdiagonal.
     band = np.zeros((int((high - low).max(initial=0)) + 1, count))
     band[0] = total[removed]
     band[high - low, low] = -weight[between]
@@ -113,7 +114,7 @@ def _solved(pixels: Floats, kept: NDArray[np.bool_], height: int, width: int) ->
 def _grid(
     height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, csr_array, Floats]:
-    """Neighbouring pixels of an image, each pair once, the earlier pixel first, with its weight.
+    """Pairs of neighbouring pixels with their weights, each pair once, the earlier pixel first.
 
     Returns:
         First and second pixel and weight of each pair; the weights as a symmetric matrix; and the

@@ -1,10 +1,10 @@
-"""Levels on disk: written shard by shard as they are made, read once into a memory map.
+"""Levels on disk: compressed shards, and a memory map that trainings read.
 
-The file is Zarr version 3 (sharded, Zstandard), one array a split, so that several
-workers can write whole shards and any Zarr reader can open it. Trainings read images in
-random order, which a compressed file is two orders of magnitude too slow for: `stage`
-unpacks it into a memory map that all trainings of this machine share. Nothing here holds more
-than a chunk of images beyond the shard that is written.
+The file is Zarr version 3 (sharded, Zstandard), one array a split, so that several workers can
+write whole shards and any Zarr reader can open it. Trainings read images in random order, for
+which a compressed file is two orders of magnitude too slow: `unpack_levels` makes a memory map
+that all trainings of this machine share. Beyond the shard that is written, at most a chunk of
+images is in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "bytes_an_image",
     "levels_hash",
     "shards_of",
-    "stage",
+    "unpack_levels",
 ]
 
 CHUNK_IMAGES = 64
@@ -59,7 +59,7 @@ class Levels:
         path: folder of the array.
 
     Raises:
-        FileNotFoundError: nothing is there yet; `create` makes it.
+        FileNotFoundError: no array at `path`; `create` makes one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,12 +70,12 @@ class Levels:
 
     @classmethod
     def create(cls, path: Path, shape: Sequence[int], cuts: Sequence[float]) -> Levels:
-        """Open the array at `path`, made first if it is not there.
+        """Open the array at `path`; make it first if need be.
 
         Args:
             path: folder of the array.
             shape: ``(N, H, W)``.
-            cuts: fractions at which levels change, kept as an attribute.
+            cuts: fractions at which levels change, an attribute of the array.
         """
         if not (path / "zarr.json").exists():
             _, height, width = shape
@@ -108,7 +108,7 @@ class Levels:
         return shards_of(len(self))
 
     def has(self, shard: range) -> bool:
-        """Whether a shard was written; a shard's file appears whole or not at all."""
+        """True if a shard was written; its file appears whole or not at all."""
         return (self.path / "c" / str(shard.start // SHARD_IMAGES) / "0" / "0").exists()
 
     def write(self, shard: range, levels: NDArray[np.uint8]) -> None:
@@ -121,19 +121,19 @@ class Levels:
         return levels
 
     def chunks(self, shard: range) -> Iterator[NDArray[np.uint8]]:
-        """The levels of a shard, a chunk of images after the other."""
+        """The levels of a shard, chunk by chunk."""
         for start in range(shard.start, shard.stop, CHUNK_IMAGES):
             yield self.read(start, min(start + CHUNK_IMAGES, shard.stop))
 
     @property
     def content_hash(self) -> str | None:
-        """The hash that `seal` left; None of an array that was never sealed."""
+        """The hash that `seal` kept; None if the array is not sealed."""
         found: str | None = self._metadata()["attributes"].get("content_hash")
         return found
 
     @classmethod
     def is_sealed(cls, path: Path) -> bool:
-        """Whether a finished array is at `path`, with every shard.
+        """True if a sealed array with every shard is at `path`.
 
         Args:
             path: folder of the array.
@@ -147,10 +147,10 @@ class Levels:
         """Keep the hash of the finished array as its attribute ``content_hash``.
 
         Args:
-            also: hashes of more than this array, which get its shards too.
+            also: further hashes, which are updated with the shards too.
 
         Returns:
-            `levels_hash` of the array.
+            The array's `levels_hash`.
         """
         own = ContentHash()
         for shard in self.shards():
@@ -170,7 +170,7 @@ class Levels:
         return metadata
 
     def stored_bytes(self) -> int:
-        """Bytes on disk of all shards and what describes them."""
+        """Bytes on disk of all shards and of the metadata."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
 
@@ -181,19 +181,19 @@ def bytes_an_image(
     cuts: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     object_masks: bool = False,
 ) -> tuple[float, float]:
-    r"""Bytes of disk that an image takes: staged for training, and compressed.
+    r"""Bytes of disk an image: staged for training, and compressed.
 
     $$b_{staged} = HW (3 + M), \qquad b_{stored} = 0.75 \, HWM \sum_l -p_l \log_{256} p_l$$
 
-    `M` maps of levels, a share `p_l` of the pixels having level `l`. What levels take was measured
-    from 0.02 (a centre disk) to 1.25 (random pixels) times their entropy. Since they lie there
-    unpacked too, the sum is within 20 % whatever the methods, with the five cuts.
+    `M` arrays of levels, a share `p_l` of the pixels having level `l`. Compressed levels were
+    measured at 0.02 (a centre disk) to 1.25 (random pixels) times their entropy. Since the unpacked
+    levels are there too, the sum is within 20 % for any method, with the five cuts.
 
     Args:
         size: height and width.
-        maps: how many arrays of levels; one whose elements are ranked counts as three.
+        maps: number of arrays of levels; one whose elements are ranked counts as three.
         cuts: the fractions at which levels change.
-        object_masks: whether the true object's pixels are kept with the images.
+        object_masks: True if the true object's pixels are kept with the images.
 
     Returns:
         Bytes in memory maps (images and unpacked levels), and bytes of compressed levels.
@@ -209,41 +209,40 @@ def bytes_an_image(
 
 
 def levels_hash(levels: NDArray[np.uint8]) -> str:
-    """What `Levels.seal` keeps of an array: `evaluation.storage.store.content_hash` of its shards.
+    """The hash of levels, as `Levels.seal` keeps it: the `content_hash` of the shards.
 
     Args:
-        levels: ``(N, H, W)``; of a memory map one shard after the other is read.
+        levels: ``(N, H, W)``; a memory map is read shard by shard.
     """
     return content_hash(*(levels[shard.start : shard.stop] for shard in shards_of(len(levels))))
 
 
-def stage(levels: Levels, place: Path) -> NDArray[np.uint8]:
-    """Unpack levels into a memory map at `place`, if that is not done yet, and open it.
+def unpack_levels(levels: Levels, place: Path) -> NDArray[np.uint8]:
+    """Open the memory map of levels at `place`; unpack them first if need be.
 
-    Of several processes that ask at once one unpacks, chunk by chunk, and the others wait. The hash
-    of what was unpacked is kept beside it: a map of other levels, left on a scratch disk, is
-    replaced.
+    Of several processes one unpacks, chunk by chunk, and the others wait. The hash of the levels is
+    kept beside the map: a map of other levels, left on a scratch disk, is replaced.
 
     Args:
         levels: a finished array.
         place: the ``.npy`` file that this machine's trainings share.
 
     Returns:
-        ``(N, H, W)`` uint8, read-only, mapped.
+        ``(N, H, W)`` uint8, a read-only memory map.
 
     Raises:
-        ValueError: what was unpacked is not what the array's hash says.
+        ValueError: levels that do not have the array's hash.
         OSError: the disk is full.
     """
-    if not _is_staged(levels, place):
+    if not _is_unpacked(levels, place):
         with locked(place.parent):
-            if not _is_staged(levels, place):
+            if not _is_unpacked(levels, place):
                 _unpack(levels, place)
-    staged: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
-    return staged
+    levels_map: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
+    return levels_map
 
 
-def _is_staged(levels: Levels, place: Path) -> bool:
+def _is_unpacked(levels: Levels, place: Path) -> bool:
     if not place.exists():
         return False
     kept = place.with_suffix(".hash")

@@ -1,4 +1,4 @@
-"""From a saliency map to the exact set of pixels that is removed.
+"""Levels of saliency, and masks of an exact number of pixels.
 
 A map becomes *levels* once: level 0 holds the most salient pixels up to the first cut,
 level 1 those up to the second, and so on. Every fraction of both modes is then one
@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from evaluation.seeding import generator
 
 __all__ = [
     "FILLS",
@@ -61,7 +63,7 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
 
 
 def pixels_at(fraction: float, pixels: int) -> int:
-    """How many of `pixels` a fraction is: the nearest whole number, halves up.
+    """The number of pixels in a fraction of `pixels`: the nearest whole number, halves up.
 
     >>> pixels_at(0.1, 1024)
     102
@@ -76,17 +78,17 @@ def saliency_levels(
     *,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """Rank every pixel and keep which cuts it falls within.
+    """The levels of maps: every pixel is ranked, and its level is the first cut that holds it.
 
-    Level ``l`` of a pixel is the number of cuts whose most salient pixels it is not
-    among: exactly ``pixels_at(cuts[j], H * W)`` pixels have a level of at most ``j``,
-    whatever the ties. Tied pixels are ordered by a random permutation that depends on
+    The level ``l`` of a pixel is the number of cuts whose most salient pixels do not include
+    it: exactly ``pixels_at(cuts[j], H * W)`` pixels have a level of at most ``j``, whatever
+    the ties. Tied pixels are ordered by a random permutation that depends on
     `seed` and the image alone, so that it is the same for every method.
 
     Args:
         saliency: ``(N, H, W)``, higher is more salient; finite.
         cuts: fractions as `check_fractions` returns them.
-        indices: ``(N,)``, which image of its split each map belongs to.
+        indices: ``(N,)``, index of each map's image in its split.
         seed: seed of the order of ties.
 
     Returns:
@@ -118,17 +120,17 @@ def continued_levels(
     *,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """Levels of one cut that takes what was removed before, then the most salient of the rest.
+    """The levels of one cut that holds the pixels removed before, then the most salient others.
 
     Args:
         saliency: ``(N, H, W)``, higher is more salient; finite.
         removed: ``(N, H, W)``, at most as many pixels as `fraction` is.
         fraction: the cut.
-        indices: ``(N,)``, which image of its split each map belongs to.
+        indices: ``(N,)``, index of each map's image in its split.
         seed: seed of the order of ties.
 
     Returns:
-        ``(N, H, W)``: 0 for the pixels within the cut, 1 for the others.
+        ``(N, H, W)``: 0 for pixels within the cut, 1 for the others.
 
     Raises:
         ValueError: a map holds a NaN or an infinity; names the image.
@@ -140,7 +142,7 @@ def continued_levels(
     _refuse_not_finite(saliency, indices)
     n, pixels = len(saliency), saliency[0].size
     ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
-    # Whole numbers without ties, those removed before above all others.
+    # Whole numbers without ties, with pixels removed before above all others.
     scores = np.empty((n, pixels))
     np.put_along_axis(scores, ranked, np.broadcast_to(-np.arange(pixels), scores.shape), axis=1)
     scores += pixels * removed.reshape(n, pixels)
@@ -148,14 +150,14 @@ def continued_levels(
 
 
 def as_elements(saliency: NDArray[np.floating], channels: int) -> NDArray[np.floating]:
-    """Maps of pixels or of channels as one row of elements for each row of pixels.
+    """Maps as rows of elements: the channels of each pixel side by side.
 
     Args:
         saliency: ``(N, H, W)``, the same for every channel, or ``(N, C, H, W)``.
         channels: ``C``.
 
     Returns:
-        ``(N, H, W * C)``, the channels of a pixel side by side.
+        ``(N, H, W * C)``.
 
     >>> as_elements(np.array([[[1.0, 2.0]]]), 3).tolist()
     [[[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]]]
@@ -170,8 +172,8 @@ def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[
     """A random order of the pixels for each image, the same for every map of it.
 
     Args:
-        pixels: how many pixels a map has.
-        indices: ``(N,)``, which image of its split each order is for.
+        pixels: number of pixels of a map.
+        indices: ``(N,)``, index of each image in its split.
         seed: seed of the orders.
 
     Returns:
@@ -179,17 +181,16 @@ def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[
     """
     orders = np.empty((len(indices), pixels), dtype=np.int64)
     for row, index in enumerate(indices):
-        key = np.random.SeedSequence([seed, int(index)])
-        orders[row] = np.random.Generator(np.random.Philox(key)).permutation(pixels)
+        orders[row] = generator(seed, int(index)).permutation(pixels)
     return orders
 
 
 def by_saliency(saliency: NDArray[np.floating], orders: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pixels of each map, the most salient first, tied ones in the order given.
+    """The pixels of each map, the most salient first, tied ones in a given order.
 
     Args:
         saliency: ``(N, pixels)``, finite.
-        orders: as `tie_orders`.
+        orders: the orders of ties, from `tie_orders`.
 
     Returns:
         ``(N, pixels)`` indices of pixels.
@@ -214,7 +215,7 @@ def _refuse_not_finite(saliency: NDArray[np.floating], indices: NDArray[np.integ
 
 @dataclass(frozen=True)
 class Masking:
-    """Which pixels a mode and a fraction leave in an image.
+    """The mask of a mode and a fraction.
 
     ROAR removes the `fraction` most salient pixels; KAR keeps the `fraction` most
     salient and removes the rest (Hooker et al. 2018, section 3).
@@ -222,10 +223,9 @@ class Masking:
     Args:
         mode: ``"roar"`` or ``"kar"``.
         fraction: share of the pixels removed (ROAR) or kept (KAR); one of `cuts`.
-        cuts: the cuts the levels were made with.
-        fill: what removed pixels are set to; ``"mean"``: the training set's channel mean;
-            ``"noisy-linear"``: what `evaluation.masking.imputation.noisy_linear` makes of their
-            neighbours.
+        cuts: the cuts of the levels.
+        fill: fill of removed pixels: ``"mean"``, the training set's channel mean, or
+            ``"noisy-linear"``, by `evaluation.masking.imputation.noisy_linear`.
 
     Raises:
         ValueError: an unknown mode or fill, or a fraction that is not among the cuts.
@@ -241,7 +241,7 @@ class Masking:
     fill: str = "mean"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be looked up in the levels."""
+        """Refuse unknown words and fractions that the levels do not hold."""
         if self.mode not in MODES:
             raise ValueError(f"unknown mode {self.mode!r}: expected one of {', '.join(MODES)}")
         if self.fill not in FILLS:
@@ -254,7 +254,7 @@ class Masking:
             )
 
     def kept(self, levels: LevelArray) -> LevelArray:
-        """The pixels that stay: ``(N, H, W)`` levels, an array or a tensor, to booleans."""
+        """True for the pixels that stay, from ``(N, H, W)`` levels, an array or a tensor."""
         salient: Any = levels <= self.cuts.index(self.fraction)
         kept: LevelArray = ~salient if self.mode == "roar" else salient
         return kept

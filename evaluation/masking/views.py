@@ -1,4 +1,4 @@
-"""The images of a split as a network is given them: normalised, masked, in any order."""
+"""Views: batches of a split's images as network inputs, normalised and masked."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from torch import Tensor
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import LevelArray, Masking
 
-__all__ = ["InputView", "Parts", "View", "on_device"]
+__all__ = ["InputView", "RawBatch", "View", "on_device"]
 
-# Images whose fill is made at once; any number gives the same.
+# Images that are filled at once; the number changes no result.
 _FILLED_TOGETHER = 256
 
 
-# What a view keeps of some images, such as their pixels and their levels.
-Parts = tuple[Tensor, ...]
+# Some images as they are stored, such as their pixels and their levels.
+RawBatch = tuple[Tensor, ...]
 
 
 class View(ABC):
-    """What a network is trained on: the images of one split, in any order.
+    """The images of one split as network inputs, by index.
 
-    It gives images in two steps, so that the first, which waits for memory and disk, can be
-    done ahead, and the second where the network is.
+    Batches come in two steps: `read`, which waits for memory and disk and can be prefetched, and
+    `to_inputs`, on the network's device.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
 
     @abstractmethod
-    def read(self, indices: NDArray[np.integer]) -> Parts:
-        """``(B,)`` indices to what is kept of these images, as small as it is kept."""
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
+        """The raw batch of ``(B,)`` indices, as small as it is stored."""
 
     @abstractmethod
-    def shown(self, parts: Parts) -> Tensor:
-        """What `read` gave, which may be changed, to what the network takes, on its device."""
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        """The network's inputs from a raw batch, on its device; the raw batch may be changed."""
 
     def __call__(self, indices: NDArray[np.integer], device: str | torch.device = "cpu") -> Tensor:
-        """``(B,)`` indices to what the network takes for them, on `device`."""
-        return self.shown(on_device(self.read(indices), device))
+        """The network's inputs of ``(B,)`` indices, on `device`."""
+        return self.to_inputs(on_device(self.read(indices), device))
 
 
-def on_device(parts: Parts, device: str | torch.device) -> Parts:
-    """Parts where a network is, copied while the processor goes on where it can.
+def on_device(raw: RawBatch, device: str | torch.device) -> RawBatch:
+    """Copy a raw batch to a device, asynchronously if possible.
 
     >>> on_device((torch.zeros(1),), "cpu")
     (tensor([0.]),)
     """
-    return tuple(part.to(device, non_blocking=True) for part in parts)
+    return tuple(tensor.to(device, non_blocking=True) for tensor in raw)
 
 
 @dataclass(frozen=True)
 class InputView(View):
-    """The images of one split as a network sees them: normalised, masked, in any order.
+    """The images of one split as network inputs: normalised and masked.
 
-    Removed pixels become the training set's channel mean, which is 0 after
-    normalisation. Without a masking nothing is removed; the path is the same.
+    Removed pixels become the training set's channel mean, which is 0 after normalisation.
+    Unmasked images take the same path.
 
     Args:
         images: ``(N, H, W, 3)``, 0 to 255, uint8 or filled already; may be a memory map.
         mean: the training set's channel mean, in [0, 1].
         std: the training set's channel standard deviation, in [0, 1].
-        levels: ``(N, H, W)`` uint8, ``(N, H, 3 W)`` where each channel of a pixel is ranked by
-            itself, or None for unmasked images.
-        masking: which pixels stay; None for unmasked images.
-        mask_only: show the mask itself (1 kept, -1 removed) in place of the image.
+        levels: ``(N, H, W)`` uint8, or ``(N, H, 3 W)`` if each channel of a pixel is ranked by
+            itself; None for unmasked images.
+        masking: the mask of the levels; None for unmasked images.
+        mask_only: give the mask itself (1 kept, -1 removed) in place of the image.
 
     >>> view = InputView(np.full((1, 2, 2, 3), 255, np.uint8), (0.5,) * 3, (0.25,) * 3)
     >>> view(np.array([0]))[0, 0].tolist()
@@ -88,7 +88,7 @@ class InputView(View):
     mask_only: bool = False
 
     def __post_init__(self) -> None:
-        """A mask needs both its levels and what to do with them."""
+        """Refuse levels without a masking, and a masking without levels."""
         if (self.levels is None) != (self.masking is None):
             raise ValueError("levels and masking belong together: give both, or neither")
         if self.mask_only and self.masking is None:
@@ -97,8 +97,8 @@ class InputView(View):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
-        """``(B,)`` indices to pixels ``(B, H, W, 3)`` and, of masked images, their levels."""
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
+        """Pixels ``(B, H, W, 3)`` of ``(B,)`` indices and, if images are masked, their levels."""
         if self.masking is None or self.levels is None:
             return (torch.from_numpy(self.images[indices]),)
         levels = torch.from_numpy(self.levels[indices])
@@ -108,15 +108,15 @@ class InputView(View):
             raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
         return torch.from_numpy(self.images[indices]), levels
 
-    def shown(self, parts: Parts) -> Tensor:
-        """What `read` gave to ``(B, 3, H, W)`` float32 in channels-last order, where it is."""
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        """Inputs ``(B, 3, H, W)``, float32 in channels-last order, on the raw batch's device."""
         kept = None
         if self.masking is not None:
-            kept = self._kept(parts[-1], self.masking)
+            kept = self._kept(raw[-1], self.masking)
         if self.mask_only and kept is not None:
             shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
             return shown.permute(0, 3, 1, 2)
-        pixels = parts[0].float()
+        pixels = raw[0].float()
         normalisation = torch.tensor(self.mean), torch.tensor(self.std)
         mean, std = on_device(normalisation, pixels.device)
         pixels.sub_(255.0 * mean).div_(255.0 * std)
@@ -125,27 +125,26 @@ class InputView(View):
         return pixels.permute(0, 3, 1, 2)
 
     def kept(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Which pixels stay, ``(B, H, W, 1)``, or which elements, ``(B, H, W, 3)``.
+        """True for pixels that stay, ``(B, H, W, 1)``, or for elements, ``(B, H, W, 3)``.
 
         Raises:
-            ValueError: nothing is masked.
+            ValueError: unmasked images.
         """
         if self.levels is None or self.masking is None:
-            raise ValueError("nothing is masked: give levels and masking")
+            raise ValueError("the images are unmasked: give levels and masking")
         return self._kept(self.levels[indices], self.masking)
 
     def filled(self, first_index: int, folder: Path | None = None) -> InputView:
-        """The same view with removed pixels filled as its masking says, once for all epochs.
+        """A view with removed pixels filled as the masking says, once for all epochs.
 
         Args:
-            first_index: number of the first image, which seeds what is fixed for an image.
-            folder: on whose disk the filled images lie while the view is in use, in a file without
-                a name: it is gone with the view, however the process ends. None for the system's
-                temporary folder.
+            first_index: number of the first image, which seeds each image's noise.
+            folder: folder of the file of filled images. The file has no name: it is gone with the
+                view, however the process ends. None for the system's temporary folder.
 
         Returns:
-            A view of images that hold their fill; this view itself where the fill is the mean,
-            or where only masks are shown.
+            A view of filled images; this view itself if the fill is the mean or only masks are
+            shown.
 
         Raises:
             OSError: the disk is full.
@@ -162,10 +161,10 @@ class InputView(View):
         return InputView(images, self.mean, self.std)
 
     def filled_as_read(self, first_index: int) -> View:
-        """What `filled` gives, for one pass over the images: each is filled when it is asked for.
+        """The view of `filled` for one pass: each image is filled when it is read.
 
         Args:
-            first_index: number of the first image, which seeds what is fixed for an image.
+            first_index: number of the first image, which seeds each image's noise.
         """
         return _FilledAsRead(self, first_index) if self._needs_fill() else self
 
@@ -173,14 +172,14 @@ class InputView(View):
         return self.masking is not None and self.masking.fill != "mean" and not self.mask_only
 
     def _filled_images(self, indices: NDArray[np.integer], first_index: int) -> NDArray[np.float16]:
-        """``(B, H, W, 3)``, 0 to 255, with the fill in place of what is removed."""
+        """Images ``(B, H, W, 3)``, 0 to 255, with removed pixels filled."""
         # Half precision holds every 8-bit value exactly; a fill is noisier than its rounding.
         return noisy_linear(self.images[indices], self.kept(indices), first_index + indices).astype(
             np.float16
         )
 
     def _kept(self, levels: LevelArray, masking: Masking) -> LevelArray:
-        """``(B, H, W, 1)`` booleans, or a channel each."""
+        """Booleans ``(B, H, W, 1)``, or ``(B, H, W, 3)`` for elements."""
         return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)
 
 
@@ -192,8 +191,8 @@ class _FilledAsRead(View):
     def __len__(self) -> int:
         return len(self.view)
 
-    def read(self, indices: NDArray[np.integer]) -> Parts:
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
         return (torch.from_numpy(self.view._filled_images(indices, self.first_index)),)
 
-    def shown(self, parts: Parts) -> Tensor:
-        return InputView(self.view.images, self.view.mean, self.view.std).shown(parts)
+    def to_inputs(self, raw: RawBatch) -> Tensor:
+        return InputView(self.view.images, self.view.mean, self.view.std).to_inputs(raw)

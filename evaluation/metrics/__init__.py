@@ -1,1 +1,1 @@
-"""Measures of saliency maps without retraining."""
+"""Metrics of saliency maps that need no retraining."""

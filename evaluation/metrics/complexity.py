@@ -1,4 +1,4 @@
-"""How a map looks, in numbers: descriptions, of which neither end is better."""
+"""Complexity of maps: total variation and size as a PNG file; neither end is better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["png_bytes", "scaled", "total_variation"]
 
 
 def scaled(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Each map on [0, 1] from its least to its largest value; a constant one at 0.
+    """Each map scaled to [0, 1] by its least and largest value; a constant map is 0.
 
     Args:
         maps: ``(N, H, W)``, finite.
@@ -31,14 +31,14 @@ def scaled(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def total_variation(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    r"""Total variation of each map: how much it changes from pixel to pixel.
+    r"""Total variation of each map: the mean change from pixel to pixel.
 
     $$V = \frac{1}{H W} \sum_{i,j} |s_{i+1,j} - s_{i,j}| + |s_{i,j+1} - s_{i,j}|$$
 
     `s` is the map scaled to [0, 1]. The anisotropic form, as PyTorch libraries have it; deviation
     from the paper: absolute differences in place of the gradient's length, and the mean over
-    pixels, so that sizes compare. Low for a smooth map, high for a grainy one: a description, which
-    says nothing about whether the map is right.
+    pixels, so that sizes compare. Low for a smooth map, high for a grainy one; it does not tell
+    if the map is right.
 
     Args:
         maps: `(N, H, W)`, finite.
@@ -60,7 +60,7 @@ def total_variation(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def png_bytes(maps: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Size of each map as an 8-bit grey PNG file: how much there is to say about it.
+    """Size of each map as an 8-bit grey PNG file, a measure of its information.
 
     The map is scaled to [0, 1] and rounded to 256 levels; Pillow compresses without loss, at its
     strongest setting. A constant map is the smallest file, noise the largest.
@@ -69,7 +69,7 @@ def png_bytes(maps: NDArray[np.floating]) -> NDArray[np.int64]:
         maps: ``(N, H, W)``, finite.
 
     Returns:
-        ``(N,)``, in bytes, the file's head included.
+        ``(N,)``, in bytes, the file's header included.
 
     >>> png_bytes(np.zeros((1, 32, 32))).tolist() < png_bytes(np.eye(32)[None]).tolist()
     True

@@ -1,4 +1,4 @@
-"""Whether a map is where the object is, for images whose object is known to the pixel."""
+"""Localisation: agreement of a map with the true object's pixels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["mass_in_object", "peaks", "pointing_game"]
 def peaks(
     saliency: NDArray[np.floating], indices: NDArray[np.integer], *, seed: int = 0
 ) -> NDArray[np.int64]:
-    """The most salient pixel of each map; among several, one at random.
+    """The most salient pixel of each map; one of them at random if there are ties.
 
     The order of ties is that of the masks, so that a constant map points anywhere, not at the
     top left.
 
     Args:
         saliency: ``(N, H, W)``, finite.
-        indices: ``(N,)``, which image of its split each map belongs to.
+        indices: ``(N,)``, index of each map's image in its split.
         seed: seed of the order of ties.
 
     Returns:
@@ -65,8 +65,8 @@ def mass_in_object(
     $$m = \frac{\sum_{i \in O} (s_i - \min s)}{\sum_i (s_i - \min s)}$$
 
     Deviation from the paper: the map's least value is taken off first, since a map may be negative
-    or start anywhere. A map that is constant has its mass everywhere: the object's share of the
-    image. Unlike a ranking the number changes when a map is squashed or stretched.
+    or start anywhere. A constant map has its mass everywhere: the object's share of the image.
+    Unlike a ranking, the number changes with a monotonic transform of the map.
 
     Args:
         saliency: `(N, H, W)`, `s`, finite.

@@ -1,8 +1,8 @@
-"""What a trained network still says of images whose pixels go in the order of a map.
+"""Perturbation curves: a network's predictions as pixels are removed in the order of a map.
 
-The libraries do not serve here. Captum's metrics are infidelity and sensitivity alone; Xplique has
-these but is built on TensorFlow; the ROAD of pytorch-grad-cam solves one image at a time, removes
-more or fewer pixels than asked where they tie, takes maps in [0, 1] only, and needs OpenCV.
+No other library has them in this form. Captum's metrics are infidelity and sensitivity; Xplique is
+built on TensorFlow; the ROAD of pytorch-grad-cam solves one image at a time, removes more or fewer
+pixels than asked if they tie, takes maps in [0, 1] only, and needs OpenCV.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ from torch import Tensor, nn
 
 from evaluation.masking.levels import pixels_at
 
-__all__ = ["Answers", "Order", "Shown", "answers_while_removing", "area_under", "with_channel_mean"]
+__all__ = [
+    "Order",
+    "PerturbFunction",
+    "PerturbationCurves",
+    "area_under",
+    "perturbation_curves",
+    "with_channel_mean",
+]
 
 Order = Literal["most", "least"]
-# Which pixels are kept, (N, H, W), to what the network gets: (N, C, H, W).
-Shown = Callable[[NDArray[np.bool_]], Tensor]
+# From a mask of kept pixels, (N, H, W), to the network's inputs, (N, C, H, W).
+PerturbFunction = Callable[[NDArray[np.bool_]], Tensor]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a network said of each image at each share of removed pixels.
+class PerturbationCurves:
+    """The predictions of a network for each image at each share of removed pixels.
 
     Args:
-        shares: ``S`` shares of the pixels removed, in [0, 1], rising.
-        probability: ``(N, S)``, of the class explained.
+        shares: ``S`` shares of removed pixels, in [0, 1], rising.
+        probability: ``(N, S)``, probability of the explained class.
         predicted: ``(N, S)``, the most probable class.
     """
 
@@ -45,7 +52,7 @@ class Answers:
         return area_under(self.shares, self.probability)
 
     def accuracy(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The share of the steps at which each image's class is recognised, as ROAD counts.
+        """The share of the steps at which each image is classified correctly, as in ROAD.
 
         The unchanged image is left out: it is the same for every map.
 
@@ -60,17 +67,17 @@ class Answers:
         return right
 
 
-def answers_while_removing(
+def perturbation_curves(
     network: nn.Module,
-    shown: Shown,
+    perturb: PerturbFunction,
     target: Tensor,
     ranked: NDArray[np.int64],
     size: tuple[int, int],
     shares: Sequence[float],
     *,
     first: Order,
-) -> Answers:
-    r"""Remove pixels step by step, and ask a frozen network each time.
+) -> PerturbationCurves:
+    r"""Predictions of a frozen network as pixels are removed step by step.
 
     $$f(s) = p_t\bigl(\mathrm{fill}(x, R_s)\bigr), \qquad
       |R_s| = \lfloor s H W + \tfrac12 \rfloor$$
@@ -84,16 +91,16 @@ def answers_while_removing(
     deletion, not from a blurred image, which still holds the image's coarse content.
 
     Args:
-        network: in evaluation mode; left as it is.
-        shown: what the network gets for the pixels kept.
-        target: `(N,)`, `t`, the class explained.
+        network: the network, in evaluation mode.
+        perturb: from a mask of kept pixels to the network's inputs.
+        target: `(N,)`, `t`, the explained class.
         ranked: `(N, H * W)`, the pixels of each image, the most salient first.
         size: `H` and `W`.
         shares: `s`, in [0, 1], rising.
-        first: which pixels go first.
+        first: `"most"` to remove the most salient pixels first, or `"least"`.
 
     Returns:
-        The answers at every share.
+        The predictions at every share.
 
     Raises:
         ValueError: shares that do not rise, or leave [0, 1].
@@ -104,17 +111,17 @@ def answers_while_removing(
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     >>> _ = network[1].weight.data.copy_(torch.tensor([[2.0, 1.0], [0.0, 0.0]]))
-    >>> shown = with_channel_mean(torch.ones(1, 1, 1, 2))
-    >>> answers = answers_while_removing(network, shown, torch.tensor([0]), np.array([[0, 1]]),
+    >>> perturb = with_channel_mean(torch.ones(1, 1, 1, 2))
+    >>> curves = perturbation_curves(network, perturb, torch.tensor([0]), np.array([[0, 1]]),
     ...                                  (1, 2), (0.0, 0.5, 1.0), first="most")
-    >>> answers.probability.round(3).tolist()
+    >>> curves.probability.round(3).tolist()
     [[0.953, 0.731, 0.5]]
     """
     steps = np.asarray(shares, dtype=np.float64)
     if steps.size == 0 or (np.diff(steps) <= 0).any() or steps[0] < 0 or steps[-1] > 1:
         raise ValueError(f"shares {list(shares)}: expected rising shares of the pixels in [0, 1]")
     count, pixels = ranked.shape
-    # The place of each pixel in the order of removal.
+    # The rank of each pixel in the order of removal.
     place = np.empty_like(ranked)
     order = ranked if first == "most" else ranked[:, ::-1]
     np.put_along_axis(place, order, np.broadcast_to(np.arange(pixels), ranked.shape), axis=1)
@@ -123,10 +130,10 @@ def answers_while_removing(
     with torch.inference_mode():
         for step, share in enumerate(steps.tolist()):
             kept = (place >= pixels_at(share, pixels)).reshape(count, *size)
-            answer = network(shown(kept)).float().softmax(1)
-            probability[:, step] = answer.gather(1, target[:, None])[:, 0].cpu().numpy()
-            predicted[:, step] = answer.argmax(1).cpu().numpy()
-    return Answers(tuple(steps.tolist()), probability, predicted)
+            output = network(perturb(kept)).float().softmax(1)
+            probability[:, step] = output.gather(1, target[:, None])[:, 0].cpu().numpy()
+            predicted[:, step] = output.argmax(1).cpu().numpy()
+    return PerturbationCurves(tuple(steps.tolist()), probability, predicted)
 
 
 def area_under(shares: Sequence[float], heights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,17 +156,17 @@ def area_under(shares: Sequence[float], heights: NDArray[np.float64]) -> NDArray
     return np.asarray(area, dtype=np.float64)
 
 
-def with_channel_mean(inputs: Tensor) -> Shown:
-    """Show images with removed pixels at the channel mean, 0 after normalisation.
+def with_channel_mean(inputs: Tensor) -> PerturbFunction:
+    """A perturbation that sets removed pixels to the channel mean, 0 after normalisation.
 
     Args:
         inputs: ``(N, C, H, W)``, normalised.
 
     Returns:
-        What gives them for the pixels kept.
+        From a mask of kept pixels to the perturbed inputs.
     """
 
-    def shown(kept: NDArray[np.bool_]) -> Tensor:
+    def perturb(kept: NDArray[np.bool_]) -> Tensor:
         return inputs * torch.from_numpy(kept)[:, None].to(inputs.device)
 
-    return shown
+    return perturb

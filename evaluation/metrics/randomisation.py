@@ -1,4 +1,4 @@
-"""Whether a map depends on what a network has learned: the sanity checks of Adebayo et al."""
+"""Randomisation tests of Adebayo et al.: do maps change with a network's learned weights?"""
 
 from __future__ import annotations
 
@@ -14,55 +14,56 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from evaluation.metrics.complexity import scaled
+from evaluation.seeding import generator
 
 __all__ = [
-    "Stage",
+    "WeightGroup",
     "permuted_labels",
     "randomised_from_output",
     "rank_correlation",
-    "stages",
     "structural_similarities",
+    "weight_groups",
 ]
 
-# A network with fewer parts than this is looked into; one with more has neighbours joined.
+# With fewer groups, the largest child is opened; with more, neighbours are joined.
 _FEWEST, _MOST = 3, 6
 # Side of the Gaussian window of SSIM at its standard deviation of 1.5 pixels.
 _SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of a network whose weights are randomised together.
+class WeightGroup:
+    """Weights of a network that are randomised together.
 
     Args:
-        name: of its modules, the first and the last.
-        keys: of its parameters and buffers in the network's `state_dict`.
+        name: name of the first and of the last module.
+        keys: keys of the parameters and buffers in the network's `state_dict`.
     """
 
     name: str
     keys: tuple[str, ...]
 
 
-def stages(network: nn.Module) -> tuple[Stage, ...]:
-    """The parts of a network, from its input to its output.
+def weight_groups(network: nn.Module) -> tuple[WeightGroup, ...]:
+    """The weights of a network in groups, from its input to its output.
 
-    They are the children that have weights, in the order in which the network registers them.
-    Where there are fewer than three, the largest is replaced by its own children; of more than
-    six, neighbours are joined, the last part apart. Every weight and buffer is in exactly one
-    part; those that no child owns are in the first.
+    A group is a child that has weights, in the order in which the network registers them. If there
+    are fewer than three, the largest is replaced by its own children; if there are more than six,
+    neighbours are joined, except the last. Every weight and buffer is in exactly one group; those
+    that no child owns are in the first.
 
     Args:
         network: any module with weights.
 
     Returns:
-        At least one stage.
+        At least one group.
 
     Raises:
         ValueError: the network has no weights.
 
     >>> from collections import OrderedDict
     >>> parts = OrderedDict(body=nn.Conv2d(3, 4, 3), act=nn.ReLU(), head=nn.Linear(4, 2))
-    >>> [stage.name for stage in stages(nn.Sequential(parts))]
+    >>> [group.name for group in weight_groups(nn.Sequential(parts))]
     ['body', 'head']
     """
     keys = list(network.state_dict())
@@ -96,7 +97,7 @@ def stages(network: nn.Module) -> tuple[Stage, ...]:
         holders = [name for name in names if key.startswith(f"{name}.")]
         owned[owner[holders[0]] if holders else 0].append(key)
     return tuple(
-        Stage(_span(group) or type(network).__name__, tuple(own))
+        WeightGroup(_span(group) or type(network).__name__, tuple(own))
         for group, own in zip(groups, owned, strict=True)
     )
 
@@ -106,17 +107,17 @@ def randomised_from_output(
 ) -> Iterator[tuple[str, nn.Module]]:
     """Put initial weights in place of learned ones, from the output towards the input.
 
-    Cascading: what was randomised stays so. Weights and buffers are those of `untrained`, so that
-    each layer is drawn as the network's own code draws it. Deviations from the paper: by stage, not
-    by layer; in the order of registration, which is that of the forward pass in most networks.
+    Cascading: randomised groups stay so. Weights and buffers are those of `untrained`, so that each
+    layer is initialised by the network's own code. Deviations from the paper: by groups, not by
+    layers; in the order of registration, which is that of the forward pass in most networks.
 
     Args:
         network: the trained network; left bit for bit as it is.
         untrained: the same network as it was before any training.
 
     Yields:
-        The name of the stage that was randomised last, and a copy of the network; the same copy
-        each time, with one more stage randomised.
+        The name of the group that was randomised last, and a copy of the network; the same copy
+        each time, with one more group randomised.
 
     Raises:
         ValueError: `untrained` is another network.
@@ -140,15 +141,15 @@ def randomised_from_output(
         )
     randomised = copy.deepcopy(network)
     state = randomised.state_dict()
-    for stage in reversed(stages(network)):
+    for group in reversed(weight_groups(network)):
         with torch.no_grad():
-            for key in stage.keys:
+            for key in group.keys:
                 state[key].copy_(drawn[key])
-        yield stage.name, randomised
+        yield group.name, randomised
 
 
 def permuted_labels(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The same labels, each at another image: what is learned from them is no concept.
+    """The labels in random order, so that a network can learn no concept from them.
 
     Args:
         labels: ``(N,)``.
@@ -163,8 +164,7 @@ def permuted_labels(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     >>> sorted(permuted_labels(np.array([0, 1, 1, 2]), 0).tolist())
     [0, 1, 1, 2]
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, len(labels)])))
-    return rng.permutation(np.asarray(labels))
+    return generator(seed, len(labels)).permutation(np.asarray(labels))
 
 
 def rank_correlation(
@@ -172,14 +172,14 @@ def rank_correlation(
 ) -> NDArray[np.float64]:
     """Spearman's rank correlation of two maps of each image.
 
-    1 says that the change to the network did not change the order of the pixels at all, 0 that
-    nothing of it is left. A map that does not use what was changed keeps a high number whatever it
-    is worth: one that reads the image alone (an edge filter, a fixed disk) stays at 1, and one that
-    reads activations and no class weight is not moved by randomising the classifier. A high number
-    means that the map cannot explain what those weights learned; it does not mean that the map is
-    wrong about where the network's activations are. Deviation from the paper: none; signs are as
-    the method gives them. Ties have their mean rank. A constant map has no order: 1 where both are
-    constant, 0 where one is.
+    1 means that the change to the network did not change the order of the pixels at all, 0 that no
+    correlation is left. A map that does not depend on the changed weights keeps a high value,
+    whatever its worth: one of the image alone (an edge filter, a fixed disk) stays at 1, and one of
+    activations without class weights does not change when the classifier is randomised. A high
+    value means that the map cannot explain what those weights learned; it does not mean that the
+    map is wrong about the network's activations. Deviation from the paper: none; signs are as the
+    method gives them. Ties have their mean rank. A constant map has no order: 1 if both are
+    constant, 0 if one is.
 
     Args:
         first: ``(N, H, W)``, before.
@@ -212,10 +212,10 @@ def rank_correlation(
 def structural_similarities(
     first: NDArray[np.floating], second: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """SSIM of two maps of each image, each scaled to [0, 1] by its own least and largest value.
+    """SSIM of two maps of each image, each scaled to [0, 1] by its least and largest value.
 
-    It sees what ranks do not: how strong the salient part is, and whether its shape stays. What a
-    high number means is said at `rank_correlation`. Computed by scikit-image with the constants
+    Unlike ranks, it depends on the strength and the shape of the salient region. For the meaning of
+    a high value see `rank_correlation`. Computed by scikit-image with the constants
     and the Gaussian window of the paper; a constant map is 0 everywhere.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a call holds in memory: every storage from the operation that makes it until it is freed."""
+"""Memory of a call: tensor storages from the operation that makes them until they are freed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["Memory", "allocated_peak_bytes", "count_memory", "peak_bytes"]
 
-Work = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of tensor storages that a call makes.
 
     Args:
-        peak_bytes: most that are alive together.
-        scratch_bytes: most that are alive together besides the storages of what it returns.
-        returned_bytes: storages of what it returns.
+        peak_bytes: most bytes that are alive together.
+        scratch_bytes: most bytes that are alive together, without the returned storages.
+        returned_bytes: bytes of the returned storages.
     """
 
     peak_bytes: int
@@ -34,24 +32,24 @@ class Memory:
     returned_bytes: int
 
 
-def count_memory(work: Work) -> Memory:
-    """Follow every storage that a call makes, by the same numbers in every run.
+def count_memory(call: Callable[[], object]) -> Memory:
+    """Count the bytes of all storages that a call makes, deterministically.
 
-    Seen are the results of all operations, those of backward passes and hooks included, and how
-    large they are after each operation that touches them. What was there before the call does
-    not count, nor does memory that one operation takes and gives back by itself, such as the
-    reordered weights of a convolution: `allocated_peak_bytes` has it. Runs on one thread, so that
-    the scratch memory of further threads does not depend on their timing.
+    Counted are the results of all operations, those of backward passes and hooks included, with
+    their size after each operation that touches them. Not counted are storages from before the
+    call, and memory that an operation takes and frees by itself, such as the reordered weights of a
+    convolution: `allocated_peak_bytes` counts it. Runs on one thread, so that the scratch memory
+    of further threads does not depend on their timing.
 
     Args:
-        work: what to run.
+        call: the call to count.
 
     >>> count_memory(lambda: torch.ones(1000) + torch.ones(1000))
     Memory(peak_bytes=12000, scratch_bytes=8000, returned_bytes=4000)
     """
     meter = _StorageMeter()
     with _one_thread(), meter:
-        result = work()
+        result = call()
         returned = {
             serial
             for leaf in tree_leaves(result)
@@ -61,24 +59,24 @@ def count_memory(work: Work) -> Memory:
         return meter.memory(returned)
 
 
-def peak_bytes(work: Work) -> int:
+def peak_bytes(call: Callable[[], object]) -> int:
     """Most bytes of tensor storages that a call makes and that are alive together.
 
     >>> peak_bytes(lambda: torch.ones(1000) + torch.ones(1000))
     12000
     """
-    return count_memory(work).peak_bytes
+    return count_memory(call).peak_bytes
 
 
-def allocated_peak_bytes(work: Work, device: str = "cpu") -> int:
-    """Most bytes that PyTorch's allocator has handed out together during a call.
+def allocated_peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
+    """Peak bytes of PyTorch's allocator during a call.
 
-    Counts what operations take by themselves too (reordered weights, workspaces), so that it
-    depends on the libraries that PyTorch was built with.
+    Includes memory inside operations (reordered weights, workspaces), so that it depends on the
+    libraries that PyTorch was built with.
 
     Args:
-        work: what to run.
-        device: whose memory.
+        call: the call to measure.
+        device: device of the memory.
 
     >>> allocated_peak_bytes(lambda: torch.ones(1000) + torch.ones(1000))
     12000
@@ -87,11 +85,11 @@ def allocated_peak_bytes(work: Work, device: str = "cpu") -> int:
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        work()
+        call()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device)) - before
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = work()
+        result = call()
     del result
     recorded = profiler.profiler
     if recorded is None or recorded.kineto_results is None:
@@ -112,12 +110,12 @@ def _one_thread() -> Iterator[None]:
 
 
 class _StorageMeter(TorchDispatchMode):
-    """Follows every storage that an operation returns, until nothing refers to it."""
+    """Follows every storage that an operation returns until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # By address: the storage, its number in order of making, its bytes. An address cannot be
-        # given away again while a weak reference is held.
+        # By address: the storage, its serial number, its bytes. An address is not reused while a
+        # weak reference is held.
         self._live: dict[int, tuple[StorageWeakRef, int, int]] = {}
         self._made = 0
         # After each operation that changed anything: number of the storage, change in bytes.
@@ -135,14 +133,14 @@ class _StorageMeter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         changes = self._freed()
         for address, (storage, before) in given.items():
-            # Work in place may resize; what was there before the call counts by its growth.
+            # Operations in place may resize; storages from before the call count by their growth.
             grown = storage.nbytes() - before
             if grown:
                 changes.append(self._follow(address, storage, grown))
         for leaf in tree_leaves(result):
             if not isinstance(leaf, torch.Tensor) or (storage := _storage(leaf)) is None:
                 continue
-            # A view or a result in place brings no memory of its own.
+            # A view or a result in place has no memory of its own.
             if storage._cdata not in given and storage._cdata not in self._live:
                 changes.append(self._follow(storage._cdata, storage, storage.nbytes()))
         if changes:
@@ -150,7 +148,7 @@ class _StorageMeter(TorchDispatchMode):
         return result
 
     def _follow(self, address: int, storage: Any, more: int) -> tuple[int, int]:
-        """Take up a storage, or note that it has grown."""
+        """Start to follow a storage, or add to its size."""
         reference, serial, size = self._live.get(address, (None, self._made, 0))
         if reference is None:
             reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
@@ -163,13 +161,13 @@ class _StorageMeter(TorchDispatchMode):
         return [(serial, -size) for _, serial, size in map(self._live.pop, gone)]
 
     def serial(self, tensor: torch.Tensor) -> int | None:
-        """The number of a tensor's storage, None if it was there before."""
+        """The number of a tensor's storage; None for storages from before the call."""
         storage = _storage(tensor)
         found = None if storage is None else self._live.get(storage._cdata)
         return None if found is None else found[1]
 
     def memory(self, returned: set[int]) -> Memory:
-        """The peaks of what was followed, with and without some storages."""
+        """The peaks of all followed storages, with and without the returned ones."""
         everything, besides = [0], [0]
         for changes in self._changes:
             everything.append(everything[-1] + sum(size for _, size in changes))
@@ -183,7 +181,7 @@ class _StorageMeter(TorchDispatchMode):
 
 
 def _storage(tensor: torch.Tensor) -> Any:
-    """A tensor's storage; None where it has none of its own, as a sparse one."""
+    """A tensor's storage; None for a tensor without one, such as a sparse tensor."""
     try:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):

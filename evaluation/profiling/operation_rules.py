@@ -1,8 +1,8 @@
-"""What one call of each PyTorch operation counts as, beside convolutions and matrix products.
+"""Costs of PyTorch operations other than convolutions and matrix products.
 
 One for each addition, multiplication, comparison or selection of a number; a logarithm,
 exponential, root, power or error function is one transcendental operation. Moving, filling,
-converting, sorting and drawing numbers is none.
+converting, sorting and drawing numbers is free.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["ELEMENTWISE", "FREE", "RULES", "Costs", "costs_of"]
 
-# Operations of one kind, from an operation's arguments and the tensors it returns.
+# From an operation's arguments and results to the number of operations of one kind.
 Cost = Callable[[Sequence[Any], Sequence[Tensor]], int]
 Costs = Mapping[str, Cost]
 
@@ -23,23 +23,23 @@ _SMALL_POWERS = (2, 3, 4)
 
 
 def _results(times: int = 1) -> Cost:
-    """So many operations for each number of the first result."""
+    """A number of operations for each element of the first result."""
     return lambda _, results: times * results[0].numel()
 
 
 def _inputs(times: int = 1) -> Cost:
-    """So many operations for each number of the first argument."""
+    """A number of operations for each element of the first argument."""
     return lambda arguments, _: times * int(arguments[0].numel())
 
 
 def _scaled(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
-    """An addition or subtraction, with a multiplication where the second term has a factor."""
+    """An addition or subtraction, with a multiplication if the second term has a factor."""
     factor = arguments[2] if len(arguments) > 2 else 1
     return results[0].numel() * (1 if factor == 1 else 2)
 
 
 def _window(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
-    """Pooling: every number of each window."""
+    """Pooling: one operation for each element of each window."""
     sides = tuple(int(side) for side in arguments[1])
     return results[0].numel() * (prod(sides) if len(sides) > 1 else sides[0] ** 2)
 
@@ -83,7 +83,7 @@ RULES: dict[str, Costs] = {
     # Three linear interpolations, each two products and a sum.
     **_for("upsample_bilinear2d", elementwise=_results(9)),
     **_for("upsample_bilinear2d_backward", elementwise=_inputs(9)),
-    # With running statistics: a scale and an offset for each number; backwards the scale alone.
+    # With running statistics: a scale and an offset for each element; backwards the scale alone.
     **_for(
         "_native_batch_norm_legit_no_training cudnn_batch_norm native_batch_norm",
         elementwise=_inputs(2),
@@ -118,11 +118,11 @@ FREE = frozenset(
 
 
 def costs_of(name: str, arguments: Sequence[Any]) -> Costs | None:
-    """What an operation counts as; None where no rule says.
+    """The costs of an operation; None if no rule covers it.
 
     Args:
-        name: its name without a trailing underscore.
-        arguments: those it is called with.
+        name: name of the operation without a trailing underscore.
+        arguments: arguments of the call.
 
     >>> costs_of("log2", []) is RULES["log2"], costs_of("view", [])
     (True, {})
@@ -130,6 +130,6 @@ def costs_of(name: str, arguments: Sequence[Any]) -> Costs | None:
     if name in FREE:
         return {}
     if name == "pow" and isinstance(arguments[1], (int, float)) and arguments[1] in _SMALL_POWERS:
-        # Multiplications.
+        # Repeated multiplications.
         return {"elementwise": _results(int(arguments[1]) - 1)}
     return RULES.get(name)

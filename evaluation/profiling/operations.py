@@ -1,13 +1,13 @@
-"""How many operations a call takes: PyTorch's count, our own of all it leaves out, the paper's.
+"""Operations of a call: PyTorch's FLOP count, and all operations that it leaves out.
 
-Units. `flops` is PyTorch's, of convolutions and matrix products: an addition and a multiplication
-are two. He et al. and the paper count a multiply-add as one, half of that. Everything else is
-counted by the rules of `evaluation.profiling.operation_rules`.
+Units: `flops` is PyTorch's count of convolutions and matrix products, in which an addition and a
+multiplication are two. He et al. and the paper count a multiply-add as one, half of that. All other
+operations are counted by the rules of `evaluation.profiling.operation_rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,9 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from evaluation.profiling.operation_rules import ELEMENTWISE, costs_of
 from fastsal.kernels.memory import plain
 
-__all__ = ["Operations", "PaperOperations", "count_operations", "paper_operations"]
-
-Work = Callable[[], object]
+__all__ = ["Operations", "count_operations"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class Operations:
     """Operations of a call, all images of its batch together.
 
     Args:
-        flops: of convolutions and matrix products; a multiply-add is two.
-        elementwise: arithmetic on each number, pooling, interpolation and BatchNorm.
+        flops: operations of convolutions and matrix products; a multiply-add is two.
+        elementwise: elementwise arithmetic, pooling, interpolation and BatchNorm.
         transcendental: logarithms, exponentials, roots, error functions.
-        reduction: sums, means, spreads, extremes and tests over many numbers.
+        reduction: sums, means, variances, extrema and tests over many elements.
         unknown: names of operations that no rule covers; they are not counted.
 
     >>> Operations(flops=60) - Operations(flops=20)
@@ -48,16 +46,16 @@ class Operations:
 
     @property
     def multiply_adds(self) -> int:
-        """Of convolutions and matrix products, as He et al. and the paper count them."""
+        """Multiply-adds of convolutions and matrix products, as He et al. and the paper count."""
         return self.flops // 2
 
     @property
     def other(self) -> int:
-        """All but convolutions and matrix products."""
+        """All operations but convolutions and matrix products."""
         return self.elementwise + self.transcendental + self.reduction
 
     def __sub__(self, less: Operations) -> Operations:
-        """What one call takes beyond another."""
+        """The operations of one call beyond another."""
         kinds = [entry.name for entry in fields(self) if entry.name != "unknown"]
         return Operations(
             **{kind: getattr(self, kind) - getattr(less, kind) for kind in kinds},
@@ -65,29 +63,29 @@ class Operations:
         )
 
 
-def count_operations(work: Work) -> Operations:
-    """Count what a call does, backward passes and hooks included.
+def count_operations(call: Callable[[], object]) -> Operations:
+    """Count the operations of a call, backward passes and hooks included.
 
-    fastsal's fused kernels, which PyTorch does not see into, are counted as the plain PyTorch
-    operations that they stand for.
+    fastsal's fused kernels, which PyTorch cannot inspect, are counted as the plain operations that
+    they replace.
 
     Args:
-        work: what to run. Other code that PyTorch does not see is not counted.
+        call: the call to count. Other code that PyTorch cannot inspect is not counted.
 
     >>> count_operations(lambda: (torch.ones(2, 3) @ torch.ones(3, 5)).log2().sum())
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
     """
     meter = _OperationMeter()
     with plain(), meter:
-        work()
+        call()
     return Operations(**meter.counts, unknown=tuple(sorted(meter.unknown)))
 
 
 class _OperationMeter(TorchDispatchMode):
-    """Adds up the operations' costs by kind.
+    """Sums the costs of operations by kind.
 
     PyTorch's `FlopCounterMode` also follows modules, with gradient hooks that `autograd.grad`
-    refuses where the gradient is that of an input; its formulas are used here by themselves.
+    refuses if the gradient is that of an input; only its formulas are used here.
     """
 
     def __init__(self) -> None:
@@ -103,7 +101,7 @@ class _OperationMeter(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         name = func._overloadpacket.__name__
         name = name if name.startswith("__") else name.rstrip("_")
-        # A factor that is given by name takes its place.
+        # A factor given by keyword takes its position.
         arguments = (*args, *([kwargs["alpha"]] if "alpha" in kwargs else []))
         costs = {} if formula is not None else costs_of(name, arguments)
         if costs is None:
@@ -127,60 +125,6 @@ class _OperationMeter(TorchDispatchMode):
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
-    """Whether PyTorch says so of an operation, or of the one that it does in place."""
+    """True if PyTorch tags the operation, or its out-of-place form, as pointwise."""
     overload = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
     return torch.Tag.pointwise in (*func.tags, *getattr(overload, "tags", ()))
-
-
-@dataclass(frozen=True)
-class PaperOperations:
-    """A row of the paper's Table 6: operations for one image, a logarithm counted as one.
-
-    Args:
-        statistic: of SMOE Scale.
-        normalization: of the normal CDF.
-        combination: of upsampling and adding the map to the others.
-    """
-
-    statistic: int
-    normalization: int
-    combination: float
-
-    @property
-    def total(self) -> float:
-        """Of the three steps."""
-        return self.statistic + self.normalization + self.combination
-
-
-def paper_operations(
-    shapes: Sequence[tuple[int, int, int]], size: tuple[int, int]
-) -> list[PaperOperations]:
-    r"""Return the operations of SMOE Scale by the paper's formulas, a row a scale.
-
-    $$(4 r + 1)\, h w, \qquad 12\, h w, \qquad 4.5\, H W \text{ (first scale) or } 6.75\, H W$$
-
-    for the statistic, the normalisation and the combination of a scale of `r` channels and
-    `h x w` locations. Deviations from the paper: none.
-
-    Args:
-        shapes: (r, h, w) of each scale, the shallowest first.
-        size: (H, W) of the image.
-
-    Returns:
-        A row for each scale.
-
-    Reference:
-        Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Table 6.
-
-    >>> paper_operations([(64, 112, 112)], (224, 224))[0].statistic
-    3223808
-    """
-    pixels = size[0] * size[1]
-    return [
-        PaperOperations(
-            statistic=(4 * channels + 1) * height * width,
-            normalization=12 * height * width,
-            combination=(4.5 if index == 0 else 6.75) * pixels,
-        )
-        for index, (channels, height, width) in enumerate(shapes)
-    ]

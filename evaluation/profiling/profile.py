@@ -1,28 +1,24 @@
-"""What a map costs beside the plain forward pass, as numbers to record: time, operations, memory.
+"""Cost of a map beyond the plain forward pass, as metrics: time, operations, memory.
 
-Times are those of `evaluation.profiling.timing`, operations of `evaluation.profiling.operations`
-and bytes of `evaluation.profiling.memory`; whoever measures a cost takes it from here, so that
-there is one way to count.
+Times come from `evaluation.profiling.timing`, operations from `evaluation.profiling.operations` and
+bytes from `evaluation.profiling.memory`; all recorded costs are computed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 from evaluation.profiling.memory import Memory, count_memory
 from evaluation.profiling.operations import Operations, count_operations
-from evaluation.profiling.timing import Timing
+from evaluation.profiling.timing import Call, Timing
 
 __all__ = ["Counts", "count", "time_metrics"]
-
-Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is counted of a map and of the plain forward pass; the same in every run.
+    """Counts of a map and of the plain forward pass, equal in every run.
 
     Args:
         forward: operations of the forward pass.
@@ -38,16 +34,16 @@ class Counts:
 
     @property
     def extra_peak_bytes(self) -> int:
-        """How much higher the peak of live storages is than the forward pass's; at least 0."""
+        """Peak of live storages beyond that of the forward pass; at least 0."""
         return max(0, self.map_memory.peak_bytes - self.forward_memory.peak_bytes)
 
     @property
     def extra_scratch_bytes(self) -> int:
-        """The same, what the map and the forward pass return left out."""
+        """Peak beyond that of the forward pass, without returned storages; at least 0."""
         return max(0, self.map_memory.scratch_bytes - self.forward_memory.scratch_bytes)
 
     def metrics(self) -> dict[str, float]:
-        """The counts by the name of their metric."""
+        """The counts by metric."""
         return {
             "map_flops": self.map.flops,
             "map_elementwise": self.map.elementwise,
@@ -59,17 +55,17 @@ class Counts:
 
     @property
     def not_counted(self) -> dict[str, str]:
-        """As hashes of a cell: names of the map's operations that no rule covers, if any."""
+        """The names of the map's uncounted operations, if any, as an entry of a cell's hashes."""
         return {"not_counted": ", ".join(self.map.unknown)} if self.map.unknown else {}
 
 
-def count(forward: Work, explain: Work) -> Counts:
+def count(forward: Call, explain: Call) -> Counts:
     """Count operations and memory of a map beside the plain forward pass.
 
     Args:
         forward: runs the network on a batch, without gradients.
-        explain: makes the maps of the same batch; called once before, so that what it looks up
-            at its first call does not count.
+        explain: makes the maps of the same batch; called once before, so that the setup of its
+            first call does not count.
 
     >>> import torch
     >>> square = torch.ones(8, 8)
@@ -87,11 +83,11 @@ def count(forward: Work, explain: Work) -> Counts:
 
 
 def time_metrics(timing: Timing, images: int) -> dict[str, float]:
-    """Times of a batch by the name of their metric, those in milliseconds an image.
+    """The times of a batch by metric, in milliseconds an image.
 
     Args:
-        timing: of the batch.
-        images: in it.
+        timing: timing of the batch.
+        images: number of images in the batch.
 
     >>> time_metrics(Timing((10.0,), (12.0,), 50.0, 1), 2)["map_ms"]
     6.0

@@ -1,1 +1,1 @@
-"""Scores of a method from its accuracies, with intervals and tests."""
+"""Scores of methods from their accuracies, with intervals and tests."""

@@ -1,7 +1,7 @@
-"""How far a score may be off: resampling seeds and test images together, paired across methods.
+"""Bootstrap intervals of scores over seeds and test images, paired across methods.
 
-`scipy.stats.bootstrap` resamples one axis, or several samples each by itself; a score here depends
-on two crossed samples at once, since every seed is tested on the same images. Hence own code.
+`scipy.stats.bootstrap` resamples one axis, or several samples independently; a score here depends
+on two crossed samples, since every seed is tested on the same images.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ __all__ = ["RESAMPLES", "CrossedBootstrap", "symmetric_interval"]
 
 RESAMPLES = 10_000
 
-# Resamples whose image weights are made at a time: 500 of 4,000 images are 8 MB.
+# Resamples whose image weights are in memory together: 500 of 4,000 images are 8 MB.
 _BLOCK = 500
 
 
 class CrossedBootstrap:
     """Hierarchical paired bootstrap of scores over seeds and test images.
 
-    A score is the mean of ``x[s, n]``, what image ``n`` adds to it at seed ``s``. One resample
+    A score is the mean of ``x[s, n]``, the contribution of image ``n`` at seed ``s``. One resample
     moves it by
 
     ``sum_s g_s (x_s - m) / sqrt(S (S - 1)) * sqrt((S - 1) / chi2_(S-1)) + l mean_n (w_n - 1) x_n``
 
     with ``x_s`` and ``x_n`` the means of a seed and of an image, ``m`` of all.
 
-    Images: ``w_n`` counts how often an image is drawn with replacement. Seeds: two to five drawn
-    with replacement make a handful of different samples, so each gets a normal weight ``g_s``
+    Images: ``w_n`` counts the draws of an image with replacement. Seeds: two to five drawn with
+    replacement give only a handful of different samples, so each gets a normal weight ``g_s``
     instead, and their sum Student's scale: with no spread over images the interval *is* Student's.
-    Weights and draws are the same for every method, which pairs them. What one image does at one
-    seed alone is part of both terms; ``l`` takes it out of the second, so that it counts once:
+    Weights and draws are the same for every method, which pairs them. The interaction of image and
+    seed is part of both terms; ``l`` takes it out of the second, so that it counts once:
     ``l^2 = max(0, 1 - V_e / V_n)``, the share of the variance of ``x_n`` that seeds agree on.
 
     Deviation from a plain bootstrap of two crossed samples (Owen 2007): normal weights for the
@@ -42,7 +42,7 @@ class CrossedBootstrap:
     Args:
         images: number of test images.
         resamples: number of resamples.
-        seed: of the random numbers; the same seed gives the same resamples.
+        seed: seed of the random numbers; the same seed gives the same resamples.
 
     Raises:
         ValueError: fewer than two images, or no resample.
@@ -65,18 +65,18 @@ class CrossedBootstrap:
     def deviations(
         self, contributions: NDArray[np.floating], seeds: Sequence[int]
     ) -> NDArray[np.float64]:
-        """How much each resample moves each score.
+        """The deviation of each score in each resample.
 
         Args:
-            contributions: ``(K, S, N)``, what each image adds to each of K scores at each seed;
-                the mean over N is the score of a seed.
+            contributions: ``(K, S, N)``, contribution of each image to each of K scores at each
+                seed; the mean over N is the score of a seed.
             seeds: the S seeds; the same one moves all scores the same way.
 
         Returns:
             ``(K, resamples)``, around 0.
 
         Raises:
-            ValueError: shapes do not fit, or one seed, whose spread is unknown.
+            ValueError: shapes that do not match, or one seed, whose spread is unknown.
         """
         values = np.asarray(contributions, dtype=np.float64)
         if values.ndim != 3 or values.shape[1:] != (len(seeds), self.images):
@@ -103,7 +103,7 @@ class CrossedBootstrap:
         of_seed: NDArray[np.float64],
         of_image: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """``l`` of each score."""
+        """The factor ``l`` of each score."""
         seeds, images = values.shape[1:]
         mean = of_seed.mean(axis=1)
         rest = values - of_seed[:, :, None] - of_image[:, None, :] + mean[:, None, None]
@@ -126,7 +126,7 @@ class CrossedBootstrap:
         return moved
 
     def _image_counts(self) -> Iterator[NDArray[np.float32]]:
-        """``(up to _BLOCK, N)`` at a time: how often each resample draws each image."""
+        """The counts of each image in each resample, ``(up to _BLOCK, N)`` at a time."""
         draws = np.random.default_rng([self.seed, 0])
         for start in range(0, self.resamples, _BLOCK):
             rows = min(_BLOCK, self.resamples - start)
@@ -139,15 +139,15 @@ class CrossedBootstrap:
 def symmetric_interval(
     value: float, deviations: NDArray[np.floating], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval around a value that holds a share of its resamples, as far up as down.
+    """Symmetric interval around a value that holds a share of its resamples.
 
     Args:
         value: the score.
-        deviations: ``(resamples,)``, how much each resample moves it.
+        deviations: ``(resamples,)``, deviation of the score in each resample.
         confidence: in (0, 1).
 
     Returns:
-        Its two ends.
+        The two ends of the interval.
 
     >>> symmetric_interval(1.0, np.array([-0.2, 0.1, 0.2, -0.1]), confidence=0.5)
     (0.85, 1.15)

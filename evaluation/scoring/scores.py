@@ -1,4 +1,4 @@
-"""Accuracies over fractions, layers and seeds to the paper's scores, and their intervals."""
+"""The paper's scores from accuracies over fractions, layers and seeds, and their intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
     "difference_score",
     "information_score",
     "kar_score",
-    "level",
+    "rescaled_accuracy",
     "roar_score",
     "t_interval",
 ]
@@ -93,7 +93,8 @@ def difference_score(
 ) -> float:
     """Difference score ``D = sum_p (z_p - rho_p) + sum_q (kappa_q - z_q)``.
 
-    ``rho`` the ROAR and ``kappa`` the KAR accuracy, ``z`` the random control's in the same place.
+    ``rho`` is the ROAR accuracy, ``kappa`` the KAR accuracy, ``z`` that of the random control at
+    the same fraction or layer.
 
     Args:
         kar: ``kappa``, one accuracy a fraction or layer, in [0, 1].
@@ -105,7 +106,7 @@ def difference_score(
         The score; 0 for the random control itself, higher is better.
 
     Raises:
-        ValueError: lengths differ, no accuracy, or one beyond [0, 1].
+        ValueError: different lengths, no accuracy, or one beyond [0, 1].
 
     Reference:
         arXiv 1911.11293, Eq 8.
@@ -142,7 +143,7 @@ def information_score(
         The score, in nats for the default base; 0 for the random control itself.
 
     Raises:
-        ValueError: lengths differ, no accuracy, one beyond [0, 1], an accuracy of 0 that makes
+        ValueError: different lengths, no accuracy, one beyond [0, 1], an accuracy of 0 that makes
             the score infinite, or a base that has no logarithm.
 
     Reference:
@@ -160,13 +161,13 @@ def information_score(
     score = -float(special.rel_entr(rho, z_roar).sum() + special.rel_entr(z_kar, kappa).sum())
     if math.isinf(score):
         raise ValueError(
-            "information_score is infinite: an accuracy of 0 in kar or random_roar stands against "
-            "one above 0; use difference_score"
+            "information_score is infinite: an accuracy in kar or random_roar is 0, and its "
+            "counterpart is not; use difference_score"
         )
     return score if log_base is None else score / math.log(log_base)
 
 
-def level(accuracy: float, unmasked: float, chance: float) -> float:
+def rescaled_accuracy(accuracy: float, unmasked: float, chance: float) -> float:
     """Accuracy on a scale from chance to unmasked: ``(acc - chance) / (acc_0 - chance)``.
 
     Args:
@@ -175,12 +176,12 @@ def level(accuracy: float, unmasked: float, chance: float) -> float:
         chance: 1 / number of classes.
 
     Returns:
-        1 where masking cost nothing, 0 at chance; beyond [0, 1] if the accuracies are.
+        1 if masking cost no accuracy, 0 at chance; beyond [0, 1] if the accuracies are.
 
     Raises:
         ValueError: `unmasked` is not above `chance`, so that there is no scale.
 
-    >>> level(0.5, unmasked=0.75, chance=0.25)
+    >>> rescaled_accuracy(0.5, unmasked=0.75, chance=0.25)
     0.5
     """
     if not unmasked > chance:
@@ -198,7 +199,7 @@ def t_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float
         confidence: in (0, 1).
 
     Returns:
-        Its two ends, or None for a single seed, whose spread is unknown.
+        The two ends of the interval, or None for a single seed, whose spread is unknown.
 
     Raises:
         ValueError: no value, one that is not finite, or a confidence beyond (0, 1).
@@ -213,7 +214,7 @@ def t_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float
         raise ValueError(f"confidence is {confidence}; expected a share in (0, 1)")
     if sample.size == 1:
         return None
-    # Not stats.t.interval: with no spread at all it answers NaN.
+    # Not stats.t.interval, which is NaN without any spread.
     half = stats.t.ppf((1 + confidence) / 2, sample.size - 1) * stats.sem(sample)
     return float(sample.mean() - half), float(sample.mean() + half)
 

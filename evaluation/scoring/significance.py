@@ -1,4 +1,4 @@
-"""Tests over seeds, the order of methods and how sure it is, and how many seeds would do."""
+"""Paired tests over seeds, certainty of rankings, and the number of seeds needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 _ALPHA = 0.05
 _POWER = 0.8
-# Differences of accuracies that agree to this are the same number in another rounding.
+# Differences of accuracies that are equal up to rounding.
 _NO_SPREAD = 1e-12
 
 
@@ -34,8 +34,8 @@ class PairedTest:
     """Student's paired t test over seeds.
 
     Args:
-        p: two-sided.
-        adjusted: the same after Holm's correction for all tests made together.
+        p: two-sided p-value.
+        adjusted: p-value after Holm's correction for all tests made together.
     """
 
     p: float
@@ -43,13 +43,13 @@ class PairedTest:
 
 
 def paired_tests(differences: Sequence[Sequence[float]]) -> list[PairedTest | None]:
-    """Whether differences paired by seed are 0: t tests, corrected together by Holm's method.
+    """Paired t tests of differences by seed against 0, corrected together by Holm's method.
 
     Args:
-        differences: of each comparison, one difference a seed.
+        differences: for each comparison, one difference a seed.
 
     Returns:
-        In the same order; None where there is no test: one seed, or no spread at all.
+        A test a comparison; None if there is no test: one seed, or no spread at all.
 
     Reference:
         Holm 1979, "A simple sequentially rejective multiple test procedure".
@@ -80,15 +80,15 @@ def wilcoxon_floor(seeds: int) -> float:
 
 
 def kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-    """Kendall's tau-b of two orders of the names that both hold.
+    """Kendall's tau-b of two rankings of their common names.
 
     Args:
         first: a score by name.
         second: likewise.
 
     Returns:
-        1 for the same order, -1 for the reverse; None with fewer than two names in both, or where
-        all of one order are tied.
+        1 for the same order, -1 for the reverse; None with fewer than two common names, or if all
+        scores of one ranking are tied.
 
     >>> round(kendall_tau({"a": 3, "b": 2, "c": 1}, {"a": 3, "b": 1, "c": 2}), 3)
     0.333
@@ -101,13 +101,13 @@ def kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> floa
 
 
 def pooled_deviation(differences: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation within groups: ``sqrt(sum of squares / degrees of freedom)``, pooled.
+    """Pooled standard deviation within groups: ``sqrt(sum of squares / degrees of freedom)``.
 
     Args:
-        differences: of each comparison, one difference a seed.
+        differences: for each comparison, one difference a seed.
 
     Returns:
-        None where no comparison has two seeds.
+        The deviation; None if no comparison has two seeds.
 
     >>> pooled_deviation([[0.0, 0.02], [0.1, 0.1], [0.5]])
     0.01
@@ -121,14 +121,14 @@ def pooled_deviation(differences: Sequence[Sequence[float]]) -> float | None:
 
 
 def seeds_needed(deviation: float, difference: float = 0.01) -> int:
-    """Seeds at which a paired t test finds a difference: 80 % power at a two-sided 5 % level.
+    """Number of seeds for a paired t test to find a difference, with 80 % power at a 5 % level.
 
     Args:
         deviation: standard deviation of the paired differences over seeds.
-        difference: the true one, in the same unit; 0.01 is one point of accuracy.
+        difference: the true difference, in the same unit; 0.01 is one point of accuracy.
 
     Returns:
-        At least 2, below which there is no test.
+        The number of seeds, at least 2, below which there is no test.
 
     Raises:
         ValueError: a negative deviation, or no difference.
@@ -145,10 +145,10 @@ def seeds_needed(deviation: float, difference: float = 0.01) -> int:
     test, effect = TTestPower(), difference / deviation
 
     def too_few(seeds: int) -> bool:
-        # Not a number where the effect is so large that no seed is missing.
+        # The power is NaN if the effect is so large that these seeds are enough.
         return bool(test.power(effect, nobs=seeds, alpha=_ALPHA) < _POWER)
 
-    # Not solve_power: its root finder gives up where two or three seeds are enough.
+    # Not solve_power, whose root finder fails if two or three seeds are enough.
     low, high = 1, 2
     while too_few(high):
         low, high = high, 2 * high
@@ -160,12 +160,12 @@ def seeds_needed(deviation: float, difference: float = 0.01) -> int:
 
 @dataclass(frozen=True)
 class RankCertainty:
-    """How sure a method's place in the order is, as shares of the resamples.
+    """The certainty of a method's rank, as shares of the resamples.
 
     Args:
-        at_rank: in which it is at just this place.
-        above_next: in which it is above the method at the next place; None for the last.
-        ranks: the places, the first being 1, between which it is in 95 % of them.
+        at_rank: share in which the method has exactly this rank.
+        above_next: share in which it is above the method at the next rank; None for the last.
+        ranks: lowest and highest rank, from 1, of the 95 % interval.
     """
 
     at_rank: float
@@ -176,14 +176,14 @@ class RankCertainty:
 def rank_certainty(
     scores: Sequence[float], deviations: NDArray[np.floating]
 ) -> list[RankCertainty]:
-    """For each method, how sure its place in the order of the scores is.
+    """The certainty of each method's rank among the scores.
 
     Args:
         scores: ``(K,)``, higher is better.
-        deviations: ``(K, resamples)``, how much each resample moves each score.
+        deviations: ``(K, resamples)``, deviation of each score in each resample.
 
     Returns:
-        In the order of `scores`.
+        One entry a method, in the order of `scores`.
 
     >>> sure, unsure = rank_certainty([1.0, 0.9], np.array([[0.0, 0.0], [0.2, -0.2]]))
     >>> sure.at_rank, sure.above_next, sure.ranks, unsure.above_next
@@ -192,7 +192,7 @@ def rank_certainty(
     values = np.asarray(scores, dtype=np.float64)
     resampled = values[:, None] + deviations
     order = np.argsort(-values, kind="stable")
-    # Place of each method in each resample; equal scores keep the order of the methods.
+    # Rank of each method in each resample; equal scores keep the order of the methods.
     places = np.argsort(np.argsort(-resampled[order], axis=0, kind="stable"), axis=0) + 1
     found: dict[int, RankCertainty] = {}
     for place, method in enumerate(order):
@@ -207,5 +207,5 @@ def rank_certainty(
 
 
 def _above(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Share in which the first is greater; of those in which both are equal, half count."""
+    """Share of resamples in which the first is greater; ties count half."""
     return float((first > second).mean() + (first == second).mean() / 2)

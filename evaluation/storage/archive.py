@@ -62,11 +62,11 @@ _T = TypeVar("_T")
 
 
 class ArchiveError(ValueError):
-    """An archive cannot be read or written; the message names the file and says what is wrong."""
+    """Error of an archive that cannot be read or written; names the file and the fault."""
 
 
 class RunFiles(Protocol):
-    """What pages are made of, wherever a run's results lie."""
+    """The files of a run that pages are made of, in its folder or in an archive."""
 
     @property
     def root(self) -> Path:
@@ -135,7 +135,7 @@ class RunFolder:
         return _arrays(path) if path.exists() else None
 
     def image_facts(self, data: str) -> dict[str, Any]:
-        """What ``data/<id>/meta.json`` says."""
+        """The content of ``data/<id>/meta.json``."""
         path = self.store.data(data) / "meta.json"
         facts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return facts
@@ -186,7 +186,7 @@ class RunArchive:
         return self._npz(f"gallery/{cell}.npz")
 
     def image_facts(self, data: str) -> dict[str, Any]:
-        """What ``data/<id>/meta.json`` says."""
+        """The content of ``data/<id>/meta.json``."""
         name = f"data/{data}/meta.json"
         if name not in self._names:
             return {}
@@ -201,7 +201,7 @@ class RunArchive:
         return chosen
 
     def unpack(self, out: Path) -> None:
-        """Put what the archive holds into a run's folder, files that are there left as they are.
+        """Unpack the archive into a run's folder; files that are there stay as they are.
 
         Results come last and in their order, so that one that is there has what it left. Images
         are staged anew by the run itself.
@@ -268,7 +268,7 @@ class RunArchive:
 
 
 def page_members(folder: RunFolder, results: Sequence[CellResult]) -> dict[str, Path | bytes]:
-    """What the page of a run is made of, as an archive holds it.
+    """The members of an archive that a run's page is made of.
 
     Args:
         folder: the run.
@@ -370,7 +370,7 @@ def _refuse_others(place: Path) -> None:
 
 
 def _is_member(name: str) -> bool:
-    """Whether an archive may have a member of this name, which stays inside its folder.
+    """True if an archive may have a member of this name, which stays inside its folder.
 
     >>> _is_member("cells/00ff.json"), _is_member("cells/../../evil.json"), _is_member("/cells/a")
     (True, False, False)

@@ -1,4 +1,4 @@
-"""Copies on this machine's own disk of what lies where several machines share it."""
+"""Copies of shared folders on this machine's own disk."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["copied", "locked"]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if it is not there, against the other processes that ask for it."""
+    """Lock a folder against other processes, as a context; the folder is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         yield
 
 
 def copied(source: Path, place: Path) -> Path:
-    """Copy a finished folder to `place`, unless it is there; it appears whole or not at all.
+    """Copy a finished folder to `place`, whole or not at all, unless an equal copy is there.
 
-    A copy that lacks a file, or has one of another length or time, is replaced: what cleans a
-    scratch disk takes single files, and a run's directory may be deleted and made anew.
+    A copy that lacks a file, or has one of another length or time, is replaced: cleaners of
+    scratch disks remove single files, and a run's directory may be deleted and made anew.
 
     Args:
         source: a folder that nobody writes to any more.
-        place: where this machine's processes want it.
+        place: folder of the copy.
 
     Returns:
         `place`.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written.
+        OSError: the disk is full, or `place` cannot be written.
     """
     if _files(place) == _files(source):
         return place
@@ -56,7 +56,7 @@ def copied(source: Path, place: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Bytes and time of each file in a folder, by its path there; nothing where there is none."""
+    """Size and modification time of each file below a folder, by its path there."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder)

@@ -1,4 +1,4 @@
-"""What was measured: one `Record` a number, one `CellResult` a finished piece of work."""
+"""Records of a run: one `Record` a number, one `CellResult` a finished cell."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ JSON = Any
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means.
+    """The meaning of a recorded number.
 
     Args:
         name: key used in records.
         title: how a table or an axis calls it.
         unit: unit of the value; ``"1"`` for a share.
         higher_is_better: None where neither end is better.
-        timed: a clock decides it, so that a second run gives another value.
+        timed: True for a time, which differs from run to run.
 
     >>> METRICS["accuracy"].unit
     '1'
@@ -89,7 +89,7 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class Record:
-    """One measured number and everything needed to say what it is.
+    """One measured number with its method, data, network and fraction.
 
     Args:
         method: name of the saliency method, or ``"none"`` for the unmasked reference.
@@ -107,13 +107,15 @@ class Record:
         version: version of fastsal.
         cell: id of the cell that measured it; ``cells/<cell>.json`` holds the rest,
             the environment included.
-        derived_from: what the record was taken over from, where it was not measured
-            by itself (the random control is its own dual); else None.
-        fill: what removed pixels were set to, as `evaluation.masking.tracks.Track` has it, and so
-            the next three; each as in the protocol's own track where no other was asked for.
-        mask_unit: what was ranked and removed, ``"pixel"`` or ``"element"``.
-        target_from: whose prediction the maps explain, ``"self"`` or ``"crossfit-K"``.
-        recursive: whether each fraction's maps came from the network retrained at the one before.
+        derived_from: the record that this one repeats, where it was not measured by itself (the
+            random control is its own dual); else None.
+        fill: fill of removed pixels; this field and the next three are those of
+            `evaluation.masking.variants.Variant`, with the protocol's own as defaults.
+        mask_unit: the unit that is ranked and removed, ``"pixel"`` or ``"element"``.
+        target_from: the network whose prediction the maps explain, ``"self"`` or
+            ``"crossfit-K"``.
+        recursive: True if each fraction's maps came from the network retrained at the fraction
+            before.
 
     >>> Record("smoe-linear", {}, "shapes", "resnet9", "roar", 0.5, None,
     ...        "accuracy", 0.61, "1", 0, "0.1.0", "c0ffee").metric
@@ -141,7 +143,7 @@ class Record:
 
     @property
     def timed(self) -> bool:
-        """Whether a clock decides the value: leave it out where two runs are compared.
+        """True for a time, which a comparison of two runs leaves out.
 
         >>> from dataclasses import replace
         >>> record = Record("none", {}, "shapes", "resnet9", "unmasked", None, None,
@@ -152,7 +154,7 @@ class Record:
         return METRICS[self.metric].timed
 
     def __post_init__(self) -> None:
-        """Refuse a metric nobody has defined, at the edge."""
+        """Refuse an unknown metric."""
         if self.metric not in METRICS:
             raise ValueError(
                 f"unknown metric {self.metric!r}: expected one of {', '.join(METRICS)}; "
@@ -162,7 +164,7 @@ class Record:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one finished cell leaves behind, kept as ``cells/<id>.json``.
+    """The result of one finished cell, kept as ``cells/<id>.json``.
 
     Args:
         id: hash of the cell's full specification.
@@ -173,7 +175,7 @@ class CellResult:
         spec: the full specification.
         records: the numbers.
         correct: each test image's correctness as packed bits in base64, or None.
-        images: how many bits `correct` holds.
+        images: number of bits in `correct`.
         hashes: content hashes: ``init`` (initial weights), ``order`` (batches, crops and
             flips), ``model`` (final weights), ``maps`` (levels), ``data`` (images), ``files`` (the
             files of a folder of images); of a cost, as ``not_counted``, the operations that no
@@ -205,7 +207,7 @@ class CellResult:
 
     @classmethod
     def from_json(cls, text: str) -> CellResult:
-        """Read what `to_json` wrote."""
+        """The result from the text of `to_json`."""
         fields = json.loads(text)
         fields["records"] = tuple(Record(**record) for record in fields["records"])
         fields["history"] = tuple(fields["history"])
@@ -213,7 +215,7 @@ class CellResult:
 
 
 def pack_bits(correct: NDArray[np.bool_]) -> str:
-    """One bit an image, in base64: ``(N,)`` booleans to text.
+    """Booleans ``(N,)`` as packed bits in base64.
 
     >>> pack_bits(np.array([True, False, True]))
     'oA=='
@@ -222,7 +224,7 @@ def pack_bits(correct: NDArray[np.bool_]) -> str:
 
 
 def unpack_bits(text: str, images: int) -> NDArray[np.bool_]:
-    """The inverse of `pack_bits`.
+    """Booleans ``(N,)`` from the text of `pack_bits`.
 
     >>> unpack_bits("oA==", 3).tolist()
     [True, False, True]

@@ -1,4 +1,4 @@
-"""An array on disk that grows from its first entry on, and goes on growing after a kill."""
+"""A resumable array: an ``.npy`` file that is appended to, and continued after a kill."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GrowingArray"]
+__all__ = ["ResumableArray"]
 
 
-class GrowingArray:
-    """An ``.npy`` file that is at its place when it is complete, and beside it until then.
+class ResumableArray:
+    """An ``.npy`` file that is appended to beside its final place, and moved there when complete.
 
-    Its entries are written as to any file, not to a memory map: what is written is the system's
-    to keep in memory or not, and none of this process's.
+    Entries are written to the file, not to a memory map, so that written pages do not count as
+    this process's memory.
 
     Args:
         path: the final place.
         entry: shape of one entry.
-        dtype: of its numbers.
-        kept: entries written before that stay; what lies behind them is cut off.
+        dtype: type of its numbers.
+        kept: number of entries to keep from before; the file is cut off behind them.
 
     Raises:
         OSError: fewer than `kept` entries are there.
     """
 
     def __init__(self, path: Path, entry: tuple[int, ...], dtype: str, kept: int = 0) -> None:
-        self._path, self._growing = path, growing_path(path)
+        self._path, self._growing = path, unfinished_path(path)
         self._entry, self._dtype = entry, np.dtype(dtype)
         self._count = kept
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ class GrowingArray:
         self._count += len(part)
 
     def sync(self) -> None:
-        """Return when all entries are on disk."""
+        """Wait until all entries are on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Put the file in its place, with as many entries as were written."""
+        """Move the file to its place, with as many entries as were written."""
         self._file.seek(0)
         self._file.write(self._header())
         self.sync()
@@ -63,7 +63,7 @@ class GrowingArray:
         self._growing.replace(self._path)
 
     def close(self) -> None:
-        """Leave the entries for a later time."""
+        """Close the file; a later array may continue it."""
         self._file.close()
 
     def _header(self) -> bytes:
@@ -78,10 +78,10 @@ class GrowingArray:
         return stream.getvalue()
 
 
-def growing_path(path: Path) -> Path:
-    """Where an array is while it grows.
+def unfinished_path(path: Path) -> Path:
+    """Path of an array that is not complete.
 
-    >>> growing_path(Path("train_images.npy")).name
+    >>> unfinished_path(Path("train_images.npy")).name
     'train_images.npy.growing'
     """
     return path.with_name(path.name + ".growing")

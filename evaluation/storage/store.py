@@ -1,4 +1,4 @@
-"""A run's directory: where things lie, and files that are written whole or not at all."""
+"""The directory of a run: paths of its files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ __all__ = [
     "write_once",
 ]
 
-# Reads of a file that another machine replaces meanwhile, before the error is passed on.
+# Attempts to read a file that another machine replaces meanwhile.
 _READS = 5
-# Bytes that are hashed at once: nothing interrupts the hash of a map of hundreds of gigabytes.
+# Bytes that are hashed at once: the hash of one large buffer cannot be interrupted.
 _HASHED_TOGETHER = 2**26
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` with a new file beside `path`, then put it in its place in one step.
+    """Write a file beside `path` and move it there in one step.
 
     A reader sees the old file or the new one. After a full disk or a kill nothing
     but a file whose name starts with ``.partial-`` can be left, which nobody reads and
@@ -57,14 +57,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """Write a file as `write_atomically` does, unless it is there: of several writers one wins.
+    """Write a file in one step unless it exists; one of several writers wins.
 
     Args:
         path: the final place.
         write: writes the bytes to the open file it is given.
 
     Returns:
-        Whether this call put it there.
+        True if this call wrote it.
 
     Raises:
         OSError: the disk is full, or the place cannot be written.
@@ -88,7 +88,7 @@ def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what writers that were killed left anywhere in a folder.
+    """Remove the partial files of killed writers anywhere in a folder.
 
     Nobody may be writing there.
     """
@@ -100,12 +100,12 @@ def remove_partial(folder: Path) -> None:
 
 
 class ArrayFile:
-    """An ``.npy`` file written in parts from the first entry on, there whole or not at all.
+    """An ``.npy`` file of known shape, appended to, that appears whole or not at all.
 
     Args:
         path: the final place.
-        shape: of the whole array.
-        dtype: of its numbers.
+        shape: shape of the whole array.
+        dtype: type of its numbers.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
@@ -133,7 +133,7 @@ class ArrayFile:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Put the file in its place, if every entry was written."""
+        """Move the file to its place if every entry was written, else remove it."""
         try:
             with self._file:
                 self._file.flush()
@@ -146,7 +146,7 @@ class ArrayFile:
 
 
 class ContentHash:
-    """SHA-256 over shapes, types and bytes of arrays that come in parts, as 16 hex digits.
+    """Incremental `content_hash`: SHA-256 over shapes, types and bytes, as 16 hex digits.
 
     >>> parts = ContentHash()
     >>> parts.begin((3, 2), "|u1")
@@ -160,18 +160,18 @@ class ContentHash:
         self._hash = hashlib.sha256()
 
     def begin(self, shape: tuple[int, ...], dtype: str) -> None:
-        """The next array is of this shape and type, as ``dtype.str`` has it."""
+        """Start the next array, of this shape and type (a ``dtype.str``)."""
         self._hash.update(f"{dtype}{shape}".encode())
 
     def update(self, part: NDArray[Any]) -> None:
-        """The next entries of the array."""
+        """Add the next entries of the array."""
         entries = np.ascontiguousarray(part)
         together = max(1, _HASHED_TOGETHER // max(1, entries[:1].nbytes))
         for start in range(0, len(entries), together):
             self._hash.update(entries[start : start + together].data)
 
     def digest(self) -> str:
-        """The hash of what came so far."""
+        """The hash of all arrays so far."""
         return self._hash.hexdigest()[:16]
 
 
@@ -199,7 +199,7 @@ def spec_id(spec: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """The directory of one run; the directory itself is the truth about what is done.
+    """The directory of one run; a cell is done if its result file is there.
 
     ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
     ``maps/<id>/`` levels; ``activations/<id>/`` activations inside a network;
@@ -208,8 +208,9 @@ class Store:
 
     Args:
         root: the run's directory; made if it is not there. Several machines may share it.
-        scratch: a folder on each machine's own disk for what trainings read at random, which each
-            machine copies or unpacks for itself; runs may share it. None for none.
+        scratch: a folder on each machine's own disk for the files that trainings read in random
+            order, which each machine copies or unpacks for itself; runs may share it. None for
+            none.
     """
 
     def __init__(self, root: Path | str, scratch: Path | str | None = None) -> None:
@@ -223,46 +224,46 @@ class Store:
             self._scratch = Path(scratch).absolute() / whose
 
     def data(self, cell: str) -> Path:
-        """Where the images of a data cell are staged."""
+        """Folder of the staged images of a data cell."""
         return self.root / "data" / cell
 
     def local(self) -> Path:
-        """A folder of this machine for what can be made again: the run's own without scratch."""
+        """This machine's folder for copies; the run's own without a scratch folder."""
         if self._scratch is None:
             return self.root
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 
     def local_data(self, cell: str) -> Path:
-        """Where this machine's processes map the staged images; copied there if need be."""
+        """Folder of the staged images on this machine, copied there if need be."""
         source, place = self.data(cell), self.local() / "data" / cell
         return source if place == source else copied(source, place)
 
     def local_levels(self, cell: str, split: str) -> Path:
-        """The memory map of a split's levels: `evaluation.masking.level_files.stage` makes it."""
+        """Path of a split's unpacked levels, as `evaluation.masking.level_files` writes them."""
         return self.local() / "maps" / cell / f"{split}.npy"
 
     def model(self, cell: str) -> Path:
-        """Where the weights of a base cell are."""
+        """Path of the weights of a base cell."""
         return self._home(cell) / "models" / f"{cell}.pt"
 
     def predictions(self, cell: str) -> Path:
-        """Where the predicted classes of a base cell are, by split."""
+        """Path of the predicted classes of a base cell, by split."""
         return self._home(cell) / "models" / f"{cell}.predictions.npz"
 
     def maps(self, cell: str) -> Path:
-        """Where the levels of a maps cell are: ``train.zarr`` and ``test.zarr``."""
+        """Folder of the levels of a maps cell: ``train.zarr`` and ``test.zarr``."""
         return self._home(cell) / "maps" / cell
 
     def activations(self, cell: str) -> Path:
-        """Where the activations of a network's scales are, and which locations are salient."""
+        """Folder of the activations of a network's scales and of their salient locations."""
         return self.root / "activations" / cell
 
     def remove_activations(self) -> int:
-        """Remove the activations of a complete run, which is continued without them too.
+        """Remove the activations of a complete run, which can be continued without them.
 
         Returns:
-            How many bytes they took.
+            The bytes that they took.
         """
         folder = self.root / "activations"
         files = (path for path in folder.rglob("*") if path.is_file())
@@ -281,11 +282,11 @@ class Store:
         return other
 
     def again_folder(self, cell: str) -> Path:
-        """Where artefacts of a cell lie that are made again; `remove_partial` removes it."""
+        """Folder of a cell's artefacts made again; `remove_partial` removes it."""
         return self.root / f".partial-again-{cell}"
 
     def keep_again(self, cell: str) -> None:
-        """Put artefacts that were made again in their places; a gallery that is there stays."""
+        """Move artefacts made again to their places; a gallery that is there stays."""
         made = self.again(cell)
         for path, place in (
             (made.model(cell), self.model(cell)),
@@ -304,11 +305,11 @@ class Store:
         return self._homes.get(cell, self.root)
 
     def gallery(self, cell: str) -> Path:
-        """Where the full-precision maps of a few test images are."""
+        """Path of the full-precision maps of a few test images."""
         return self._home(cell) / "gallery" / f"{cell}.npz"
 
     def cell(self, cell: str) -> Path:
-        """Where the result of a cell is."""
+        """Path of the result of a cell."""
         return self.root / "cells" / f"{cell}.json"
 
     def result(self, cell: str) -> CellResult | None:
@@ -338,7 +339,7 @@ class Store:
         result stays.
 
         Returns:
-            What is recorded.
+            The recorded result.
         """
         text = result.to_json()
         written = write_once(self.cell(result.id), lambda file: file.write(text.encode()))

@@ -1,1 +1,1 @@
-"""Identical retraining: networks, recipes, augmentation, ranks."""
+"""Retraining with equal conditions: networks, recipes, augmentation, ranks."""

@@ -1,7 +1,6 @@
-"""Crops and flips of masked images, by index alone: no pixel is mixed with another.
+"""Augmentation of masked images by indexing: crops and flips without interpolation.
 
-Interpolation after the mask would mix removed and kept pixels, so every form of augmentation here
-only picks pixels.
+Interpolation after the mask would mix removed and kept pixels.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluation.seeding import generator
 from evaluation.training.recipe import Recipe
 
 __all__ = ["EpochDraw", "crop_and_flip", "resize_crops", "resized_boxes"]
 
-# Width over height of a resized crop at most, and one over it at least.
+# Largest ratio of width and height of a resized crop, either way.
 _MOST_STRETCHED = 4 / 3
 
 
 @dataclass(frozen=True)
 class EpochDraw:
-    """What chance decides in one epoch; entry i of all but the order belongs to image i.
+    """The random draws of one epoch; entry i of all but the order belongs to image i.
 
     Args:
-        order: ``(N,)``, the images in the order they are seen.
+        order: ``(N,)``, the images in the order of the epoch.
         top: ``(N,)``, first row of the padded crop.
-        left: ``(N,)``, its first column.
-        flip: ``(N,)``, whether to mirror.
-        crop: ``(N, 4)`` in [0, 1), what `resized_boxes` makes a box of; None where no crop is
-            resized.
+        left: ``(N,)``, first column of the padded crop.
+        flip: ``(N,)``, True for images to mirror.
+        crop: ``(N, 4)`` in [0, 1), for `resized_boxes`; None if crops are not resized.
     """
 
     order: NDArray[np.int64]
@@ -45,8 +44,8 @@ class EpochDraw:
 
     @classmethod
     def make(cls, n: int, recipe: Recipe, seed: int, epoch: int) -> EpochDraw:
-        """What an epoch of `n` images draws: it depends on the arguments alone."""
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+        """The draws of an epoch of `n` images, which depend on the arguments alone."""
+        rng = generator(seed, epoch)
         offsets = 2 * recipe.crop_padding + 1
         return cls(
             rng.permutation(n),
@@ -57,18 +56,18 @@ class EpochDraw:
         )
 
     def add_to(self, digest: hashlib._Hash) -> None:
-        """Let a hash depend on everything that was drawn."""
+        """Update a hash with all draws."""
         for array in (self.order, self.top, self.left, self.flip, self.crop):
             if array is not None:
                 digest.update(array.tobytes())
 
     def augment(self, images: Tensor, indices: NDArray[np.integer], recipe: Recipe) -> Tensor:
-        """The images as this epoch shows them.
+        """The images with this epoch's crops and flips.
 
         Args:
             images: ``(B, C, H, W)``, on any device.
-            indices: ``(B,)``, which images they are.
-            recipe: how to crop and flip.
+            indices: ``(B,)``, indices of the images.
+            recipe: the training's recipe.
         """
         if self.crop is not None:
             height, width = images.shape[2:]
@@ -92,15 +91,15 @@ def crop_and_flip(
     flip: NDArray[np.bool_],
     padding: int,
 ) -> Tensor:
-    """Shift each image by its own offset and mirror some: no pixel is resampled.
+    """Crop each padded image at its own offset and mirror some images.
 
-    Zeros, the channel mean after normalisation, come in at the sides.
+    The padding is 0, the channel mean after normalisation.
 
     Args:
         images: ``(B, C, H, W)``.
         top: ``(B,)`` first row of the crop, ``0 .. 2 * padding``.
         left: ``(B,)`` first column of the crop, ``0 .. 2 * padding``.
-        flip: ``(B,)`` whether to mirror.
+        flip: ``(B,)`` True for images to mirror.
         padding: pixels added at each side.
 
     Returns:
@@ -121,15 +120,15 @@ def crop_and_flip(
 def resized_boxes(
     draw: NDArray[np.floating], height: int, width: int, least: float
 ) -> NDArray[np.int64]:
-    """Random boxes of an image, as Szegedy et al. crop in training.
+    """Random boxes for resized crops, as Szegedy et al. draw them.
 
     The share of the area is uniform in [least, 1], the logarithm of width / height uniform
-    between those of 3/4 and 4/3, and the place uniform. Deviates from torchvision, which draws
-    again where a box does not fit: here the shape is drawn among those that fit, and where none
-    does, of an image longer than 4/3, it is cut to the image.
+    between those of 3/4 and 4/3, and the position uniform. Deviates from torchvision, which draws
+    again if a box does not fit: here the shape is drawn among those that fit, and if none does, in
+    an image longer than 4/3, it is cut to the image.
 
     Args:
-        draw: ``(B, 4)`` in [0, 1): area, shape, row and column.
+        draw: ``(B, 4)`` uniform in [0, 1): area, shape, row and column.
         height: rows of the image.
         width: columns of the image.
         least: least share of the area.
@@ -145,7 +144,7 @@ def resized_boxes(
     """
     area = (least + (1.0 - least) * draw[:, 0]) * height * width
     stretch = math.log(_MOST_STRETCHED)
-    # A box of this area is as wide as the image at the one end, as high at the other.
+    # At the limits, a box of this area is as high as the image, or as wide.
     lowest = np.maximum(-stretch, np.log(area / height**2))
     highest = np.maximum(np.minimum(stretch, np.log(width**2 / area)), lowest)
     ratio = np.exp(lowest + (highest - lowest) * draw[:, 1])
@@ -157,7 +156,7 @@ def resized_boxes(
 
 
 def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
-    """Each image's box, as large as the image, by nearest neighbours: mask and image together.
+    """Resize each image's box to the image's size by nearest neighbours.
 
     Pixel i of n takes pixel floor((i + 1/2) * box / n) of the box. Deviates from He et al. and
     Hooker et al., who interpolate bilinearly: that would mix removed and kept pixels, and so change
@@ -165,7 +164,7 @@ def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
 
     Args:
         images: ``(B, C, H, W)``.
-        boxes: ``(B, 4)``, as `resized_boxes`.
+        boxes: ``(B, 4)``, from `resized_boxes`.
 
     Returns:
         ``(B, C, H, W)``.
@@ -184,12 +183,12 @@ def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
 
 
 def _sources(extent: Tensor, pixels: int) -> Tensor:
-    # In whole numbers, so that no rounding decides which pixel it is.
+    # In whole numbers, without rounding.
     return (2 * torch.arange(pixels) + 1) * extent // (2 * pixels)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixel (rows[b, y], columns[b, x]) of each image, on the images' device."""
+    """Pixels (rows[b, y], columns[b, x]) of each image b, on the images' device."""
     rows, columns = (
         places.pin_memory().to(images.device, non_blocking=True) if images.is_cuda else places
         for places in (rows, columns)

@@ -1,4 +1,4 @@
-"""Networks by name: built-in small ones, torchvision's and timm's, or anyone's function."""
+"""Networks by name: two built-in ones, torchvision's, timm's, or the user's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BUILT_IN", "build_network", "state_hash"]
 
 
 class _ConvNormAct(nn.Sequential):
-    """Convolution, BatchNorm and a ReLU of its own: Guided Backprop needs one module a call."""
+    """Convolution, BatchNorm and ReLU; not shared, since Guided Backprop hooks each module."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
         super().__init__(

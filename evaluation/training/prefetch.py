@@ -1,4 +1,4 @@
-"""The next batches are read while the present one is trained on."""
+"""Prefetching of batches by threads."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
 
-__all__ = ["ReadAhead"]
+__all__ = ["Prefetcher"]
 
 T = TypeVar("T")
 
 
-class ReadAhead(Generic[T]):
-    """What jobs return, in their order, each done by a thread before it is asked for.
+class Prefetcher(Generic[T]):
+    """Runs jobs ahead in threads and yields their results in order.
 
-    As a context manager it leaves no thread behind, whatever happened; what a job raised is raised
-    where its result is taken.
+    A context manager that ends its threads, also after an error. The error of a job is raised when
+    its result is taken.
 
     Args:
-        depth: how many jobs are under way or done and not yet taken, each in a thread of its
-            own; 0 to do each where it is asked for.
+        depth: number of jobs that run or wait to be taken, each in a thread of its own; 0 to run
+            each job when its result is taken.
 
     Attributes:
-        waited: seconds that taking results took in all.
+        waited: total seconds of waiting for results.
 
-    >>> with ReadAhead[int](2) as ahead:
-    ...     list(ahead.over([lambda: 1, lambda: 2, lambda: 3]))
+    >>> with Prefetcher[int](2) as prefetcher:
+    ...     list(prefetcher.over([lambda: 1, lambda: 2, lambda: 3]))
     [1, 2, 3]
     """
 
     def __init__(self, depth: int) -> None:
         self.waited = 0.0
         self._depth = depth
-        self._pool = ThreadPoolExecutor(depth, "read-ahead") if depth else None
+        self._pool = ThreadPoolExecutor(depth, "prefetch") if depth else None
 
-    def __enter__(self) -> ReadAhead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class ReadAhead(Generic[T]):
                 yield self._taken(job)
                 continue
             pending.append(pool.submit(job))
-            # Not before the first is asked for: a job more than there are threads waits.
+            # One job more than threads, so that no thread is idle when a result is taken.
             if len(pending) > self._depth:
                 yield self._taken(pending.popleft().result)
         while pending:

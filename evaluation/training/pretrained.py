@@ -1,13 +1,12 @@
-"""Weights that were trained elsewhere: published ones by their name, or a file.
+"""Pretrained weights: published ones by name, or a file.
 
-A network with such weights is shown images in its own normalisation, which the metadata of
-published weights say. A file has none: unless it is said to expect that of the training images, it
-is taken to expect that of the network's published weights, if there are any.
+A network with such weights gets images in its own normalisation, which the metadata of published
+weights hold. A file has no metadata: it is taken to expect the normalisation of the network's
+published weights, if there are any, or that of the training images on request.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluation.training.networks import build_network
+from fastsal.files import short_hash
 from fastsal.networks.by_name import read_state_dict
-from fastsal.optional import needed
+from fastsal.optional import needed, one_line
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
 
 # Channel mean and standard deviation, in [0, 1].
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
-# Whose normalisation weights expect: that of published weights of the network, or of the data.
+# The normalisation that weights expect: that of the network's published weights, or of the data.
 EXPECTED = ("published", "data")
 
 _FORMS = (
@@ -36,17 +36,17 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights for a network, before they are read.
+    """Pretrained weights of a network, read on demand.
 
     Args:
-        model: as `evaluation.training.networks.build_network` takes it.
+        model: name of the network, as for `evaluation.training.networks.build_network`.
         source: ``torchvision:NAME`` (an entry of the model's weights enum, or ``DEFAULT``),
-            ``timm:TAG`` (a pre-trained tag, or nothing for the model's first), or a path.
-        expect: whose normalisation: ``"published"``, where there are published weights of the
-            model, or ``"data"``, that of the training images.
+            ``timm:TAG`` (a pretrained tag, or nothing for the model's first), or a path.
+        expect: the expected normalisation: ``"published"``, that of the model's published weights
+            if there are any, or ``"data"``, that of the training images.
 
     Raises:
-        ValueError: weights that the model does not have, no such file, or another `expect`.
+        ValueError: weights that the model does not have, a missing file, or another `expect`.
 
     >>> Weights("resnet50", "torchvision:IMAGENET1K_V2").normalisation[0]
     (0.485, 0.456, 0.406)
@@ -57,7 +57,7 @@ class Weights:
     expect: str = "published"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be found, before anything is trained."""
+        """Refuse weights that cannot be found, before anything is trained."""
         if self.expect not in EXPECTED:
             raise ValueError(
                 f"weights expect the normalisation {self.expect!r}: expected one of "
@@ -68,7 +68,7 @@ class Weights:
 
     @property
     def _published(self) -> _Published | None:
-        """What is known of published weights; None for a file."""
+        """The metadata of published weights; None for a file."""
         where, colon, tag = self.source.partition(":")
         if colon and where in ("torchvision", "timm"):
             of = "timm" if self.model.startswith("timm:") else "torchvision"
@@ -82,7 +82,7 @@ class Weights:
 
     @property
     def normalisation(self) -> Normalisation | None:
-        """What the network expects; None for that of the training images."""
+        """The normalisation that the network expects; None for that of the training images."""
         published = self._published
         if self.expect == "data":
             return None
@@ -95,11 +95,10 @@ class Weights:
         return None if published is None else published.normalisation
 
     def in_spec(self) -> dict[str, Any]:
-        """What a result depends on: the source, a file's contents, and the normalisation."""
+        """The entries of a specification: source, hash of a file, and normalisation."""
         spec: dict[str, Any] = {"weights": self.source}
         if self._published is None:
-            content = Path(self.source).read_bytes()
-            spec["weights_hash"] = hashlib.sha256(content).hexdigest()[:16]
+            spec["weights_hash"] = short_hash(Path(self.source).read_bytes())
         if self.normalisation is not None:
             spec["normalisation"] = [list(values) for values in self.normalisation]
         return spec
@@ -113,7 +112,7 @@ class Weights:
         published = self._published
         if published is not None and published.classes != classes:
             raise ValueError(
-                f"weights {self.source!r} tell {published.classes} classes apart, the images have "
+                f"weights {self.source!r} are for {published.classes} classes, the images have "
                 f"{classes}: take images of the same classes in the same order, or train here "
                 "(without --weights)"
             )
@@ -147,7 +146,7 @@ class Weights:
                 raise TypeError("it holds more than tensors by name")
             return state
         except Exception as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            why = one_line(error)
             if published is None:
                 raise ValueError(
                     f"weights {self.source}: cannot be read as a state dict ({why}); save one with "
@@ -160,14 +159,14 @@ class Weights:
 
 
 def empty_network(source: str, model: str, classes: int, size: tuple[int, int]) -> nn.Module:
-    """The network that weights of a source fit, with other weights; they need not be there.
+    """The network that weights of a source fit, with random weights.
 
     >>> empty_network("weights.pt", "resnet9", 8, (32, 32)).head.out_features
     8
     """
     network = build_network(model, classes, 0, size=size)
     if source.startswith("torchvision:") and hasattr(network, "transform_input"):
-        # GoogLeNet and Inception were trained on another normalisation, which they make.
+        # GoogLeNet and Inception were trained on another normalisation and convert to it.
         setattr(network, "transform_input", True)  # noqa: B010
     return network
 
@@ -234,7 +233,7 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def _check_fit(weights: Weights, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse weights of another network: names some of what does not fit."""
+    """Refuse weights of another network; the message names up to three differences."""
     shapes = [
         f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
         for name in own

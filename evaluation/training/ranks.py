@@ -1,4 +1,4 @@
-"""Several processes that train one network: what each does of a step, and what all must agree on.
+"""Data-parallel training: ranks that share each batch of one network.
 
 PyTorch's DistributedDataParallel averages gradients over the ranks; weighted by how many images
 each rank has, that average is the gradient of the whole batch's mean.
@@ -20,18 +20,18 @@ from evaluation.training.networks import state_hash
 
 __all__ = ["Ranks", "Share"]
 
-# Of a rank that has none; two, since BatchNorm refuses one value a channel.
+# Images of a rank that has none of its own; two, since BatchNorm refuses one value a channel.
 _BORROWED = 2
 
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's part of a batch.
+    """A rank's share of a batch.
 
     Args:
-        indices: ``(B,)``, its images; borrowed ones where it has none, so that it takes part.
-        weight: what its mean loss is multiplied by, so that the mean over the ranks is that of
-            the batch; 0 where its images are borrowed.
+        indices: ``(B,)``, its images; borrowed ones if it has none, so that it takes part.
+        weight: factor of its mean loss, so that the mean over the ranks is that of the batch; 0
+            if its images are borrowed.
     """
 
     indices: NDArray[np.int64]
@@ -43,9 +43,9 @@ class Ranks:
     """The default group of `torch.distributed`, or this process alone.
 
     Args:
-        count: how many processes train together.
-        rank: which of them this is.
-        device: where this one trains.
+        count: number of processes that train together.
+        rank: number of this process.
+        device: device of this process.
 
     >>> Ranks.of(1, "cpu").share(np.arange(3)).weight
     1.0
@@ -60,7 +60,7 @@ class Ranks:
         """The group that a recipe asks for.
 
         Raises:
-            RuntimeError: there is no group of this size.
+            RuntimeError: no group, or one of another size.
         """
         if count == 1:
             return cls(1, 0, torch.device(device))
@@ -94,7 +94,7 @@ class Ranks:
             )
 
     def share(self, indices: NDArray[np.int64]) -> Share:
-        """This rank's part of a batch; the first ranks take what does not divide."""
+        """This rank's share of a batch; the first ranks take the remainder."""
         if self.count == 1:
             return Share(indices, 1.0)
         own = np.array_split(indices, self.count)[self.rank]
@@ -107,12 +107,12 @@ class Ranks:
             return seed
         return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
 
-    def joined(self, network: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
-        """The network as it is trained: it shares gradients where there are several ranks.
+    def wrapped(self, network: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        """The network, wrapped to share gradients if there are several ranks.
 
         Args:
-            network: on the device.
-            example: gives some images, to see whether the network has heads that no loss reaches.
+            network: the network, on the device.
+            example: gives some images, to find out if the network has heads without a loss.
         """
         if self.count == 1:
             return network
@@ -129,20 +129,20 @@ class Ranks:
             distributed.all_reduce(together)
         return tuple(together.tolist())
 
-    def agree_on_buffers(self, network: nn.Module) -> None:
-        """Give every rank the first one's BatchNorm statistics."""
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Copy the first rank's BatchNorm statistics to every rank."""
         if self.count > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, 0)
 
     def finish(self, network: nn.Module) -> str:
-        """Hash of the final weights, equal on all ranks."""
-        self.agree_on_buffers(network)
+        """Copy the first rank's buffers to all and return the hash of the final weights."""
+        self.broadcast_buffers(network)
         return state_hash(network)
 
 
 def _has_other_heads(network: nn.Module, example: Tensor) -> bool:
-    """Whether the network returns more than its answer in training, as GoogLeNet does."""
+    """True if the network returns auxiliary heads too in training, as GoogLeNet does."""
     with (
         torch.random.fork_rng(devices=[example.device] if example.is_cuda else []),
         torch.no_grad(),

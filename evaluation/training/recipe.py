@@ -1,27 +1,38 @@
-"""How a network is trained, as data: the recipe, and the recipes that have a name."""
+"""Training recipes, and published recipes by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
+__all__ = [
+    "PRECISIONS",
+    "RECIPES",
+    "NamedRecipe",
+    "OptimizerName",
+    "Recipe",
+    "ScheduleName",
+    "default_precision",
+    "recipe_name",
+]
 
-__all__ = ["PRECISIONS", "RECIPES", "NamedRecipe", "Recipe", "default_precision", "name_of"]
+# `evaluation.training.schedules` has an entry for each.
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["one-cycle", "step", "cosine", "constant"]
 
-# What a recipe calls them, and what autocast computes in; None for no autocast.
+# By name, the type of autocast; None for no autocast.
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
 
-# In every cell's specification; the other fields only where they differ from their default, so
-# that cells from before there were others keep their ids.
+# Fields in every cell's specification. Newer fields are in it only if they differ from their
+# default, so that older cells keep their ids.
 _ALWAYS_IN_SPEC = (
     "epochs",
     "batch_size",
@@ -39,36 +50,36 @@ _ALWAYS_IN_SPEC = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """The hyperparameters of a training.
 
-    Times are shares of the training below 1, and epochs from 1 on.
+    Times below 1 are shares of the training, from 1 on they are epochs.
 
     Args:
         epochs: passes over the training images.
         batch_size: images a step, of all ranks together; the last, smaller batch of an epoch is
             used too.
-        learning_rate: its peak; published recipes take 0.1 * batch_size / 256 for SGD.
+        learning_rate: peak learning rate; published recipes take 0.1 * batch_size / 256 for SGD.
         momentum: Nesterov momentum of SGD; beta_1 of AdamW.
-        weight_decay: of all weights.
-        label_smoothing: of the cross-entropy.
-        warmup: time in which the learning rate rises; linearly but in ``"one-cycle"``.
+        weight_decay: weight decay of all weights.
+        label_smoothing: label smoothing of the cross-entropy.
+        warmup: time in which the learning rate rises, linearly except in ``"one-cycle"``.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast; the loss and
             the weights stay in float32, and float16 scales the loss so that gradients do not
             vanish.
         channels_last: memory format of activations.
         crop_padding: pixels added at each side before the random crop; 0 for none.
         flip: random horizontal flip.
-        optimizer: a key of `evaluation.training.schedules.OPTIMIZERS`.
-        schedule: a key of `evaluation.training.schedules.SCHEDULES`: ``"one-cycle"``, ``"step"``
-            (divided by 10 at each milestone), ``"cosine"`` (to 0) or ``"constant"``.
-        milestones: times, of ``"step"`` alone.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        schedule: ``"one-cycle"``, ``"step"`` (divided by 10 at each milestone), ``"cosine"`` (to 0)
+            or ``"constant"``.
+        milestones: times of the steps of ``"step"``.
         compile: train through `torch.compile`; the weights are those of the plain network.
-        resized_crop: least share of an image's area in the random crop that is resized to the
+        resized_crop: least share of an image's area in a random crop that is resized to the
             whole image, as `evaluation.training.augmentation.resized_boxes` draws it; 0 for none.
-        ranks: processes that train one network together.
+        ranks: number of processes that train one network together.
 
     Raises:
-        ValueError: what cannot be trained; names it.
+        ValueError: a value that cannot be trained with; names it.
 
     >>> Recipe(epochs=2).precision
     'float32'
@@ -85,15 +96,15 @@ class Recipe:
     channels_last: bool = True
     crop_padding: int = 2
     flip: bool = True
-    optimizer: str = "sgd"
-    schedule: str = "one-cycle"
+    optimizer: OptimizerName = "sgd"
+    schedule: ScheduleName = "one-cycle"
     milestones: tuple[float, ...] = ()
     compile: bool = False
     resized_crop: float = 0.0
     ranks: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse values that cannot be trained with."""
         object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON made it a list
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
@@ -101,9 +112,9 @@ class Recipe:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate:g}: expected more than 0")
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        _check_choice("schedule", self.schedule, get_args(ScheduleName))
         for name, below in (("momentum", 1.0), ("label_smoothing", 1.0), ("resized_crop", 1.0)):
             value = getattr(self, name)
             if not 0 <= value < below:
@@ -144,7 +155,7 @@ class Recipe:
             )
 
     def share(self, time: float) -> float:
-        """A time as a share of the training.
+        """The share of the training that a time is.
 
         >>> Recipe(epochs=90).share(30), Recipe(epochs=90).share(0.25)
         (0.3333333333333333, 0.25)
@@ -152,7 +163,7 @@ class Recipe:
         return time if time < 1 else time / self.epochs
 
     def in_spec(self) -> dict[str, Any]:
-        """The recipe as a cell's specification holds it: a newer field only where it is unusual.
+        """The recipe's entries of a specification; newer fields only if they differ from defaults.
 
         >>> "optimizer" in Recipe().in_spec(), Recipe(ranks=2).in_spec()["ranks"]
         (False, 2)
@@ -166,7 +177,7 @@ class Recipe:
 
 
 def default_precision(device: str) -> str:
-    """``"bfloat16"`` where the device multiplies it fast, else ``"float32"``."""
+    """``"bfloat16"`` if the device has fast bfloat16 products, else ``"float32"``."""
     if torch.device(device).type == "cuda":
         known = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return "bfloat16" if known else "float32"
@@ -176,11 +187,11 @@ def default_precision(device: str) -> str:
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe that has a name, with what a reader has to know of it.
+    """A named recipe with a description.
 
     Args:
         options: fields of `Recipe`.
-        about: where it comes from, or what it gives up.
+        about: origin of the recipe, and its drawbacks.
     """
 
     options: Mapping[str, Any]
@@ -188,7 +199,7 @@ class NamedRecipe:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe itself."""
+        """The recipe with these fields."""
         return Recipe(**self.options)
 
 
@@ -233,10 +244,10 @@ RECIPES: dict[str, NamedRecipe] = {
 }
 
 
-def name_of(recipe: Recipe) -> str | None:
-    """The name of the recipe that this one is, whatever its precision and number of ranks.
+def recipe_name(recipe: Recipe) -> str | None:
+    """The name of a recipe, whatever its precision and number of ranks; None if it has none.
 
-    >>> name_of(RECIPES["imagenet"].recipe), name_of(Recipe())
+    >>> recipe_name(RECIPES["imagenet"].recipe), recipe_name(Recipe())
     ('imagenet', None)
     """
     free = ("precision", "channels_last", "compile", "ranks")
@@ -248,7 +259,7 @@ def name_of(recipe: Recipe) -> str | None:
     return None
 
 
-def _one_of(what: str, value: str, known: Mapping[str, object]) -> None:
+def _check_choice(field: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         *others, last = (repr(name) for name in known)
-        raise ValueError(f"{what} {value!r}: expected {', '.join(others)} or {last}")
+        raise ValueError(f"{field} {value!r}: expected {', '.join(others)} or {last}")

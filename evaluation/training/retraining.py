@@ -1,8 +1,8 @@
-"""Train one network on masked images; everything random depends on the seed alone.
+"""Retraining of a network on masked images, with all randomness from the seed.
 
-Two trainings with the same seed start from the same bytes and see the same images in
-the same order with the same crops and flips, whatever the method that made the masks:
-`Training` returns a hash of each so that a reader can check it.
+Two trainings with the same seed start from the same weights and see the same images in the same
+order with the same crops and flips, whatever method made the masks: `Training` holds a hash of
+each as evidence.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.masking.views import Parts, View, on_device
+from evaluation.masking.views import RawBatch, View, on_device
 from evaluation.training.augmentation import EpochDraw
 from evaluation.training.networks import state_hash
-from evaluation.training.prefetch import ReadAhead
+from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
 from evaluation.training.recipe import PRECISIONS, Recipe, default_precision
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
 
 __all__ = [
-    "READ_AHEAD",
+    "PREFETCH",
     "Recipe",
     "Training",
     "check_device",
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 _EVALUATION_BATCH = 250
-# Batches that are read while one is trained on.
-READ_AHEAD = 2
+# Batches that are prefetched while one is trained on.
+PREFETCH = 2
 
 
 def check_device(device: str) -> None:
     """Refuse a device that this machine does not have.
 
     Raises:
-        ValueError: names the device, and says what PyTorch said of it.
+        ValueError: an unusable device; holds PyTorch's own message.
 
     >>> check_device("cpu")
     """
@@ -63,14 +63,14 @@ def check_device(device: str) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training leaves behind.
+    """Hashes and history of a training.
 
     Args:
         init_hash: hash of the initial weights.
         order_hash: hash of the order of images, crops and flips.
         model_hash: hash of the final weights.
         history: an entry an epoch: ``epoch, loss, accuracy, seconds, wait_seconds``; the last is
-            what this process waited for images to be read.
+            the time of waiting for images.
     """
 
     init_hash: str
@@ -80,7 +80,7 @@ class Training:
 
     @property
     def wait_share(self) -> float:
-        """Share of the training's time in which it waited for images to be read.
+        """The share of the training's time that was spent waiting for images.
 
         >>> Training("", "", "", ({"seconds": 4.0, "wait_seconds": 1.0},)).wait_share
         0.25
@@ -98,9 +98,9 @@ def train(
     *,
     device: str = "cpu",
     on_epoch: Callable[[int, float], object] | None = None,
-    read_ahead: int = READ_AHEAD,
+    prefetch: int = PREFETCH,
 ) -> Training:
-    """Train `network` in place, from the weights it has.
+    """Train a network in place, from its present weights.
 
     With ``recipe.ranks > 1`` every process of `torch.distributed`'s default group calls this with
     the same arguments but the device. Each takes its share of every batch; gradients are those of
@@ -111,17 +111,17 @@ def train(
         network: returns ``(N, classes)``, or a tuple whose first entry is that.
         view: training images.
         labels: ``(N,)``.
-        recipe: how to train.
-        seed: seeds the order, the crops, the flips and dropout; with the epoch and the
-            image's index it is all that they depend on.
-        device: where to train.
+        recipe: the training's recipe.
+        seed: seed of the order, the crops, the flips and dropout, which depend on it, the epoch
+            and the image's index alone.
+        device: the device to train on.
         on_epoch: called with the epoch and the mean loss after each epoch, on the first rank.
-        read_ahead: batches that are read while one is trained on, each by a thread; 0 to read
-            each when it is needed. It changes no result.
+        prefetch: number of batches that are read while one is trained on, each by a thread; 0 to
+            read each when it is needed. It changes no result.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite; names the epoch.
-        RuntimeError: the group is missing or of another size, or its ranks start from different
+        FloatingPointError: a loss of NaN or infinity; names the epoch.
+        RuntimeError: a missing group, one of another size, or ranks that start from different
             weights.
     """
     ranks = Ranks.of(recipe.ranks, device)
@@ -133,11 +133,11 @@ def train(
     n = len(labels)
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
     history: list[Mapping[str, float]] = []
-    with torch.random.fork_rng(devices=_cuda(device)), ReadAhead[Parts](read_ahead) as ahead:
+    with torch.random.fork_rng(devices=_cuda(device)), Prefetcher[RawBatch](prefetch) as prefetcher:
         torch.manual_seed(ranks.seed(seed))
         step = _Step.make(network, recipe, ranks, n, view)
         for epoch in range(1, recipe.epochs + 1):
-            started, waited = time.perf_counter(), ahead.waited
+            started, waited = time.perf_counter(), prefetcher.waited
             draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -147,11 +147,11 @@ def train(
                 for start in range(0, n, recipe.batch_size)
             ]
             read = (partial(_read, view, share.indices, device) for share in shares)
-            for share, parts in zip(shares, ahead.over(read), strict=True):
-                inputs = draw.augment(view.shown(on_device(parts, device)), share.indices, recipe)
+            for share, raw in zip(shares, prefetcher.over(read), strict=True):
+                inputs = draw.augment(view.to_inputs(on_device(raw, device)), share.indices, recipe)
                 target = targets[torch.from_numpy(share.indices).to(device, non_blocking=True)]
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
-                # Added up where they are: to ask for a number would wait for the device.
+                # Summed on the device: reading a number would wait for the device.
                 if share.weight:
                     loss_sum += loss.double() * len(target)
                     right += (logits.argmax(1) == target).sum()
@@ -168,7 +168,7 @@ def train(
                     "loss": mean_loss,
                     "accuracy": right_total / n,
                     "seconds": time.perf_counter() - started,
-                    "wait_seconds": ahead.waited - waited,
+                    "wait_seconds": prefetcher.waited - waited,
                 }
             )
             if on_epoch is not None and ranks.rank == 0:
@@ -181,11 +181,11 @@ class _Step:
     """One step of a training.
 
     Args:
-        network: as it is called: compiled, and sharing gradients, where the recipe says so.
-        optimizer: of its weights.
-        schedule: of the learning rate.
-        scaler: of the loss; does nothing but in float16.
-        recipe: how to train.
+        network: the network, compiled and wrapped for several ranks if the recipe says so.
+        optimizer: optimiser of its weights.
+        schedule: schedule of the learning rate.
+        scaler: scaler of the loss, which acts in float16 alone.
+        recipe: the training's recipe.
     """
 
     network: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
@@ -201,16 +201,16 @@ class _Step:
         device = ranks.device.type
         scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "float16")
         if scaler.is_enabled():
-            # Without gradients it does nothing. Float16 may leave out the first steps, of which
-            # the schedule would warn: it wants an optimiser that has been called.
+            # A step without gradients does nothing. Float16 may skip the first steps, and the
+            # schedule would warn that no optimiser step came before it.
             optimizer.step()
-        called = ranks.joined(network, lambda: view(np.arange(min(2, n)), ranks.device))
+        called = ranks.wrapped(network, lambda: view(np.arange(min(2, n)), ranks.device))
         if recipe.compile:
             called = torch.compile(called)  # type: ignore[assignment]
         return cls(called, optimizer, schedule, scaler, recipe)
 
     def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits of some images, and one step away from them."""
+        """Take one step, and return the mean loss and the logits before it."""
         autocast = PRECISIONS[self.recipe.precision]
         with torch.autocast(inputs.device.type, autocast, enabled=autocast is not None):
             logits = _logits(self.network(inputs))
@@ -228,15 +228,15 @@ class _Step:
         return loss.detach(), logits.detach()
 
 
-def _read(view: View, indices: NDArray[np.int64], device: str) -> Parts:
-    """What a view keeps of some images, where a copy to the device need not be waited for."""
-    parts = view.read(indices)
+def _read(view: View, indices: NDArray[np.int64], device: str) -> RawBatch:
+    """Read a raw batch, in pinned memory if it goes to a CUDA device."""
+    raw = view.read(indices)
     on_cuda = torch.device(device).type == "cuda"
-    return tuple(part.pin_memory() for part in parts) if on_cuda else parts
+    return tuple(tensor.pin_memory() for tensor in raw) if on_cuda else raw
 
 
 def _cuda(device: str) -> list[torch.device]:
-    """The devices whose generator a training uses beside the CPU's."""
+    """The CUDA device whose random state a training uses, if any."""
     return [torch.device(device)] if torch.device(device).type == "cuda" else []
 
 
@@ -255,7 +255,7 @@ def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArr
 def correctness(
     network: nn.Module, view: View, labels: NDArray[np.int64], *, device: str = "cpu"
 ) -> NDArray[np.bool_]:
-    """Which images of a view a network classifies rightly: ``(N,)``."""
+    """True for the images of a view that a network classifies correctly: ``(N,)``."""
     right: NDArray[np.bool_] = predictions(network, view, device=device) == labels
     return right
 

@@ -1,24 +1,22 @@
-"""Optimisers and learning rate schedules by name: what a recipe may ask for."""
+"""Optimisers and learning rate schedules by name."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-if TYPE_CHECKING:
-    from evaluation.training.recipe import Recipe
+from evaluation.training.recipe import OptimizerName, Recipe, ScheduleName
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "training_steps"]
 
-# Weights and a recipe to an optimiser.
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
+# From weights and a recipe to an optimiser.
+OPTIMIZERS: dict[OptimizerName, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
     "sgd": lambda weights, recipe: torch.optim.SGD(
         weights,
         lr=recipe.learning_rate,
@@ -36,9 +34,8 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Recipe], Optimizer]] = {
 
 
 def training_steps(recipe: Recipe, images: int) -> int:
-    """Steps of a training: the last, smaller batch of an epoch is one too.
+    """Number of steps of a training, those of smaller last batches included.
 
-    >>> from evaluation.training.recipe import Recipe
     >>> training_steps(Recipe(epochs=2, batch_size=64), 130)
     6
     """
@@ -48,7 +45,7 @@ def training_steps(recipe: Recipe, images: int) -> int:
 def _one_cycle(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
     steps = max(steps, 2)
     share = recipe.share(recipe.warmup)
-    # A rise of exactly one step is one that OneCycleLR divides by zero for.
+    # OneCycleLR divides by zero if the rise is exactly one step.
     one_step = share * steps == 1.0
     return OneCycleLR(
         optimizer,
@@ -60,11 +57,11 @@ def _one_cycle(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
 
 
 def _after_warmup(factor: Callable[[Recipe, float, float], float]) -> _Schedule:
-    """A schedule that rises linearly to the peak, then follows `factor`.
+    """A schedule with a linear warm-up, then `factor`.
 
     Args:
-        factor: the recipe, the share of all steps that are done, and the share of those after
-            the warm-up, to the rate over its peak.
+        factor: the rate over its peak, from the recipe, the share of all steps done, and the share
+            of the steps after the warm-up done.
     """
 
     def schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
@@ -82,16 +79,16 @@ def _after_warmup(factor: Callable[[Recipe, float, float], float]) -> _Schedule:
 
 
 def _stepped(recipe: Recipe, done: float, _: float) -> float:
-    # A step is at its milestone to rounding: 30 of 90 epochs are a third.
+    # Up to rounding: 30 of 90 epochs are a third.
     places = [recipe.share(milestone) for milestone in recipe.milestones]
     passed: float = 0.1 ** bisect_right(places, done + 1e-9)
     return passed
 
 
-_Schedule = Callable[[Optimizer, "Recipe", int], LRScheduler]
+_Schedule = Callable[[Optimizer, Recipe, int], LRScheduler]
 
-# An optimiser, a recipe and a number of steps to what sets the rate, a call a step.
-SCHEDULES: dict[str, _Schedule] = {
+# From an optimiser, a recipe and the number of steps to a schedule that is called each step.
+SCHEDULES: dict[ScheduleName, _Schedule] = {
     "one-cycle": _one_cycle,
     "step": _after_warmup(_stepped),
     "cosine": _after_warmup(lambda _, __, after: 0.5 * (1.0 + math.cos(math.pi * after))),

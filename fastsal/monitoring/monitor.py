@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
-from fastsal.maps.normalization import get_normalization
 from fastsal.maps.prior import Weights, loaded
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
-from fastsal.monitoring.sample import Sample, drift, entropy
+from fastsal.monitoring.sample import Sample
+from fastsal.monitoring.sampler import NotFiniteError, Sampler
 from fastsal.monitoring.sinks import as_sinks
 from fastsal.networks import state
 from fastsal.networks.layers import Layer
@@ -182,10 +182,8 @@ class Watch:
         self._scales_known = layers is not None
         self._every = every
         self._images = images
-        self._normalization = get_normalization(normalize)
+        self._sampler = Sampler(normalize)
         self._sinks = as_sinks(to)
-        # Each scale's mean map in the last sample.
-        self._mean_maps: list[Tensor] = []
         self._lock = threading.Lock()
         self._current: Pass | None = None
         self._warned: set[str] = set()
@@ -256,7 +254,7 @@ class Watch:
                 self._attributor = self._make_attributor(chosen_scales(found))
                 self._scales_known = True
                 return
-            sample = self._sample(ended)
+            sample = self._sampler.sample(ended)
         except Exception as error:
             self._raise_or_warn(ended, error)
             return
@@ -265,35 +263,12 @@ class Watch:
             for sink in self._sinks:
                 self._send(sample, sink)
 
-    def _sample(self, ended: Pass) -> Sample:
-        values = ended.values()
-        with torch.no_grad():
-            if not torch.stack([one.sum() for one in values]).isfinite().all():
-                raise _NotFiniteError("activations are not finite")
-            entropies = torch.stack([entropy(one) for one in values])
-            maps = [self._normalization(one) for one in values]
-            means = [one.mean(0) for one in maps]
-            drifts = None
-            if self._mean_maps:
-                pairs = zip(self._mean_maps, means, strict=True)
-                drifts = torch.stack([drift(before.to(now.device), now) for before, now in pairs])
-            self._mean_maps = means
-            return Sample(
-                step=ended.step,
-                images=ended.images,
-                scales=ended.reader.scales,
-                per_scale=tuple(maps),
-                combined=ended.reader.combined(maps),
-                entropy=entropies,
-                drift=drifts,
-            )
-
     def _raise_or_warn(self, failed: Pass, error: Exception) -> None:
         """Warn once of a pass that cannot be read; raise if no pass could be read before.
 
         A wrong setting shows at the first pass. One odd batch must not end a training.
         """
-        if self.latest is None and not isinstance(error, _NotFiniteError):
+        if self.latest is None and not isinstance(error, NotFiniteError):
             raise error
         self._warn_once("pass", f"pass {failed.step} could not be read: {error}")
 
@@ -309,10 +284,6 @@ class Watch:
         if topic not in self._warned:
             self._warned.add(topic)
             warnings.warn(f"fastsal.watch: {message}", stacklevel=2)
-
-
-class _NotFiniteError(ValueError):
-    """Activations that are not finite, as where a loss scale was too large."""
 
 
 def _rank() -> int:

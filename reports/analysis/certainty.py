@@ -1,4 +1,4 @@
-"""How sure a comparison is: intervals of scores and differences, tests, and places in the order."""
+"""Certainty of a comparison: intervals of scores and differences, tests, and ranks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ from evaluation.scoring.significance import (
     wilcoxon_floor,
 )
 from reports.analysis.overview import REFERENCES, SumsRow
-from reports.records.correctness import Answers, Parts, numbered, read_answers, resampled
+from reports.records.correctness import Contributions, Correctness, read_correctness, resampled
+from reports.records.estimates import SCORE_TITLES, SCORES, Estimate, Sums, over_seeds
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Sums, differences, over_seeds
 
-__all__ = ["SCORES", "SCORE_TITLES", "Against", "Certainty", "Needed", "Ranked", "certainty"]
+__all__ = ["Certainty", "PairedDifferences", "Ranked", "SeedsNeeded", "certainty"]
 
-# Modes of each score, by its name in `reports.records.tables.Sums`.
-SCORES: dict[str, tuple[str, ...]] = {"kar": ("kar",), "roar": ("roar",), "total": ("kar", "roar")}
-SCORE_TITLES = {"kar": "KAR", "roar": "ROAR", "total": "SUM"}
 _RANDOM = "random"
 
 # Control or None, method, and score.
@@ -37,7 +34,7 @@ Place = tuple[str, float]
 
 
 @dataclass(frozen=True)
-class Against:
+class PairedDifferences:
     """A method's scores minus a control's, paired by seed.
 
     Args:
@@ -51,12 +48,12 @@ class Against:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A method's place in the order.
+    """A method's rank.
 
     Args:
-        method: which.
-        score: what it is ranked by, over the seeds that all ranked methods have.
-        certainty: how sure the place is.
+        method: the method.
+        score: the score it is ranked by, over the seeds that all ranked methods have.
+        certainty: of the rank.
     """
 
     method: Method
@@ -65,11 +62,11 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Needed:
-    """How many seeds a difference of one point would need.
+class SeedsNeeded:
+    """The number of seeds that would show a difference of one point.
 
     Args:
-        title: of the number that differs.
+        title: name of the score or accuracy.
         reference: name of the control it differs from.
         deviation: standard deviation over seeds of the paired difference, pooled over methods.
         seeds: for 80 % power at a two-sided 5 % level.
@@ -83,7 +80,7 @@ class Needed:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure a comparison is.
+    """Intervals, paired differences, ranks and tests of a comparison.
 
     Args:
         rows: of the table of sums, in its order, with intervals over seeds and images.
@@ -92,66 +89,65 @@ class Certainty:
         information: information score by method; empty without a random control.
         ranking: the methods with two seeds or more, the best first; empty if they share one.
         one_seed: the methods that have one seed alone, and so no certain place.
-        needed: seeds for one point, a row a number and control.
+        needed: seeds for a difference of one point, a row a score and control.
         seeds: the most seeds that a method has.
         images: how many test images were resampled; 0 where intervals are over seeds alone.
-        resamples: how many times.
+        resamples: number of resamples.
     """
 
     rows: Sequence[SumsRow]
     ranked_by: str
-    against: Mapping[str, Mapping[str, Against]]
+    against: Mapping[str, Mapping[str, PairedDifferences]]
     information: Mapping[str, Estimate]
     ranking: Sequence[Ranked]
     one_seed: Sequence[Method]
-    needed: Sequence[Needed]
+    needed: Sequence[SeedsNeeded]
     seeds: int
     images: int
     resamples: int
 
     @property
     def score(self) -> str:
-        """What methods are ranked and tested by."""
+        """Title of the score that methods are ranked and tested by."""
         return SCORE_TITLES[self.ranked_by]
 
     @property
     def wilcoxon(self) -> float:
-        """The smallest p that Wilcoxon's test could give with so many seeds."""
+        """The smallest p that Wilcoxon's test can give with this number of seeds."""
         return wilcoxon_floor(self.seeds)
 
 
 def certainty(run: Run, rows: Sequence[SumsRow]) -> Certainty:
-    """Everything that a comparison's records and answers say about how sure it is.
+    """Intervals, paired differences, ranks and tests of a run.
 
     Args:
         run: as `reports.records.run.read_run` reads it.
         rows: as `reports.analysis.overview.ranked_sums` orders them.
 
     Returns:
-        With intervals over seeds and test images wherever the answers to every test image are
-        kept, else Student's over seeds; with none for one seed.
+        Intervals are over seeds and test images if the cells kept the correctness on every test
+        image, else Student's over seeds; one seed has none.
     """
-    answers = read_answers(run)
+    correctness = read_correctness(run)
     ranked_by = _ranked_by(run)
     references = [name for name in REFERENCES if name in run.methods]
-    wanted: dict[Key, tuple[Estimate, Parts | None]] = {}
+    wanted: dict[Key, tuple[Estimate, Contributions | None]] = {}
     for row in rows:
         for score, modes in SCORES.items():
             estimate: Estimate | None = getattr(row.sums, score)
             if estimate is not None:
-                parts = answers.area(row.method.name, modes, numbered(estimate))
-                wanted[None, row.method.name, score] = estimate, parts
+                contributions = correctness.area(row.method.name, modes, estimate.numbered_seeds)
+                wanted[None, row.method.name, score] = estimate, contributions
     for reference in references:
         for score, modes in SCORES.items():
-            paired = differences(run.records, run.fractions, reference, modes)
-            for name, estimate in paired.items():
-                parts = answers.area(name, modes, numbered(estimate), reference)
-                wanted[reference, name, score] = estimate, parts
+            for name, estimate in run.differences(reference, score).items():
+                contributions = correctness.area(name, modes, estimate.numbered_seeds, reference)
+                wanted[reference, name, score] = estimate, contributions
     if _RANDOM in references:
         for name, estimate in _information(run).items():
-            parts = answers.information(name, _RANDOM, numbered(estimate))
-            wanted[_RANDOM, name, "information"] = estimate, parts
-    found = resampled(answers, wanted)
+            contributions = correctness.information(name, _RANDOM, estimate.numbered_seeds)
+            wanted[_RANDOM, name, "information"] = estimate, contributions
+    found = resampled(correctness, wanted)
     seeds = {
         row.method.name: len(estimate.seeds)
         for row in rows
@@ -164,11 +160,11 @@ def certainty(run: Run, rows: Sequence[SumsRow]) -> Certainty:
         information={
             name: estimate for (_, name, score), estimate in found.items() if score == "information"
         },
-        ranking=_ranking(rows, ranked_by, answers),
+        ranking=_ranking(rows, ranked_by, correctness),
         one_seed=[row.method for row in rows if seeds.get(row.method.name) == 1],
         needed=list(_needed(run, references)),
         seeds=max(seeds.values(), default=0),
-        images=answers.images,
+        images=correctness.images,
         resamples=RESAMPLES,
     )
 
@@ -184,42 +180,44 @@ def _sums(found: Mapping[Key, Estimate], reference: str | None, method: str) -> 
 
 def _against(
     found: Mapping[Key, Estimate], references: Sequence[str], methods: Sequence[str], score: str
-) -> dict[str, dict[str, Against]]:
-    """All differences; their tests are corrected together, those against every control."""
+) -> dict[str, dict[str, PairedDifferences]]:
+    """Paired differences by control and method; their tests are corrected together."""
     places = [
         (reference, name)
         for index, reference in enumerate(references)
         for name in methods
-        # Of two controls one difference is enough.
+        # Two controls are compared once.
         if (reference, name, score) in found and name not in references[:index]
     ]
     tests = paired_tests([found[ref, name, score].values for ref, name in places])
-    against: dict[str, dict[str, Against]] = {reference: {} for reference in references}
+    against: dict[str, dict[str, PairedDifferences]] = {reference: {} for reference in references}
     for (reference, name), test in zip(places, tests, strict=True):
-        against[reference][name] = Against(_sums(found, reference, name), test)
+        against[reference][name] = PairedDifferences(_sums(found, reference, name), test)
     return {reference: by_method for reference, by_method in against.items() if by_method}
 
 
-def _ranking(rows: Sequence[SumsRow], score: str, answers: Answers) -> list[Ranked]:
-    """Places of the methods with several seeds, over the seeds that all of them have."""
+def _ranking(rows: Sequence[SumsRow], score: str, correctness: Correctness) -> list[Ranked]:
+    """Ranks of the methods with several seeds, over the seeds that all of them have."""
     several: list[tuple[Method, Estimate]] = []
     for row in rows:
         estimate: Estimate | None = getattr(row.sums, score)
-        if estimate is not None and len(numbered(estimate)) > 1:
+        if estimate is not None and len(estimate.numbered_seeds) > 1:
             several.append((row.method, estimate))
     if len(several) < 2:
         return []
-    shared = sorted(set.intersection(*(set(numbered(estimate)) for _, estimate in several)))
-    known: list[tuple[Method, Estimate, Parts]] = []
+    shared = sorted(set.intersection(*(set(estimate.numbered_seeds) for _, estimate in several)))
+    known: list[tuple[Method, Estimate, Contributions]] = []
     for method, estimate in several:
-        parts = answers.area(method.name, SCORES[score], shared)
+        contributions = correctness.area(method.name, SCORES[score], shared)
         by_seed = dict(zip(estimate.seeds, estimate.values, strict=True))
         own = over_seeds({seed: (by_seed[seed], estimate.cells) for seed in shared})
-        if parts is not None and own is not None:
-            known.append((method, own, parts))
+        if contributions is not None and own is not None:
+            known.append((method, own, contributions))
     if len(shared) < 2 or len(known) < 2:
         return []
-    moved = answers.bootstrap.deviations(np.stack([parts for *_, parts in known]), shared)
+    moved = correctness.bootstrap.deviations(
+        np.stack([contributions for *_, contributions in known]), shared
+    )
     sure = rank_certainty([own.mean for _, own, _ in known], moved)
     ranked = [
         Ranked(method, replace(own, interval=symmetric_interval(own.mean, off)), place)
@@ -229,7 +227,7 @@ def _ranking(rows: Sequence[SumsRow], score: str, answers: Answers) -> list[Rank
 
 
 def _information(run: Run) -> dict[str, Estimate]:
-    """Eq 9 against the random control of the same seed, of every other method."""
+    """Eq 9 for every method against the random control of the same seed."""
     accuracies = _accuracies(run)
     random = accuracies.get(_RANDOM, {})
     found = {}
@@ -257,7 +255,7 @@ def _information(run: Run) -> dict[str, Estimate]:
     return found
 
 
-def _needed(run: Run, references: Sequence[str]) -> Iterator[Needed]:
+def _needed(run: Run, references: Sequence[str]) -> Iterator[SeedsNeeded]:
     accuracies = _accuracies(run)
     for reference in references:
         base = accuracies.get(reference, {})
@@ -268,18 +266,18 @@ def _needed(run: Run, references: Sequence[str]) -> Iterator[Needed]:
                     difference = own[seed][place][0] - base[seed][place][0]
                     by_place.setdefault((name, place), []).append(difference)
         spreads = {"one accuracy": pooled_deviation(list(by_place.values()))}
-        for score, modes in SCORES.items():
-            paired = differences(run.records, run.fractions, reference, modes)
-            spreads[SCORE_TITLES[score]] = pooled_deviation([e.values for e in paired.values()])
+        for score, title in SCORE_TITLES.items():
+            paired = run.differences(reference, score).values()
+            spreads[title] = pooled_deviation([difference.values for difference in paired])
         for title, deviation in spreads.items():
             if deviation is not None:
-                yield Needed(title, reference, deviation, seeds_needed(deviation))
+                yield SeedsNeeded(title, reference, deviation, seeds_needed(deviation))
 
 
 def _accuracies(run: Run) -> dict[str, dict[int, dict[Place, tuple[float, str]]]]:
     """``(accuracy, cell)`` by method, seed, and mode and fraction."""
-    rows = run.records
-    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna() & rows["fraction"].notna()]
+    rows = run.accuracy_records
+    rows = rows[rows["fraction"].notna()]
     found: dict[str, dict[int, dict[Place, tuple[float, str]]]] = {}
     for method, seed, mode, fraction, value, cell in zip(
         *(rows[n] for n in ("method", "seed", "mode", "fraction", "value", "cell")), strict=True

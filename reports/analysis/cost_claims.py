@@ -1,4 +1,4 @@
-"""What was claimed and aimed at, beside what was measured: met, or not."""
+"""The paper's claims and our goals on cost, checked against measurements."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evaluation.profiling.timing import Interval
-from reports.analysis.cost_tables import REFERENCE, CostTables, Setting
+from reports.analysis.cost_rows import Setting
+from reports.analysis.cost_tables import REFERENCE, CostTables
 
 __all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]
 
-# How many times SMOE Scale's added time another method's is, at least: the paper's claims.
+# The paper's claims: a method's added time is at least so many times SMOE Scale's.
 RATIO_GOALS = {"guided-backprop": 97.0, "gradient-sgsq": 1456.0}
 _SIZE = 224
 _MAIN = "resnet50"
 _OTHERS = ("resnet18", "mobilenet_v3_large", "densenet121", "vgg16_bn")
 
-# A number of a setting and batch with its bounds, or None where it is not measured.
+# Looks up the number of a setting and batch, with its interval; None if it was not measured.
 Found = Callable[[CostTables, Setting, int], Interval | None]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound that somebody set.
+    """An upper or lower bound for a measured number.
 
     Args:
-        title: what is bounded.
+        title: name of the number.
         whose: ``paper`` or ``ours``.
         limit: the bound.
         unit: of it.
-        at_most: whether the bound is an upper one; else a lower one.
-        networks: where it holds.
-        batches: where it holds; None for one image, whatever the batch.
-        found: the number beside it.
-        on_gpu: whether it is about CUDA.
+        at_most: True for an upper bound, False for a lower one.
+        networks: names of the networks that it is set for.
+        batches: batch sizes that it is set for; None for a count of one image.
+        found: looks the number up.
+        on_gpu: True if the goal is for CUDA.
     """
 
     title: str
@@ -50,11 +51,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a number keeps to its bound.
+    """The outcome of a number held against its bound.
 
     Args:
-        met: None where it was not measured.
-        unsure: the bound lies within the number's interval.
+        met: None if the number was not measured.
+        unsure: True if the bound lies within the number's interval.
 
     >>> judged(Interval(1.5, 1.3, 1.8, 0.95), 1.4, at_most=True).words
     'not met (the goal is within the interval)'
@@ -65,7 +66,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """As the page says it."""
+        """The verdict as the page prints it."""
         if self.met is None:
             return "not measured"
         return ("met" if self.met else "not met") + (
@@ -74,13 +75,13 @@ class Verdict:
 
     @property
     def style(self) -> str:
-        """Class of the page's cell."""
+        """CSS class of the table cell."""
         return {None: "missing", True: "met", False: "failed"}[self.met]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A bound, what was found, and whether the one keeps to the other."""
+    """A goal at one setting and batch, with the number measured there."""
 
     goal: Goal
     setting: Setting
@@ -89,17 +90,17 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the bound is kept."""
+        """The number held against the goal."""
         return judged(self.found, self.goal.limit, at_most=self.goal.at_most)
 
     @property
     def ratio(self) -> float | None:
-        """What was found over the bound: below 1 is better for an upper one."""
+        """The number over its bound; below 1 meets an upper bound."""
         return None if self.found is None else self.found.median / self.goal.limit
 
 
 def judged(found: Interval | None, limit: float, *, at_most: bool) -> Verdict:
-    """Hold a number against its bound: the median decides, its interval says how surely."""
+    """Hold the median of a number against its bound; a bound within the interval is unsure."""
     if found is None:
         return Verdict(None)
     met = found.median <= limit if at_most else found.median >= limit
@@ -107,7 +108,7 @@ def judged(found: Interval | None, limit: float, *, at_most: bool) -> Verdict:
 
 
 def claims(tables: CostTables) -> Iterator[Claim]:
-    """Every goal at every setting it holds for: images of 224x224, float32, eager."""
+    """Each goal at each setting that it is set for: 224x224 images, float32, eager."""
     for setting in tables.settings:
         if setting.size != _SIZE or setting.precision != "float32" or setting.compiled:
             continue
@@ -141,7 +142,7 @@ def _times_smoe(method: str) -> Found:
         ratio = rows[0].times_smoe if rows and rows[0] is not None else None
         if ratio is None or rows[0] is None:
             return None
-        # Where SMOE Scale adds nothing that could be measured, the ratio has no upper end.
+        # The ratio is infinite if SMOE Scale's own added time is not above 0.
         value = math.inf if ratio.value is None else ratio.value
         return Interval(value, ratio.low, ratio.high, rows[0].added.covers)
 
@@ -149,7 +150,7 @@ def _times_smoe(method: str) -> Found:
 
 
 def _counted(metric: str, scale: float) -> Found:
-    """A count of SMOE Scale's for one image; the same in every run."""
+    """A count of SMOE Scale for one image, the same in every run."""
 
     def found(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
         del batch
@@ -162,8 +163,8 @@ def _counted(metric: str, scale: float) -> Found:
     return found
 
 
-def _over_reading(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
-    return tables.readings.get((setting, batch))
+def _over_channel_sum(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+    return tables.channel_sums.get((setting, batch))
 
 
 _ALL_BATCHES = (1, 8, 16)
@@ -184,7 +185,7 @@ GOALS = (
     ),
     Goal(
         "SMOE Scale's statistic over one reading of the activations",
-        *("ours", 2.5, "×", True, (_MAIN,), (8, 16), _over_reading),
+        *("ours", 2.5, "×", True, (_MAIN,), (8, 16), _over_channel_sum),
     ),
     Goal(
         "SMOE Scale, memory besides the map, one image",

@@ -1,4 +1,4 @@
-"""Accuracies inside the network as the paper's Tables 1 and 4, ours and the paper's alike."""
+"""Accuracies and scores inside the network, as in the paper's Tables 1 and 4."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pandas as pd
 
 from evaluation.scoring.scores import difference_score, information_score, t_interval
 from reports.paper import table_4
-from reports.records.tables import Estimate
+from reports.records.estimates import Estimate
 
 __all__ = ["MODES", "RANDOM", "LayerTable", "Measured", "measured", "printed"]
 
 MODES = ("kar", "roar")
 RANDOM = "random"
 
-# (statistic, mode, layer)
+# Statistic, mode and layer.
 Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One accuracy and the cell that measured it."""
+    """An accuracy and the id of the cell that measured it."""
 
     value: float
     cell: str
@@ -32,12 +32,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Accuracies after masking one layer and fine-tuning what comes after it.
+    """Accuracies after masking one layer and fine-tuning the network behind it.
 
     Args:
         layers: the shallowest first.
-        statistics: names, the random control left out.
-        by_seed: for each seed, the accuracies by place.
+        statistics: names, without the random control.
+        by_seed: accuracies by statistic, mode and layer, for each seed.
     """
 
     layers: tuple[str, ...]
@@ -45,16 +45,16 @@ class LayerTable:
     by_seed: Mapping[int | None, Mapping[Place, Measured]]
 
     def accuracy(self, statistic: str, mode: str, layer: str) -> Estimate | None:
-        """A number of Table 4 over the seeds, or None before it was measured."""
+        """An accuracy of Table 4 over the seeds; None before it was measured."""
         place = (statistic, mode, layer)
         return _over_seeds({s: [at[place]] for s, at in self.by_seed.items() if place in at}, _mean)
 
     def difference(self, statistic: str, layers: Sequence[str] | None = None) -> Estimate | None:
-        """Eq 8 over the layers, paired with the random control of the same seed."""
+        """The difference score (Eq 8) over layers, against the random control of the same seed."""
         return self._score(statistic, layers or self.layers, difference_score)
 
     def information(self, statistic: str, log_base: float | None) -> Estimate | None:
-        """Eq 9 over the layers, likewise; None too where an accuracy of 0 makes it infinite."""
+        """The information score (Eq 9) over all layers; None if an accuracy is 0."""
 
         def score(**accuracies: list[float]) -> float:
             return information_score(**accuracies, log_base=log_base)
@@ -66,13 +66,13 @@ class LayerTable:
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The statistics, the highest difference score first; those not measured last."""
+        """Statistics by difference score, the highest first, those not measured last."""
         scores = {name: self.difference(name) for name in self.statistics}
         order = {name: -np.inf if e is None else e.mean for name, e in scores.items()}
         return tuple(sorted(self.statistics, key=lambda name: -order[name]))
 
     def best(self, mode: str, layer: str) -> str | None:
-        """The statistic whose accuracy is best at a layer: highest in KAR, lowest in ROAR."""
+        """The statistic with the highest accuracy in KAR, or the lowest in ROAR, at a layer."""
         found = {name: self.accuracy(name, mode, layer) for name in self.statistics}
         means = {name: e.mean for name, e in found.items() if e is not None}
         if not means:
@@ -83,7 +83,7 @@ class LayerTable:
     def _score(
         self, statistic: str, layers: Sequence[str], score: Callable[..., float]
     ) -> Estimate | None:
-        """A score of each seed in which every layer was measured, then over those seeds."""
+        """A score over the seeds in which every layer was measured."""
         found: dict[int | None, list[Measured]] = {}
         for seed, at in self.by_seed.items():
             places = [
@@ -106,10 +106,10 @@ class LayerTable:
 
 
 def measured(records: pd.DataFrame, layers: Sequence[str], statistics: Sequence[str]) -> LayerTable:
-    """The accuracies of a run.
+    """The accuracies of a run inside the network.
 
     Args:
-        records: as `reports.records.tables.records_frame`, one record a number.
+        records: as `reports.records.frames.records_frame`, one record a number.
         layers: the plan's layers, the shallowest first.
         statistics: the plan's statistics.
     """
@@ -123,7 +123,7 @@ def measured(records: pd.DataFrame, layers: Sequence[str], statistics: Sequence[
 
 
 def printed(dataset: str) -> LayerTable:
-    """The paper's own Table 4 for one of its data sets; the statistics have the paper's names.
+    """Table 4 of the paper for one data set; the statistics have the paper's names.
 
     >>> round(printed("Places").difference("SMOE Scale").mean, 2)
     0.9

@@ -1,4 +1,4 @@
-"""What the page says first: who scores best, and who clears the controls."""
+"""The top of a page: the ranking by score, a summary, and the best methods beside the controls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
 from reports.formatting import percent, trace
+from reports.records.estimates import Estimate, Place, Sums
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Place, Sums, sums
 
 __all__ = [
     "REFERENCES",
@@ -22,7 +22,7 @@ __all__ = [
     "time_metric",
 ]
 
-# Controls that every method is held against, where the run has them.
+# Controls that every method is compared with, if the run has them.
 REFERENCES = ("random", "centre")
 _HEADLINE_METHODS = 5
 
@@ -38,12 +38,12 @@ class SumsRow:
 
     @property
     def score(self) -> Estimate | None:
-        """What the method is ranked by: SUM, or the one score that its modes give."""
+        """The score that the method is ranked by: SUM, or KAR or ROAR if it has one mode."""
         return self.sums.total or self.sums.kar or self.sums.roar
 
     @property
     def seeds(self) -> str:
-        """How many seeds the sums have, and what that means for an interval."""
+        """Number of seeds of the sums, in words."""
         found = (self.sums.kar, self.sums.roar, self.sums.total)
         counts = sorted({len(estimate.seeds) for estimate in found if estimate is not None})
         if counts == [1]:
@@ -62,10 +62,9 @@ class HeadlineRow:
 
 
 def ranked_sums(run: Run) -> list[SumsRow]:
-    """Every method of the run with its sums, best first, those without a SUM last."""
-    found = sums(run.records, run.fractions)
+    """All methods with their sums, the best first, those without a SUM last."""
     rows = [
-        SumsRow(method, found.get(name, Sums(None, None, None)))
+        SumsRow(method, run.sums.get(name, Sums(None, None, None)))
         for name, method in run.methods.items()
     ]
 
@@ -77,15 +76,15 @@ def ranked_sums(run: Run) -> list[SumsRow]:
 
 
 def ranked_by(rows: Iterable[SumsRow]) -> str:
-    """Name of the score that `ranked_sums` could rank by."""
+    """Name of the score that `ranked_sums` ranks by."""
     found = [row.sums for row in rows]
     if any(sums.total for sums in found):
         return "SUM"
     return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
 
 
-def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> list[str]:
-    """What the run found, in a few sentences made of its records."""
+def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
+    """The run's main results in a few sentences."""
     if run.dataset is None:
         return ["Nothing has been measured yet."]
     data = run.data
@@ -97,9 +96,9 @@ def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> lis
             f"{data.get('test')} test images of {size} pixels)"
         )
     said = [f"{len(run.methods)} methods on {run.dataset}{images} with the network {run.model}."]
-    if unmasked is not None:
+    if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
-        said.append(f"Unmasked test accuracy is {percent(unmasked.mean)} %{chance}.")
+        said.append(f"Unmasked test accuracy is {percent(run.unmasked.mean)} %{chance}.")
     totals = {row.method.name: row.sums.total.mean for row in rows if row.sums.total is not None}
     own = [row for row in rows if row.method.name in totals and row.method.group != "control"]
     if own:
@@ -117,17 +116,24 @@ def summary(run: Run, rows: Sequence[SumsRow], unmasked: Estimate | None) -> lis
 
 
 def time_metric(costs: Costs) -> Metric:
-    """The time of a map: measured alone if any was, else as it took in the run."""
+    """The metric of a map's time: timed alone if any was, else as it took in the run."""
     return METRICS["map_ms" if costs["map_ms"] else "attribution_ms"]
 
 
 def headline(
+    run: Run,
     rows: Iterable[SumsRow],
-    mask_only: Mapping[Place, Estimate],
     mask_only_at: tuple[str, float] | None,
     costs: Costs,
 ) -> list[HeadlineRow]:
-    """The best methods and all controls, in the order of `rows`."""
+    """The best methods and all controls, in the order of `rows`.
+
+    Args:
+        run: the run.
+        rows: as `ranked_sums` orders them.
+        mask_only_at: mode and fraction of the accuracies from masks alone; None for none.
+        costs: estimates by metric and method.
+    """
     scored = [row for row in rows if row.score is not None]
     best = [row.method.name for row in scored if row.method.group != "control"]
     shown = set(best[:_HEADLINE_METHODS])
@@ -140,7 +146,7 @@ def headline(
             lines.append(
                 HeadlineRow(
                     row,
-                    None if place is None else mask_only.get(place),
+                    None if place is None else run.mask_only_accuracies.get(place),
                     "" if place is None else trace("mask_only_accuracy", *place),
                     times.get(name),
                 )
@@ -148,14 +154,14 @@ def headline(
     return lines
 
 
-def best_places(run: Run, found: Mapping[Place, Estimate]) -> set[Place]:
-    """In each column of the accuracies, the place of the best method that is no control."""
+def best_places(run: Run) -> set[Place]:
+    """The best method of each mode and fraction, controls left out."""
     best = set()
     for mode in run.modes:
         for fraction in run.fractions:
             column = {
                 place: estimate.mean
-                for place, estimate in found.items()
+                for place, estimate in run.accuracies.items()
                 if place[1:] == (mode, fraction) and run.methods[place[0]].group != "control"
             }
             if column:

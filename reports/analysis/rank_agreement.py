@@ -1,4 +1,4 @@
-"""How far the order of the methods stays the same over seeds, fills and other readings."""
+"""Agreement of rankings: Kendall's tau between seeds, fills and other variants."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from statistics import mean
 import pandas as pd
 
 from evaluation.scoring.significance import kendall_tau
-from reports.analysis.certainty import SCORES
+from reports.records.estimates import SCORES, over_seeds, seed_sums
+from reports.records.frames import VARIANT_COLUMNS, of_metric
 from reports.records.run import Run
-from reports.records.tables import TRACK_COLUMNS, over_seeds, seed_sums
 
 __all__ = ["Agreement", "agreement", "agreements"]
 
-# What each further column of the records is called.
+# Titles of the columns that tell groups of records apart.
 _TITLES = {
     "seed": "seeds",
     "fill": "fills",
@@ -28,13 +28,13 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau between the orders of the methods in groups of records, a pair at a time.
+    """Kendall's tau between the rankings of groups of records, over all pairs of groups.
 
     Args:
-        title: what the groups differ in.
-        groups: their values.
-        methods: how many methods the orders share, in the pair that shares the fewest.
-        tau: mean and lowest of the pairs, by score.
+        title: name of the column that differs.
+        groups: its values.
+        methods: number of methods that a pair's rankings share, at the least.
+        tau: mean and minimum over the pairs, by score.
     """
 
     title: str
@@ -46,18 +46,18 @@ class Agreement:
 def agreement(
     records: pd.DataFrame, fractions: Sequence[float], by: str, title: str = ""
 ) -> Agreement | None:
-    """How far the order of the methods is the same in every group of records.
+    """The agreement between the rankings of groups of records.
 
     Args:
-        records: as `reports.records.tables.records_frame`, one record a number in each group.
+        records: as `reports.records.frames.records_frame`, one record a number in each group.
         fractions: the fractions that scores run over.
         by: the column whose values make the groups.
-        title: what the groups differ in; `by` where it is empty.
+        title: of the column; `by` if it is empty.
 
     Returns:
-        None where there are not two groups with two methods in both.
+        None without two groups that share two methods.
     """
-    rows = records[(records["metric"] == "accuracy") & records["layer"].isna()]
+    rows = of_metric(records, "accuracy")
     rows = rows[(rows["method"] != "none") & rows[by].notna()]
     groups = {str(value): group for value, group in rows.groupby(by)}
     tau: dict[str, tuple[float, float]] = {}
@@ -76,16 +76,16 @@ def agreement(
 
 
 def agreements(run: Run) -> list[Agreement]:
-    """Over the seeds, and over whatever else the run did in more than one way.
+    """The agreement over seeds, and over each setting that the run has several variants of.
 
     Args:
         run: as `reports.records.run.read_run` reads it.
     """
     found = [agreement(run.records, run.fractions, "seed", _TITLES["seed"])]
-    own = asdict(run.track)
-    for column in TRACK_COLUMNS:
-        # All else as in the tables of the page.
-        rows = run.every_track
+    own = asdict(run.variant)
+    for column in VARIANT_COLUMNS:
+        # All other settings are those of the page's tables.
+        rows = run.every_variant
         for name, value in own.items():
             rows = rows if name == column else rows[rows[name] == value]
         if len(rows[column].unique()) > 1:
@@ -97,9 +97,9 @@ def agreements(run: Run) -> list[Agreement]:
 def _scores(
     rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
 ) -> dict[str, float]:
-    """The mean over seeds of each method's score."""
-    scores = {
-        str(method): over_seeds(seed_sums(group, fractions, modes))
-        for method, group in rows.groupby("method")
+    """A score by method, the mean over seeds."""
+    return {
+        method: estimate.mean
+        for method, by_seed in seed_sums(rows, fractions, modes).items()
+        if (estimate := over_seeds(by_seed)) is not None
     }
-    return {name: estimate.mean for name, estimate in scores.items() if estimate is not None}

@@ -1,7 +1,7 @@
-"""The paper's sentence on Guided Backprop, put to the test with the networks of a run.
+"""Fast-CAM in the place of Guided Backprop, tested on the networks of a run.
 
-"By replacing Guided Backprop with our method accuracy should increase": a class activation map
-times SMOE Scale (Fast-CAM) against the same map times Guided Backprop.
+The paper: "By replacing Guided Backprop with our method accuracy should increase". A class
+activation map times SMOE Scale (Fast-CAM) is compared with the same map times Guided Backprop.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.analysis.certainty import SCORES
-from reports.records.correctness import numbered, read_answers, resampled
+from reports.records.correctness import read_correctness, resampled
+from reports.records.estimates import SCORES, Estimate, Sums
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, Sums, differences, sums
 
 __all__ = ["Replacement", "gains", "replacements", "verdict"]
 
@@ -25,8 +24,8 @@ class Replacement:
     """One class activation map alone, times Guided Backprop, and as Fast-CAM.
 
     Args:
-        methods: the three as the run has them; ``"alone"`` may be missing.
-        sums: of each.
+        methods: by ``"alone"`` (may be missing), ``"guided"`` and ``"fast"``.
+        sums: scores of each.
         gain: Fast-CAM less the product with Guided Backprop, paired by seed and test image.
     """
 
@@ -36,12 +35,12 @@ class Replacement:
 
 
 def replacements(run: Run) -> list[Replacement]:
-    """Every class activation map that the run has both times Guided Backprop and as Fast-CAM."""
+    """The class activation maps that a run has both times Guided Backprop and as Fast-CAM."""
     by_cam: dict[Any, dict[str, Method]] = {}
     for method in run.methods.values():
         cam = method.parameters.get("cam")
         if cam is not None:
-            # Blurred methods are held against one another.
+            # Blurred methods are compared with one another.
             blur = method.parameters.get("blur_sigma_share")
             by_cam.setdefault((cam, blur), {})[_role(method)] = method
     both = [methods for methods in by_cam.values() if {"guided", "fast"} <= methods.keys()]
@@ -62,35 +61,33 @@ def replacements(run: Run) -> list[Replacement]:
 
 
 def gains(run: Run, pairs: Iterable[Pair]) -> dict[tuple[str, str | None, str], Estimate]:
-    """Scores of the first method of each pair less the second's, over the seeds that have both.
+    """Differences of scores in pairs of methods, over the seeds that have both.
 
     Args:
         run: the run.
-        pairs: names of methods; None in the second place for the scores themselves.
+        pairs: names of two methods; None in place of the second for the score itself.
 
     Returns:
-        By first and second name and score; with intervals over seeds and test images where the
-        answers to every test image are kept, and none for one seed.
+        First less second, by the two names and the score. Intervals are over seeds and test images
+        if the correctness on every test image was kept; one seed has none.
     """
-    answers = read_answers(run)
-    measured = sums(run.records, run.fractions)
+    correctness = read_correctness(run)
     nothing = Sums(None, None, None)
     wanted = {}
     for first, second in dict.fromkeys(pairs):
         for score, modes in SCORES.items():
             if second is None:
-                estimate: Estimate | None = getattr(measured.get(first, nothing), score)
+                estimate: Estimate | None = getattr(run.sums.get(first, nothing), score)
             else:
-                paired = differences(run.records, run.fractions, second, modes)
-                estimate = paired.get(first)
+                estimate = run.differences(second, score).get(first)
             if estimate is not None:
-                parts = answers.area(first, modes, numbered(estimate), second)
-                wanted[first, second, score] = estimate, parts
-    return resampled(answers, wanted)
+                contributions = correctness.area(first, modes, estimate.numbered_seeds, second)
+                wanted[first, second, score] = estimate, contributions
+    return resampled(correctness, wanted)
 
 
 def verdict(gain: Estimate | None) -> str:
-    """What a difference says of the sentence.
+    """The verdict of a difference on the paper's sentence.
 
     >>> verdict(Estimate(0.2, (0.1, 0.3), (0, 1), ())), verdict(Estimate(-0.2, None, (0,), ()))
     ('held', 'fails; one seed')

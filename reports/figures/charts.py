@@ -1,8 +1,8 @@
-"""Which figures the page shows, each as a data URI with its text alternative."""
+"""Charts of a run's page: figures as data URIs, each with its text alternative."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -12,10 +12,10 @@ from reports.analysis.overview import Costs, SumsRow, time_metric
 from reports.figures import drawing
 from reports.formatting import share
 from reports.records.run import GROUPS, Method, Run
-from reports.records.tables import Estimate, Place
 
 __all__ = [
     "Chart",
+    "chart",
     "cost_chart",
     "curve_charts",
     "forest_chart",
@@ -23,23 +23,22 @@ __all__ = [
     "pareto_front",
 ]
 
-# With more lines than this in a panel nobody can tell them apart.
+# More lines than this in one panel cannot be told apart.
 _MOST_LINES = 6
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure and what it says to who cannot see it."""
+    """A figure with its title and text alternative."""
 
     title: str
     uri: str
     alt: str
 
 
-def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
-    """ROAR and KAR curves, a figure a group of methods; a large group is split by family."""
-    rows = run.records
-    rows = rows[(rows["metric"] == "accuracy") & rows["layer"].isna()]
+def curve_charts(run: Run) -> Iterator[Chart]:
+    """ROAR and KAR curves, one figure for each group of methods, or family of a large group."""
+    rows = run.accuracy_records
     rows = rows[rows["mode"].isin(list(run.modes))]
     measured = set(rows["method"])
     controls = [method for method in run.in_group("control") if method.name in measured]
@@ -54,13 +53,13 @@ def curve_charts(run: Run, unmasked: Estimate | None) -> Iterator[Chart]:
     if not parts and controls:
         parts = [(GROUPS["control"], [])]
     for title, methods in parts:
-        figure = drawing.curves(rows, methods, controls, run.modes, unmasked, run.chance)
+        figure = drawing.curves(rows, methods, controls, run.modes, run.unmasked, run.chance)
         names = ", ".join(method.title for method in (*methods, *controls))
-        yield _chart(title, figure, f"Accuracy over the share of the pixels: {names}")
+        yield chart(title, figure, f"Accuracy over the share of the pixels: {names}")
 
 
 def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
-    """Differences against the controls, paired by seed; None if nothing can be paired."""
+    """Differences from the controls, paired by seed; None if nothing can be paired."""
     against = {
         reference: {
             name: difference
@@ -77,21 +76,17 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
         for reference in against
         if certainty.ranked_by == "total" and (total := totals[reference]) is not None
     }
-    return _chart(
+    return chart(
         "Differences paired by seed",
         drawing.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
         f"Difference of {certainty.score} against the controls, a point and an interval a method",
     )
 
 
-def mask_only_charts(
-    run: Run,
-    found: Mapping[Place, Estimate],
-    mask_only: Mapping[Place, Estimate],
-    unmasked: Estimate | None,
-) -> Iterator[Chart]:
-    """Accuracy from the mask alone against accuracy on masked images, where both are known."""
-    lines = {} if unmasked is None else {"unmasked": 100 * unmasked.mean}
+def mask_only_charts(run: Run) -> Iterator[Chart]:
+    """Scatter plots of the accuracy from the mask alone against that on masked images."""
+    found, mask_only = run.accuracies, run.mask_only_accuracies
+    lines = {} if run.unmasked is None else {"unmasked": 100 * run.unmasked.mean}
     lines |= {} if run.chance is None else {"chance": 100 * run.chance}
     for mode, fraction in sorted({place[1:] for place in mask_only}, reverse=True):
         places = {name: (name, mode, fraction) for name in run.methods}
@@ -111,11 +106,11 @@ def mask_only_charts(
                 x_lines=lines,
                 y_lines=lines,
             )
-            yield _chart(title, figure, f"Accuracy from the mask alone against accuracy, {title}")
+            yield chart(title, figure, f"Accuracy from the mask alone against accuracy, {title}")
 
 
 def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
-    """SUM against the time of a map; None before both are known of any method."""
+    """A scatter plot of SUM against the time of a map; None before a method has both."""
     metric = time_metric(costs)
     times = costs[metric.name]
     points = {
@@ -137,7 +132,7 @@ def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
         front=pareto_front(points.values()),
         log_x=True,
     )
-    return _chart(
+    return chart(
         "Compute against score",
         figure,
         "Time of a map against SUM, a point a method, and the front that none beats in both",
@@ -145,7 +140,7 @@ def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both: less along the first axis, more along the second.
+    """The Pareto front of points: the first coordinate is to be low, the second high.
 
     >>> pareto_front([(3, 5), (1, 2), (2, 1), (4, 4)])
     [(1, 2), (3, 5)]
@@ -157,12 +152,19 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _chart(title: str, figure: Figure, alt: str) -> Chart:
+def chart(title: str, figure: Figure, alt: str) -> Chart:
+    """A figure as a chart.
+
+    Args:
+        title: heading above it.
+        figure: the figure.
+        alt: its text alternative.
+    """
     return Chart(title, drawing.svg_uri(figure), alt)
 
 
 def _families(title: str, methods: Sequence[Method]) -> list[tuple[str, list[Method]]]:
-    """A group whole, or, where it is large, by what its titles say before the first comma."""
+    """A group of methods, split by the words before the first comma of their titles if large."""
     if len(methods) <= _MOST_LINES:
         return [(title, list(methods))] if methods else []
     families: dict[str, list[Method]] = {}

@@ -1,4 +1,4 @@
-"""Figures of costs: a point a method, on a logarithmic axis, since they span four decades."""
+"""Figures of costs on a logarithmic axis: added time and memory, a point a method."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from reports.analysis.cost_tables import NETWORK_ALONE, CountRow, TimeTable
+from reports.analysis.cost_rows import NETWORK_ALONE, CountRow, TimeTable
 from reports.formatting import quantity
 
 __all__ = ["added_time_figure", "memory_figure"]
 
-# Below this an added time is drawn at the axis' end, hollow.
+# A smaller added time is drawn at the end of the axis, hollow.
 _LEAST_PERCENT = 0.1
 _LEAST_BYTES = 1024.0
 
 
 def added_time_figure(tables: Sequence[TimeTable]) -> Figure:
-    """Added time in percent of the forward pass, a colour a batch, lines its 95 % intervals.
+    """Added time in percent of the forward pass, a colour a batch, with 95 % intervals as lines.
 
-    A point is hollow where the interval holds 0. Methods that do not run the network are left out.
+    A point is hollow if its interval holds 0. Methods that do not run the network are left out.
 
     Args:
         tables: of one setting.
@@ -52,7 +52,7 @@ def added_time_figure(tables: Sequence[TimeTable]) -> Figure:
 
 
 def memory_figure(rows: Sequence[CountRow]) -> Figure:
-    """Peak bytes of one image beyond the forward pass.
+    """Peak memory of one image in bytes beyond the forward pass.
 
     Args:
         rows: of one setting.
@@ -121,14 +121,14 @@ def _points(frame: pd.DataFrame, label: str, tick: Callable[[float], str], *, ba
         axes.set(xlabel=label, ylabel="")
         axes.yaxis.grid(True, color="#eeeeee")
         if len(batches) > 1:
-            # Beside the axes, where it covers nothing.
+            # Outside the axes, where the legend covers nothing.
             figure.legend(title="images at once", loc="outside lower center", ncols=len(batches))
     return figure
 
 
 def _log_axis(axes: Axes, tick: Callable[[float], str], base: int) -> None:
     axes.set_xscale("log", base=base)
-    # Powers of two are many: one tick in four.
+    # One tick in four powers of two.
     low, high = axes.get_xlim()
     step = 1 if base == 10 else 4
     first, last = (math.log(end, base) / step for end in (low, high))

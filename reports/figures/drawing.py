@@ -1,4 +1,7 @@
-"""Figures as SVG data URIs: drawn on `Figure` objects, so that no screen or state is needed."""
+"""Figures of scores (curves, differences, scatter plots), and any figure as an SVG data URI.
+
+Figures are drawn on `Figure` objects: neither a screen nor pyplot's state is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,25 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from evaluation.scoring.scores import t_interval
 from reports.figures.labels import label_points
+from reports.records.estimates import Estimate
 from reports.records.run import Method
-from reports.records.tables import Estimate
 
-__all__ = ["CONTROL_STYLES", "curves", "forest", "scatter", "svg_uri"]
+__all__ = [
+    "CONTROL_STYLES",
+    "curves",
+    "forest",
+    "legend_entries",
+    "scatter",
+    "style",
+    "svg_uri",
+]
 
 MODE_TITLES = {"roar": "ROAR: most salient pixels removed", "kar": "KAR: most salient pixels kept"}
 
@@ -42,7 +54,7 @@ _STYLE: dict[Any, Any] = {
 }
 # KAR less ROAR of equal accuracies is 0, whether they are all the unmasked one or all chance.
 _UNMOVED = "unmasked, chance"
-# Of a figure of curves, in inches: the same for every group, so that panels line up.
+# Of a figure of curves, in inches; the same for every group, so that panels line up.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEFT, _LEGEND, _TOP, _BOTTOM = 3.6, 3.3, 0.65, 3.2, 0.35, 0.55
 
 
@@ -64,15 +76,15 @@ def curves(
     unmasked: Estimate | None,
     chance: float | None,
 ) -> Figure:
-    """Accuracy over the fraction, a panel a mode, as the paper's Figure 5.
+    """Accuracy over the fraction of the pixels, a panel a mode, as in the paper's Figure 5.
 
     Args:
         records: accuracy records, one a number.
         methods: coloured lines.
         controls: grey lines, the same in every figure.
         modes: the panels.
-        unmasked: horizontal line, or None.
-        chance: horizontal line, or None.
+        unmasked: accuracy without a mask, a horizontal line; None for no line.
+        chance: accuracy of guessing, likewise.
 
     Returns:
         The figure; bands are Student's 95 % intervals over seeds, absent for one seed.
@@ -81,7 +93,7 @@ def curves(
     rows["percent"] = rows["fraction"].astype(float) * 100
     rows["value"] = rows["value"].astype(float) * 100
     ticks = sorted(rows["percent"].dropna().unique().tolist())
-    with _style():
+    with style():
         width = _LEFT + len(modes) * _PANEL_WIDTH + _LEGEND
         height = _TOP + _PANEL_HEIGHT + _BOTTOM
         figure = Figure(figsize=(width, height))
@@ -106,14 +118,11 @@ def curves(
             axes.set(title=MODE_TITLES[mode], xlabel=f"pixels {kept} (%)", xticks=ticks)
             axes.set(xlim=(0, 100), ylabel="")
         panels[0].set_ylabel("test accuracy after retraining (%)")
-        handles: dict[str, Any] = {}
-        for axes in panels:
-            artists, labels = axes.get_legend_handles_labels()
-            handles |= dict(zip(labels, artists, strict=True))
-        if handles:
+        artists, labels = legend_entries(panels)
+        if labels:
             figure.legend(
-                list(handles.values()),
-                list(handles),
+                artists,
+                labels,
                 loc="upper left",
                 bbox_to_anchor=(1 - (_LEGEND - 0.05) / width, 1 - _TOP / height),
                 frameon=False,
@@ -128,23 +137,24 @@ def forest(
     score: str,
     unmoved: Mapping[str, float],
 ) -> Figure:
-    """Paired differences of a score, a panel a reference: point and 95 % interval.
+    """Paired differences of a score with 95 % intervals, a panel a reference.
 
     Args:
         differences: for each reference, estimates by method.
         methods: for the titles.
-        score: name of what differs.
-        unmoved: for each reference, where a network would be whose accuracy no mask changes.
+        score: name of the score.
+        unmoved: for each reference, the difference of a network whose accuracy no mask changes.
 
     Returns:
-        The figure; methods sorted by the first reference. A hollow point is one seed.
+        The figure; methods sorted by the first reference, ties as they come. A hollow point is one
+        seed.
     """
     first = next(iter(differences.values()))
     names = sorted(
-        {name for of_reference in differences.values() for name in of_reference},
+        dict.fromkeys(name for of_reference in differences.values() for name in of_reference),
         key=lambda name: first[name].mean if name in first else 0.0,
     )
-    with _style():
+    with style():
         figure = Figure(
             figsize=(3.6 * len(differences) + 2.2, 0.24 * len(names) + 0.9), layout="constrained"
         )
@@ -194,17 +204,14 @@ def scatter(
         title: of the panel.
         x_label: with its unit.
         y_label: with its unit.
-        x_lines: places of vertical lines by name, such as chance.
-        y_lines: of horizontal ones, likewise.
-        front: points that no other beats in both directions, from the left, joined by steps.
-        log_x: logarithmic x axis.
-
-    Returns:
-        The figure.
+        x_lines: x of vertical lines by name, such as chance.
+        y_lines: y of horizontal lines by name.
+        front: the Pareto front, from the left, joined by steps.
+        log_x: make the x axis logarithmic.
     """
     groups = list(dict.fromkeys(methods[name].group for name in points))
     palette = sns.color_palette("colorblind")
-    with _style():
+    with style():
         figure = Figure(figsize=(8.8, 5.4), layout="constrained")
         axes = figure.subplots()
         _marked_lines(axes, x_lines or {}, vertical=True)
@@ -229,7 +236,7 @@ def scatter(
 
 
 def _marked_lines(axes: Axes, lines: Mapping[str, float], *, vertical: bool) -> None:
-    """Dotted lines across the panel, each with its name at its lower or left end."""
+    """Draw dotted lines across the panel, each with its name at its lower or left end."""
     for name, place in lines.items():
         draw = axes.axvline if vertical else axes.axhline
         draw(place, color="#7a7a7a", linestyle=":", linewidth=1.2)
@@ -246,7 +253,17 @@ def _marked_lines(axes: Axes, lines: Mapping[str, float], *, vertical: bool) -> 
         )
 
 
-def _style() -> AbstractContextManager[None]:
+def legend_entries(panels: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
+    """The artists and labels of several panels, each label once."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        artists, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, artists, strict=True))
+    return list(found.values()), list(found)
+
+
+def style() -> AbstractContextManager[None]:
+    """The fonts and grid of all figures of scores, while the block runs."""
     return mpl.rc_context({**sns.axes_style("whitegrid"), **_STYLE})
 
 

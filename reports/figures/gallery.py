@@ -1,4 +1,4 @@
-"""Pictures for the page: maps side by side, images masked at each fraction, LOVI."""
+"""Pictures of maps for a page: maps side by side, masked images, LOVI."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from reports.records.run import Method, Run
 __all__ = [
     "Gallery",
     "MaskedColumn",
-    "MaskedPart",
+    "MaskedImage",
     "PictureRow",
+    "has_pictures",
     "lovi_key",
     "picture_uri",
     "read_gallery",
@@ -28,16 +29,16 @@ __all__ = [
 
 Pixels = NDArray[np.uint8]
 
-# Above this many pixels a side a picture is shrunk, so that a page of hundreds stays small.
+# Larger pictures are shrunk to this many pixels a side, so that a page of hundreds stays small.
 _LARGEST_SIDE = 128
 _MOST_IMAGES = 8
-# Bounds of a shown map: a few extreme pixels would leave the rest of a gradient map black.
+# Maps are shown between these percentiles: extreme pixels would leave a gradient map black.
 _PERCENTILES = (1.0, 99.0)
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A row of pictures, one an image: a method's maps, say; None where not measured."""
+    """A row of pictures, one an image, such as a method's maps; None for one not measured."""
 
     title: str
     pictures: Sequence[str | None]
@@ -45,13 +46,13 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class MaskedColumn:
-    """A mode and a fraction, and exactly how much of an image that is.
+    """A mode and a fraction, with the number of pixels that masks remove or keep.
 
     Args:
         mode: ``"roar"`` or ``"kar"``.
-        fraction: share asked for.
-        fewest: pixels removed (ROAR) or kept (KAR), counted in the masks: over methods, the least.
-        most: likewise, the most; equal to `fewest` in a sound run.
+        fraction: of the pixels, as asked for.
+        fewest: pixels removed (ROAR) or kept (KAR), the minimum over methods.
+        most: the maximum over methods; equal to `fewest` in a sound run.
         of: pixels of the image.
     """
 
@@ -63,8 +64,8 @@ class MaskedColumn:
 
 
 @dataclass(frozen=True)
-class MaskedPart:
-    """One image masked by every method, at each fraction of both modes."""
+class MaskedImage:
+    """One image masked by every method at each fraction of both modes."""
 
     caption: str
     columns: Sequence[MaskedColumn]
@@ -82,15 +83,15 @@ class _Maps:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The maps of a few test images by every method that is there.
+    """The maps of a few test images by every method.
 
     Args:
         methods: in the page's order.
-        index: ``(K,)``, which test images.
-        images: ``(K, H, W, 3)``, or None where the images are not staged.
+        index: ``(K,)``, indices of the test images.
+        images: ``(K, H, W, 3)``; None if the images are not staged.
         captions: the class of each image.
         mean: the training set's channel mean in [0, 1].
-        object_masks: ``(K, H, W)``, or None where the truth is not known.
+        object_masks: ``(K, H, W)``; None if the true objects are not known.
         maps: by method.
     """
 
@@ -103,7 +104,7 @@ class Gallery:
     maps: Mapping[str, _Maps]
 
     def side_by_side(self) -> list[PictureRow]:
-        """The images, the true object where it is known, and each method's maps."""
+        """The images, the true objects if known, and each method's maps."""
         rows = []
         if self.images is not None:
             rows.append(PictureRow("Image", [picture_uri(image) for image in self.images]))
@@ -118,7 +119,7 @@ class Gallery:
         return rows
 
     def lovi_rows(self) -> list[PictureRow]:
-        """LOVI pictures; methods that weight the same maps differently share a row."""
+        """LOVI pictures; methods that combine the same maps with other weights share a row."""
         shared: dict[bytes, tuple[list[str], _Maps]] = {}
         for method in self.methods:
             maps = self.maps.get(method.name)
@@ -134,12 +135,16 @@ class Gallery:
 
     @property
     def scales(self) -> int:
-        """Number of maps a LOVI picture is made of; 0 where there is none."""
+        """Number of maps in a LOVI picture; 0 without any."""
         found = [maps.scales.shape[1] for maps in self.maps.values() if maps.scales is not None]
         return max(found, default=0)
 
-    def masked(self, image: int) -> MaskedPart:
-        """Image number `image` of the gallery, masked by each method at each cut, both modes."""
+    def masked(self, image: int) -> MaskedImage:
+        """One image of the gallery, masked by each method at each cut in both modes.
+
+        Args:
+            image: position in the gallery.
+        """
         counts: dict[tuple[str, float], list[int]] = {}
         rows = []
         for method in self.methods:
@@ -162,7 +167,7 @@ class Gallery:
             MaskedColumn(mode, cut, min(found), max(found), pixels)
             for (mode, cut), found in counts.items()
         ]
-        return MaskedPart(self.captions[image], columns, rows)
+        return MaskedImage(self.captions[image], columns, rows)
 
     def _in_order(self, maps: _Maps, coloured: Pixels) -> list[str | None]:
         places = [_place(maps, index) for index in self.index]
@@ -170,7 +175,7 @@ class Gallery:
 
 
 def read_gallery(run: Run) -> Gallery | None:
-    """The gallery of a run, or None before the first maps are there."""
+    """The gallery of a run; None before the first maps are there."""
     maps: dict[str, _Maps] = {}
     for cell in run.cells("maps"):
         arrays = run.files.gallery(cell.id)
@@ -202,7 +207,7 @@ def read_gallery(run: Run) -> Gallery | None:
 
 
 def lovi_key(scales: int) -> list[str]:
-    """The colour of each scale in a LOVI picture where it alone is salient, as CSS colours."""
+    """The CSS colour of each scale of a LOVI picture, as if it alone were salient."""
     if scales < 1:
         return []
     alone = lovi(torch.eye(scales)[None, :, :, None])[0, :, :, 0].T
@@ -210,7 +215,7 @@ def lovi_key(scales: int) -> list[str]:
 
 
 def picture_uri(rgb: Pixels) -> str:
-    """An RGB picture ``(H, W, 3)`` as a data URI; large ones are shrunk first."""
+    """An RGB picture ``(H, W, 3)`` as a data URI, shrunk if it is large."""
     image = Image.fromarray(np.ascontiguousarray(rgb))
     buffer = io.BytesIO()
     if max(image.size) <= _LARGEST_SIDE:
@@ -223,13 +228,22 @@ def picture_uri(rgb: Pixels) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def has_pictures(html: str) -> bool:
+    """True if a page shows pictures of `picture_uri`; its figures are SVG.
+
+    >>> has_pictures('<img src="data:image/png;base64,">'), has_pictures("<p>none</p>")
+    (True, False)
+    """
+    return any(f"data:image/{kind};" in html for kind in ("png", "webp"))
+
+
 def _place(maps: _Maps, index: int) -> int | None:
     places = np.flatnonzero(maps.index == index)
     return int(places[0]) if places.size else None
 
 
 def _stretched(saliency: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each map from its 1st percentile (0) to its 99th (1); a constant one is 0.5 everywhere."""
+    """Maps rescaled from their 1st percentile (0) to their 99th (1); a constant map is 0.5."""
     low, high = np.percentile(saliency, _PERCENTILES, axis=(1, 2), keepdims=True)
     low, high = (
         np.where(high > low, low, saliency.min((1, 2), keepdims=True)),
@@ -242,6 +256,6 @@ def _stretched(saliency: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _bytes(rgb: torch.Tensor) -> Pixels:
-    """RGB ``(N, 3, H, W)`` in [0, 1] to ``(N, H, W, 3)`` uint8."""
+    """RGB ``(N, 3, H, W)`` in [0, 1] as ``(N, H, W, 3)`` uint8."""
     pixels: Pixels = rgb.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels

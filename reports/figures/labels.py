@@ -1,4 +1,4 @@
-"""Where the names of a scatter's points go, so that none covers another or a marker."""
+"""Labels of a scatter plot, placed so that none covers another or a marker."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FONT_SIZE = 8
 
 
 def label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each title beside its point, in the nearest place that covers nothing else.
+    """Label each point at the nearest free place.
 
     Args:
-        axes: with the markers drawn and its limits final.
+        axes: with the markers drawn and the limits final.
         points: ``(x, y)`` in data coordinates by title.
     """
     figure = axes.get_figure(root=True)
     if figure is None:
         return
     figure.draw_without_rendering()
-    # All in points: a line's height, and half a marker.
+    # All lengths are in points: the height of a line, and half a marker.
     height, half = 10.5, 4.5
     scale = 72 / figure.dpi
     frame = axes.get_window_extent()
@@ -38,7 +38,7 @@ def label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         probe = axes.text(0, 0, title, fontsize=_FONT_SIZE)
         length = probe.get_window_extent().width * scale
         probe.remove()
-        # Nearest first: beside the point, then further up and down, on either side.
+        # Nearest first: beside the point, then further up and down on either side.
         offsets = [
             (start, sign * step * height / 3)
             for step in range(60)

@@ -1,21 +1,19 @@
-"""The paper's Figure 4: accuracy and difference from random, scale by scale."""
+"""Accuracy and difference from random at each scale, as in the paper's Figure 4."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable
-from reports.figures.drawing import svg_uri
-from reports.records.tables import Estimate
+from reports.figures.drawing import legend_entries, style
+from reports.records.estimates import Estimate
 
-__all__ = ["accuracy_figure", "difference_figure", "svg_uri"]
+__all__ = ["accuracy_figure", "difference_figure"]
 
 _TITLES = {
     "kar": "KAR: most salient locations pass",
@@ -33,13 +31,13 @@ def accuracy_figure(
     base: float | None = None,
     chance: float | None = None,
 ) -> Figure:
-    """Accuracy after fine-tuning over the scales, a panel a mode.
+    """Accuracy after fine-tuning at each scale, a panel a mode.
 
     Args:
         table: the accuracies.
         titles: of the statistics.
-        base: accuracy of the network before any masking, a line; None for no line.
-        chance: accuracy of a guess, likewise.
+        base: accuracy of the network without masks, a line; None for no line.
+        chance: accuracy of guessing, likewise.
     """
 
     def panel(axes: Axes, mode: str) -> None:
@@ -57,7 +55,7 @@ def accuracy_figure(
 
 
 def difference_figure(table: LayerTable, titles: Mapping[str, str]) -> Figure:
-    """What a statistic gains over random locations at each scale: its share of Eq 8, in points."""
+    """The gain of each statistic over random locations at each scale: the terms of Eq 8."""
 
     def panel(axes: Axes) -> None:
         _lines(axes, table, titles, table.statistics, lambda n, layer: table.difference(n, [layer]))
@@ -69,15 +67,7 @@ def difference_figure(table: LayerTable, titles: Mapping[str, str]) -> Figure:
 
 def _figure(table: LayerTable, panels: Sequence[Callable[[Axes], None]], label: str) -> Figure:
     width = 0.7 + len(panels) * _PANEL + _LEGEND
-    with mpl.rc_context(
-        {
-            **sns.axes_style("whitegrid"),
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "legend.fontsize": 9,
-            "svg.hashsalt": "fastsal",
-        }
-    ):
+    with style():
         figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
         drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, draw in zip(drawn, panels, strict=True):
@@ -85,13 +75,8 @@ def _figure(table: LayerTable, panels: Sequence[Callable[[Axes], None]], label: 
             axes.set_xticks(range(len(table.layers)), table.layers)
             axes.set_xlabel("scale, the shallowest first")
         drawn[0].set_ylabel(label)
-        handles: dict[str, Any] = {}
-        for axes in drawn:
-            artists, labels = axes.get_legend_handles_labels()
-            handles |= dict(zip(labels, artists, strict=True))
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside right upper", frameon=False
-        )
+        artists, labels = legend_entries(drawn)
+        figure.legend(artists, labels, loc="outside right upper", frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The figure of measures without retraining: ranks of methods, and what randomising leaves."""
+"""The figure of measures without retraining: ranks of methods, and maps after randomisation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def measures_figure(
 
     Args:
         titles: of the methods by name, in the order of the rows.
-        ranked: by the name of a measure, values that are higher for a better method.
-        kept: by what was randomised, Spearman's correlation of the maps before and after.
+        ranked: values by measure and method, higher for a better method.
+        kept: Spearman's correlation of the maps before and after, by the randomised part and
+            method.
 
     Returns:
-        The figure; what was not measured is blank.
+        The figure; values that were not measured are blank.
     """
     ranks = _frame(titles, ranked).rank(ascending=False, method="average")
     left = _frame(titles, kept)
-    # A method of which nothing was measured would be an empty row.
+    # Methods without any value have no row.
     some = ranks.notna().any(axis=1) | left.notna().any(axis=1)
     panels = [
         (frame[some], options)
@@ -88,7 +89,7 @@ def _heat_map(axes: Axes, frame: pd.DataFrame, options: Mapping[str, object]) ->
 
 
 def _frame(titles: Mapping[str, str], columns: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """A row a method under its title, a column an entry; absent values NaN."""
+    """A data frame with a row a method, under its title, and a column an entry; else NaN."""
     frame = pd.DataFrame(
         {name: pd.Series(dict(values), dtype="float64") for name, values in columns.items()},
         index=list(titles),

@@ -1,4 +1,4 @@
-"""A run's directory to one HTML page that needs nothing else, and its records as tables."""
+"""The page of a run as one self-contained HTML file, and its records as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.storage.archive import RunFolder
 from evaluation.storage.records import METRICS
 from evaluation.storage.store import write_atomically
-from reports.analysis.certainty import SCORE_TITLES, certainty
+from reports.analysis.certainty import certainty
 from reports.analysis.overview import (
     best_places,
     headline,
@@ -19,48 +19,52 @@ from reports.analysis.overview import (
     time_metric,
 )
 from reports.analysis.rank_agreement import agreements
+from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
-from reports.analysis.track_changes import track_changes
 from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
-from reports.figures.gallery import Gallery, lovi_key, read_gallery
+from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
-from reports.pages.measures import DESCRIPTIONS, measures_context
+from reports.pages.measures import COMPLEXITY, measures_context
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
+from reports.records.estimates import SCORE_TITLES, levels, per_method
 from reports.records.run import GROUPS, Method, Run, read_run
-from reports.records.tables import accuracies, levels, per_method, unmasked
 
 __all__ = ["build", "render", "write_records"]
 
 _MASKED_IMAGES = 2
-# Costs that stand in the table only where some cell has them.
+# Costs that have a column only if some cell measured them.
 _MAYBE_UNMEASURED = (
     *("train_images_per_s", "attribution_images_per_s", "overhead_percent", "first_ms"),
     *("map_elementwise", "map_transcendental", "map_reduction", "scratch_bytes"),
     *("allocated_bytes", "forward_bytes"),
 )
-# Units of the first table of costs; what is counted has one of its own.
+# Units of the first table of costs; counts have a table of their own.
 _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
-def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
+def build(
+    run: Path, out: Path | None = None, *, csv: bool = False, keep_pictures: bool = False
+) -> Path:
     """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
-    Whatever has not been measured yet reads "not measured". Each file is replaced in one step.
+    Values that were not measured yet read "not measured". Each file is replaced in one step.
 
     Args:
         run: the run's folder, finished or not, or an archive of it.
-        out: where the files go; None for `run` itself.
+        out: folder of the files; None for `run` itself.
         csv: write ``records.csv`` of an archive too.
+        keep_pictures: refuse to replace a page with pictures of maps by one without.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: `run` holds neither a plan nor a finished cell.
-        ValueError: its plan is no plan, or the archive is damaged.
+        ValueError: its plan is no plan, the archive is damaged, or the page would lose its
+            pictures: then the records alone are written.
     """
     content = read_run(run)
     for warning in content.warnings:
@@ -71,8 +75,19 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
         frame = content.all_records
         write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
     write_records(content, place)
-    write_atomically(place / "report.html", lambda file: file.write(html.encode()))
-    return place / "report.html"
+    page = place / "report.html"
+    if (
+        keep_pictures
+        and not has_pictures(html)
+        and page.exists()
+        and has_pictures(page.read_text())
+    ):
+        raise ValueError(
+            f"{page} shows maps that {run} no longer holds, and is kept; the records are written: "
+            "give --out to write a page without maps elsewhere"
+        )
+    write_atomically(page, lambda file: file.write(html.encode()))
+    return page
 
 
 def write_records(run: Run, place: Path) -> None:
@@ -80,7 +95,7 @@ def write_records(run: Run, place: Path) -> None:
 
     Args:
         run: as `read_run` reads it.
-        place: the folder that gets it.
+        place: folder of the file.
     """
     frame = run.all_records
     write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
@@ -93,7 +108,7 @@ def render(run: Run) -> str:
         run: as `read_run` reads it.
 
     Returns:
-        A whole document; figures and pictures are data URIs in it.
+        A whole document, with figures and pictures as data URIs.
     """
     if run.kind == "layers":
         return rendered("layers.html.j2", layers_context(run))
@@ -103,44 +118,40 @@ def render(run: Run) -> str:
 
 
 def _context(run: Run) -> dict[str, Any]:
-    records = run.records
-    found = accuracies(records)
-    mask_only = accuracies(records, "mask_only_accuracy")
-    mask_only_columns = sorted({place[1:] for place in mask_only}, reverse=True)
+    mask_only_columns = sorted({place[1:] for place in run.mask_only_accuracies}, reverse=True)
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
-    whole = unmasked(records)
     sure = certainty(run, ranked_sums(run))
     rows = sure.rows
     costs = {
-        metric.name: per_method(records, metric.name)
+        metric.name: per_method(run.records, metric.name)
         for metric in METRICS.values()
-        if metric.unit != "1" and metric.name not in DESCRIPTIONS
+        if metric.unit != "1" and metric.name not in COMPLEXITY
     }
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
         "run": run,
         "title": f"ROAR and KAR: {', '.join(subject)}",
-        "summary": summary(run, rows, whole),
-        "headline": headline(rows, mask_only, mask_only_at, costs),
+        "summary": summary(run, rows),
+        "headline": headline(run, rows, mask_only_at, costs),
         "ranked_by": ranked_by(rows),
         "mask_only_at": mask_only_at,
         "time_metric": time_metric(costs),
-        "curves": list(curve_charts(run, whole)),
+        "curves": list(curve_charts(run)),
         "sums": rows,
         "certainty": sure,
         "agreements": agreements(run),
         "forest": forest_chart(run, sure),
         "replaced": replacements(run),
         "verdict": verdict,
-        "accuracies": found,
-        "levels": levels(records, run.chance),
-        "best": best_places(run, found),
-        "unmasked": whole,
-        "measured": sum(place[2] in run.fractions for place in found),
+        "accuracies": run.accuracies,
+        "levels": levels(run.records, run.chance),
+        "best": best_places(run),
+        "unmasked": run.unmasked,
+        "measured": sum(place[2] in run.fractions for place in run.accuracies),
         "planned": len(run.methods) * len(run.modes) * len(run.fractions),
-        "mask_only": mask_only,
+        "mask_only": run.mask_only_accuracies,
         "mask_only_columns": mask_only_columns,
-        "mask_only_charts": list(mask_only_charts(run, found, mask_only, whole)),
+        "mask_only_charts": list(mask_only_charts(run)),
         **_pictures(read_gallery(run)),
         "costs": costs,
         "cost_metrics": [
@@ -155,14 +166,14 @@ def _context(run: Run) -> dict[str, Any]:
             *([_REFERENCE] if any("none" in by for by in costs.values()) else []),
             *run.methods.values(),
         ],
-        "changes": track_changes(run),
+        "changes": ranking_changes(run),
         "cost_chart": cost_chart(run, rows, costs),
         **measures_context(run, rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records, run.track),
+        "traced": traced(run.all_records, run.variant),
     }
 
 

@@ -1,4 +1,4 @@
-"""The page of a run that measured costs alone."""
+"""Content of the page of a run that measured costs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from typing import Any
 
 from evaluation.profiling.timing import Interval
 from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
-from reports.analysis.cost_tables import (
-    NETWORK_ALONE,
-    CostTables,
-    Ratio,
-    Setting,
-    TimeRow,
-    TimeTable,
-    cost_tables,
-)
-from reports.figures import drawing
-from reports.figures.charts import Chart
+from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
+from reports.analysis.cost_tables import CostTables, cost_tables
+from reports.figures.charts import Chart, chart
 from reports.figures.costs import added_time_figure, memory_figure
 from reports.pages.provenance import set_up, traced
 from reports.records.run import GROUPS, Run
@@ -27,14 +19,14 @@ __all__ = ["costs_context"]
 
 GPU_BATCHES = (1, 32, 128)
 GPU_PRECISIONS = ("float32", "bfloat16")
-# Where the paper's ratios hold: elsewhere they are shown without a goal.
+# The network of the paper's ratios; for others they are shown without a goal.
 _RATIOS_OF = "resnet50"
 _NO_PEERS = ("control", "smoe", "other")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How many times SMOE Scale's added time another method's is, batch by batch."""
+    """Added time of a method over that of SMOE Scale, a ratio a batch."""
 
     title: str
     group: str
@@ -42,7 +34,7 @@ class Peer:
     ratios: tuple[Ratio | None, ...]
 
     def verdict(self, ratio: Ratio) -> Verdict:
-        """Whether a ratio reaches the goal."""
+        """A ratio held against the goal."""
         if self.goal is None:
             return Verdict(None)
         value = float("inf") if ratio.value is None else ratio.value
@@ -50,7 +42,7 @@ class Peer:
 
 
 def costs_context(run: Run) -> dict[str, Any]:
-    """What the template shows."""
+    """Everything that ``profile.html.j2`` names."""
     tables = cost_tables(run)
     return {
         "run": run,
@@ -66,14 +58,14 @@ def costs_context(run: Run) -> dict[str, Any]:
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records, run.track),
+        "traced": traced(run.all_records, run.variant),
     }
 
 
 def _side_by_side(
     tables: CostTables,
 ) -> Iterator[tuple[str, list[str], list[tuple[TimeRow, list[TimeRow | None]]]]]:
-    """Where several networks were measured alike: a batch's methods, a column a network."""
+    """Tables of networks in the same setting: a title, the networks, and a row a method."""
     alike: dict[tuple[Any, ...], list[TimeTable]] = {}
     for table in tables.times:
         setting = table.setting
@@ -93,7 +85,7 @@ def _side_by_side(
 
 
 def _peers(tables: CostTables) -> Iterator[tuple[str, list[int], list[Peer]]]:
-    """For each setting the methods that take gradients, beside SMOE Scale."""
+    """For each setting its title, its batches, and the methods that take gradients."""
     for setting in tables.settings:
         group = tables.of(setting)
         known = {row.name: row for table in group for row in table.rows}
@@ -120,7 +112,7 @@ def _goal(setting: Setting, name: str) -> float | None:
 
 
 def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
-    """For each setting the added times over its batches, and the memory of one image."""
+    """For each setting its title and the charts of added time and of memory."""
     for setting in tables.settings:
         group = [
             table
@@ -130,26 +122,23 @@ def _charts(tables: CostTables) -> Iterator[tuple[str, list[Chart]]]:
         if not group:
             continue
         title = setting.title
-        charts = [
-            Chart("Added time", drawing.svg_uri(added_time_figure(group)), f"Added time, {title}")
-        ]
+        charts = [chart("Added time", added_time_figure(group), f"Added time, {title}")]
         counted = [
             row
             for name in dict.fromkeys(row.name for table in group for row in table.rows)
             if (row := tables.counted(setting, name)) is not None and name != NETWORK_ALONE
         ]
         if counted and not setting.compiled:
-            drawn = drawing.svg_uri(memory_figure(counted))
-            charts.append(Chart("Memory", drawn, f"Peak memory, {title}"))
+            charts.append(chart("Memory", memory_figure(counted), f"Peak memory, {title}"))
         yield title, charts
 
 
 def _gpu(
     run: Run, tables: CostTables
 ) -> Iterator[tuple[str, list[tuple[str, int]], list[tuple[str, str, list[Any]]]]]:
-    """Added time on CUDA, eager and compiled; every method of the run has its row.
+    """Tables of added time on CUDA, eager and compiled, with a row for every method of the run.
 
-    Columns are the precisions and batches that were measured on a GPU, or those that should be.
+    Columns are the precisions and batches that were measured on a GPU; the usual ones if none was.
     """
     on_gpu = [table for table in tables.times if table.setting.on_gpu]
     places: list[tuple[str, int, str] | None] = [

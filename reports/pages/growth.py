@@ -1,4 +1,4 @@
-"""How a comparison grows, as a page: tables, one figure, and what it was measured on."""
+"""The page on the growth of time and memory: tables, a figure, and the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.storage.store import write_atomically
 
 __all__ = ["COLUMNS", "MACHINE", "efficiencies", "read_growth", "write_growth", "write_table"]
 
-# Which run, where, and what it took.
+# Columns of the table: those of the machine, and all.
 MACHINE = ("processor", "processors", "system", "python", "torch", "fastsal")
 COLUMNS = (
     *("series", "value", "engine", "workers", "run", *MACHINE),
@@ -43,10 +43,10 @@ _OVERHEAD_S = 2.0
 
 
 def read_growth(folder: Path) -> pd.DataFrame:
-    """The table of runs measured so far: a row a run, with `COLUMNS`; none in a new folder.
+    """The table of runs measured so far, a row a run; empty in a new folder.
 
     Raises:
-        ValueError: a table that lacks columns; names them.
+        ValueError: the table lacks some of `COLUMNS`; the message names them.
     """
     path = folder / _TABLE
     if not path.exists():
@@ -62,7 +62,12 @@ def read_growth(folder: Path) -> pd.DataFrame:
 
 
 def write_table(folder: Path, frame: pd.DataFrame) -> None:
-    """Keep the table, written whole."""
+    """Write the table whole.
+
+    Args:
+        folder: of the table.
+        frame: with `COLUMNS`.
+    """
     rows = frame[list(COLUMNS)]
     write_atomically(folder / _TABLE, lambda file: rows.to_csv(file, index=False))
 
@@ -71,9 +76,9 @@ def write_growth(folder: Path, frame: pd.DataFrame, *, command: str) -> Path:
     """Write the page and its figure.
 
     Args:
-        folder: where they go, beside the table.
+        folder: of the table, the page and the figure.
         frame: as `read_growth` returns it.
-        command: what was typed.
+        command: the command as typed.
 
     Returns:
         The page.
@@ -81,19 +86,19 @@ def write_growth(folder: Path, frame: pd.DataFrame, *, command: str) -> Path:
     drawn = _figure(frame)
     if drawn is not None:
         write_atomically(folder / _FIGURE, lambda file: file.write(drawn))
-    text = "\n\n".join(_parts(frame, command, drawn is not None)) + "\n"
+    text = "\n\n".join(_paragraphs(frame, command, drawn is not None)) + "\n"
     write_atomically(folder / _PAGE, lambda file: file.write(text.encode()))
     return folder / _PAGE
 
 
 def efficiencies(frame: pd.DataFrame) -> dict[int, float]:
-    """Of each number of workers, the time of one over that number times its own.
+    """Parallel efficiencies: the time of one worker over n times the time of n workers.
 
     Args:
         frame: as `read_growth` returns it.
 
     Returns:
-        By number of workers; empty where no run of one worker was measured.
+        By number of workers; empty if no run of one worker was measured.
     """
     runs = frame[frame["series"] == "workers"].set_index("workers")["run_s"]
     if 1 not in runs.index:
@@ -101,7 +106,7 @@ def efficiencies(frame: pd.DataFrame) -> dict[int, float]:
     return {int(n): float(runs[1] / (n * seconds)) for n, seconds in runs.sort_index().items()}
 
 
-def _parts(frame: pd.DataFrame, command: str, drawn: bool) -> Iterator[str]:
+def _paragraphs(frame: pd.DataFrame, command: str, drawn: bool) -> Iterator[str]:
     yield "# How a comparison grows"
     yield f"Made by\n\n```sh\n{command}\n```"
     found = {name: ", ".join(dict.fromkeys(frame[name].astype(str))) for name in MACHINE}
@@ -192,7 +197,7 @@ def _growing(frame: pd.DataFrame, series: str, title: str) -> Iterator[str]:
 
 
 def _rows(runs: pd.DataFrame) -> list[Any]:
-    """The rows as tuples with names; what they hold is up to the column."""
+    """The rows as named tuples."""
     rows: list[Any] = list(runs.itertuples())
     return rows
 
@@ -206,7 +211,7 @@ def _series(frame: pd.DataFrame, series: str) -> pd.DataFrame:
 
 
 def _figure(frame: pd.DataFrame) -> bytes | None:
-    """Time and memory against what grows, as SVG; None where nothing does."""
+    """Time and memory against images, methods and fractions, as SVG; None if nothing grows."""
     shown = [name for name in _GROWING if (frame["series"] == name).sum() > 1]
     if not shown:
         return None

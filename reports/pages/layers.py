@@ -1,4 +1,4 @@
-"""What the page on a run inside the network shows, the paper's numbers beside ours."""
+"""Content of the page of a run inside the network, with the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from matplotlib.figure import Figure
 from scipy import stats
 
 from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
-from reports.figures.charts import Chart
-from reports.figures.drawing import svg_uri
+from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
 from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
 from reports.records.run import GROUPS, Run
-from reports.records.tables import Estimate, unmasked
 
 __all__ = ["layers_context"]
 
@@ -34,14 +31,13 @@ def layers_context(run: Run) -> dict[str, Any]:
     """
     statistics = [name for name in run.methods if name != RANDOM]
     table = measured(run.records, run.layers, statistics)
-    whole = unmasked(run.records)
     titles = {name: method.title for name, method in run.methods.items()}
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     papers = {dataset: printed(dataset) for dataset in DATASETS}
     return {
         "run": run,
         "title": f"Inside the network: {', '.join(subject)}",
-        "summary": _summary(run, table, whole),
+        "summary": _summary(run, table),
         "table": table,
         "titles": titles,
         "modes": MODES,
@@ -61,7 +57,7 @@ def layers_context(run: Run) -> dict[str, Any]:
         "paper_scores": _paper_scores(papers),
         "paper_name": TITLES,
         "agreement": _agreement(table, papers),
-        "figures": _figures(run, table, titles, whole),
+        "figures": _figures(run, table, titles),
         "paper_figures": {name: _paper_figures(name) for name in papers},
         "weights": [(layer, table.difference(_WEIGHED, [layer])) for layer in run.layers],
         "prior": PRIOR_WEIGHTS,
@@ -69,15 +65,15 @@ def layers_context(run: Run) -> dict[str, Any]:
             papers["ImageNet"].difference(TITLES[_WEIGHED], [layer])
             for layer in papers["ImageNet"].layers
         ],
-        "unmasked": whole,
+        "unmasked": run.unmasked,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
-        "traced": traced(run.all_records, run.track),
+        "traced": traced(run.all_records, run.variant),
     }
 
 
-def _summary(run: Run, table: LayerTable, whole: Estimate | None) -> list[str]:
+def _summary(run: Run, table: LayerTable) -> list[str]:
     if not table.by_seed:
         return ["Nothing is measured yet."]
     seeds = len(table.by_seed)
@@ -90,7 +86,8 @@ def _summary(run: Run, table: LayerTable, whole: Estimate | None) -> list[str]:
         f"{seeds} seed{'s' if seeds > 1 else ''}"
         f"{', so that no number has an interval' if seeds == 1 else ''}.",
     ]
-    if whole is not None:
+    if run.unmasked is not None:
+        whole = run.unmasked
         sentences.append(f"Unmasked: {percent(whole.mean)} %{spread(whole, 100, 1)}.")
     best = [name for name in table.ranked if table.difference(name) is not None]
     if best:
@@ -104,7 +101,7 @@ def _link(run: Run, name: str, mode: str, layer: str) -> str:
 
 
 def _paper_scores(papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
-    """Rows of Table 1: what it prints, and what Eq 8 and 9 make of Table 4."""
+    """Rows of Table 1: the printed scores, and those that Eq 8 gives for Table 4."""
     rows = []
     for name, line in table_1().iterrows():
         made = {dataset: table.difference(str(name)) for dataset, table in papers.items()}
@@ -121,7 +118,7 @@ def _paper_scores(papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
 
 
 def _agreement(table: LayerTable, papers: Mapping[str, LayerTable]) -> list[dict[str, Any]]:
-    """Kendall's tau of our order of the statistics with that of each of the paper's data sets."""
+    """Kendall's tau between our order of the statistics and the paper's on each data set."""
     ours = {
         TITLES[name]: score.mean
         for name in table.statistics
@@ -147,19 +144,17 @@ def _agreement(table: LayerTable, papers: Mapping[str, LayerTable]) -> list[dict
     return found
 
 
-def _figures(
-    run: Run, table: LayerTable, titles: Mapping[str, str], whole: Estimate | None
-) -> list[Chart]:
+def _figures(run: Run, table: LayerTable, titles: Mapping[str, str]) -> list[Chart]:
     if not table.by_seed:
         return []
-    base = None if whole is None else whole.mean
+    base = None if run.unmasked is None else run.unmasked.mean
     return [
-        _chart(
+        chart(
             "Accuracy",
             accuracy_figure(table, titles, base, run.chance),
             "Accuracy after masking each scale, a line a statistic; the table below has them",
         ),
-        _chart(
+        chart(
             "Difference from random",
             difference_figure(table, titles),
             "Difference score of each scale, a line a statistic",
@@ -172,18 +167,14 @@ def _paper_figures(dataset: str) -> tuple[Chart, Chart]:
     table = printed(dataset)
     titles = {name: name for name in table.statistics} | {RANDOM: TITLES[RANDOM]}
     return (
-        _chart(
+        chart(
             f"{dataset}: accuracy",
             accuracy_figure(table, titles),
             f"The paper's accuracies on {dataset}, a line a statistic",
         ),
-        _chart(
+        chart(
             f"{dataset}: difference from random",
             difference_figure(table, titles),
             f"The paper's difference score of each scale on {dataset}",
         ),
     )
-
-
-def _chart(title: str, figure: Figure, alt: str) -> Chart:
-    return Chart(title, svg_uri(figure), alt)

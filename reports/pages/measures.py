@@ -1,4 +1,4 @@
-"""What was measured without retraining, and whether it ranks methods as retraining does."""
+"""Content of the section on measures without retraining, with their agreement with retraining."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ from evaluation.scoring.scores import t_interval
 from evaluation.scoring.significance import kendall_tau
 from evaluation.storage.records import METRICS, Metric
 from reports.analysis.overview import SumsRow
-from reports.figures import drawing
-from reports.figures.charts import Chart
+from reports.figures.charts import Chart, chart
 from reports.figures.measures import measures_figure
 from reports.formatting import percent
+from reports.records.estimates import Estimate, estimate
 from reports.records.run import Method, Run
-from reports.records.tables import Estimate, estimate
 
-__all__ = ["DESCRIPTIONS", "Column", "measures_context"]
+__all__ = ["COMPLEXITY", "Column", "measures_context"]
 
-# In the order of the table: those by which methods can be ranked.
+# Metrics that rank methods, in the order of the table.
 _RANKING = (
     *("deletion_area", "insertion_area"),
     *("deletion_area_noisy_linear", "insertion_area_noisy_linear"),
     *("road_most_accuracy", "road_least_accuracy"),
 )
 _NEEDS_TRUTH = ("pointing_game", "mass_in_object")
-DESCRIPTIONS = ("total_variation", "png_bytes")
+COMPLEXITY = ("total_variation", "png_bytes")
 _SIMILARITIES = ("spearman", "ssim")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of every method.
+    """A column of the tables: one metric of every method.
 
     Args:
-        metric: which.
+        metric: the metric.
         by_method: its estimates.
-        layer: the last part of the network that was randomised, where one was.
-        tau: Kendall's tau-b between its order of the methods and that of the retrained score; None
-            where there is none.
-        shared: how many methods both rank.
+        layer: the last layer that was randomised; None if none was.
+        tau: Kendall's tau-b between its ranking of the methods and that of the retrained score;
+            None if there is none.
+        shared: number of methods that both rank.
     """
 
     metric: Metric
@@ -51,13 +50,13 @@ class Column:
 
     @property
     def oriented(self) -> dict[str, float]:
-        """Values that are higher for a better method."""
+        """Means by method, with the sign that makes higher better."""
         sign = 1.0 if self.metric.higher_is_better else -1.0
         return {name: sign * found.mean for name, found in self.by_method.items()}
 
 
 def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str, Any]:
-    """What the section on measures without retraining shows.
+    """Everything that ``measures.html.j2`` names.
 
     Args:
         run: the run.
@@ -68,22 +67,25 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
     truth = bool(run.data.get("has_object_masks"))
     wanted = (*_RANKING, *(_NEEDS_TRUTH if truth or _any(run, _NEEDS_TRUTH) else ()))
     ranking = [_agreeing(_column(run, name), retrained) for name in wanted]
-    stages = _stages(run)
+    layers = _randomised_layers(run)
     weights = {
-        kind: [_column(run, f"weights_{kind}", stage) for stage in stages] for kind in _SIMILARITIES
+        kind: [_column(run, f"weights_{kind}", layer) for layer in layers] for kind in _SIMILARITIES
     }
     labels = {kind: _column(run, f"labels_{kind}") for kind in _SIMILARITIES}
     measured = [column for column in ranking if column.by_method]
-    sanity = [*weights["spearman"], *([labels["spearman"]] if labels["spearman"].by_method else [])]
+    randomised = [
+        *weights["spearman"],
+        *([labels["spearman"]] if labels["spearman"].by_method else []),
+    ]
     order = [row.method for row in rows]
     return {
         "measure_ranking": ranking,
         "measure_truth": truth,
-        "measure_stages": stages,
+        "measure_stages": layers,
         "measure_weights": weights,
         "measure_labels": labels,
-        "measure_descriptions": [_column(run, name) for name in DESCRIPTIONS],
-        "measure_chart": _chart(order, retrained, score, measured, sanity),
+        "measure_descriptions": [_column(run, name) for name in COMPLEXITY],
+        "measure_chart": _chart(order, retrained, score, measured, randomised),
         "measure_sample": _sample(run),
         "measure_spread": _spread(run),
         "measure_permuted": _permuted(run),
@@ -106,7 +108,7 @@ def _column(run: Run, name: str, layer: str | None = None) -> Column:
 
 
 def _with_images(run: Run, found: Estimate, key: str) -> Estimate:
-    """With the interval over the images of the sample, where one seed gives none over seeds."""
+    """An estimate with its interval over the sample's images, if one seed gives none over seeds."""
     if found.interval is not None:
         return found
     cells = {cell.id: cell for cell in run.cells("measure")}
@@ -124,8 +126,8 @@ def _any(run: Run, names: Iterable[str]) -> bool:
     return bool(run.records["metric"].isin(list(names)).any())
 
 
-def _stages(run: Run) -> list[str]:
-    """The parts of the network, from the output on."""
+def _randomised_layers(run: Run) -> list[str]:
+    """Layers of the cascading randomisation, from the output on."""
     found = (
         record.layer
         for cell in run.cells("measure")
@@ -136,19 +138,19 @@ def _stages(run: Run) -> list[str]:
 
 
 def _sample(run: Run) -> int | None:
-    """How many test images the measures looked at; None before any is finished."""
+    """Number of test images that were measured; None before any cell is finished."""
     sizes = [len(cell.history) for cell in run.cells("measure")]
     return max(sizes) if sizes else None
 
 
 def _spread(run: Run) -> str:
-    """What the intervals of the section are over."""
+    """The thing that intervals of the section are over, in words."""
     seeds = {cell.spec.get("seed") for cell in run.cells("measure")}
     return "seeds, each with its own network" if len(seeds) > 1 else "the images, of one network"
 
 
 def _permuted(run: Run) -> str | None:
-    """How well the network on permuted labels learned them, in words; None if there is none."""
+    """The training accuracy of the network on permuted labels, in words; None without one."""
     rows = run.records[run.records["metric"] == "permuted_train_accuracy"]
     if rows.empty:
         return None
@@ -164,9 +166,9 @@ def _chart(
     retrained: Mapping[str, float],
     score: str,
     ranking: Sequence[Column],
-    sanity: Sequence[Column],
+    randomised: Sequence[Column],
 ) -> Chart | None:
-    if not ranking and not sanity:
+    if not ranking and not randomised:
         return None
     ranked = {f"retrained {score}": retrained} if retrained else {}
     ranked |= {column.metric.title: column.oriented for column in ranking}
@@ -174,12 +176,12 @@ def _chart(
         column.layer or "labels permuted": {
             name: found.mean for name, found in column.by_method.items()
         }
-        for column in sanity
+        for column in randomised
     }
     figure = measures_figure({method.name: method.title for method in order}, ranked, kept)
-    return Chart(
+    return chart(
         "Ranks, and what randomising leaves",
-        drawing.svg_uri(figure),
+        figure,
         "Left: the rank of each method under each measure. Right: Spearman's correlation of its "
         "maps before and after the network was randomised",
     )

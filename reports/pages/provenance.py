@@ -1,4 +1,4 @@
-"""Where the numbers come from: images, plan, machine, and the list of all records."""
+"""Provenance of the numbers: images, plan, machine, and the list of all records."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.masking.tracks import Track
-from evaluation.training.recipe import RECIPES, Recipe, name_of
+from evaluation.masking.variants import Variant
+from evaluation.training.recipe import RECIPES, Recipe, recipe_name
 from reports.formatting import duration, slug, trace
+from reports.records.frames import VARIANT_COLUMNS
 from reports.records.run import Run
-from reports.records.tables import TRACK_COLUMNS
 
 __all__ = ["set_up", "traced"]
 
 
 def set_up(run: Run) -> dict[str, Any]:
-    """What the section on the set-up shows: facts on images, plan, machine and finished cells."""
+    """Everything that ``set_up.html.j2`` names of images, plan, machine and finished cells."""
     data = run.data
     facts = {
         "name": data.get("name"),
@@ -45,18 +45,18 @@ def set_up(run: Run) -> dict[str, Any]:
 
 
 def _options(run: Run) -> list[tuple[str, str]]:
-    """The plan's options; under a recipe that has a name, what is to be known of it."""
+    """The plan's options; a named recipe is followed by its description."""
     rows = []
     for name, value in run.options.items():
         rows.append((name, _readable(value)))
-        recipe = name_of(Recipe(**value)) if name == "recipe" else None
+        recipe = recipe_name(Recipe(**value)) if name == "recipe" else None
         if recipe is not None:
             rows.append((f"recipe {recipe}", RECIPES[recipe].about))
     return rows
 
 
 def _classes(names: Sequence[str]) -> str:
-    """The names, the first few where they are many.
+    """Names of classes; the first five of more than 20.
 
     >>> _classes(["cat", "dog"]), _classes([str(label) for label in range(1000)])
     ('cat, dog', '0, 1, 2, 3, 4, ... (1,000 in all)')
@@ -67,7 +67,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _planned_cost(run: Run) -> str:
-    """What the plan's file said, and what the finished cells took; empty for no file."""
+    """The cost stated in the plan's file, and that of the finished cells; empty without a file."""
     said = run.plan_file.get("said", {})
     if "device_seconds" not in said or "trainings" not in said:
         return ""
@@ -79,7 +79,7 @@ def _planned_cost(run: Run) -> str:
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    """Each fact about versions and machine; several values where the cells differ."""
+    """Versions and hardware, with every value that the cells recorded."""
     facts: dict[str, dict[str, None]] = {}
     for result in run.results:
         for name, value in result.environment.items():
@@ -102,12 +102,12 @@ def _readable(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def traced(records: pd.DataFrame, first: Track) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Records in groups, each under the id that the numbers made of it link to.
+def traced(records: pd.DataFrame, first: Variant) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Records in groups, each with the id that the numbers made of it link to.
 
     Args:
-        records: every record.
-        first: the track whose numbers the page links; others are in groups of their own.
+        records: all records.
+        first: the variant of the page's numbers; other variants are in groups of their own.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     order = ["metric", "method", "mode", "fraction", "seed"]
@@ -126,9 +126,9 @@ def traced(records: pd.DataFrame, first: Track) -> list[tuple[str, list[dict[str
         )
         if shown["layer"]:
             key += f"-{slug(shown['layer'])}"
-        other = Track(**{name: row[name] for name in TRACK_COLUMNS})
-        shown["track"] = "" if other == first else other.title or "as the protocol"
-        if shown["track"] and shown["mode"] != "unmasked":
-            key += f"-{slug(shown['track'])}"
+        other = Variant(**{name: row[name] for name in VARIANT_COLUMNS})
+        shown["variant"] = "" if other == first else other.title or "as the protocol"
+        if shown["variant"] and shown["mode"] != "unmasked":
+            key += f"-{slug(shown['variant'])}"
         groups.setdefault(key, []).append(shown)
     return list(groups.items())

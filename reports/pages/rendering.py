@@ -1,4 +1,4 @@
-"""Templates to HTML text."""
+"""Jinja templates rendered to HTML."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["rendered"]
 
 
 def rendered(template: str, context: Mapping[str, Any]) -> str:
-    """A template of this package, filled; every function of `reports.formatting` is known in it.
+    """A template of this package as HTML; it can call every function of `reports.formatting`.
 
     Args:
         template: name of the file.
-        context: what it shows; a name that is absent is an error.
+        context: values by name; a name that the template misses is an error.
     """
     templates = Environment(
         loader=PackageLoader("reports.pages"),

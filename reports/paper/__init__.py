@@ -1,4 +1,4 @@
-"""What the paper printed, as CSV files beside this module.
+"""The paper's tables, as CSV files beside this module.
 
 Mundhenk, Chen and Friedland, "Efficient Saliency Maps for Explainable AI" (arXiv 1911.11293).
 """
@@ -12,7 +12,7 @@ import pandas as pd
 
 __all__ = ["DATASETS", "ERRATA", "TITLES", "table_1", "table_3", "table_4", "table_5", "table_6"]
 
-# How the paper calls what the registry of statistics has.
+# The paper's names of the statistics in the registry.
 TITLES: dict[str, str] = {
     "random": "Random",
     "smoe_scale": "SMOE Scale",
@@ -27,8 +27,8 @@ TITLES: dict[str, str] = {
 }
 DATASETS = ("ImageNet", "Places", "COWC")
 
-# Difference scores on ImageNet that Table 1 prints and that do not follow from Table 4; the first
-# two by a rounding step alone.
+# Statistics whose difference score on ImageNet in Table 1 does not follow from Table 4; the first
+# two differ by rounding alone.
 ERRATA = (
     "SMOE Scale",
     "Trunc Normal Ent",
@@ -44,7 +44,7 @@ _HERE = Path(__file__).parent
 
 @cache
 def table_1() -> pd.DataFrame:
-    """Difference scores of three data sets and information scores of one, by statistic.
+    """Table 1: difference scores of three data sets and information scores of one, by statistic.
 
     >>> float(table_1().loc["SMOE Scale", "difference_imagenet"])
     1.7
@@ -55,7 +55,7 @@ def table_1() -> pd.DataFrame:
 
 @cache
 def table_4() -> pd.DataFrame:
-    """Accuracies in [0, 1] by data set and statistic; columns ``kar_l1`` to ``roar_l5``.
+    """Table 4: accuracies in [0, 1] by data set and statistic; columns ``kar_l1`` to ``roar_l5``.
 
     >>> float(table_4().loc[("ImageNet", "Random"), "kar_l1"])
     0.6642
@@ -68,7 +68,7 @@ def table_4() -> pd.DataFrame:
 
 @cache
 def table_3() -> pd.DataFrame:
-    """Worked examples: two activations and their SMOE Scale, to three digits.
+    """Table 3: pairs of activations and their SMOE Scale, to three digits.
 
     >>> float(table_3().loc[0, "smoe_scale"])
     0.064
@@ -79,7 +79,7 @@ def table_3() -> pd.DataFrame:
 
 @cache
 def table_5() -> pd.DataFrame:
-    """Accuracies in [0, 1] by method; columns ``kar_10`` to ``roar_90``.
+    """Table 5: accuracies in [0, 1] by method; columns ``kar_10`` to ``roar_90``.
 
     >>> float(table_5().loc["Rand", "kar_10"])
     0.6353
@@ -91,7 +91,7 @@ def table_5() -> pd.DataFrame:
 
 @cache
 def table_6() -> pd.DataFrame:
-    """Operations of each step on ResNet-50's scales at 224x224.
+    """Table 6: operations of each step of SMOE Scale on ResNet-50's scales at 224x224.
 
     >>> int(table_6()["smoe_ops"].sum())
     9249093

@@ -1,1 +1,1 @@
-"""Maps of photographs anyone may use, by a network that installs from the package registry."""
+"""Pictures for the documentation: maps of free photographs, by a network from the package index."""

@@ -1,4 +1,4 @@
-"""`python -m reports.pictures`: draw the README's picture, print how much falls on the objects."""
+"""The command ``python -m reports.pictures``: maps of photographs, and their share on objects."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FRACTION = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One photograph.
+    """A row of the picture: one photograph.
 
     Attributes:
-        name: The file's.
+        name: Name of the file.
         label: The predicted class and its probability.
         pictures: `(3, SIDE, SIDE)` each, one a column.
         maps: `(SIDE, SIDE)` by method.
@@ -39,7 +39,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Return a row for each photograph."""
+    """Return the rows of the picture, one a photograph."""
     network, names = efficientnet_lite0(), class_names()
     smoe, fastcam = SMOEScale(network), FastCAM(network)
     found = []
@@ -96,7 +96,7 @@ def draw(content: Sequence[Row], path: Path) -> None:
 
 
 def table(content: Sequence[Row]) -> str:
-    """Return as Markdown which share of the most salient pixels lies on each outlined object."""
+    """Return a Markdown table of the share of the most salient pixels that lies on each object."""
     outlined = [(row, inside(OUTLINES[row.name])) for row in content if row.name in OUTLINES]
     areas = [f"{row.name} ({float(area.float().mean()):.1%})" for row, area in outlined]
     lines = [["on the object"], *([method] for method in content[0].maps)]

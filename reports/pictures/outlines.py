@@ -1,4 +1,4 @@
-"""How much of a map falls on the object, where the object's outline was drawn by hand."""
+"""Outlines of objects drawn by hand, and the share of a map's salient pixels inside them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 SIDE = 224
 
-# On the square in the middle of the photograph, (x, y) around: the cup with its handle but without
-# saucer and spoon, the rocket without its platform, the astronaut without the helmet beside her.
-# The cat's face has none: it is nearly the whole picture.
+# Polygons of (x, y) on the square in the middle of the photograph: the cup with its handle but
+# without saucer and spoon, the rocket without its platform, the astronaut without the helmet beside
+# her. The cat's face has no outline, since it fills nearly the whole picture.
 OUTLINES: dict[str, tuple[tuple[int, int], ...]] = {
     "coffee.png": (
         *((41, 62), (44, 42), (56, 24), (75, 13), (105, 9), (135, 13), (155, 25), (168, 45)),
@@ -28,7 +28,7 @@ OUTLINES: dict[str, tuple[tuple[int, int], ...]] = {
 
 
 def inside(outline: tuple[tuple[int, int], ...]) -> Tensor:
-    """Return which pixels an outline holds, its own among them: booleans `(SIDE, SIDE)`.
+    """Return the mask of the pixels inside and on an outline: booleans `(SIDE, SIDE)`.
 
     >>> int(inside(((2, 1), (4, 1), (4, 2), (2, 2))).sum())
     6
@@ -40,15 +40,15 @@ def inside(outline: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def share_on_object(saliency: Tensor, inside: Tensor, fraction: float) -> float:
-    """Return which share of a map's most salient pixels lies on the object.
+    """Return the share of a map's most salient pixels that lies on the object.
 
     Args:
         saliency: `(H, W)`.
         inside: The object, booleans `(H, W)`.
-        fraction: How many pixels count as the most salient ones, of all.
+        fraction: The most salient pixels as a fraction of all.
 
     Returns:
-        In [0, 1]; a map that knows nothing gives the object's share of the picture on average.
+        In [0, 1]; a random map gives the object's share of the picture on average.
 
     >>> saliency = torch.tensor([[4.0, 3.0], [2.0, 1.0]])
     >>> share_on_object(saliency, torch.tensor([[True, False], [True, False]]), 0.5)
@@ -59,6 +59,6 @@ def share_on_object(saliency: Tensor, inside: Tensor, fraction: float) -> float:
 
 
 def centre_disk() -> Tensor:
-    """Return the control that never looks: the nearer the centre, the more salient."""
+    """Return the map of the centre control: the nearer the centre, the more salient."""
     places = torch.arange(SIDE) - (SIDE - 1) / 2
     return -(places[:, None] ** 2 + places**2)

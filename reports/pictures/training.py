@@ -1,7 +1,7 @@
-"""`python -m reports.pictures.training`: how the maps of a network sharpen while it trains.
+"""The command ``python -m reports.pictures.training``: maps of a network while it trains.
 
-A plain PyTorch loop on the embedded image set. Nothing runs for the maps: they are read in the
-evaluation that ends each epoch, of the first images of the test set.
+A plain PyTorch loop on the embedded image set. Maps cost no pass of their own: they come from the
+evaluation after each epoch, for the first images of the test set.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from fastsal import Sample, heatmap, watch
 from reports.pictures.outlines import share_on_object
 
 TRAIN, TEST, SIZE, BATCH, EPOCHS, SEED = 3000, 600, 64, 50, 6, 0
-# What `fastsal.find_scales` finds; given, so that the very first pass is read.
+# The layers that `fastsal.find_scales` finds; named, so that the very first pass is watched.
 LAYERS = ("stage1.0", "stage2.0", "stage3.0", "stage3")
-# Of the pixels; objects have 7 to 14 %.
+# Of the pixels; objects cover 7 to 14 %.
 FRACTION = 0.1
-# Test images that are shown, and the epochs.
+# Test images and epochs in the picture.
 SHOWN = (0, 3, 4, 5, 6)
 COLUMNS = (0, 1, 2, 4, 6)
 
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What the evaluation after an epoch found; epoch 0 is before all training.
+    """The evaluation after an epoch; epoch 0 is before all training.
 
     Attributes:
         accuracy: On the test images.
-        sample: The maps of its first batch.
+        sample: The maps of the first batch.
         on_object: Share of the most salient pixels that lie on the object, mean over that batch.
     """
 
@@ -47,13 +47,13 @@ class Epoch:
 
 
 def pixels(split: ShapesSplit) -> tuple[Tensor, Tensor]:
-    """Return images `(N, 3, H, W)` about [-1, 1] and labels."""
+    """Return images `(N, 3, H, W)` in [-1, 1] and labels."""
     images = torch.from_numpy(split.images).movedim(-1, 1).float() / 127.5 - 1
     return images, torch.from_numpy(split.labels)
 
 
 def epochs(count: int) -> list[Epoch]:
-    """Train the network and return what was found after each epoch."""
+    """Train the network and return the evaluation after each epoch."""
     train, test = make_shapes(train=TRAIN, test=TEST, size=SIZE, seed=SEED)
     images, labels = pixels(train)
     model = build_network("resnet9", 8, SEED, size=(SIZE, SIZE))
@@ -61,7 +61,7 @@ def epochs(count: int) -> list[Epoch]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     order = torch.Generator().manual_seed(SEED)
-    # A pass a batch of the test set: so that each evaluation's first is read.
+    # One sample in each evaluation: of the first of its TEST // BATCH passes.
     found: list[Epoch] = []
     samples: list[Sample] = []
     w = watch(model, every=TEST // BATCH, to=samples.append, layers=LAYERS, images=BATCH)
@@ -118,7 +118,7 @@ def line(epoch: int, found: Epoch) -> str:
 
 
 def draw(found: Sequence[Epoch], path: Path) -> None:
-    """Draw the strip, a column an epoch, and write it as JPEG."""
+    """Draw the picture, a column an epoch, and write it as JPEG."""
     figure = Figure(figsize=(1.5 * (1 + len(COLUMNS)), 1.5 * len(SHOWN) + 0.35), dpi=110)
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(SHOWN), 1 + len(COLUMNS), squeeze=False)

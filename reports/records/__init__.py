@@ -1,1 +1,1 @@
-"""A run's records as data frames."""
+"""A run's records as data frames, and estimates made of them."""

@@ -1,4 +1,4 @@
-"""A run's directory, read for the page; whatever is not there yet is simply absent."""
+"""A recorded run: its plan, methods, cells and records, read from its folder or archive."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.storage.archive import RunFiles, open_run
 from evaluation.storage.records import CellResult
+from reports.records.estimates import (
+    Estimate,
+    Place,
+    SeedSums,
+    Sums,
+    accuracies,
+    differences,
+    score_sums,
+    sums,
+    unmasked,
+)
+from reports.records.frames import conflicts, drop_superseded, of_metric, of_variant, records_frame
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
-from reports.records.tables import conflicts, drop_superseded, of_track, records_frame, unmasked
 
 __all__ = ["GROUPS", "Method", "Run", "read_run"]
 
-# Order and titles of the groups in every table and figure.
+# Groups of methods, in the order of every table and figure, with their titles.
 GROUPS: dict[str, str] = {
     "control": "Controls",
     "smoe": "SMOE Scale and other statistics",
@@ -30,19 +41,19 @@ GROUPS: dict[str, str] = {
     "other": "Other methods",
 }
 
-# Kinds of cells that train a network: the unmasked reference, on masked images, on masks alone.
+# Kinds of cells that train a network: on plain images, on masked images, on masks alone.
 _TRAINING_KINDS = ("base", "retrain", "mask_only")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What the page says about a method.
+    """A method as pages name it.
 
     Args:
         name: key used in records.
-        title: how tables and figures call it.
-        citation: where it was published.
-        parameters: its parameters.
+        title: name in tables and figures.
+        citation: of its publication.
+        parameters: by name.
         group: a key of `GROUPS`.
     """
 
@@ -55,23 +66,25 @@ class Method:
 
 @dataclass(frozen=True)
 class Run:
-    """One run as the page sees it: one image set and one network.
+    """A finished or unfinished run: one image set and one network.
+
+    What was not measured yet is missing from the frames, and None where it is one value.
 
     Args:
-        files: where the results are: the run's own folder, or an archive of it.
-        options: the plan's options, by name; empty where there is no plan.
+        files: of the run's own folder, or of an archive of it.
+        options: the plan's options, by name; empty without a plan.
         command: the command that started the run, or an empty string.
         methods: by name, in the plan's order within the order of `GROUPS`.
         results: every finished cell, older ones first.
-        all_records: one row a record, of every finished cell.
-        dataset: name of the image set of the page, or None before anything was measured.
-        model: name of the network of the page, likewise.
-        kind: ``"run"``, ``"layers"`` for one inside the network, or ``"profile"`` for one that
-            measured costs alone.
+        all_records: of every finished cell, one row a record.
+        dataset: name of the image set; None before anything was measured.
+        model: name of the network; None before anything was measured.
+        kind: ``"run"``, ``"layers"`` for ROAR and KAR inside the network, or ``"profile"`` for
+            costs alone.
         layers: the layers of a run inside the network, the shallowest first.
-        log_base: base of its information score's logarithm; None for e.
-        plan_file: the file that said the plan: its name, hash, and what it said the plan takes;
-            empty where options were typed.
+        log_base: base of the information score's logarithm; None for e.
+        plan_file: name and hash of the plan's file, and the cost stated in it; empty if the
+            options were typed.
     """
 
     files: RunFiles
@@ -96,32 +109,71 @@ class Run:
         return own
 
     @cached_property
-    def every_track(self) -> pd.DataFrame:
-        """The records of the page's image set and network, one a number."""
+    def every_variant(self) -> pd.DataFrame:
+        """Records of this image set and network in every variant of ROAR and KAR, one a number."""
         return drop_superseded(self._own_records)
 
     @property
-    def track(self) -> Track:
-        """How the plan reads ROAR and KAR first of all."""
-        return Track(self.options.get("fill", "mean"), self.options.get("unit", "pixel"))
+    def variant(self) -> Variant:
+        """The plan's first variant of ROAR and KAR."""
+        return Variant(self.options.get("fill", "mean"), self.options.get("unit", "pixel"))
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """Those of the plan's first track: what every table and figure shows, unless it says so."""
-        return of_track(self.every_track, self.track)
+        """Records of the plan's first variant, for all tables and figures that name no other."""
+        return of_variant(self.every_variant, self.variant)
 
     @cached_property
     def fractions(self) -> tuple[float, ...]:
-        """The plan's fractions, sorted; without a plan, those measured."""
+        """The plan's fractions, or those measured if there is no plan; sorted."""
         planned = self.options.get("fractions")
         measured = self.records[self.records["metric"] == "accuracy"]["fraction"].dropna()
         return tuple(sorted(planned or set(measured.tolist())))
 
     @cached_property
     def modes(self) -> tuple[str, ...]:
-        """Planned and measured modes: ``"roar"`` before ``"kar"``."""
+        """Planned and measured modes, ``"roar"`` before ``"kar"``."""
         present = set(self.options.get("modes", ())) | set(self.records["mode"])
         return tuple(mode for mode in ("roar", "kar") if mode in present)
+
+    @cached_property
+    def accuracy_records(self) -> pd.DataFrame:
+        """The test accuracies among `records`, without those inside the network."""
+        return of_metric(self.records, "accuracy")
+
+    @cached_property
+    def unmasked(self) -> Estimate | None:
+        """The accuracy without any masking; None before it was measured."""
+        return unmasked(self.records)
+
+    @cached_property
+    def accuracies(self) -> Mapping[Place, Estimate]:
+        """Accuracies on masked images, by method, mode and fraction."""
+        return accuracies(self.records)
+
+    @cached_property
+    def mask_only_accuracies(self) -> Mapping[Place, Estimate]:
+        """Accuracies from the masks alone, by method, mode and fraction."""
+        return accuracies(self.records, "mask_only_accuracy")
+
+    @cached_property
+    def seed_sums(self) -> Mapping[str, Mapping[str, SeedSums]]:
+        """Sums by score (a key of `reports.records.estimates.SCORES`), method and seed."""
+        return score_sums(self.records, self.fractions)
+
+    @cached_property
+    def sums(self) -> Mapping[str, Sums]:
+        """KAR, ROAR and SUM over the seeds, by method."""
+        return sums(self.seed_sums)
+
+    def differences(self, reference: str, score: str) -> dict[str, Estimate]:
+        """A score of every other method minus that of `reference`, paired by seed.
+
+        Args:
+            reference: name of a method.
+            score: a key of `reports.records.estimates.SCORES`.
+        """
+        return differences(self.seed_sums[score], reference)
 
     def cells(self, kind: str) -> list[CellResult]:
         """The finished cells of a kind, older ones first."""
@@ -129,7 +181,7 @@ class Run:
 
     @cached_property
     def _images(self) -> tuple[str | None, Mapping[str, Any]]:
-        """The data cell of the page's images, and what ``meta.json`` says of them."""
+        """Id of the cell that staged the images, and their ``meta.json``."""
         found: tuple[str | None, Mapping[str, Any]] = (None, {})
         for cell in self.cells("data"):
             facts = self.files.image_facts(cell.id)
@@ -139,11 +191,11 @@ class Run:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """Facts about the page's images; empty before they are staged."""
+        """Facts about the images, from ``meta.json``; empty before they are staged."""
         return self._images[1]
 
     def of_test_images(self, name: str, index: Sequence[int]) -> NDArray[Any] | None:
-        """Some entries of an array of the page's test images; None where it is not there.
+        """Entries of an array of the test images; None if the array is gone.
 
         Args:
             name: ``test_images``, ``test_labels`` or ``test_object_masks``.
@@ -164,7 +216,7 @@ class Run:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What a reader has to know before believing a number."""
+        """Warnings that stand above all numbers, a sentence each."""
         if self.kind == "profile":
             return []
         return [
@@ -177,23 +229,24 @@ class Run:
 
     @cached_property
     def _trainings(self) -> list[CellResult]:
-        """The cells that trained a network for a number of the page."""
-        used = set(self.every_track["cell"])
+        """Cells that trained a network for a number of the page."""
+        used = set(self.every_variant["cell"])
         cells = [cell for kind in _TRAINING_KINDS for cell in self.cells(kind)]
         return [cell for cell in cells if cell.id in used]
 
     @cached_property
     def same_tuning_start(self) -> list[dict[str, Any]]:
-        """For each seed and layer: how many fine-tunings, and the hashes that all share, or None.
+        """Fine-tunings by seed and layer: how many, and the hashes that all of them share.
 
-        Beside the start and the order, the weights before the mask, which fine-tuning leaves.
+        The hashes are of the initial weights, of the order of images, and of the weights before the
+        masked layer, which fine-tuning must not change; None if they differ.
         """
         used = set(self.records["cell"])
         own = [cell for cell in self.cells("tune") if cell.id in used]
         return tuning_starts(own, self.layers)
 
     def _nothing_learned(self) -> list[str]:
-        whole = unmasked(self.records)
+        whole = self.unmasked
         if whole is None or self.chance is None or whole.mean > self.chance:
             return []
         return [
@@ -213,7 +266,7 @@ class Run:
 
     @cached_property
     def same_start(self) -> list[dict[str, Any]]:
-        """For each seed: how many trainings, and the hash that all of them share, or None."""
+        """Trainings by seed: how many, and the hashes that all share; None if they differ."""
         return starts(self._trainings)
 
 
@@ -222,9 +275,6 @@ def read_run(path: Path) -> Run:
 
     Args:
         path: the run's folder, or an archive of it.
-
-    Returns:
-        The run.
 
     Raises:
         FileNotFoundError: `path` holds neither a plan nor a finished cell.
@@ -255,7 +305,7 @@ def read_run(path: Path) -> Run:
 
 
 def _subject(records: pd.DataFrame) -> tuple[str | None, str | None]:
-    """The image set and network that most records are about."""
+    """The image set and network of most records."""
     pairs = Counter(zip(records["dataset"], records["model"], strict=True))
     return pairs.most_common(1)[0][0] if pairs else (None, None)
 

@@ -1,4 +1,4 @@
-"""Whether what is compared was trained from one start, in one order; told by the cells' hashes."""
+"""Checks that compared trainings share initial weights and order of images, by their hashes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["starts", "tuning_starts", "unequal_trainings", "unequal_tunings"]
 
 
 def starts(trainings: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """For each seed: how many trainings, and the hash that all of them share, or None."""
+    """Trainings by seed: how many, and the hashes that all of them share; None if they differ."""
     rows = []
     for seed in sorted({_seed(cell) for cell in trainings}, key=str):
         own = [cell for cell in trainings if _seed(cell) == seed]
@@ -21,10 +21,10 @@ def starts(trainings: Sequence[CellResult]) -> list[dict[str, Any]]:
 
 
 def tuning_starts(tunings: Iterable[CellResult], layers: Sequence[str]) -> list[dict[str, Any]]:
-    """For each seed and layer: how many fine-tunings, and the hashes that all share, or None.
+    """Fine-tunings by seed and layer: how many, and the hashes that all share; None if they differ.
 
     Args:
-        tunings: cells that fine-tuned what comes after a layer.
+        tunings: cells that fine-tuned the network after a layer.
         layers: in the order of the rows.
     """
     by_place: dict[tuple[int, int], list[CellResult]] = {}
@@ -43,7 +43,7 @@ def tuning_starts(tunings: Iterable[CellResult], layers: Sequence[str]) -> list[
 
 
 def unequal_trainings(trainings: Sequence[CellResult]) -> list[str]:
-    """Trainings of one seed that did not start from the same weights or see the same batches."""
+    """Warnings about trainings of one seed with different initial weights or batches."""
     found = []
     for key, what in (("init", "initial weights"), ("order", "order of batches, crops and flips")):
         by_seed: dict[int | None, dict[str, list[str]]] = {}
@@ -63,7 +63,7 @@ def unequal_trainings(trainings: Sequence[CellResult]) -> list[str]:
 
 
 def unequal_tunings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each row of `tuning_starts` whose fine-tunings differ in something."""
+    """Warnings about rows of `tuning_starts` whose fine-tunings differ in a hash."""
     return [
         f"The fine-tunings after {row['layer']} of seed {row['seed']} do not share their initial "
         "weights, their order, or the weights before the mask: their accuracies must not be "

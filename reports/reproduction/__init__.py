@@ -1,1 +1,1 @@
-"""The paper's claims beside our figures: `python -m reports.reproduction` writes the page here."""
+"""The paper's claims beside our figures, as a page: ``python -m reports.reproduction``."""

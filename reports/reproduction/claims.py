@@ -1,6 +1,6 @@
-"""A claim of the paper with our figure beside it, and the registry of what claims there are.
+"""A claim of the paper with our figure beside it, and the registry of sections of claims.
 
-To add claims, decorate a function of the evidence with `section`; the page shows it.
+To add claims, decorate a function from runs to claims with `section`; the page shows them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fastsal.registry import Registry
 from reports.records.run import Run
 
-__all__ = ["OWN_COMMAND", "SECTIONS", "Claim", "Claims", "nearest", "of_kind", "section"]
+__all__ = [
+    "OWN_COMMAND",
+    "SECTIONS",
+    "Claim",
+    "Claims",
+    "command_of",
+    "nearest",
+    "of_kind",
+    "section",
+]
 
 OWN_COMMAND = "python -m reports.reproduction"
 
@@ -28,21 +38,21 @@ _TESTS: dict[Rule, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the page.
+    """A claim of the paper with our figure: one row of the page.
 
     Args:
-        place: where the paper says it.
-        statement: what it says.
-        claimed: its figure, as printed.
-        rule: how our figure has to stand to `bound` for the claim to hold.
+        place: table or section of the paper.
+        statement: the claim in words.
+        claimed: the paper's figure, as printed.
+        rule: relation of our figure to `bound` in which the claim holds.
         bound: in the unit of `ours`.
         ours: our figure; None if it was not measured.
         unit: of `ours` and `bound`; empty for a plain number.
-        paper: the paper's figure in the same unit, of which the ratio is taken; None for none.
+        paper: the paper's figure in the same unit, for the ratio; None for no ratio.
         measured_on: network, images, seeds or machine of our figure.
-        command: what gives our figure.
-        note: what a reader has to know beside the verdict.
-        cells: ids of the cells that measured it.
+        command: the command that gives our figure.
+        note: remark beside the verdict.
+        cells: ids of the cells that measured our figure.
     """
 
     place: str
@@ -60,12 +70,12 @@ class Claim:
 
     @property
     def ratio(self) -> float | None:
-        """Our figure over the paper's; None where there is none to take."""
+        """Our figure over the paper's; None if one of them is missing."""
         return None if self.ours is None or not self.paper else self.ours / self.paper
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the claim holds for our figure.
+        """The verdict on the claim by our figure.
 
         >>> Claim("Table 6", "as many", "10", "at most", 10, ours=12).verdict
         'fails'
@@ -76,14 +86,18 @@ class Claim:
 
 
 Claims = Callable[[Sequence[Run]], Iterable[Claim]]
-SECTIONS: dict[str, Claims] = {}
+SECTIONS: Registry[Claims] = Registry("section of claims")
 
 
 def section(title: str) -> Callable[[Claims], Claims]:
-    """Register a function from the runs at hand to the claims of a section, under its heading."""
+    """Register a function from runs to claims as a section of the page.
+
+    Args:
+        title: heading of the section.
+    """
 
     def register(claims: Claims) -> Claims:
-        SECTIONS[title] = claims
+        SECTIONS.register(title, claims)
         return claims
 
     return register
@@ -94,8 +108,13 @@ def of_kind(runs: Iterable[Run], kind: str) -> list[Run]:
     return [run for run in runs if run.kind == kind]
 
 
+def command_of(run: Run) -> str:
+    """The command that started a run; the one that makes its page if that is not known."""
+    return run.command or f"python -m reports {run.files.root}"
+
+
 def nearest(ours: float, low: float, high: float) -> float:
-    """The number of a range that is nearest to ours.
+    """The number of a range that is nearest to our figure.
 
     >>> nearest(5.1, 0.3, 1.0), nearest(0.5, 0.3, 1.0)
     (1.0, 0.5)

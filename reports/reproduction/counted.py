@@ -1,4 +1,4 @@
-"""Claims on operations, memory and the order of locations: computed here, without a clock."""
+"""Claims on operations, memory and the order of locations, counted here without a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from evaluation.profiling.operations import paper_operations
+from evaluation.profiling.smoe_scale_steps import paper_operations
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale, gamma_scale, smoe_scale
 from reports.paper import table_6
@@ -20,7 +20,7 @@ from reports.reproduction.resnet import SIZE, count_resnet50
 
 __all__ = ["GRADIENT", "MEMORY_BYTES", "OVERHEAD", "SMOOTHGRAD", "rank_correlations"]
 
-# As the paper prints them: percent of a forward pass, and times less than other methods add.
+# The paper's ranges: percent of a forward pass, and times less work than other methods add.
 OVERHEAD = (0.3, 1.0)
 GRADIENT = (97.0, 344.0)
 SMOOTHGRAD = (1456.0, 5181.0)
@@ -193,7 +193,7 @@ def _correlation(statement: str, found: Sequence[float] | None, measured_on: str
         statement,
         "order equivalent",
         "at least",
-        # Ties and rounding in float32 can swap neighbours.
+        # Ties and rounding in float32 can swap neighbouring ranks.
         0.99999,
         None if found is None else min(found),
         unit="rank correlation",
@@ -204,7 +204,7 @@ def _correlation(statement: str, found: Sequence[float] | None, measured_on: str
 
 
 def rank_correlations(network: nn.Module, inputs: Tensor) -> list[float]:
-    """Spearman's correlation of SMOE Scale and Gamma scale over the locations of each scale."""
+    """Spearman's correlation of SMOE Scale with Gamma scale over the locations of each scale."""
     smoe, gamma = (
         SMOEScale(network, statistic=statistic, normalize="none").maps(inputs).per_scale
         for statistic in ("smoe_scale", "gamma_scale")

@@ -1,4 +1,4 @@
-"""The claims as one page, and as records."""
+"""The page of claims, and its rows as a table."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fastsal import __version__
 from reports.formatting import digits
 from reports.pages.rendering import rendered
 from reports.records.run import Run, read_run
-from reports.reproduction import counted, printed, recorded
+from reports.reproduction import counted, printed, profiled, retrained
 from reports.reproduction.claims import SECTIONS, Claim
 
 __all__ = ["RECORDED", "RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
 
-# Recorded runs, each in a folder of its own; the page of claims is in one of them too.
+# Recorded runs, each in a folder of its own; the page of claims has one too.
 RUNS = Path(__file__).parents[1] / "runs"
 RECORDED = RUNS / "reproduction"
-# Importing them fills the registry of sections, in this order on the page.
-_SOURCES = (counted, recorded, printed)
+# Modules that fill the registry of sections when they are imported.
+_SOURCES = (counted, profiled, retrained, printed)
 _ORDER = (
     "Operations (Table 6)",
     "Added work, counted",
@@ -39,12 +39,12 @@ _ORDER = (
 
 
 def committed_runs() -> list[Path]:
-    """The archives of recorded runs, by name."""
+    """The archives of recorded runs, sorted by name."""
     return sorted(path.parent for path in RUNS.glob("*/plan.json"))
 
 
 def claims_of(runs: Sequence[Run]) -> dict[str, list[Claim]]:
-    """Every claim by its section's title.
+    """All claims by the title of their section.
 
     Args:
         runs: finished or not, of any kind.
@@ -57,8 +57,8 @@ def build(paths: Sequence[Path], out: Path = RECORDED) -> Path:
     """Write ``report.html``, ``records.csv`` and ``records.parquet``.
 
     Args:
-        paths: folders of runs or of archives; what none of them has reads "not measured".
-        out: where the files go.
+        paths: folders of runs or of archives; a figure that none has reads "not measured".
+        out: folder of the files.
 
     Returns:
         The page.
@@ -79,7 +79,7 @@ def build(paths: Sequence[Path], out: Path = RECORDED) -> Path:
             "held": verdicts.get("held", 0),
             "fails": verdicts.get("fails", 0),
             "missing": verdicts.get("not measured", 0),
-            "commands": _lettered(claim.command for own in sections.values() for claim in own),
+            "commands": _numbered(claim.command for own in sections.values() for claim in own),
             "environment": list(_environment().items()),
         },
     )
@@ -91,7 +91,7 @@ def build(paths: Sequence[Path], out: Path = RECORDED) -> Path:
 
 
 def frame_of(sections: dict[str, list[Claim]]) -> pd.DataFrame:
-    """One row a claim; `ours` and `ratio` are empty where nothing was measured."""
+    """Claims as a data frame, one a row; `ours` and `ratio` are NaN if nothing was measured."""
     rows: list[dict[str, Any]] = [
         {
             "section": title,
@@ -120,7 +120,7 @@ def frame_of(sections: dict[str, list[Claim]]) -> pd.DataFrame:
 
 
 def figure(value: float | None, unit: str) -> str:
-    """A figure with its unit, as the page prints it.
+    """A figure with its unit in words.
 
     >>> figure(9249093, "operations"), figure(2, "of 9"), figure(0.3, "%"), figure(50176, "B")
     ('9,249,093', '2 of 9', '0.3 %', '50.2 kB')
@@ -140,8 +140,8 @@ def figure(value: float | None, unit: str) -> str:
     return "0" if value == 0 else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _lettered(commands: Iterable[str]) -> dict[str, str]:
-    """Each command once, with a number to point at."""
+def _numbered(commands: Iterable[str]) -> dict[str, str]:
+    """Each command once, with the number that rows refer to."""
     return {command: str(index) for index, command in enumerate(dict.fromkeys(commands), 1)}
 
 

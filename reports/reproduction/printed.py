@@ -1,4 +1,4 @@
-"""Claims that the paper's own tables can be held against each other for."""
+"""Claims checked on the paper's own tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reports.reproduction.claims import Claim, section
 
 __all__ = ["ROUNDING", "nearest_prior"]
 
-# Half a unit of the second decimal, and what a sum of rounded accuracies can add.
+# Half a unit of the second decimal, and the rounding of the summed accuracies.
 ROUNDING = 0.0051
 _COLUMNS = range(1, 6)
 
@@ -110,12 +110,12 @@ def _tables(runs: Sequence[Run]) -> Iterator[Claim]:
 
 
 def nearest_prior() -> list[float]:
-    r"""The layer weights of the formula that comes nearest to the paper's five numbers.
+    r"""The layer weights of the formula that comes closest to the paper's five prior weights.
 
     $$\rho_l \log_2 \frac{z_l}{\rho_l} + \kappa_l \log_2 \frac{\kappa_l}{z_l}$$
 
-    of ImageNet's SMOE Scale, layer by layer, `rho` and `kappa` its ROAR and KAR accuracy and `z`
-    the random control's. Not Eq 9, which has z before the second logarithm.
+    for SMOE Scale on ImageNet at layer l: rho and kappa are its ROAR and KAR accuracy, z the random
+    control's. Eq 9 differs: it has z in front of the second logarithm.
 
     >>> [round(weight, 3) for weight in nearest_prior()]
     [0.192, 0.172, 0.344, 0.402, 0.695]

@@ -1,10 +1,10 @@
-"""What SMOE Scale adds to ResNet-50 at 224x224, counted: operations and memory, no clock."""
+"""Operations and memory that SMOE Scale adds to ResNet-50 at 224x224, counted."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 from captum.attr import Saliency
@@ -12,30 +12,18 @@ from torch import nn
 
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.profiling.profile import count
+from evaluation.profiling.smoe_scale_steps import (
+    StepOperations,
+    count_combination,
+    count_map_steps,
+)
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale
-from fastsal.maps.combination import combine
-from fastsal.maps.normalization import gaussian
-from fastsal.statistics.smoe import smoe_scale
 
-__all__ = ["SIZE", "Counted", "Steps", "as_he_et_al", "count_resnet50"]
+__all__ = ["SIZE", "Counted", "as_he_et_al", "count_resnet50"]
 
 SIZE = (224, 224)
 _CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Operations of the steps of SMOE Scale, all scales together."""
-
-    statistic: int
-    normalization: int
-    combination: int
-
-    @property
-    def total(self) -> int:
-        """Of the three."""
-        return self.statistic + self.normalization + self.combination
 
 
 @dataclass(frozen=True)
@@ -44,19 +32,19 @@ class Counted:
 
     Args:
         shapes: (channels, height, width) of each scale, the shallowest first.
-        forward: of the plain pass.
+        forward: operations of the plain pass.
         he_et_al: multiply-adds of the same network with its strides where He et al. have them.
-        steps: of our code, step by step.
+        steps: of our code, step by step, all scales together.
         added: by a whole map, beyond the plain pass.
         gradient_added: by the gradient of a class's score by the image, beyond the plain pass.
-        scratch_bytes: storages that a map holds beyond the plain pass, besides the map.
-        map_bytes: storages of the map, one channel.
+        scratch_bytes: memory that a map takes beyond the plain pass, besides the map itself.
+        map_bytes: memory of the map, one channel.
     """
 
     shapes: tuple[tuple[int, int, int], ...]
     forward: Operations
     he_et_al: int
-    steps: Steps
+    steps: StepOperations
     added: Operations
     gradient_added: Operations
     scratch_bytes: int
@@ -65,7 +53,7 @@ class Counted:
 
 @cache
 def count_resnet50() -> Counted:
-    """Count; takes seconds. Weights are random, since no count depends on them."""
+    """Count operations and memory of ResNet-50 with random weights, on which no count depends."""
     network = build_network("resnet50", _CLASSES, 0, size=SIZE).eval()
     inputs = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     smoe, saliency = SMOEScale(network), Saliency(network)
@@ -98,9 +86,9 @@ def count_resnet50() -> Counted:
 
 
 def as_he_et_al(network: nn.Module) -> nn.Module:
-    """Move the strides of torchvision's ResNet-50 from the 3x3 to the first 1x1 convolutions.
+    """Move the strides of torchvision's ResNet-50 from 3x3 to the first 1x1 convolutions, in place.
 
-    In place. He et al. have them there; torchvision's variant takes 6 % more multiply-adds.
+    He et al. have them there; torchvision's variant takes 6 % more multiply-adds.
     """
     for block in network.modules():
         first, second = (getattr(block, name, None) for name in ("conv1", "conv2"))
@@ -109,12 +97,6 @@ def as_he_et_al(network: nn.Module) -> nn.Module:
     return network
 
 
-def _steps(shapes: tuple[tuple[int, int, int], ...]) -> Steps:
-    activations = [torch.rand(1, *shape) for shape in shapes]
-    values = [smoe_scale(tensor) for tensor in activations]
-    maps = [gaussian(value) for value in values]
-    return Steps(
-        statistic=sum(count_operations(partial(smoe_scale, each)).other for each in activations),
-        normalization=sum(count_operations(partial(gaussian, each)).other for each in values),
-        combination=count_operations(lambda: combine(maps, [1.0] * len(maps), SIZE)).other,
-    )
+def _steps(shapes: tuple[tuple[int, int, int], ...]) -> StepOperations:
+    statistics, normalizations = zip(*map(count_map_steps, shapes), strict=True)
+    return StepOperations(sum(statistics), sum(normalizations), count_combination(shapes, SIZE))

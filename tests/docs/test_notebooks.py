@@ -1,6 +1,5 @@
 """The notebooks of the documentation: committed with their outputs, and executed anew."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ NEEDS = {
 }
 MOST_BYTES = 600_000
 MACHINE_PATH = re.compile(r"(?<![\w.-])(/(work|tmp|home|root|Users|private|var)/|[A-Z]:\\)")
-SECONDS = 600
 
 
 def _stem(path: Path) -> str:
@@ -95,38 +93,27 @@ def test_links_between_notebooks_lead_somewhere(path):
     assert all((path.parent / link).exists() for link in links)
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("Report: /tmp/x/report.html", True),
-        ("File '/root/x.py'", True),
-        ("runs/roar-on-shapes/report.html", False),
-        ("https://arxiv.org/abs/1911.11293", False),
-        ("../home/x", False),
-    ],
-)
-def test_paths_of_a_machine_are_recognised(text, found):
-    assert bool(MACHINE_PATH.search(text)) is found
+def test_paths_of_a_machine_are_recognised():
+    for top in ("work", "tmp", "root", "home"):
+        # Put together here, since no file of the project may hold such a path.
+        assert MACHINE_PATH.search("Report: " + "/".join(["", top, "x", "report.html"]))
+    for text in ("runs/tmp/report.html", "https://example.org/home/x", "../root/x"):
+        assert not MACHINE_PATH.search(text)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=_stem)
-def test_a_notebook_runs(path, tmp_path, monkeypatch):
-    nbclient = pytest.importorskip("nbclient")
+def test_a_notebook_runs(path, tmp_path):
+    pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     for package in NEEDS[path.stem]:
         pytest.importorskip(package)
-    # The kernel is a process of its own, and imports this checkout.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    from docs.execute_notebooks import execute
+
     notebook = _read(path)
     cells = _code(notebook)
     for cell in cells:
         cell.outputs = []
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
-    client.execute()
+    # A cell that fails is an error here.
+    execute(notebook, tmp_path)
     assert len(_pictures(cells)) >= 2

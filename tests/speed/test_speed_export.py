@@ -22,7 +22,7 @@ from comparisons.deployment.exported import (
     session,
     written,
 )
-from comparisons.deployment.turns import beside
+from evaluation.profiling.timing import added_time
 
 THREADS = 2
 # By which a file may grow.
@@ -70,7 +70,7 @@ def test_what_the_map_adds(benchmark, timed, files, what, precision):
     assert 0 < added_bytes <= MOST_BYTES
 
     one, two = (partial(run.run, None, feed) for run in runs)
-    taken = beside(one, two, 40 if timed else 3)
+    taken = added_time(one, two, 40 if timed else 3)
     benchmark.group = f"onnxruntime, {name}, {size} x {size}, {THREADS} threads, {precision}"
     benchmark.extra_info.update(
         network_ms=taken.first_ms,

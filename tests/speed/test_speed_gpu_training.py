@@ -28,10 +28,10 @@ def masked(tmp_path_factory) -> InputView:
     return InputView(images, (0.5,) * 3, (0.25,) * 3, levels, Masking("roar", 0.5, CUTS))
 
 
-@pytest.mark.parametrize("read_ahead", [0, 1, 2])
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.benchmark(group="training on a GPU: ResNet-50, 224x224, batch 256")
-def test_training_waits_for_images(benchmark, masked, precision, read_ahead):
+def test_training_waits_for_images(benchmark, masked, precision, prefetch):
     recipe = Recipe(
         epochs=1,
         batch_size=256,
@@ -45,7 +45,7 @@ def test_training_waits_for_images(benchmark, masked, precision, read_ahead):
     network = build_network("resnet50", 1000, 0, size=(SIZE, SIZE))
 
     def epoch():
-        return train(network, masked, labels, recipe, 0, device="cuda", read_ahead=read_ahead)
+        return train(network, masked, labels, recipe, 0, device="cuda", prefetch=prefetch)
 
     training = benchmark.pedantic(epoch, rounds=2, warmup_rounds=1)
     (entry,) = training.history

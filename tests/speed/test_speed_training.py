@@ -65,7 +65,7 @@ def loops() -> dict[str, Callable[[], object]]:
         "plain": lambda: train(network(), plain, split.labels, RECIPE, 0),
         "masked": lambda: train(network(), masked, split.labels, RECIPE, 0),
         "masked, not read ahead": lambda: train(
-            network(), masked, split.labels, RECIPE, 0, read_ahead=0
+            network(), masked, split.labels, RECIPE, 0, prefetch=0
         ),
         "masked, crops resized": lambda: train(network(), masked, split.labels, RESIZED, 0),
     }

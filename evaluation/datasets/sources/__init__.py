@@ -1,1 +1,1 @@
-"""Where images come from: one module a layout, each source one decorated function."""
+"""Image sources: one module a layout, one decorated function a source."""

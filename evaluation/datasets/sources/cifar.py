@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as torchvision has them."""
+"""CIFAR-10 and CIFAR-100 as torchvision downloads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _root(name: str, request: Request) -> Path:
     published=Published(10, 50_000, 10_000, (32, 32)),
 )
 def cifar10(request: Request) -> Listing:
-    """CIFAR-10 (Krizhevsky 2009): 10 classes; torchvision downloads it where it is not there."""
+    """CIFAR-10 (Krizhevsky 2009): 10 classes; torchvision downloads it if need be."""
     from torchvision.datasets import CIFAR10
 
     return _listing(CIFAR10, "cifar10", "CIFAR-10", request)
@@ -45,20 +45,20 @@ def cifar100(request: Request) -> Listing:
 
 
 def _listing(kind: Any, name: str, title: str, request: Request) -> Listing:
-    """Both splits, held in memory as torchvision reads them.
+    """The listing of both splits, which torchvision reads into memory.
 
     torchvision compares the files with their published MD5 sums before it unpickles them.
 
     Raises:
-        DatasetError: no files and no network.
+        DatasetError: neither files nor network.
     """
     root = _root(name, request)
     try:
         sets = [kind(str(root), train=train, download=True) for train in (True, False)]
     except Exception as error:
         raise DatasetError(
-            f"{title} could not be had in {str(root)!r} ({error}): torchvision downloads it "
-            "once; where there is no network, put the images in folders and use folder:PATH"
+            f"{title} could not be loaded from {str(root)!r} ({error}): torchvision downloads it "
+            "once; without a network, put the images in folders and use folder:PATH"
         ) from error
     train, test = (
         SplitListing(

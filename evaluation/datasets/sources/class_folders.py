@@ -1,4 +1,4 @@
-"""Images in a folder for each class, as torchvision's ImageFolder has them."""
+"""Images in one folder a class, as for torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["both_splits", "folder", "matching_classes"]
 
 @source("folder", "train/CLASS/* and test/CLASS/* (or val, valid, validation in place of test)")
 def folder(request: Request) -> Listing:
-    """Any image files in class folders.
+    """The listing of image files in class folders.
 
-    With an image size the largest square in the middle of each is taken and resized to it.
+    With an image size, the largest centred square of each image is resized to it.
 
     Raises:
         DatasetError: no such folders, an empty class, a class in one split only.
@@ -26,12 +26,12 @@ def folder(request: Request) -> Listing:
     expected = f"{root}/train/CLASS/* and {root}/test/CLASS/*"
     train, test = both_splits(root, ("test", "val", "valid", "validation"), expected)
     classes = matching_classes(root, train, test)
-    view = fit_square(request.image_size)
+    transform = fit_square(request.image_size)
     return Listing(
         root.resolve().name,
         classes,
-        in_class_folders(root, train, classes, view),
-        in_class_folders(root, test, classes, view),
+        in_class_folders(root, train, classes, transform),
+        in_class_folders(root, test, classes, transform),
         size=request.size,
     )
 
@@ -40,15 +40,15 @@ def both_splits(root: Path, tests: tuple[str, ...], expected: str) -> tuple[str,
     """The folders of the training and of the test split.
 
     Args:
-        root: where they are.
-        tests: what that of the test split may be called, the likeliest first.
+        root: their parent folder.
+        tests: possible names of the test folder, the likeliest first.
         expected: the layout, for the message.
     """
     return split_folder(root, ("train",), expected), split_folder(root, tests, expected)
 
 
 def matching_classes(root: Path, train: str, test: str) -> tuple[str, ...]:
-    """The classes, sorted, the same in both splits."""
+    """The sorted classes, which must be the same in both splits."""
     learnt, tested = class_names(root / train), class_names(root / test)
     if learnt and not tested:
         raise DatasetError(
@@ -74,6 +74,6 @@ def matching_classes(root: Path, train: str, test: str) -> tuple[str, ...]:
 
 
 def _shown(classes: set[str]) -> str:
-    """Their names, the first few where they are many."""
+    """The classes in words: the first five, and their number if there are more."""
     few = ", ".join(sorted(classes)[:5])
     return few + (f", ... ({len(classes)} in all)" if len(classes) > 5 else "")

@@ -1,4 +1,4 @@
-"""Cars Overhead With Context: counting as classification."""
+"""Cars Overhead With Context (COWC): counting cars as classification."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LISTS = ("COWC_train_list_64_class.txt", "COWC_test_list_64_class.txt")
 def cowc(request: Request) -> Listing:
     """COWC's counting patches (Mundhenk et al. 2016): the class is the number of cars.
 
-    The classes are the counts that occur, in the order of numbers. A count may be in one split
-    alone, since high ones are rare. With an image size patches are resized to it, whole.
+    The classes are the counts that occur, in numerical order. A count may be in one split alone,
+    since high ones are rare. With an image size, whole patches are resized to it.
 
     Raises:
         DatasetError: no such lists or folders, or a class that is no number.
@@ -48,18 +48,18 @@ def cowc(request: Request) -> Listing:
                 f"class folder {name!r} in {str(root)!r}: expected a count of cars, such as 0 or 12"
             )
     counts = tuple(sorted(found, key=lambda name: (int(name), name)))
-    view = fit_square(request.image_size)
-    learnt, tested = (in_class_folders(root, split, counts, view) for split in (train, test))
+    transform = fit_square(request.image_size)
+    learnt, tested = (in_class_folders(root, split, counts, transform) for split in (train, test))
     return _counted(counts, learnt, tested, request)
 
 
 def _listed(root: Path, request: Request) -> Listing:
-    """The published lists: a line for each patch, its path and its count."""
+    """The listing from the published lists: one line a patch, with its path and its count."""
     files = [_read(root / name) for name in _LISTS]
     counts = sorted({count for _, of_split in files for count in of_split})
-    view = fit_square(request.image_size)
+    transform = fit_square(request.image_size)
     train, test = (
-        files_split(root, names, np.searchsorted(counts, of_split), view, where=root)
+        files_split(root, names, np.searchsorted(counts, of_split), transform, where=root)
         for names, of_split in files
     )
     return _counted(tuple(map(str, counts)), train, test, request)

@@ -1,4 +1,4 @@
-"""Files below a folder: in a folder for each class, in a list, and whether any changed."""
+"""Image files below a folder: in class folders or in a list, and a hash of their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import FilePixels, View, image_extensions
+from evaluation.datasets.image_files import FilePixels, Transform, image_extensions
 from evaluation.datasets.listing import Names, SplitListing
 
 __all__ = ["class_names", "files_split", "in_class_folders", "listing_hash", "split_folder"]
@@ -27,7 +27,7 @@ def listing_hash(root: Path) -> str:
 
 
 def _files(folder: Path | str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files of a folder and those below it, by name; a link counts as what it leads to."""
+    """Files below a folder, sorted by name; symbolic links are followed."""
     if not os.path.isdir(folder):  # noqa: PTH112 - a million Path objects take their time
         return
     with os.scandir(folder) as entries:
@@ -40,15 +40,15 @@ def _files(folder: Path | str, prefix: str) -> Iterator[tuple[str, os.stat_resul
 
 
 def split_folder(root: Path, names: Sequence[str], expected: str) -> str:
-    """The first of some folders that is there.
+    """The name of a split's folder: the first of several names that exists.
 
     Args:
-        root: where they are looked for.
-        names: what the folder may be called, the likeliest first.
+        root: their parent folder.
+        names: possible names of the folder, the likeliest first.
         expected: the layout, for the message.
 
     Raises:
-        DatasetError: none is there.
+        DatasetError: none of them exists.
     """
     for name in names:
         if (root / name).is_dir():
@@ -61,21 +61,21 @@ def split_folder(root: Path, names: Sequence[str], expected: str) -> str:
 
 
 def class_names(folder: Path) -> set[str]:
-    """The folders in a folder, hidden ones left out."""
+    """The names of the folders in a folder, without hidden ones."""
     with os.scandir(folder) as entries:
         return {e.name for e in entries if not e.name.startswith(".") and e.is_dir()}
 
 
 def in_class_folders(
-    root: Path, split: str, classes: Sequence[str], view: View | None
+    root: Path, split: str, classes: Sequence[str], transform: Transform | None
 ) -> SplitListing:
-    """The images of ``root/split/CLASS/``, those in folders below included, by class and name.
+    """The images below ``root/split/CLASS/``, by class and name.
 
     Args:
-        root: what the images are named below.
+        root: folder that the images' names are relative to.
         split: folder of the split.
-        classes: names of the class folders; the place of one is its label.
-        view: resizes and crops the images.
+        classes: names of the class folders; the index of one is its label.
+        transform: resizes and crops the images.
 
     Raises:
         DatasetError: a class folder without an image.
@@ -96,11 +96,11 @@ def in_class_folders(
                 )
         counts.append(len(names) - before)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return files_split(root, names, labels, view, where=root / split)
+    return files_split(root, names, labels, transform, where=root / split)
 
 
 def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[str]:
-    """Images of a folder by name, then those of the folders in it."""
+    """Images of a folder by name, then those of its subfolders."""
     with os.scandir(folder) as entries:
         ordered = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
     inner = [entry for entry in ordered if entry.is_dir()]
@@ -112,21 +112,21 @@ def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[
 
 
 def files_split(
-    root: Path, names: Names, labels: NDArray[np.int64], view: View | None, *, where: Path
+    root: Path, names: Names, labels: NDArray[np.int64], transform: Transform | None, *, where: Path
 ) -> SplitListing:
     """A split whose images are files.
 
     Args:
-        root: what the names are below.
+        root: folder that the names are relative to.
         names: the files.
         labels: the class of each.
-        view: resizes and crops them.
-        where: what messages call the place they are in.
+        transform: resizes and crops them.
+        where: place of the images, for messages.
 
     Raises:
-        DatasetError: there are none, or the first is not there.
+        DatasetError: no files, or the first does not exist.
     """
     if not names or not (root / names[0]).exists():
         first = f"{names[0]!r} is not in {str(root)!r}" if names else f"no image in {str(where)!r}"
         raise DatasetError(f"{first}: expected the images beside the list that names them")
-    return SplitListing(labels, FilePixels(names, lambda i: root / names[i], view), str(where))
+    return SplitListing(labels, FilePixels(names, lambda i: root / names[i], transform), str(where))

@@ -1,4 +1,4 @@
-"""ImageNet's 1,000 classes as torchvision leaves them on disk, or as any ImageFolder."""
+"""ImageNet as torchvision unpacks it, or as any ImageFolder of its classes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _FIRST, _LAST = "n01440764", "n15075141"
 def imagenet(request: Request) -> Listing:
     """ImageNet (Russakovsky et al. 2015), or fewer of its classes; the test split is ``val``.
 
-    With an image size, every image is shown as networks are tested on ImageNet: the shorter side
-    resized to ``size * 256 / 224``, then the middle cut out. Classes are called by torchvision's
-    ``meta.bin``, or its table where all 1,000 are there, or else by their folders.
+    With an image size, images are transformed as in tests on ImageNet: the shorter side is resized
+    to ``size * 256 / 224``, then the centre is cropped. Class names come from torchvision's
+    ``meta.bin``, or from its table if all 1,000 classes are there, or else from the folders.
 
     Raises:
         DatasetError: no such folders, an empty class, a class in one split only.
@@ -42,18 +42,18 @@ def imagenet(request: Request) -> Listing:
     )
     train, test = both_splits(root, ("val", "validation", "valid", "test"), expected)
     wnids = matching_classes(root, train, test)
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     return Listing(
         "imagenet",
         _names(root, wnids),
-        in_class_folders(root, train, wnids, view),
-        in_class_folders(root, test, wnids, view),
+        in_class_folders(root, train, wnids, transform),
+        in_class_folders(root, test, wnids, transform),
         size=request.size,
     )
 
 
 def _names(root: Path, wnids: Sequence[str]) -> tuple[str, ...]:
-    """What the classes are called."""
+    """The names of the classes."""
     known = _meta(root / "meta.bin")
     if not known and len(wnids) == 1000 and (wnids[0], wnids[-1]) == (_FIRST, _LAST):
         from torchvision.models import ResNet50_Weights
@@ -63,7 +63,7 @@ def _names(root: Path, wnids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _meta(path: Path) -> Mapping[str, str]:
-    """The first name of each class in torchvision's file, or nothing where it is not there."""
+    """The first name of each class in torchvision's file; empty if there is no file."""
     if not path.exists():
         return {}
     try:

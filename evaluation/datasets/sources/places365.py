@@ -1,4 +1,4 @@
-"""Places365-Standard as torchvision leaves it on disk."""
+"""Places365-Standard as torchvision unpacks it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import View, centre_crop
+from evaluation.datasets.image_files import Transform, centre_crop
 from evaluation.datasets.listing import Listing, Names, Request, SplitListing
 from evaluation.datasets.sources.files import files_split, split_folder
 from evaluation.datasets.sources.registry import Published, source
@@ -17,7 +17,7 @@ from evaluation.datasets.sources.registry import Published, source
 __all__ = ["places365"]
 
 _CATEGORIES = "categories_places365.txt"
-# The list of each split, and the folders its images may be in: small ones are taken before large.
+# The list of each split, and the possible folders of its images: small images before large ones.
 _TRAIN = (
     "places365_train_standard.txt",
     ("data_256_standard", "data_large_standard", "data_256", "data_large"),
@@ -34,11 +34,11 @@ _VAL = ("places365_val.txt", ("val_256", "val_large"))
 def places365(request: Request) -> Listing:
     """Places365-Standard (Zhou et al. 2017); the test split is ``val``.
 
-    With an image size the shorter side is resized to ``size * 256 / 224`` and the middle cut out.
-    The lists are read as they are: fewer images than the published ones may be in them.
+    With an image size, the shorter side is resized to ``size * 256 / 224`` and the centre cropped.
+    The lists may hold fewer images than the published ones.
 
     Raises:
-        DatasetError: a file or folder is not there, or a list is not as expected.
+        DatasetError: a missing file or folder, or a malformed list.
     """
     root = Path(request.argument)
     numbers = {label: name for name, label in _pairs(root / _CATEGORIES)}
@@ -47,9 +47,9 @@ def places365(request: Request) -> Listing:
             f"{str(root / _CATEGORIES)!r} numbers its classes {sorted(numbers)}: expected at "
             "least two lines such as '/a/airfield 0', numbered from 0 without a gap"
         )
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     train, val = (
-        _split(root, listed, folders, len(numbers), view) for listed, folders in (_TRAIN, _VAL)
+        _split(root, listed, folders, len(numbers), transform) for listed, folders in (_TRAIN, _VAL)
     )
     # '/a/airfield' is filed under its first letter.
     classes = tuple(numbers[label][3:] for label in range(len(numbers)))
@@ -57,7 +57,7 @@ def places365(request: Request) -> Listing:
 
 
 def _split(
-    root: Path, listed: str, folders: tuple[str, ...], classes: int, view: View | None
+    root: Path, listed: str, folders: tuple[str, ...], classes: int, transform: Transform | None
 ) -> SplitListing:
     folder = split_folder(root, folders, f"the images of {listed} in it")
     names, labels = Names(), array("q")
@@ -68,14 +68,16 @@ def _split(
             )
         names.append(f"{folder}/{name.lstrip('/')}")
         labels.append(label)
-    return files_split(root, names, np.array(labels, dtype=np.int64), view, where=root / folder)
+    return files_split(
+        root, names, np.array(labels, dtype=np.int64), transform, where=root / folder
+    )
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, int]]:
-    """The names and numbers of a list, a line each.
+    """The names and numbers of a list, one pair a line.
 
     Raises:
-        DatasetError: no such list, or a line that is none.
+        DatasetError: a missing list, or a malformed line.
     """
     if not path.is_file():
         raise DatasetError(

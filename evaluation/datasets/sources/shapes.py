@@ -1,4 +1,4 @@
-"""The procedural image set `evaluation.datasets.shapes`, drawn while it is staged."""
+"""The image set `evaluation.datasets.shapes` as a source, drawn while it is staged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.listing import BLOCK_BYTES, Block, Listing, Request, SplitListing
+from evaluation.datasets.shape_scenes import BLOCK
 from evaluation.datasets.shapes import CLASSES, check_shapes, draw_shapes, labels_of_shapes
 from evaluation.datasets.sources.registry import source
 
@@ -19,7 +20,7 @@ _TRAIN, _TEST, _SIZE = 4000, 1000, 32
 
 @source("shapes", "made from a seed; needs no files", found=lambda _: True, object_masks=True)
 def shapes(request: Request) -> Listing:
-    """As many images as are asked for, or 4,000 and 1,000, of 32x32 or `image_size` squared.
+    """The requested number of images, or 4,000 and 1,000, of 32x32 or `image_size` squared.
 
     Raises:
         ValueError: images too small to show a shape.
@@ -36,7 +37,7 @@ def shapes(request: Request) -> Listing:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Images of a split, drawn when they are asked for."""
+    """Images of a split, drawn on demand."""
 
     split: str
     size: int
@@ -45,13 +46,13 @@ class _Drawn:
     def blocks(
         self, indices: NDArray[np.int64], size: tuple[int, int] | None
     ) -> Generator[Block, None, None]:
-        """The images at `indices`, which follow each other."""
+        """The images at consecutive `indices`, in blocks."""
         del size
-        # Whole blocks of the generator's, but for a start within one.
-        together = max(1, BLOCK_BYTES // (64 * 3 * self.size**2)) * 64
+        # Whole blocks of `draw_block`, unless the start lies within one.
+        together = max(1, BLOCK_BYTES // (BLOCK * 3 * self.size**2)) * BLOCK
         start, end = (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
         while start < end:
-            stop = min(end, start - start % 64 + together)
+            stop = min(end, start - start % BLOCK + together)
             drawn = draw_shapes(self.split, start, stop, size=self.size, seed=self.seed)
             yield Block(drawn.images, drawn.object_masks)
             start = stop

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files that hold many samples each, as clusters read them."""
+"""WebDataset shards: tar files of many samples each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import FilePixels, View, centre_crop
+from evaluation.datasets.image_files import FilePixels, Transform, centre_crop
 from evaluation.datasets.listing import Listing, Names, Request, SplitListing
 from evaluation.datasets.sources.registry import source
 
@@ -30,16 +30,16 @@ _IMAGES = ("jpg", "jpeg", "png", "webp")
 def webdataset(request: Request) -> Listing:
     """Shards as the webdataset package writes them; ``KEY.cls`` is the class as a whole number.
 
-    The shards are indexed once a start and their images read where they lie. Classes are called
-    by ``classes.json`` (a list), ``classes.txt`` (a line each), or else by their numbers. With an
-    image size the shorter side is resized to ``size * 256 / 224`` and the middle cut out.
+    The shards are indexed at every start, and their images read in place. Class names come from
+    ``classes.json`` (a list), from ``classes.txt`` (one a line), or else are numbers. With an image
+    size, the shorter side is resized to ``size * 256 / 224`` and the centre cropped.
 
     Raises:
         DatasetError: no such shards, a broken one, a sample without an image or a class, a class
             in one split only.
     """
     root = Path(request.argument)
-    view = centre_crop(request.image_size)
+    transform = centre_crop(request.image_size)
     index = {"train": _index(root, ("train",)), "test": _index(root, ("test", "val"))}
     present = {name: set(found.labels) for name, found in index.items()}
     classes = _classes(root, max(present["train"] | present["test"]))
@@ -55,23 +55,23 @@ def webdataset(request: Request) -> Listing:
     return Listing(
         root.resolve().name,
         classes,
-        index["train"].listing(root, view),
-        index["test"].listing(root, view),
+        index["train"].listing(root, transform),
+        index["test"].listing(root, transform),
         size=request.size,
     )
 
 
 @dataclass
 class _Index:
-    """Where the images of a split lie.
+    """Positions of a split's images in its shards.
 
     Args:
         shards: the tar files, in order.
-        names: what messages call each image.
-        shard: the tar file of each, as a place in `shards`.
-        start: its first byte there.
-        length: its bytes.
-        labels: its class.
+        names: name of each image in messages.
+        shard: tar file of each image, as an index into `shards`.
+        start: first byte of each image in its tar file.
+        length: number of bytes of each image.
+        labels: class of each image.
     """
 
     shards: list[Path]
@@ -82,19 +82,19 @@ class _Index:
     labels: array[int] = field(default_factory=lambda: array("q"))
 
     def open(self, index: int) -> io.BytesIO:
-        """The bytes of an image."""
+        """Read the bytes of an image."""
         with self.shards[self.shard[index]].open("rb") as file:
             file.seek(self.start[index])
             return io.BytesIO(file.read(self.length[index]))
 
-    def listing(self, root: Path, view: View | None) -> SplitListing:
+    def listing(self, root: Path, transform: Transform | None) -> SplitListing:
         """The split as a listing."""
         labels = np.array(self.labels, dtype=np.int64)
-        return SplitListing(labels, FilePixels(self.names, self.open, view), str(root))
+        return SplitListing(labels, FilePixels(self.names, self.open, transform), str(root))
 
 
 def _index(root: Path, prefixes: Sequence[str]) -> _Index:
-    """The samples of all shards of a split, by the names of the shards."""
+    """The index of all shards of a split, in the order of their names."""
     for prefix in prefixes:
         shards = sorted(root.glob(f"{prefix}-*.tar"))
         if shards:
@@ -113,7 +113,7 @@ def _index(root: Path, prefixes: Sequence[str]) -> _Index:
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """The samples of a shard: files that follow each other and share a key."""
+    """The samples of a shard: consecutive files that share a key."""
     key, members = "", dict[str, tarfile.TarInfo]()
     for member in _members(shard):
         folder, slash, file = member.name.rpartition("/")
@@ -130,16 +130,16 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
 
 
 def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """What is in a tar file.
+    """The members of a tar file.
 
     Raises:
-        DatasetError: it is broken or cut off.
+        DatasetError: a broken or truncated file.
     """
     end = 0
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined] # else it keeps them all
+                tar.members = []  # type: ignore[attr-defined] # else tarfile keeps them all
                 yield member
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         with shard.open("rb") as file:
@@ -156,7 +156,7 @@ def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _take(index: _Index, number: int, key: str, members: dict[str, tarfile.TarInfo]) -> None:
-    """Note one sample."""
+    """Add one sample to the index."""
     shard = index.shards[number]
     image = next((members[extension] for extension in _IMAGES if extension in members), None)
     if image is None or "cls" not in members:

@@ -16,7 +16,7 @@ import pytest
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import Dataset, Split
 from evaluation.masking import level_files as maps_module
-from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView
 from evaluation.storage.store import ArrayFile
@@ -62,7 +62,7 @@ def _peaks(folder: Path, images: int, unit: str) -> list[int]:
         peaks = [peak()]
         maps.finish()
         peaks.append(peak())
-        stage(Levels(folder / "train.zarr"), folder / "train.npy")
+        unpack_levels(Levels(folder / "train.zarr"), folder / "train.npy")
         return [*peaks, peak()]
 
 
@@ -105,7 +105,7 @@ from torch import nn
 from comparisons.methods.map_set import MapSet
 from comparisons.methods.controls import METHODS
 from evaluation.datasets.dataset import Dataset, Split
-from evaluation.masking.level_files import Levels, stage
+from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.training.retraining import Recipe, correctness, train
 from evaluation.masking.views import InputView
@@ -137,7 +137,7 @@ targets = {"train": labels, "test": labels[:512]}
 maps = MapSet(METHODS["gradient"].prepare(network), dataset, targets, folder, (0.1, 0.5, 0.9), 0)
 maps.finish()
 peaks = {"maps": sampler.peak}
-staged = {s: stage(Levels(folder / f"{s}.zarr"), folder / f"{s}.npy") for s in targets}
+staged = {s: unpack_levels(Levels(folder / f"{s}.zarr"), folder / f"{s}.npy") for s in targets}
 peaks["staged"] = sampler.peak
 views = [
     InputView(d, dataset.mean, dataset.std, staged[s], Masking("roar", 0.5, (0.1, 0.5, 0.9), fill))

@@ -21,15 +21,15 @@ from comparisons.methods import map_set
 from comparisons.methods.controls import METHODS
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already")
 TRAIN, TEST, SHARD = 160, 96, 64  # 3 shards of training images, 2 of test images
 VARIANTS = (
-    Track(mask_unit="element"),
-    Track(target_from=crossfitted(2)),
-    Track(fill="noisy-linear", recursive=True),
+    Variant(mask_unit="element"),
+    Variant(target_from=crossfitted(2)),
+    Variant(fill="noisy-linear", recursive=True),
 )
 
 

@@ -157,9 +157,9 @@ def test_a_retraining_is_the_plain_training_on_images_masked_beforehand(tiny, mo
         def read(self, indices):
             return *super().read(indices), torch.from_numpy(kept[indices])
 
-        def shown(self, parts):
-            inputs = super().shown(parts)
-            inputs[~parts[-1][:, None].expand_as(inputs)] = 0
+        def to_inputs(self, raw):
+            inputs = super().to_inputs(raw)
+            inputs[~raw[-1][:, None].expand_as(inputs)] = 0
             return inputs
 
     network = build_network("resnet9", 8, 0, size=(16, 16))

@@ -23,7 +23,7 @@ from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, continued_levels, pixels_at, saliency_levels
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.masking.views import InputView
 from evaluation.storage.records import CellResult, unpack_bits
 from evaluation.storage.store import Store
@@ -34,8 +34,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),
     pytest.mark.filterwarnings("ignore:gradcam is 0 everywhere"),
 ]
-NOISY, ELEMENT = Track(fill="noisy-linear"), Track(mask_unit="element")
-CROSSFIT, RECURSIVE = Track(target_from=crossfitted(2)), Track(recursive=True)
+NOISY, ELEMENT = Variant(fill="noisy-linear"), Variant(mask_unit="element")
+CROSSFIT, RECURSIVE = Variant(target_from=crossfitted(2)), Variant(recursive=True)
 VARIANTS = (NOISY, ELEMENT, CROSSFIT, RECURSIVE)
 FRACTIONS = (0.3, 0.6)
 
@@ -63,7 +63,7 @@ def run(plain, tmp_path_factory, inline_executor):
     )
 
 
-def _tagged(name: str, track: Track) -> str:
+def _tagged(name: str, track: Variant) -> str:
     return f"{name} [{track.title}]"
 
 
@@ -320,10 +320,10 @@ def test_options_make_tracks_that_differ_in_one_thing():
     options = as_tracks("noisy-linear,mean", "pixel,element", 3, True)
     assert (options["fill"], options["unit"]) == ("noisy-linear", "pixel")
     assert options["variants"] == (
-        Track("mean", "pixel"),
-        Track("noisy-linear", "element"),
-        Track("noisy-linear", "pixel", "crossfit-3"),
-        Track("noisy-linear", "pixel", recursive=True),
+        Variant("mean", "pixel"),
+        Variant("noisy-linear", "element"),
+        Variant("noisy-linear", "pixel", "crossfit-3"),
+        Variant("noisy-linear", "pixel", recursive=True),
     )
     assert as_tracks(None, None, None, False)["variants"] == ()
 
@@ -345,7 +345,7 @@ def test_plans_refuse_tracks_twice_and_recursion_without_roar(plain):
     with pytest.raises(PlanError, match="the track fill noisy-linear is given twice"):
         replace(plain, variants=(NOISY, NOISY))
     with pytest.raises(PlanError, match="the track of the protocol is given twice"):
-        replace(plain, variants=(Track(),))
+        replace(plain, variants=(Variant(),))
     with pytest.raises(PlanError, match="recursive is a form of ROAR"):
         replace(plain, modes=("kar",), variants=(RECURSIVE,))
 

@@ -4,10 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from comparisons.__main__ import app
 from comparisons.deployment import command
 from comparisons.deployment.tables import TABLES
-from comparisons.deployment.turns import beside
+from fastsal.optional import needed
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "reports" / "runs" / "deployment").glob("*.csv"))
@@ -24,7 +26,7 @@ def test_every_measurement_has_its_file_and_table():
     assert {path.stem for path in FILES} == command.MEASUREMENTS.keys() == TABLES.keys()
 
 
-def test_a_measurement_is_written_and_printed(tmp_path, monkeypatch, capsys):
+def test_a_measurement_is_written_and_printed(tmp_path, monkeypatch):
     rows = [
         {"photograph": "one.png", "overlap": 8, "mean": 0.25, "at_seams": 0.5, "elsewhere": 0.125,
          "largest": 0.9},
@@ -32,19 +34,24 @@ def test_a_measurement_is_written_and_printed(tmp_path, monkeypatch, capsys):
          "largest": 0.5},
     ]  # fmt: skip
     monkeypatch.setitem(command.MEASUREMENTS, "seams", lambda: rows)
-    command.main(["seams", "--out", str(tmp_path)])
+    done = CliRunner().invoke(app, ["deployment", "seams", "--out", str(tmp_path)])
+    assert done.exit_code == 0
     # Means over the photographs, the largest of all.
-    assert capsys.readouterr().out.splitlines()[-1] == "| 8 | 0.500 | 0.750 | 0.250 | 0.90 |"
+    assert done.stdout.splitlines()[-1] == "| 8 | 0.500 | 0.750 | 0.250 | 0.90 |"
     with (tmp_path / "seams.csv").open(encoding="utf-8", newline="") as file:
         assert [row["photograph"] for row in csv.DictReader(file)] == ["one.png", "two.png"]
-    with pytest.raises(SystemExit):
-        command.main(["seems"])
-    assert "'seems' is none of exported, large" in capsys.readouterr().err
+    wrong = CliRunner().invoke(app, ["deployment", "seems"])
+    assert wrong.exit_code == 2
+    assert "'seems' is none of exported, large" in wrong.stderr
 
 
-def test_works_are_timed_in_turns_that_change():
-    ran = []
-    taken = beside(lambda: ran.append("first"), lambda: ran.append("second"), 4)
-    # Two calls of each to warm up, then pairs whose order changes.
-    assert ran[4:] == ["second", "first", "first", "second"] * 2
-    assert taken.clock.low <= taken.clock.median <= taken.clock.high
+def test_a_missing_package_is_one_message(monkeypatch):
+    def rows():
+        needed("no_such_package", "exported files", "'fastsal[onnx]'")
+
+    monkeypatch.setitem(command.MEASUREMENTS, "exported", rows)
+    done = CliRunner().invoke(app, ["deployment", "exported"])
+    assert done.exit_code == 2
+    assert (
+        done.stderr == "error: exported files needs 'fastsal[onnx]': pip install 'fastsal[onnx]'\n"
+    )

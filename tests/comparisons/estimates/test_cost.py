@@ -16,7 +16,7 @@ from comparisons.methods.registry import SETS
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe
 
@@ -130,7 +130,7 @@ def test_parts_of_maps_are_made_beside_each_other_and_sum_to_all():
 def test_folds_are_trainings_without_a_fold_and_its_test():
     lines = {
         line.name: line.work
-        for line in _cost(_plan("gradient", variants=(Track(target_from=crossfitted(4)),))).lines
+        for line in _cost(_plan("gradient", variants=(Variant(target_from=crossfitted(4)),))).lines
     }
     assert lines["fold"] == Work(4 * 3 * 75, 4 * 25)
     # The same again in the second track: maps, and every training.

@@ -9,7 +9,7 @@ import pytest
 
 from comparisons.estimates.files import KIND, read_plan_file, write_plan_file
 from comparisons.plans.plan import Plan, PlanError
-from evaluation.masking.tracks import Track
+from evaluation.masking.variants import Variant
 from evaluation.training.retraining import Recipe
 
 PLAN = Plan(
@@ -18,7 +18,7 @@ PLAN = Plan(
     ("random", "ig"),
     seeds=(3, 1),
     first_seed_only=("ig",),
-    variants=(Track(fill="noisy-linear"),),
+    variants=(Variant(fill="noisy-linear"),),
     recipe=Recipe(epochs=2, precision="bfloat16"),
 )
 

@@ -15,7 +15,7 @@ from comparisons.graph.nodes import build_nodes
 from comparisons.graph.specs import data_cell
 from comparisons.methods.controls import METHODS
 from comparisons.plans.plan import PRESETS, Plan, PlanError
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.records import CellResult
 from evaluation.training.recipe import RECIPES, Recipe
 
@@ -266,7 +266,7 @@ def test_the_cells_of_a_plan_keep_their_ids():
         seeds=(0, 1),
         fractions=(0.3, 0.5),
         measures=("weights", "labels"),
-        variants=(Track(target_from=crossfitted(2)), Track(recursive=True)),
+        variants=(Variant(target_from=crossfitted(2)), Variant(recursive=True)),
         recipe=Recipe(epochs=3, learning_rate=0.05),
     )
     cells = _cells(plan)

@@ -11,7 +11,7 @@ from comparisons.methods.blobs import arrival_times
 from comparisons.methods.blurred import blur
 from comparisons.methods.controls import METHODS, Batch, resolve
 from evaluation.masking.levels import Masking, pixels_at, saliency_levels
-from evaluation.masking.tracks import BLURRED
+from evaluation.masking.variants import BLURRED
 from evaluation.training.networks import build_network
 
 pytestmark = [

@@ -112,10 +112,10 @@ def test_the_network_alone_adds_nothing(finished):
 def test_the_statistic_stands_beside_one_reading_of_the_same_activations(finished):
     found = cells(finished, "reading")
     assert {cell.spec["batch"] for cell in found} == {1, 2}
-    readings = cost_tables(read_run(finished)).readings
+    channel_sums = cost_tables(read_run(finished)).channel_sums
     for cell in found:
         quotients = [entry["map_ms"] / entry["forward_ms"] for entry in cell.history]
-        ((_, shown),) = [item for item in readings.items() if item[0][1] == cell.spec["batch"]]
+        ((_, shown),) = [item for item in channel_sums.items() if item[0][1] == cell.spec["batch"]]
         assert shown.median == pytest.approx(sum(quotients) / 2)
 
 

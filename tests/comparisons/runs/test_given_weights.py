@@ -22,8 +22,8 @@ from evaluation.masking.levels import saliency_levels
 from evaluation.storage.records import unpack_bits
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
+from reports.records.estimates import unmasked
 from reports.records.run import read_run
-from reports.records.tables import unmasked
 
 SIZE = (16, 16)
 # Of ResNet-18's published weights, so of a file of its weights too.
@@ -135,6 +135,6 @@ def test_what_cannot_be_explained_is_refused_before_a_run(elsewhere, make_tiny_p
         replace(plan, weights=str(elsewhere[1]), measures=(needs,))
     published = replace(plan, weights="torchvision:DEFAULT")
     console = Console(file=StringIO())
-    with pytest.raises(ValueError, match="tell 1000 classes apart, the images have 8"):
+    with pytest.raises(ValueError, match="are for 1000 classes, the images have 8"):
         run_plan(published, tmp_path / "run", engine=Engine(workers=1), command="", console=console)
     assert not (tmp_path / "run" / "plan.json").exists()

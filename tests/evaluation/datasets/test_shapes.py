@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evaluation.datasets import shapes
 from evaluation.datasets.outlines import OUTLINES, REACH
+from evaluation.datasets.shape_scenes import draw_block
 from evaluation.datasets.shapes import CLASSES, ShapesSplit, make_shapes
 
 
@@ -43,7 +43,7 @@ def _centroid_accuracy(
 
 
 def _object_statistics(split: ShapesSplit) -> dict[str, np.ndarray]:
-    """What may not tell the class: area, place, colours of object and background, contrast."""
+    """Statistics that may not tell the class: area, position, colours, contrast, corners."""
     area = split.object_masks.sum((1, 2), keepdims=False).astype(float)
     rows, columns = np.mgrid[: split.images.shape[1], : split.images.shape[2]]
     centroid = np.stack(
@@ -66,8 +66,8 @@ def _object_statistics(split: ShapesSplit) -> dict[str, np.ndarray]:
 
 
 def test_a_pixel_is_the_objects_or_the_same_without_it() -> None:
-    with_object, masks = shapes._block("train", 64, 32, 3)
-    without, same_masks = shapes._block("train", 64, 32, 3, with_object=False)
+    with_object, masks = draw_block("train", 64, 32, 3)
+    without, same_masks = draw_block("train", 64, 32, 3, with_object=False)
     differs = (with_object != without).any(-1)
     np.testing.assert_array_equal(masks, same_masks)
     assert not (differs & ~masks).any()

@@ -1,4 +1,4 @@
-"""Images staged a few at a time: what a kill, a changed file or a full disk leaves."""
+"""Staging of images in blocks: after a kill, a changed file or a full disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evaluation.datasets.image_files import FilePixels
 from evaluation.datasets.listing import Names
 from evaluation.datasets.load import Request, load_dataset, stage, unchanged
 from evaluation.datasets.shapes import make_shapes
-from evaluation.storage.resumable_array import GrowingArray, growing_path
+from evaluation.storage.resumable_array import ResumableArray, unfinished_path
 
 ROOT = Path(__file__).parents[3]
 PER_CLASS = {"train": 30, "test": 4}
@@ -53,7 +53,7 @@ def small_steps(monkeypatch):
 
 
 class Killed(BaseException):
-    """Nobody catches it, as nobody catches a kill."""
+    """An error that no code catches, as a kill."""
 
 
 def _killed_at(count: int):
@@ -150,18 +150,18 @@ def test_what_is_lost_meanwhile_is_staged_anew(pets, tmp_path, small_steps, lose
 def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch):
     request = Request(train_images=128, test_images=64)
     stage("shapes", request, tmp_path / "once")
-    whole = GrowingArray.finish
+    whole = ResumableArray.finish
 
     def finish(self):
         if self._path.name == "train_object_masks.npy":
             raise Killed
         whole(self)
 
-    monkeypatch.setattr(GrowingArray, "finish", finish)
+    monkeypatch.setattr(ResumableArray, "finish", finish)
     with pytest.raises(Killed):
         stage("shapes", request, tmp_path / "often")
     assert (tmp_path / "often" / "train_images.npy").exists()
-    assert growing_path(tmp_path / "often" / "train_object_masks.npy").exists()
+    assert unfinished_path(tmp_path / "often" / "train_object_masks.npy").exists()
     monkeypatch.undo()
     told: list[int] = []
     stage("shapes", request, tmp_path / "often", lambda done, _: told.append(done))
@@ -290,26 +290,26 @@ def test_an_array_that_grew_in_two_goes_is_what_numpy_saves(tmp_path, first, the
     path = tmp_path / "images.npy"
     rng = np.random.default_rng(0)
     parts = [rng.integers(0, 256, (count, 4, 2), dtype=np.uint8) for count in (first, then)]
-    array = GrowingArray(path, (4, 2), "uint8")
+    array = ResumableArray(path, (4, 2), "uint8")
     array.append(parts[0])
     array.close()
     assert not path.exists()
-    array = GrowingArray(path, (4, 2), "uint8", kept)
+    array = ResumableArray(path, (4, 2), "uint8", kept)
     array.append(parts[1])
     array.finish()
     expected = np.concatenate([parts[0][:kept], parts[1]])
     np.testing.assert_array_equal(np.load(path), expected)
     np.save(tmp_path / "numpy.npy", expected)
     assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
-    assert not growing_path(path).exists()
+    assert not unfinished_path(path).exists()
 
 
 def test_an_array_that_is_shorter_than_it_should_be_is_refused(tmp_path):
-    array = GrowingArray(tmp_path / "images.npy", (4,), "uint8")
+    array = ResumableArray(tmp_path / "images.npy", (4,), "uint8")
     array.append(np.zeros((3, 4), np.uint8))
     array.close()
     with pytest.raises(OSError, match="fewer than 4 entries"):
-        GrowingArray(tmp_path / "images.npy", (4,), "uint8", 4)
+        ResumableArray(tmp_path / "images.npy", (4,), "uint8", 4)
 
 
 def test_another_request_is_staged_anew_in_the_same_folder(tmp_path):

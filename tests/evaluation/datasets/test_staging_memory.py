@@ -48,7 +48,7 @@ print(before, peak)
 
 
 def _peak(data: str, count: int, folder: Path) -> tuple[int, int]:
-    """Private bytes of a process before it stages so many training images, and at its peak."""
+    """Private bytes of a process before it stages training images, and at its peak."""
     command = [sys.executable, "-c", PROGRAM, data, str(count), str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     before, peak = map(int, done.stdout.split())
@@ -57,7 +57,7 @@ def _peak(data: str, count: int, folder: Path) -> tuple[int, int]:
 
 
 def _shards(root: Path, count: int, size: int) -> str:
-    """So many training samples in shards of a thousand, and ten test samples."""
+    """Training samples in shards of a thousand, and ten test samples."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""Masks inside a network: exact counts, zeros, what lies on disk, and a planted truth."""
+"""Masks inside a network: exact counts, zeros, files, and a planted truth."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_random_control_is_fixed_for_an_image_and_knows_no_statistic(small, 
 
 
 class _Planted(nn.Module):
-    """Its first scale shows, without training, how far each pixel is from grey."""
+    """A network whose first scale is each pixel's distance from grey, without training."""
 
     def __init__(self) -> None:
         super().__init__()

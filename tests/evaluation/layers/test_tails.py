@@ -1,4 +1,4 @@
-"""The part after a layer against the whole network with a hook at that layer."""
+"""Tails of networks against the whole network with a hook at the layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastsal.networks.scales import Scale
 
 
 class _ChannelsLast(nn.Module):
-    """Its first scale lies as (N, H, W, C), as in Swin."""
+    """A network whose first scale is (N, H, W, C), as in Swin."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Depends(_Around):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (_Around, "something goes around layer 'inner'"),
+        (_Around, "a path avoids layer 'inner'"),
         (_Again, "weights before layer 'inner' are used again after it"),
         (_Depends, "torch.fx cannot follow _Depends.forward"),
     ],

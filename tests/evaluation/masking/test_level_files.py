@@ -20,7 +20,7 @@ from evaluation.masking.level_files import (
     Levels,
     bytes_an_image,
     levels_hash,
-    stage,
+    unpack_levels,
 )
 from evaluation.masking.levels import MODES, Masking, saliency_levels
 from evaluation.storage.store import ContentHash, content_hash
@@ -103,7 +103,7 @@ def test_all_fractions_and_modes_come_from_the_one_array(tmp_path):
     saliency = np.random.default_rng(1).random((64, 16, 16))
     levels = Levels.create(tmp_path / "t.zarr", saliency.shape, CUTS)
     levels.write(levels.shards()[0], saliency_levels(saliency, CUTS, np.arange(64)))
-    mapped = stage(levels, tmp_path / "t.npy")
+    mapped = unpack_levels(levels, tmp_path / "t.npy")
     flat = saliency.reshape(64, -1)
     for fraction in CUTS:
         k = round(256 * fraction)
@@ -197,13 +197,13 @@ def test_smooth_levels_take_less_than_a_byte_a_pixel(tmp_path):
 
 def test_stage_maps_the_levels_read_only_and_once(written, array, tmp_path):
     place = tmp_path / "train.npy"
-    mapped = stage(written, place)
+    mapped = unpack_levels(written, place)
     assert isinstance(mapped, np.memmap)
     assert not mapped.flags.writeable
     np.testing.assert_array_equal(mapped, array)
     before = place.stat()
     shutil.rmtree(written.path / "c")  # a second call must not read the array again
-    np.testing.assert_array_equal(stage(written, place), array)
+    np.testing.assert_array_equal(unpack_levels(written, place), array)
     after = place.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -240,7 +240,7 @@ def test_sealed_levels_can_be_written_and_sealed_again(written, array):
 
 def test_a_memory_map_can_be_checked_against_the_levels_it_came_from(written, tmp_path):
     written.seal()
-    mapped = stage(written, tmp_path / "train.npy")
+    mapped = unpack_levels(written, tmp_path / "train.npy")
     assert levels_hash(mapped) == written.content_hash
     changed = np.array(mapped)
     changed[2047, 7, 7] ^= 1
@@ -251,14 +251,14 @@ def test_a_memory_map_of_other_levels_is_made_anew(written, array, tmp_path):
     # As on a scratch disk that outlived the run's directory.
     written.seal()
     place = tmp_path / "scratch" / "train.npy"
-    np.testing.assert_array_equal(stage(written, place), array)
+    np.testing.assert_array_equal(unpack_levels(written, place), array)
     written.write(range(1024), 5 - array[:1024])
     written.seal()
-    again = stage(Levels(written.path), place)
+    again = unpack_levels(Levels(written.path), place)
     np.testing.assert_array_equal(again[:1024], 5 - array[:1024])
     assert levels_hash(again) == Levels(written.path).content_hash
     before = place.stat().st_ino
-    stage(Levels(written.path), place)
+    unpack_levels(Levels(written.path), place)
     assert place.stat().st_ino == before
 
 
@@ -268,7 +268,7 @@ def test_levels_that_the_disk_changed_are_not_trained_on(written, array, tmp_pat
     shards = [written.path / "c" / number / "0" / "0" for number in "01"]
     shards[1].write_bytes(shards[0].read_bytes())
     with pytest.raises(ValueError, match=r"not those that were written .*start again"):
-        stage(Levels(written.path), tmp_path / "staged" / "train.npy")
+        unpack_levels(Levels(written.path), tmp_path / "staged" / "train.npy")
     assert [path.name for path in (tmp_path / "staged").iterdir()] == [".lock"]
 
 
@@ -287,7 +287,7 @@ def slow(levels, place):
 
 level_files._unpack = slow
 levels = level_files.Levels(Path(sys.argv[1]))
-print(level_files.levels_hash(level_files.stage(levels, Path(sys.argv[2]))))
+print(level_files.levels_hash(level_files.unpack_levels(levels, Path(sys.argv[2]))))
 """
 
 
@@ -321,7 +321,7 @@ def test_staging_reads_a_chunk_of_images_at_a_time(written, tmp_path, monkeypatc
 
     monkeypatch.setattr(maps_module.Levels, "read", noted)
     written.seal()
-    stage(written, tmp_path / "train.npy")
+    unpack_levels(written, tmp_path / "train.npy")
     assert max(longest) == CHUNK_IMAGES
     assert sum(longest) == 2 * 2500
 

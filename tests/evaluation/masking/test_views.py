@@ -1,4 +1,4 @@
-"""Images that hold their fill: the same on disk as filled when read, and gone with their view."""
+"""Views of filled images: equal from a file and filled as read; the file goes with its view."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import by_saliency, tie_orders
-from evaluation.metrics.perturbation import answers_while_removing, area_under, with_channel_mean
+from evaluation.metrics.perturbation import area_under, perturbation_curves, with_channel_mean
 
 SIZE = (3, 4)
 PIXELS = SIZE[0] * SIZE[1]
@@ -36,7 +36,7 @@ def _rankings(count: int) -> np.ndarray:
 def test_a_slow_loop_over_pixels_gives_the_same(first):
     network, images, ranked = _network(), _images(3), _rankings(3)
     target = torch.tensor([2, 0, 3])
-    answers = answers_while_removing(
+    answers = perturbation_curves(
         network, with_channel_mean(images), target, ranked, SIZE, EVERY_PIXEL, first=first
     )
     for row in range(3):
@@ -55,7 +55,7 @@ def test_a_slow_loop_over_pixels_gives_the_same(first):
 def test_inserting_is_removing_read_backwards():
     """At each share the most salient pixels put on an empty image, one by one."""
     network, images, ranked = _network(), _images(1), _rankings(1)
-    answers = answers_while_removing(
+    answers = perturbation_curves(
         network,
         with_channel_mean(images),
         torch.tensor([1]),
@@ -90,7 +90,7 @@ def test_area_of_a_linear_network_is_its_integral(slope):
     ranked = tie_orders(side * side, np.array([0]), 0)
     shares = tuple(step / 50 for step in range(51))
     for first in ("most", "least"):
-        answers = answers_while_removing(
+        answers = perturbation_curves(
             network,
             with_channel_mean(images),
             torch.tensor([0]),
@@ -117,7 +117,7 @@ def test_only_pixel_that_counts_goes_first_or_last():
     for name, values in (("right", saliency), ("wrong", -saliency)):
         ranked = by_saliency(values, orders)
         most, least = (
-            answers_while_removing(
+            perturbation_curves(
                 network, shown, torch.tensor([0]), ranked, SIZE, EVERY_PIXEL, first=first
             ).area[0]
             for first in ("most", "least")
@@ -142,7 +142,7 @@ def test_road_is_the_mean_accuracy_of_a_loop_over_steps():
         return as_inputs(noisy_linear(pixels, kept, indices))
 
     shares = (0.0, 0.25, 0.5, 0.75)
-    answers = answers_while_removing(
+    answers = perturbation_curves(
         network, shown, torch.zeros(6, dtype=torch.int64), ranked, SIZE, shares, first="most"
     )
     accuracies = []
@@ -165,7 +165,7 @@ def test_monotone_change_of_the_map_changes_nothing():
     saliency = np.random.default_rng(0).normal(size=(2, PIXELS))
     orders = tie_orders(PIXELS, np.arange(2), 0)
     found = [
-        answers_while_removing(
+        perturbation_curves(
             network,
             with_channel_mean(images),
             torch.tensor([0, 1]),
@@ -188,7 +188,7 @@ def test_area_is_numpys_trapezoid_over_the_width():
 @pytest.mark.parametrize("shares", [(), (0.5, 0.5), (0.5, 0.2), (-0.1, 0.5), (0.5, 1.5)])
 def test_shares_that_are_no_steps_are_refused(shares):
     with pytest.raises(ValueError, match="expected rising shares"):
-        answers_while_removing(
+        perturbation_curves(
             _network(),
             with_channel_mean(_images(1)),
             torch.tensor([0]),

@@ -1,4 +1,4 @@
-"""The sanity checks: what is randomised and what stays, and the two similarities of maps."""
+"""Randomisation tests: randomised and unchanged weights, and the two similarities of maps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from evaluation.metrics.randomisation import (
     permuted_labels,
     randomised_from_output,
     rank_correlation,
-    stages,
     structural_similarities,
+    weight_groups,
 )
 from evaluation.training.networks import ResNet9, build_network, state_hash
 
@@ -30,23 +30,23 @@ def _resnet9(seed: int) -> nn.Module:
 def test_every_weight_and_buffer_is_in_exactly_one_stage(build):
     with torch.device("meta"):
         network = build()
-    found = stages(network)
-    assert sorted(key for stage in found for key in stage.keys) == sorted(network.state_dict())
-    assert all(stage.keys for stage in found)
+    found = weight_groups(network)
+    assert sorted(key for group in found for key in group.keys) == sorted(network.state_dict())
+    assert all(group.keys for group in found)
     assert len(found) <= 6
 
 
 def test_stages_go_from_the_input_to_the_output():
-    assert [stage.name for stage in stages(_resnet9(0))] == [
+    assert [group.name for group in weight_groups(_resnet9(0))] == [
         *("stem", "stage1", "stage2", "stage3", "head")
     ]
     # More than six parts: neighbours are joined, the output stays apart.
     with torch.device("meta"):
         deep, two = resnet18(), vgg11_bn()
-    names = [stage.name for stage in stages(deep)]
+    names = [group.name for group in weight_groups(deep)]
     assert names == ["conv1 to bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
     # Two parts alone: what is in the larger one counts.
-    names = [stage.name for stage in stages(two)]
+    names = [group.name for group in weight_groups(two)]
     assert names[0].startswith("features.0")
     assert names[-1] == "classifier"
 
@@ -58,8 +58,8 @@ def test_a_network_in_a_wrapper_is_looked_into():
             self.bias = nn.Parameter(torch.zeros(3))
             self.model = _resnet9(0)
 
-    found = stages(Wrapper())
-    assert [stage.name for stage in found][-1] == "model.head"
+    found = weight_groups(Wrapper())
+    assert [group.name for group in found][-1] == "model.head"
     # What no part owns goes with the first.
     assert "bias" in found[0].keys
 
@@ -67,12 +67,14 @@ def test_a_network_in_a_wrapper_is_looked_into():
 def test_randomising_goes_down_stage_by_stage_and_leaves_the_network():
     network, untrained = _resnet9(0), _resnet9(1)
     before = state_hash(network)
-    place = {key: number for number, stage in enumerate(stages(network)) for key in stage.keys}
+    place = {
+        key: number for number, group in enumerate(weight_groups(network)) for key in group.keys
+    }
     learned, drawn = network.state_dict(), untrained.state_dict()
     names = []
     for step, (name, randomised) in enumerate(randomised_from_output(network, untrained)):
         names.append(name)
-        last = len(stages(network)) - 1 - step
+        last = len(weight_groups(network)) - 1 - step
         for key, value in randomised.state_dict().items():
             expected = drawn if place[key] >= last else learned
             assert torch.equal(value, expected[key]), (name, key)
@@ -95,7 +97,7 @@ def test_another_architecture_is_refused():
     with pytest.raises(ValueError, match="same architecture"):
         next(randomised_from_output(nn.Linear(2, 2), nn.Linear(2, 3)))
     with pytest.raises(ValueError, match="no weights"):
-        stages(nn.ReLU())
+        weight_groups(nn.ReLU())
 
 
 def test_permuted_labels_keep_their_counts_and_lose_their_images():

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from comparisons.methods.controls import METHODS, Batch
-from evaluation.profiling.operations import Operations, count_operations, paper_operations
+from evaluation.profiling.operations import Operations, count_operations
+from evaluation.profiling.smoe_scale_steps import paper_operations
 from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine

@@ -1,4 +1,4 @@
-"""Time in turns with a clock of the test's own, and intervals by the book."""
+"""Timing in turns with a clock of the test's own, and intervals by the book."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from evaluation.profiling import timing as module
-from evaluation.profiling.timing import Interval, Quartiles, Timing, time_in_turns
+from evaluation.profiling.timing import Interval, Quartiles, Timing, added_time, time_in_turns
 
 
 class Clock:
-    """Stands still but for what the works take; all they did is in `calls`."""
+    """A clock that only timed calls advance; `calls` lists them."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
@@ -119,10 +119,10 @@ def test_intervals_hold_the_median_as_often_as_they_say():
 
 
 def test_a_sign_is_known_where_0_lies_outside():
-    assert Interval(1.0, 0.5, 2.0, 0.95).told_from_zero
-    assert Interval(-1.0, -3.0, -0.5, 0.95).told_from_zero
-    assert not Interval(1.0, -0.5, 2.0, 0.95).told_from_zero
-    assert not Interval(-1.0, -3.0, 0.0, 0.95).told_from_zero
+    assert Interval(1.0, 0.5, 2.0, 0.95).excludes_zero
+    assert Interval(-1.0, -3.0, -0.5, 0.95).excludes_zero
+    assert not Interval(1.0, -0.5, 2.0, 0.95).excludes_zero
+    assert not Interval(-1.0, -3.0, 0.0, 0.95).excludes_zero
 
 
 def test_quotients_are_paired_by_round():
@@ -180,3 +180,11 @@ def test_cuda_s_clock_waits_for_the_device_and_takes_its_own_time(monkeypatch):
         *("record event 1", "wait cuda:1", "event 0 to event 1"),
     ]
     assert timing.map_ms == timing.forward_ms == (7.5,)
+
+
+def test_two_calls_are_timed_in_turns_that_change():
+    ran = []
+    taken = added_time(lambda: ran.append("first"), lambda: ran.append("second"), 4)
+    # Two calls of each to warm up, then pairs whose order changes.
+    assert ran[4:] == ["second", "first", "first", "second"] * 2
+    assert taken.clock.low <= taken.clock.median <= taken.clock.high

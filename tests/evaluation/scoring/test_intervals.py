@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.scoring.image_parts import area_parts, information_parts
+from evaluation.scoring.contributions import area_contributions, information_contributions
 from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
 from evaluation.scoring.scores import combined_score, information_score, t_interval
 
@@ -164,8 +164,8 @@ def test_parts_of_images_add_up_to_the_scores():
     rng = np.random.default_rng(0)
     names = ("kar", "roar", "random_kar", "random_roar")
     right = {name: answers(rng, a) for name, a in zip(names, (0.6, 0.4, 0.5, 0.55), strict=True)}
-    area = area_parts(kar=right["kar"], roar=right["roar"])
-    information = information_parts(**right)
+    area = area_contributions(kar=right["kar"], roar=right["roar"])
+    information = information_contributions(**right)
     for seed in range(2):
         of_seed = {name: bits[:, seed].mean(axis=1) for name, bits in right.items()}
         expected = combined_score(kar=of_seed["kar"], roar=of_seed["roar"])
@@ -177,7 +177,7 @@ def test_information_parts_say_what_other_images_would_have_given():
     rng = np.random.default_rng(1)
     names = ("kar", "roar", "random_kar", "random_roar")
     right = {name: answers(rng, a) for name, a in zip(names, (0.6, 0.4, 0.5, 0.55), strict=True)}
-    parts = information_parts(**right)[0]
+    parts = information_contributions(**right)[0]
     for _ in range(20):
         drawn = rng.integers(400, size=400)
         redrawn = information_score(
@@ -190,6 +190,6 @@ def test_information_parts_say_what_other_images_would_have_given():
 def test_an_accuracy_of_0_has_no_information_score():
     right = np.ones((1, 2, 3), dtype=bool)
     with pytest.raises(ValueError, match="an accuracy is 0"):
-        information_parts(kar=right, roar=~right, random_kar=right, random_roar=right)
+        information_contributions(kar=right, roar=~right, random_kar=right, random_roar=right)
     with pytest.raises(ValueError, match="expected kar, roar or both"):
-        area_parts()
+        area_contributions()

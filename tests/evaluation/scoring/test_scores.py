@@ -11,7 +11,7 @@ from evaluation.scoring.scores import (
     difference_score,
     information_score,
     kar_score,
-    level,
+    rescaled_accuracy,
     roar_score,
     t_interval,
 )
@@ -112,11 +112,11 @@ def test_information_score_at_zero_accuracy_is_its_limit_or_an_error() -> None:
 
 
 def test_level_runs_from_chance_to_unmasked() -> None:
-    assert level(0.75, unmasked=0.75, chance=0.1) == 1
-    assert level(0.1, unmasked=0.75, chance=0.1) == 0
-    assert level(0.332, unmasked=0.75, chance=0.1) == pytest.approx(0.232 / 0.65)
+    assert rescaled_accuracy(0.75, unmasked=0.75, chance=0.1) == 1
+    assert rescaled_accuracy(0.1, unmasked=0.75, chance=0.1) == 0
+    assert rescaled_accuracy(0.332, unmasked=0.75, chance=0.1) == pytest.approx(0.232 / 0.65)
     with pytest.raises(ValueError, match="not above chance"):
-        level(0.1, unmasked=0.1, chance=0.1)
+        rescaled_accuracy(0.1, unmasked=0.1, chance=0.1)
 
 
 @pytest.mark.parametrize(

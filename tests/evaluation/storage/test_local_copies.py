@@ -1,4 +1,4 @@
-"""Copies on a machine's own disk: made once, whole or not at all; again if something is gone."""
+"""Copies on a machine's own disk: made once, whole or not at all; again if a file is gone."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_torchvision_classifier_by_name():
 
 @pytest.fixture
 def own_module(monkeypatch):
-    """A module of one's own, as package.module:function names it."""
+    """A user's module, as package.module:function names it."""
     module = types.ModuleType("zoo")
     module.linear = lambda classes: nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
     module.more = lambda classes: nn.Sequential(nn.Flatten(), nn.LazyLinear(classes + 1))

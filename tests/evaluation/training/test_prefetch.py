@@ -1,4 +1,4 @@
-"""Batches read ahead: the same results in order, errors where they belong, no thread left."""
+"""Prefetched batches: the same results in order, errors in their place, no thread left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from evaluation.masking.views import InputView
-from evaluation.training.prefetch import ReadAhead
+from evaluation.training.prefetch import Prefetcher
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import train
 
@@ -19,7 +19,7 @@ LABELS = np.arange(24) % 4
 
 
 class Slow(InputView):
-    """Images that take a while to read, as from a cold disk."""
+    """Images that are slow to read, as from a cold disk."""
 
     seconds = 0.004
 
@@ -53,7 +53,7 @@ def _network(seconds: float = 0.0) -> nn.Module:
 
 
 def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "read-ahead" in thread.name]
+    return [thread.name for thread in threading.enumerate() if "prefetch" in thread.name]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 5])
@@ -64,7 +64,7 @@ def test_results_come_in_order_however_long_each_takes(depth):
         time.sleep(waits[number])
         return number
 
-    with ReadAhead[int](depth) as ahead:
+    with Prefetcher[int](depth) as ahead:
         jobs = ((lambda number=number: job(number)) for number in range(6))
         assert list(ahead.over(jobs)) == list(range(6))
     assert _threads() == []
@@ -72,7 +72,7 @@ def test_results_come_in_order_however_long_each_takes(depth):
 
 def test_no_more_is_read_than_was_asked_for():
     started = []
-    with ReadAhead[int](2) as ahead:
+    with Prefetcher[int](2) as ahead:
         results = ahead.over((lambda n=n: started.append(n) or n) for n in range(10))
         assert next(results) == 0
         time.sleep(0.05)
@@ -82,7 +82,7 @@ def test_no_more_is_read_than_was_asked_for():
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_training_is_the_same_to_the_last_byte(depth):
     hashes = {
-        train(_network(), _view(), LABELS, Recipe(3, 5, 0.01), 0, read_ahead=ahead).model_hash
+        train(_network(), _view(), LABELS, Recipe(3, 5, 0.01), 0, prefetch=ahead).model_hash
         for ahead in (0, depth)
     }
     assert len(hashes) == 1
@@ -93,7 +93,7 @@ def test_a_training_that_works_while_others_read_waits_less():
     waits = []
     for depth in (0, 2):
         network = _network(2 * Slow.seconds)
-        training = train(network, _view(Slow), LABELS, Recipe(4, 2, 0.01), 0, read_ahead=depth)
+        training = train(network, _view(Slow), LABELS, Recipe(4, 2, 0.01), 0, prefetch=depth)
         waits.append(sum(entry["wait_seconds"] for entry in training.history))
         assert 0 < training.wait_share < 1
         assert all(entry["wait_seconds"] <= entry["seconds"] for entry in training.history)
@@ -104,7 +104,7 @@ def test_a_training_that_works_while_others_read_waits_less():
 @pytest.mark.parametrize("depth", [0, 2])
 def test_what_fails_in_reading_is_raised_in_training(depth):
     with pytest.raises(OSError, match="image 5 is gone"):
-        train(_network(), _view(Broken), LABELS, Recipe(1, 4, 0.01), 0, read_ahead=depth)
+        train(_network(), _view(Broken), LABELS, Recipe(1, 4, 0.01), 0, prefetch=depth)
     assert _threads() == []
 
 

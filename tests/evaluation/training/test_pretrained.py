@@ -1,4 +1,4 @@
-"""Weights from elsewhere: what they are, whose normalisation, and what does not fit."""
+"""Pretrained weights: their sources, their normalisation, and weights that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = (32, 32)
 
 @pytest.fixture
 def published(monkeypatch):
-    """ResNet-18's published weights as if they were of 8 classes, fetched from nowhere."""
+    """ResNet-18's published weights as if they were of 8 classes, without a download."""
     entry = models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setitem(entry.meta, "categories", [str(name) for name in range(8)])
     state = build_network("resnet18", 8, 5, size=SIZE).state_dict()
@@ -133,7 +133,7 @@ def test_another_normalisation_is_named():
 
 def test_published_weights_of_other_classes_are_refused_before_they_are_fetched():
     weights = Weights("resnet18", "torchvision:DEFAULT")
-    with pytest.raises(ValueError, match="tell 1000 classes apart, the images have 8"):
+    with pytest.raises(ValueError, match="are for 1000 classes, the images have 8"):
         weights.network(8, SIZE)
 
 

@@ -35,8 +35,8 @@ compiled = torch.compile
 torch.compile = lambda network: compiled(network, backend="eager")
 
 class Doubled(InputView):
-    def shown(self, parts):
-        return super().shown(parts).double()
+    def to_inputs(self, raw):
+        return super().to_inputs(raw).double()
 
 class Heads(nn.Module):
     def __init__(self):
@@ -100,7 +100,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of two processes was left with, and the scenes to run alone."""
+    """The results of each of two processes, and the scenes to run alone."""
     if not torch.distributed.is_available():
         pytest.skip("torch without distributed")
     folder = tmp_path_factory.mktemp("ranks")

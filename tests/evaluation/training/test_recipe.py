@@ -1,10 +1,11 @@
-"""Recipes: what they refuse, what their schedules do, and what stays as it was."""
+"""Recipes: refused values, schedules, and unchanged specifications."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from dataclasses import asdict, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
 from evaluation.training.networks import build_network
-from evaluation.training.recipe import RECIPES, Recipe, name_of
+from evaluation.training.recipe import RECIPES, OptimizerName, Recipe, ScheduleName, recipe_name
 from evaluation.training.retraining import train
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
 
@@ -73,6 +74,11 @@ def test_a_cosine_falls_to_nothing_after_the_warm_up():
 def test_a_constant_rate_is_constant():
     recipe = Recipe(epochs=2, batch_size=10, learning_rate=0.5, schedule="constant", warmup=0.0)
     assert _rates(recipe, 35) == [0.5] * 8
+
+
+def test_recipes_name_what_schedules_build():
+    assert get_args(OptimizerName) == tuple(OPTIMIZERS)
+    assert get_args(ScheduleName) == tuple(SCHEDULES)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -227,9 +233,9 @@ def test_a_specification_holds_what_is_unusual_alone():
 
 def test_a_recipe_is_named_whatever_it_is_computed_with():
     published = RECIPES["imagenet"].recipe
-    assert name_of(replace(published, precision="float16", ranks=8, compile=True)) == "imagenet"
-    assert name_of(RECIPES["imagenet-short"].recipe) == "imagenet-short"
-    assert name_of(replace(published, epochs=90)) is None
+    assert recipe_name(replace(published, precision="float16", ranks=8, compile=True)) == "imagenet"
+    assert recipe_name(RECIPES["imagenet-short"].recipe) == "imagenet-short"
+    assert recipe_name(replace(published, epochs=90)) is None
     # The rule behind its rate.
     assert published.learning_rate == pytest.approx(0.1 * published.batch_size / 256)
 

@@ -1,4 +1,4 @@
-"""Identical retraining: what a network sees, and what chance may depend on."""
+"""Retraining: the inputs of a network, and the dependence of random draws."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_crop_and_flip_against_a_loop_over_pixels(padding):
 
 
 class _Recorder(nn.Module):
-    """Keeps what it is shown in training."""
+    """A network that keeps its training inputs."""
 
     def __init__(self) -> None:
         super().__init__()

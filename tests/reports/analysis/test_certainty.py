@@ -22,7 +22,7 @@ from reports import build
 from reports.analysis.certainty import Certainty, certainty
 from reports.analysis.overview import ranked_sums
 from reports.analysis.rank_agreement import agreement, agreements
-from reports.records.correctness import read_answers
+from reports.records.correctness import read_correctness
 from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
@@ -262,11 +262,11 @@ def test_answers_to_other_images_are_not_paired(run: Path, tmp_path: Path) -> No
     assert odd is not None
     store.cell(odd.id).unlink()
     store.save_result(replace(odd, correct=pack_bits(np.ones(7, dtype=bool)), images=7))
-    answers = read_answers(read_run(tmp_path))
-    assert answers.images == IMAGES
-    assert answers.area("centre", ("roar",), SEEDS) is None
-    assert answers.area("centre", ("kar",), SEEDS) is not None
-    assert answers.area("gradient", ("roar",), SEEDS, "centre") is None
+    correctness = read_correctness(read_run(tmp_path))
+    assert correctness.images == IMAGES
+    assert correctness.area("centre", ("roar",), SEEDS) is None
+    assert correctness.area("centre", ("kar",), SEEDS) is not None
+    assert correctness.area("gradient", ("roar",), SEEDS, "centre") is None
 
 
 def test_the_order_over_the_groups_of_any_column(run: Path) -> None:

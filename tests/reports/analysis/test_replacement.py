@@ -11,8 +11,8 @@ from scipy import stats
 
 from reports.analysis.replacement import replacements, verdict
 from reports.pages.build import build
+from reports.records.estimates import Estimate
 from reports.records.run import read_run
-from reports.records.tables import Estimate
 
 FRACTIONS = (0.3, 0.7)
 PARAMETERS = {

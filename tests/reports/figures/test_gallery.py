@@ -15,8 +15,8 @@ from reports.figures.charts import curve_charts, pareto_front
 from reports.figures.drawing import curves, forest, scatter, svg_uri
 from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.figures.labels import label_points
+from reports.records.estimates import Estimate
 from reports.records.run import Run, read_run
-from reports.records.tables import Estimate, unmasked
 
 
 def decoded(uri: str | None) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_large_pictures_are_shrunk_and_keep_their_proportions() -> None:
 def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
     records = run.records[run.records["metric"] == "accuracy"]
     method, controls = run.methods["gradient"], run.in_group("control")
-    figure = curves(records, [method], controls, run.modes, unmasked(run.records), run.chance)
+    figure = curves(records, [method], controls, run.modes, run.unmasked, run.chance)
     left, right = figure.axes
     lines = {line.get_label(): line for line in left.lines}
     assert {"Gradient", "Random", "Centre disk", "unmasked", "chance"} <= set(lines)
@@ -128,7 +128,7 @@ def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
 
 
 def test_every_method_is_in_one_figure_of_curves(run: Run) -> None:
-    charts = list(curve_charts(run, None))
+    charts = list(curve_charts(run))
     assert [chart.title for chart in charts] == [
         "SMOE Scale and other statistics",
         "Gradient methods",
@@ -153,6 +153,16 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
     assert [point.get_xdata()[0] for point in points] == [-0.2, 0.4]
     assert points[1].get_markerfacecolor() == "white"
     assert points[0].get_markerfacecolor() != "white"
+
+
+def test_forest_keeps_the_order_of_ties(run: Run) -> None:
+    same = Estimate(0.0, None, (0,), ())
+    for names in (["gradient", "smoe-linear", "centre"], ["centre", "smoe-linear", "gradient"]):
+        figure = forest(
+            {"random": dict.fromkeys(names, same)}, run.methods, score="KAR", unmoved={}
+        )
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels == [run.methods[name].title for name in names]
 
 
 def test_a_scatter_shows_unmasked_chance_and_the_front(run: Run) -> None:

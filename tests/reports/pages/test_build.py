@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -264,3 +265,26 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_run(
     refused = CliRunner().invoke(app, [str(tmp_path)])
     assert refused.exit_code == 2
     assert "is no run: expected plan.json" in refused.output.replace("\n", " ")
+
+
+def test_pictures_are_not_replaced_by_a_page_without(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    page = build(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert b"data:image/png" in before["report.html"]
+    shutil.rmtree(run / "gallery")
+    (run / "records.csv").unlink()
+    refused = CliRunner().invoke(app, [str(run), "--csv"])
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines() == [
+        f"error: {page} shows maps that {run} no longer holds, and is kept; the records are "
+        "written: give --out to write a page without maps elsewhere"
+    ]
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    # Elsewhere, and in the same folder where that is asked for.
+    for out in (tmp_path / "out", run):
+        assert CliRunner().invoke(app, [str(run), "--out", str(out)]).exit_code == 0
+        assert "data:image/png" not in (out / "report.html").read_text()
+    # A page that has none is replaced as before.
+    assert CliRunner().invoke(app, [str(run)]).exit_code == 0

@@ -15,7 +15,8 @@ from evaluation.storage.records import METRICS, CellResult, Record
 from evaluation.storage.store import Store
 from reports import build
 from reports.analysis.cost_claims import GOALS, claims, judged
-from reports.analysis.cost_tables import Ratio, cost_tables
+from reports.analysis.cost_rows import Ratio
+from reports.analysis.cost_tables import cost_tables
 from reports.records.run import read_run
 
 METHODS = {

@@ -11,8 +11,9 @@ from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 from evaluation.training.recipe import RECIPES
 from reports.pages.provenance import set_up
+from reports.records.estimates import accuracies
+from reports.records.frames import conflicts, records_frame
 from reports.records.run import read_run
-from reports.records.tables import accuracies, conflicts, records_frame
 
 
 def test_a_named_recipe_says_what_it_gives_up(new_run: Callable[..., Path]) -> None:

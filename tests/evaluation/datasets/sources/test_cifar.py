@@ -135,7 +135,9 @@ def test_without_files_or_network_it_says_what_to_do(name, title, tmp_path, monk
         raise OSError("no route to host")
 
     monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
-    with pytest.raises(DatasetError, match=rf"{title} could not be had .*no route.*folder:PATH"):
+    with pytest.raises(
+        DatasetError, match=rf"{title} could not be loaded from .*no route.*folder:PATH"
+    ):
         load_dataset(f"{name}:{tmp_path}", Request())
 
 

@@ -1,4 +1,4 @@
-"""How a comparison reads ROAR and KAR where the literature disagrees: one track a reading."""
+"""Variants of ROAR and KAR, for details on which the literature disagrees."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from evaluation.masking.levels import FILLS
 
-__all__ = ["BLURRED", "OWN_TARGET", "UNITS", "Track", "crossfitted"]
+__all__ = ["BLURRED", "OWN_TARGET", "UNITS", "Variant", "crossfitted"]
 
-# What is removed: a pixel with all its channels, or each channel of a pixel by itself.
+# Units of removal: a pixel with all its channels, or each channel of a pixel by itself.
 UNITS: tuple[str, ...] = ("pixel", "element")
-# The class that a map explains is what the explained network predicts.
+# Maps explain the class that the explained network itself predicts.
 OWN_TARGET = "self"
 _CROSSFIT = "crossfit-"
-# After a method's name: its maps, blurred.
+# Suffix of a method's name for its blurred maps.
 BLURRED = "+blur"
 
 
 def crossfitted(folds: int) -> str:
-    """Where targets come from that are crossfitted over so many folds.
+    """The `target_from` of targets that are cross-fitted in a number of folds.
 
     >>> crossfitted(5)
     'crossfit-5'
@@ -29,20 +29,24 @@ def crossfitted(folds: int) -> str:
 
 
 @dataclass(frozen=True)
-class Track:
-    """One reading of ROAR and KAR; everything else is the same in all tracks of a run.
+class Variant:
+    """A variant of ROAR and KAR; all else is equal in all variants of a run.
 
     Args:
-        fill: what removed pixels are set to, one of `evaluation.masking.levels.FILLS`.
-        mask_unit: what is ranked and removed, one of `UNITS`.
-        target_from: ``"self"`` where maps explain what their own network predicts;
-            ``"crossfit-K"`` where the class of a training image is predicted by a network that
-            was trained on the other K - 1 of K folds.
-        recursive: each fraction's maps come from the network retrained at the fraction before.
+        fill: fill of removed pixels, one of `evaluation.masking.levels.FILLS`.
+        mask_unit: the unit that is ranked and removed, one of `UNITS`.
+        target_from: ``"self"`` if maps explain the class that their own network predicts;
+            ``"crossfit-K"`` if the class of a training image is predicted by a network that was
+            trained on the other K - 1 of K folds.
+        recursive: True if each fraction's maps come from the network retrained at the fraction
+            before.
 
-    >>> Track(fill="noisy-linear").title
+    Raises:
+        ValueError: an unknown fill or unit, or targets of fewer than 2 folds.
+
+    >>> Variant(fill="noisy-linear").title
     'fill noisy-linear'
-    >>> Track(target_from=crossfitted(5)).folds
+    >>> Variant(target_from=crossfitted(5)).folds
     5
     """
 
@@ -52,7 +56,7 @@ class Track:
     recursive: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no reading."""
+        """Refuse unknown words."""
         if self.fill not in FILLS:
             raise ValueError(f"unknown fill {self.fill!r}: expected one of {', '.join(FILLS)}")
         if self.mask_unit not in UNITS:
@@ -65,13 +69,13 @@ class Track:
 
     @property
     def folds(self) -> int:
-        """Folds of crossfitted targets; 0 where they are the network's own."""
+        """Number of folds of cross-fitted targets; 0 for the network's own targets."""
         words = self.target_from.removeprefix(_CROSSFIT)
         return int(words) if self.target_from.startswith(_CROSSFIT) and words.isdigit() else 0
 
     @property
     def title(self) -> str:
-        """What is unusual about the track, in words; empty for the protocol's own."""
+        """The differences from the protocol, in words; empty for the protocol itself."""
         said = []
         if self.fill != "mean":
             said.append(f"fill {self.fill}")
@@ -85,9 +89,9 @@ class Track:
 
     @property
     def in_spec(self) -> dict[str, Any]:
-        """What a cell's specification says of the track beside its fill: the unusual alone.
+        """The entries of a specification that differ from the protocol, without the fill.
 
-        The id of a cell that has nothing unusual is what it was before there were tracks.
+        So cells of the protocol keep the ids from before there were variants.
         """
         said: dict[str, Any] = {}
         if self.mask_unit != "pixel":
@@ -99,11 +103,11 @@ class Track:
         return said
 
     @classmethod
-    def of_spec(cls, spec: Mapping[str, Any]) -> Track:
-        """The track that a cell's specification says.
+    def of_spec(cls, spec: Mapping[str, Any]) -> Variant:
+        """The variant of a cell's specification.
 
-        >>> Track.of_spec({"fill": "mean", "unit": "element"})
-        Track(fill='mean', mask_unit='element', target_from='self', recursive=False)
+        >>> Variant.of_spec({"fill": "mean", "unit": "element"})
+        Variant(fill='mean', mask_unit='element', target_from='self', recursive=False)
         """
         return cls(
             spec.get("fill", "mean"),

@@ -9,18 +9,17 @@ import pytest
 
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
-from reports.records.run import read_run
-from reports.records.tables import (
+from reports.records.estimates import (
     accuracies,
-    conflicts,
     differences,
-    drop_superseded,
     levels,
     per_method,
-    records_frame,
+    score_sums,
     sums,
     unmasked,
 )
+from reports.records.frames import conflicts, drop_superseded, records_frame
+from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
 # Student's t, two-sided 95 %, one degree of freedom, from a printed table.
@@ -52,7 +51,7 @@ def test_the_random_control_is_its_own_dual(finished_run: Path) -> None:
 
 
 def test_sums_are_those_of_a_pocket_calculator(finished_run: Path) -> None:
-    gradient = sums(records_of(finished_run), FRACTIONS)["gradient"]
+    gradient = sums(score_sums(records_of(finished_run), FRACTIONS))["gradient"]
     # ROAR: 3 * 0.75 - 0.22 * (0.1 + 0.5 + 0.9) = 1.92; KAR: 3 * 0.75 - 0.3 * 0.78 * 1.5 = 1.899;
     # seed 1 adds 0.03 to each, so both means are 0.015 higher and SUM does not change.
     assert gradient.roar is not None
@@ -65,13 +64,13 @@ def test_sums_are_those_of_a_pocket_calculator(finished_run: Path) -> None:
     )
     assert gradient.total.mean == pytest.approx(-0.021)
     assert len(gradient.total.cells) == 2 * 3 * 2
-    random = sums(records_of(finished_run), FRACTIONS)["random"]
+    random = sums(score_sums(records_of(finished_run), FRACTIONS))["random"]
     assert random.total is not None
     assert random.total.mean == pytest.approx(0, abs=1e-12)
 
 
 def test_a_seed_without_all_fractions_does_not_count(partial_run: Path) -> None:
-    found = sums(records_of(partial_run), FRACTIONS)
+    found = sums(score_sums(records_of(partial_run), FRACTIONS))
     assert found["gradient"].kar is not None
     assert found["gradient"].kar.seeds == (0,)
     assert found["gradient"].kar.interval is None
@@ -93,15 +92,16 @@ def test_levels_take_the_unmasked_accuracy_of_the_same_seed(finished_run: Path) 
 def test_differences_are_paired_by_seed(uneven_run: Path) -> None:
     records = records_of(uneven_run)
     # Every method's KAR is 0.03 lower at seed 1: it cancels between methods, not within one.
-    single = sums(records, FRACTIONS)["centre"].total
+    by_score = score_sums(records, FRACTIONS)
+    single = sums(by_score)["centre"].total
     assert single is not None
     assert single.half_width == pytest.approx(T1 * 0.09 / 2, rel=1e-4)
-    found = differences(records, FRACTIONS, "smoe-linear")
+    found = differences(by_score["total"], "smoe-linear")
     # Centre against SMOE: ROAR 1.5 * (0.45 - 0.42), KAR 0.3 * 1.5 * (0.45 - 0.42).
     assert found["centre"].mean == pytest.approx(0.045 + 0.0135)
     assert found["centre"].half_width == pytest.approx(0, abs=1e-9)
     assert "smoe-linear" not in found
-    assert differences(records, FRACTIONS, "no such control") == {}
+    assert differences(by_score["total"], "no such control") == {}
 
 
 def test_reference_and_costs(finished_run: Path) -> None:

@@ -7,15 +7,15 @@ from itertools import combinations
 
 import pytest
 
-from evaluation.masking.tracks import Track, crossfitted
+from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
-from reports.analysis.track_changes import track_changes
+from reports.analysis.ranking_changes import ranking_changes
 from reports.pages.build import build
 from reports.records.run import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
-NOISY, RECURSIVE = Track(fill="noisy-linear"), Track(recursive=True)
+NOISY, RECURSIVE = Variant(fill="noisy-linear"), Variant(recursive=True)
 # What the other reading adds to each method's KAR, at seeds 0 and 1.
 GAINS = {
     "random": (0.00, 0.02),
@@ -78,14 +78,14 @@ def path(new_run):
 
 
 def test_a_run_of_one_track_shows_no_change(path):
-    assert track_changes(read_run(path)) == []
+    assert ranking_changes(read_run(path)) == []
     assert "What other readings do" not in build(path).read_text()
 
 
 def test_scores_ranks_and_tau_are_those_of_a_count_by_hand(path):
     _add(path, NOISY)
-    (change,) = track_changes(read_run(path))
-    assert (change.title, change.track, change.score) == ("fill noisy-linear", NOISY, "SUM")
+    (change,) = ranking_changes(read_run(path))
+    assert (change.title, change.variant, change.score) == ("fill noisy-linear", NOISY, "SUM")
 
     def total(method: str, seed: int, gain: float = 0.0) -> float:
         kar = sum(planted(method, "kar", fraction, seed) for fraction in FRACTIONS)
@@ -115,7 +115,7 @@ def test_scores_ranks_and_tau_are_those_of_a_count_by_hand(path):
 
 def test_recursive_roar_is_compared_by_roar_alone(path):
     _add(path, RECURSIVE, modes=("roar",), derived="the first track: the same masks")
-    (change,) = track_changes(read_run(path))
+    (change,) = ranking_changes(read_run(path))
     assert change.score == "ROAR score"
     assert change.taken_over == 4 * 2 * 3
     rows = {row.method.name: row for row in change.rows}
@@ -126,7 +126,7 @@ def test_seeds_that_one_side_lacks_do_not_count(path):
     _add(path, NOISY)
     for cell in (path / "cells").glob("fill noisy-linear-gradient-kar-0.5-1.json"):
         cell.unlink()
-    (change,) = track_changes(read_run(path))
+    (change,) = ranking_changes(read_run(path))
     (row,) = (row for row in change.rows if row.method.name == "gradient")
     assert row.score.seeds == row.other_score.seeds == row.shift.seeds == (0,)
     assert row.shift.mean == pytest.approx(3 * 0.15)
@@ -134,9 +134,9 @@ def test_seeds_that_one_side_lacks_do_not_count(path):
 
 
 def test_blurred_methods_stand_beside_the_plain(path):
-    _add(path, Track(), name=lambda method: f"{method}+blur")
-    (change,) = track_changes(read_run(path))
-    assert (change.title, change.track, len(change.rows)) == ("maps blurred", None, 4)
+    _add(path, Variant(), name=lambda method: f"{method}+blur")
+    (change,) = ranking_changes(read_run(path))
+    assert (change.title, change.variant, len(change.rows)) == ("maps blurred", None, 4)
     rows = {row.method.name: row for row in change.rows}
     assert rows["gradient"].shift.mean == pytest.approx(3 * 0.13)
 
@@ -144,14 +144,14 @@ def test_blurred_methods_stand_beside_the_plain(path):
 def test_other_tracks_change_no_number_of_the_first(path):
     before = read_run(path)
     _add(path, NOISY)
-    _add(path, Track(mask_unit="element"))
-    _add(path, Track(target_from=crossfitted(5)))
+    _add(path, Variant(mask_unit="element"))
+    _add(path, Variant(target_from=crossfitted(5)))
     after = read_run(path)
     columns = ["method", "mode", "fraction", "metric", "seed", "value"]
     same = before.records[columns].sort_values(columns).reset_index(drop=True)
     assert same.equals(after.records[columns].sort_values(columns).reset_index(drop=True))
     assert after.warnings == before.warnings
-    assert [change.title for change in track_changes(after)] == [
+    assert [change.title for change in ranking_changes(after)] == [
         "fill noisy-linear",
         "unit element",
         "targets crossfitted in 5 folds",
@@ -159,10 +159,10 @@ def test_other_tracks_change_no_number_of_the_first(path):
 
 
 def test_the_page_shows_every_change(path):
-    for track in (NOISY, Track(mask_unit="element"), Track(target_from=crossfitted(5))):
+    for track in (NOISY, Variant(mask_unit="element"), Variant(target_from=crossfitted(5))):
         _add(path, track)
     _add(path, RECURSIVE, modes=("roar",))
-    _add(path, Track(), name=lambda method: f"{method}+blur")
+    _add(path, Variant(), name=lambda method: f"{method}+blur")
     html = build(path).read_text()
     for words in (
         "What other readings do to the ranking",
@@ -183,9 +183,9 @@ def test_the_first_track_is_the_plan_s(path):
     _add(path, NOISY)
     run = read_run(path)
     turned = replace(run, options={**run.options, "fill": "noisy-linear"})
-    (change,) = track_changes(turned)
+    (change,) = ranking_changes(turned)
     assert change.title == "as the protocol"
-    (original,) = track_changes(run)
+    (original,) = ranking_changes(run)
     shifts = {row.method.name: row.shift.mean for row in original.rows}
     for row in change.rows:
         assert row.shift.mean == pytest.approx(-shifts[row.method.name])

@@ -1,33 +1,23 @@
-"""Claims that runs answer: time and memory as profiled, scores as retrained."""
+"""Claims on scores, checked on runs that retrained networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from evaluation.profiling.timing import Interval
 from evaluation.scoring.scores import kar_score, roar_score
-from reports.analysis.certainty import SCORE_TITLES, SCORES
-from reports.analysis.cost_tables import REFERENCE, Ratio, Setting, cost_tables
 from reports.analysis.layer_tables import RANDOM, LayerTable, measured
 from reports.analysis.replacement import gains, replacements
-from reports.formatting import digits, spread
+from reports.formatting import spread
 from reports.paper import table_5
+from reports.records.estimates import SCORE_TITLES, SCORES, Estimate
 from reports.records.run import Run
-from reports.records.tables import Estimate
-from reports.reproduction.claims import Claim, nearest, of_kind, section
-from reports.reproduction.counted import GRADIENT, MEMORY_BYTES, OVERHEAD, SMOOTHGRAD
+from reports.reproduction.claims import Claim, command_of, of_kind, section
 
 __all__: list[str] = []
 
-# The network and image size that the paper's costs are of.
-_NETWORK = "resnet50"
-_SIDE = 224
-_PLAIN = ("gradient", "guided-backprop")
-_SMOOTHED = ("gradient-sg", "gradient-sgsq", "guided-backprop-sg", "guided-backprop-sgsq")
 _SMOE = "smoe_scale"
-# How Table 5 calls the harness's methods.
+# Names of the harness's methods in Table 5.
 _TABLE_5 = {
     "gradient": "Gradient",
     "guided-backprop": "Guided Backprop",
@@ -39,117 +29,6 @@ _TABLE_5 = {
     "smoe-linear": "SMOE Scale + Layer Weights [1,...,5]",
     "smoe-equal": "SMOE Scale + Layer Weights [1,...,1]",
 }
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """One number of a profile: where it was measured, and how well it is known."""
-
-    value: float
-    measured_on: str
-    command: str
-    note: str = ""
-
-
-@section("Added work and memory, profiled")
-def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
-    profiles = [(run, cost_tables(run)) for run in of_kind(runs, "profile")]
-    rows = [
-        (run, table, row)
-        for run, tables in profiles
-        for table in tables.times
-        if _is_the_papers(table.setting)
-        for row in table.rows
-    ]
-    yield from _bounded(
-        "A map adds 0.3 to 1.0 % to a forward pass, in time",
-        OVERHEAD,
-        "%",
-        (
-            _Figure(
-                row.added.median, table.title, _command(run), _ends(row.added, "%", OVERHEAD[1])
-            )
-            for run, table, row in rows
-            if row.name == REFERENCE
-        ),
-    )
-    for names, what, (low, high) in (
-        (_PLAIN, "a gradient method", GRADIENT),
-        (_SMOOTHED, "SmoothGrad with 15 copies", SMOOTHGRAD),
-    ):
-        yield from _bounded(
-            f"A map adds {low:g} to {high:g} times less than {what}, in time",
-            (low, high),
-            "times",
-            (
-                _Figure(
-                    ratio.value,
-                    f"{row.title}; {table.title}",
-                    _command(run),
-                    _ends(ratio, "times", low),
-                )
-                for run, table, row in rows
-                if row.name in names
-                if (ratio := row.times_smoe) is not None and ratio.value is not None
-            ),
-        )
-    yield from _bounded(
-        "Memory that a 224x224 image takes beyond the forward pass, besides the returned map",
-        (MEMORY_BYTES, MEMORY_BYTES),
-        "B",
-        (
-            _Figure(row.value("scratch_bytes"), f"{setting.title}; counted", _command(run))
-            for run, tables in profiles
-            for setting, counts in tables.counts.items()
-            if _is_the_papers(setting)
-            for row in counts
-            if row.name == REFERENCE
-        ),
-    )
-
-
-def _is_the_papers(setting: Setting) -> bool:
-    """Whether costs are of the paper's network at its size, as users run it."""
-    eager = setting.precision == "float32" and not setting.compiled
-    return eager and (setting.model, setting.size) == (_NETWORK, _SIDE)
-
-
-def _ends(found: Interval | Ratio, unit: str, bound: float) -> str:
-    between = f"{digits(found.low)} to {digits(found.high)} {unit}"
-    if found.low < bound < found.high:
-        between += ", so that either verdict may be"
-    if isinstance(found, Ratio):
-        return f"its intervals allow {between}"
-    return f"{100 * found.covers:.0f} % interval {between}"
-
-
-def _bounded(
-    statement: str, claimed: tuple[float, float], unit: str, figures: Iterable[_Figure]
-) -> Iterator[Claim]:
-    """A claim for each figure, or one without; what others add has to be at least so much."""
-    low, high = claimed
-    at_least = unit == "times"
-    common = partial(
-        Claim,
-        "section 4.1" if unit == "B" else "claims beside Table 6",
-        statement,
-        "117 kB" if unit == "B" else f"{low:g} to {high:g} {unit}",
-        "at least" if at_least else "at most",
-        low if at_least else high,
-        unit=unit,
-    )
-    nothing = True
-    for figure in figures:
-        nothing = False
-        yield common(
-            ours=figure.value,
-            paper=nearest(figure.value, low, high),
-            measured_on=figure.measured_on,
-            command=figure.command,
-            note=figure.note,
-        )
-    if nothing:
-        yield common(ours=None, command=f"python -m comparisons profile --model {_NETWORK}")
 
 
 @section("Inside the network (Tables 1 and 4)")
@@ -175,7 +54,7 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
     scores = {name: table.difference(name) for name in table.ranked}
     means = {name: score.mean for name, score in scores.items() if score is not None}
     rank = list(means).index(_SMOE) + 1 if _SMOE in means else None
-    where, command = _where(run, scores.get(_SMOE)), _command(run)
+    where, command = _where(run, scores.get(_SMOE)), command_of(run)
     yield Claim(
         "Table 1",
         "SMOE Scale has the highest difference score; its rank",
@@ -216,7 +95,14 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
 
 @dataclass(frozen=True)
 class _Lead:
-    """That a method's score is above the best of some others, as in Table 5."""
+    """The claim that a method's score is above the best of some others, as in Table 5.
+
+    Args:
+        score: key of `reports.records.estimates.SCORES`.
+        own: name of the method.
+        others: names of the others.
+        called: the others in words; empty for one method, which is called by its title.
+    """
 
     score: str
     own: str
@@ -225,12 +111,17 @@ class _Lead:
 
     @property
     def printed(self) -> float:
-        """By how much, in the paper."""
+        """The lead in the paper's Table 5."""
         modes = SCORES[self.score]
         return _printed(self.own, modes) - max(_printed(name, modes) for name in self.others)
 
     def statement(self, own: str, other: str) -> str:
-        """The claim, by the methods' titles."""
+        """The claim in words.
+
+        Args:
+            own: title of the method.
+            other: title of the best of the others.
+        """
         return f"{SCORE_TITLES[self.score]} of {own} less that of {self.called or other}"
 
 
@@ -317,7 +208,7 @@ def _fast_cam(runs: Sequence[Run]) -> Iterator[Claim]:
 def _gain_claim(
     place: str, statement: str, gain: Estimate, run: Run, *, claimed: str = "better", note: str = ""
 ) -> Claim:
-    """That a difference of two methods' scores is above 0."""
+    """The claim that the difference of two methods' scores is above 0."""
     sure = spread(gain, 1, 3).strip()
     if gain.interval is not None and gain.interval[0] <= 0 <= gain.interval[1]:
         sure += ", which holds 0"
@@ -329,14 +220,14 @@ def _gain_claim(
         0.0,
         gain.mean,
         measured_on=_where(run, gain),
-        command=_command(run),
+        command=command_of(run),
         note="; ".join(part for part in (sure or "one seed, no interval", note) if part),
         cells=gain.cells,
     )
 
 
 def _where(run: Run, score: Estimate | None) -> str:
-    """Network, images, fractions and seeds of a figure."""
+    """Network, images, fractions and seeds of a figure in words."""
     seeds = () if score is None else score.seeds
     data = run.data
     images = f", {data.get('train')} training images" if data else ""
@@ -345,7 +236,3 @@ def _where(run: Run, score: Estimate | None) -> str:
     return f"{run.model} on {run.dataset}{images}{fractions}; {len(seeds)} seeds".replace(
         "; 1 seeds", "; 1 seed"
     )
-
-
-def _command(run: Run) -> str:
-    return run.command or f"python -m reports {run.files.root}"
