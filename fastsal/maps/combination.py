@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.maps.resize import upsample
 
 
@@ -41,8 +41,7 @@ def combine(
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))
-    forms = cpu if repeated.is_cpu else cuda
-    if not forms.combine(maps, shares, repeated):
+    if not kernels_for(repeated).combine(maps, shares, repeated):
         combined = repeated[:, 0].zero_()
         for scale_map, share in zip(maps, shares, strict=True):
             combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=share)

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
-from fastsal.kernels.constants import CONSTANT
+from fastsal.kernels.constants import CONSTANT_SPREAD
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.registry import Registry
 from fastsal.statistics.gamma import gamma_shape, log_spread, minus_log1p
 
@@ -108,15 +108,15 @@ def gaussian(maps: Tensor) -> Tensor:
     [0.1587, 0.5, 0.8413]
     """
     maps = _at_least_float32(maps)
-    fused_maps = cpu.gaussian(maps) if maps.is_cpu else cuda.gaussian(maps)
-    if fused_maps is not None:
-        return fused_maps
+    from_kernel: Tensor | None = kernels_for(maps).gaussian(maps)
+    if from_kernel is not None:
+        return from_kernel
     if maps.shape[1] * maps.shape[2] < 2:
         return torch.full_like(maps, 0.5)
     # Divided by the largest value: squares of very large or small values leave float32's range.
     maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
-    constant = deviation <= CONSTANT
+    constant = deviation <= CONSTANT_SPREAD
     scores = (maps - mean) / deviation.masked_fill(constant, 1)
     squashed: Tensor = torch.special.ndtr(scores.masked_fill_(constant, 0))
     return squashed
@@ -151,7 +151,7 @@ def gamma(maps: Tensor) -> Tensor:
     maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     maps = maps - maps.amin((1, 2), keepdim=True).clamp_max(0) + GAMMA_EPSILON
     deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
-    constant = deviation <= CONSTANT
+    constant = deviation <= CONSTANT_SPREAD
     ratios = maps / mean
     shape = gamma_shape(log_spread(ratios, (1, 2)))
     small = shape.clamp_max(NEARLY_NORMAL)
@@ -191,7 +191,7 @@ def minmax(maps: Tensor) -> Tensor:
     maps = _at_least_float32(maps)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = high - low
-    constant = spread <= CONSTANT * torch.maximum(low.abs(), high.abs())
+    constant = spread <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())
     return ((maps - low) / spread.masked_fill(constant, 1)).masked_fill_(constant, 0.5)
 
 

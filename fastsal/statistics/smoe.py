@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
 from fastsal.kernels.constants import EPSILON
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import by_slices, check_activations, check_epsilon
 
@@ -52,8 +52,7 @@ def smoe_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     """
     check_activations(activations)
     check_epsilon(epsilon)
-    forms = cpu if activations.is_cpu else cuda
-    values = forms.smoe_scale(activations, epsilon)
+    values: Tensor | None = kernels_for(activations).smoe_scale(activations, epsilon)
     return smoe_scale_plain(activations, epsilon) if values is None else values
 
 
