@@ -31,7 +31,7 @@ def needed(package: str, purpose: str, install: str | None = None) -> ModuleType
 def one_line(error: BaseException) -> str:
     r"""The message of an error in one line of at most 300 characters, or the name of its type.
 
-    >>> one_line(ValueError("two\\n  lines")), one_line(KeyError())
+    >>> one_line(ValueError("two\n  lines")), one_line(KeyError())
     ('two lines', 'KeyError')
     """
     return " ".join(str(error).split())[:LONGEST_LINE] or type(error).__name__

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from evaluation.profiling.operation_rules import ELEMENTWISE, costs_of
-from fastsal.kernels.cpu import plain
+from fastsal.kernels.memory import plain
 
 __all__ = ["Operations", "count_operations"]
 

@@ -1,8 +1,8 @@
-"""A batch split by `max_batch`, and the outputs joined again."""
+"""Split a batch by `max_batch` and join the outputs again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """Some images of a batch, with their targets and further arguments."""
+    """One part of a batch: images with their targets and further arguments."""
 
     inputs: tuple[Tensor, ...]
     target: Any
@@ -18,10 +18,10 @@ class Part(NamedTuple):
 
 
 def checked_max_batch(max_batch: int | None) -> int | None:
-    """Return the number of images that go through a network at once, None for all.
+    """Return `max_batch`, the number of images in one forward pass; None for all.
 
     Raises:
-        ValueError: If it is below 1, or no whole number.
+        ValueError: If `max_batch` is below 1, or no whole number.
 
     >>> checked_max_batch(8)
     8
@@ -30,7 +30,7 @@ def checked_max_batch(max_batch: int | None) -> int | None:
         return None
     if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
         raise ValueError(
-            f"max_batch is how many images go through at once, 1 or more, got {max_batch!r}"
+            f"max_batch is the number of images in one forward pass, 1 or more, got {max_batch!r}"
         )
     return max_batch
 
@@ -41,7 +41,7 @@ def parts(
     additional_forward_args: object,
     max_batch: int | None,
 ) -> list[Part]:
-    """Return a batch in parts of at most `max_batch` images; None gives it whole.
+    """Split a batch into parts of at most `max_batch` images; None leaves it whole.
 
     As in Captum's `internal_batch_size`, tensors among the further arguments are split with the
     images, and so are targets of which each image has one. Other arguments, and tensors whose first
@@ -54,34 +54,34 @@ def parts(
     if max_batch is None or images <= max_batch:
         return [Part(inputs, target, additional_forward_args)]
 
-    def of(value: Any, start: int) -> Any:
+    def select(value: Any, start: int) -> Any:
         if isinstance(value, Tensor):
-            each = value.dim() > 0 and len(value) == images
+            one_per_image = value.dim() > 0 and len(value) == images
         else:
-            each = isinstance(value, list) and len(value) == images
-        return value[start : start + max_batch] if each else value
+            one_per_image = isinstance(value, list) and len(value) == images
+        return value[start : start + max_batch] if one_per_image else value
 
     return [
         Part(
-            tuple(of(tensor, start) for tensor in inputs),
-            of(target, start),
-            _tensors_of(additional_forward_args, start, of),
+            tuple(select(tensor, start) for tensor in inputs),
+            select(target, start),
+            _select_tensors(additional_forward_args, start, select),
         )
         for start in range(0, images, max_batch)
     ]
 
 
-def _tensors_of(arguments: object, start: int, of: Any) -> object:
+def _select_tensors(arguments: object, start: int, select: Callable[[Any, int], Any]) -> object:
     if isinstance(arguments, tuple):
-        return tuple(_tensors_of(argument, start, of) for argument in arguments)
-    return of(arguments, start) if isinstance(arguments, Tensor) else arguments
+        return tuple(_select_tensors(argument, start, select) for argument in arguments)
+    return select(arguments, start) if isinstance(arguments, Tensor) else arguments
 
 
 def joined_outputs(outputs: Sequence[Any]) -> Any:
-    """Return a model's outputs for the parts of a batch as its output for the whole.
+    """Join a model's outputs for the parts of a batch to its output for the whole batch.
 
-    Tensors are joined by their first dimension, lists (one entry for each image) end to end, tuples
-    and mappings item by item; the first of anything else stands for all.
+    Tensors are concatenated along their first dimension, lists (one entry for each image) end to
+    end, tuples and mappings item by item. Of any other type the first part's output is taken.
 
     >>> joined_outputs([{"logits": torch.ones(2, 3)}, {"logits": torch.ones(1, 3)}])["logits"].shape
     torch.Size([3, 3])

@@ -11,7 +11,7 @@ def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return Captum's inputs as a tuple of tensors.
 
     Raises:
-        TypeError: If they are neither a tensor nor a tuple of tensors.
+        TypeError: If the inputs are neither a tensor nor a tuple of tensors.
     """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
@@ -27,7 +27,7 @@ def image_of(inputs: tuple[Tensor, ...]) -> Tensor:
     """Return the first image batch `(N, C, H, W)` among the inputs.
 
     Raises:
-        ValueError: If there is none, or it is empty.
+        ValueError: If no input is an image batch with at least one image.
     """
     for tensor in inputs:
         if tensor.dim() == 4 and tensor.numel():

@@ -1,4 +1,4 @@
-"""The target of an attribution, in each of Captum's forms."""
+"""Targets in all of Captum's forms: checks, and the scores that a target selects."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from torch import Tensor
 
 
 class TargetError(ValueError, AssertionError):
-    """A target that does not fit the model's output; an AssertionError too, as Captum's are."""
+    """A target that does not fit the model's output; also an AssertionError, as in Captum."""
 
 
 def check_target(output: Any, target: Any, samples: int) -> None:
-    """Raise if a target does not fit the model's output.
+    """Raise an error if a target does not fit the model's output.
 
     Raises:
-        TargetError: Naming the target and the output's shape.
+        TargetError: If it does not fit; the message has the target and the output's shape.
     """
     if target is None or callable(target) or not isinstance(output, Tensor):
         return
     if type(target) is int and output.dim() == 2 and 0 <= target < output.shape[1]:
-        # The usual one fits whatever the rest; to select would take as long as a layer's reading.
+        # A shortcut for one class: selecting its scores takes as long as one layer's statistic.
         return
     select_target(output, target, samples)
 
 
 def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
-    """Return the scores that a target, in any of Captum's forms, selects from an output.
+    """Return the scores that a target selects from a model's output.
+
+    Args:
+        output: The model's output.
+        target: In any of Captum's forms.
+        samples: The number of images.
 
     Raises:
         TargetError: If the target does not fit.
@@ -39,11 +44,11 @@ def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
     """
     try:
         _validate_target(samples, target)
-        # Checked here, since out of bounds on a GPU ends the process rather than raise.
+        # Checked here, since an index out of bounds on a GPU ends the process.
         several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
         if several and output.dim() == 2 and not isinstance(target[0], tuple):
             classes = output.shape[1]
-            # Of a tensor all at once: each by itself would wait for the GPU.
+            # One copy of the whole tensor, since each copy waits for the GPU.
             indices = target.tolist() if isinstance(target, Tensor) else target
             if any(not 0 <= int(index) < classes for index in indices):
                 raise IndexError(f"a class lies outside 0 to {classes - 1}")
@@ -60,19 +65,19 @@ def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
 
 
 def select_scores(output: Any, target: Any, samples: int) -> Tensor:
-    """Return the score of each image whose gradient a class activation map takes.
+    """Return one score for each image, whose gradient a class activation map takes.
 
     Args:
         output: The model's output.
         target: In any of Captum's forms, a callable of the output, or None for the predicted
-            class; of an output of one number for each image None takes that number.
-        samples: How many images there are.
+            class. If the output is one number for each image, None takes that number.
+        samples: The number of images.
 
     Returns:
         N scores.
 
     Raises:
-        TargetError: If the target does not fit the output, or does not give one score an image.
+        TargetError: If the target does not fit the output, or selects another number of scores.
 
     >>> import torch
     >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).flatten().tolist()
@@ -109,7 +114,7 @@ def select_scores(output: Any, target: Any, samples: int) -> Tensor:
 
 
 def fixed_target(output: Any, target: Any, samples: int) -> Any:
-    """Return the predicted classes where there is no target and the output has classes.
+    """Return the predicted classes if the target is None and the output has classes, or the target.
 
     >>> import torch
     >>> fixed_target(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2)
@@ -125,7 +130,7 @@ def _has_classes(output: Tensor, samples: int) -> bool:
 
 
 def _described(output: Any) -> str:
-    """Return what an output is, with the names or the count of its parts."""
+    """Return the type of an output in words, with the names or shapes of its items."""
     kind = type(output).__name__
     if isinstance(output, Mapping):
         return f"a {kind} with the keys {', '.join(map(repr, output))}"
@@ -133,16 +138,16 @@ def _described(output: Any) -> str:
     if fields:
         return f"a {kind} with the fields {', '.join(fields)}"
     if isinstance(output, (tuple, list)):
-        parts = [
-            str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__
-            for part in output
+        items = [
+            str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__
+            for item in output
         ]
-        return f"a {kind} of {', '.join(parts) or 'nothing'}"
+        return f"a {kind} of {', '.join(items) or 'nothing'}"
     return f"a {kind}"
 
 
 def _example(output: Any) -> str:
-    """Return how a lambda takes a part of an output."""
+    """Return the Python expression for one item of an output."""
     fields = _fields(output)
     if isinstance(output, Mapping) and output:
         return f"output[{next(iter(output))!r}]"
@@ -150,5 +155,5 @@ def _example(output: Any) -> str:
 
 
 def _fields(output: Any) -> tuple[str, ...]:
-    """Return the names of a named tuple's or a dataclass's parts."""
+    """Return the field names of a named tuple or a dataclass."""
     return tuple(getattr(output, "_fields", getattr(output, "__dataclass_fields__", ())))

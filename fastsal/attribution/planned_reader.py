@@ -11,16 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.settings import Settings
-from fastsal.kernels import cpu
-from fastsal.kernels.cpu_plan import CpuPlan
-from fastsal.kernels.gpu_plan import GpuPlan
+from fastsal.kernels.memory import Layout, channels_first, in_memory
+from fastsal.kernels.plan import CpuPlan, GpuPlan, Plan
 from fastsal.maps.normalization import gaussian
 from fastsal.networks.hooks import Tap
 from fastsal.networks.layers import NamedLayer, check_finite
@@ -61,28 +60,6 @@ class CacheKey(NamedTuple):
         return cls(settings, layers, image.shape, layer_input, threads, image.device)
 
 
-class Plan(Protocol):
-    """How scales whose tensors lie as planned are read and combined on a device."""
-
-    def available(self) -> bool:
-        """Return whether the kernels may be used now."""
-
-    def begin(self) -> None:
-        """Take the memory for one pass."""
-
-    def end(self) -> None:
-        """Give the memory back."""
-
-    def read(self, index: int, tensor: Tensor, /) -> None:
-        """Take the statistic of a layer's tensor."""
-
-    def combined(self, channels: int, /) -> tuple[Tensor, list[int]]:
-        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
-
-    def values(self, index: int, /) -> Tensor:
-        """Return the statistic of a layer; once they are combined it may be its normalised map."""
-
-
 class PlannedReader:
     """A `ScaleReader` for a batch of a known shape: runs kernels prepared by an earlier call.
 
@@ -109,7 +86,7 @@ class PlannedReader:
         self,
         key: CacheKey,
         scales: Sequence[Scale],
-        layouts: Sequence[cpu.Layout],
+        layouts: Sequence[Layout],
         taps: Sequence[Tap],
         plan: Plan,
     ) -> None:
@@ -150,7 +127,7 @@ class PlannedReader:
             return None
         in_order = [layouts[index, device] for index in range(len(reader.layers))]
         firsts = [
-            cpu.channels_first(layout, scale.channels_last)
+            channels_first(layout, scale.channels_last)
             for layout, scale in zip(in_order, reader.scales, strict=True)
         ]
         plan_class = CpuPlan if device.type == "cpu" else GpuPlan
@@ -183,7 +160,7 @@ class PlannedReader:
             and tensor.shape == shape
             and tensor.dtype is dtype
             and tensor.device == device
-            and cpu.in_memory(tensor)
+            and in_memory(tensor)
             and tensor.stride() == stride
         ):
             if self._unplanned:

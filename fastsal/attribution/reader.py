@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastsal.attribution.settings import Settings
 from fastsal.kernels import cpu, cuda
+from fastsal.kernels.memory import Layout, layout_of
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, describe_layer
@@ -113,7 +114,7 @@ class ScaleReader:
         self.tiling = None if tiling is None or tiling.fits(self.size) else tiling
         known = [layer.scale for layer in layers if layer.scale is not None and not layer_input]
         self.known_scales = tuple(known) if len(known) == len(self.layers) else ()
-        self.layouts: dict[tuple[int, torch.device], cpu.Layout] = {}
+        self.layouts: dict[tuple[int, torch.device], Layout] = {}
         self._notes = notes
         self._layer_input = layer_input
         self._scales: dict[int, Scale] = {}
@@ -147,7 +148,7 @@ class ScaleReader:
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
         if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
-            self.layouts[index, tensor.device] = cpu.layout_of(tensor)
+            self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.kernels.constants import CONSTANT, EPSILON
+from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
@@ -143,7 +143,7 @@ def gaussian(maps: Tensor) -> Tensor:
     # The divisor is 1 for a single location, whose deviation is 0. A branch would fix the size.
     correction = locations / (locations - 1 + 1 // locations)
     deviation = ((centred * centred).mean((1, 2), keepdim=True) * correction).sqrt()
-    constant = deviation <= CONSTANT
+    constant = deviation <= CONSTANT_SPREAD
     slope = torch.where(constant, 0.0, math.sqrt(0.5) / torch.where(constant, 1.0, deviation))
     return torch.erf(centred * slope) * 0.5 + 0.5
 

@@ -1,1 +1,1 @@
-"""Colours for maps, photographs and video clips."""
+"""Colour pictures of maps, photograph files and video files."""

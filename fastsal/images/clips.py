@@ -1,8 +1,7 @@
-"""Video files, by PyAV: frames from one, pictures to another."""
+"""Video files: read frames, write pictures as frames, with PyAV."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -12,44 +11,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.images.files import shown_size, tensor_of
+from fastsal.files import partial_beside, synced
+from fastsal.images.files import resized_size, to_tensor
 from fastsal.optional import needed
 
 SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
-# What a container that does not say is taken to have.
-USUAL_RATE = Fraction(25)
+# Frames a second where the container does not say.
+DEFAULT_RATE = Fraction(25)
 
 
 class Clip:
-    """A video file's frames.
+    """The frames of a video file.
 
     Args:
-        path: A file that FFmpeg reads.
-        size: Of the shorter side in pixels; None keeps the video's own.
+        path: A file that FFmpeg can read.
+        size: Length of the shorter side in pixels; None keeps the video's size.
+
+    Attributes:
+        rate: Frames a second.
+        width: Width of the stored frames in pixels.
+        height: Height of the stored frames in pixels.
 
     Raises:
         ImportError: If PyAV is not installed.
-        ValueError: If the file holds no video.
+        ValueError: If the file has no video stream.
     """
 
     def __init__(self, path: Path, size: int | None) -> None:
         self.path, self.size = path, size
         with self._open() as container:
             stream = container.streams.video[0]
-            self.rate: Fraction = stream.average_rate or USUAL_RATE
+            self.rate: Fraction = stream.average_rate or DEFAULT_RATE
             self.width, self.height = int(stream.width), int(stream.height)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield every frame `(1, 3, H, W)`, upright, RGB in [0, 1], at the size that is shown."""
+        """Yield each frame `(1, 3, H, W)`, upright, RGB in [0, 1], resized to `size`."""
         pillow: Any = needed("PIL.Image", "reading video", "pillow")
         with self._open() as container:
             for frame in container.decode(video=0):
                 picture = upright(frame.to_image(), getattr(frame, "rotation", 0))
                 width, height = picture.size
-                shown = shown_size(width, height, self.size)
-                if shown != (width, height):
-                    picture = picture.resize(shown, pillow.Resampling.BILINEAR)
-                yield tensor_of(picture)
+                new_size = resized_size(width, height, self.size)
+                if new_size != (width, height):
+                    picture = picture.resize(new_size, pillow.Resampling.BILINEAR)
+                yield to_tensor(picture)
 
     def _open(self) -> Any:
         av: Any = needed("av", "reading video", "'fastsal[video]'")
@@ -59,12 +64,12 @@ class Clip:
             raise ValueError(f"{self.path} cannot be read as a video: {error}") from error
         if not container.streams.video:
             container.close()
-            raise ValueError(f"{self.path} holds no video")
+            raise ValueError(f"{self.path} has no video stream")
         return container
 
 
 def upright(picture: Any, rotation: float) -> Any:
-    """Return a Pillow image turned as its video says, in degrees counter-clockwise.
+    """Return a Pillow image rotated by a video's rotation, in degrees counter-clockwise.
 
     >>> import PIL.Image
     >>> upright(PIL.Image.new("RGB", (4, 2)), -90).size
@@ -74,25 +79,38 @@ def upright(picture: Any, rotation: float) -> Any:
 
 
 class ClipWriter:
-    """Writes pictures of one kind each as frames of a video, whole or not at all.
+    """A writer of several videos at once, one for each kind of picture, whole or not at all.
+
+    The files appear under their names once `finish` is called.
 
     Args:
-        folder: Where the videos go.
-        names: Their names by kind.
+        folder: The folder of the videos.
+        names: The file name of each kind's video.
         rate: Frames a second.
+
+    Attributes:
+        frames: The number of frames written so far.
     """
 
     def __init__(self, folder: Path, names: Mapping[str, str], rate: Fraction) -> None:
         self.folder, self.names, self.rate = folder, names, rate
         self._streams: dict[str, tuple[Any, Any]] = {}
+        self._partials: dict[str, Path] = {}
         self._files = ExitStack()
         self.frames = 0
 
     def add(self, pictures: Mapping[str, Tensor]) -> None:
-        """Add one frame to each video: `(3, H, W)` in [0, 1] by kind."""
+        """Add one frame to each video.
+
+        Args:
+            pictures: `(3, H, W)` in [0, 1] for each kind.
+
+        Raises:
+            ImportError: If PyAV is not installed.
+        """
         av: Any = needed("av", "writing video", "'fastsal[video]'")
         for kind, picture in pictures.items():
-            # What most players take has half as many colours, and so an even size.
+            # Most players need yuv420p, which has colours at half the resolution: an even size.
             height, width = (side // 2 * 2 for side in picture.shape[1:])
             pixels = picture[:, :height, :width].mul(255).round().to(torch.uint8).cpu()
             frame = av.VideoFrame.from_ndarray(
@@ -103,30 +121,26 @@ class ClipWriter:
         self.frames += 1
 
     def finish(self) -> None:
-        """Put the videos in their places."""
-        for container, stream in self._streams.values():
-            container.mux(stream.encode(None))
-        self._files.close()
-        for kind in self._streams:
-            self._partial(kind).replace(self.folder / self.names[kind])
+        """Complete the videos and move them to their places."""
+        with self._files:
+            for container, stream in self._streams.values():
+                container.mux(stream.encode(None))
+                container.close()
+            for kind, partial in self._partials.items():
+                synced(partial)
+                partial.replace(self.folder / self.names[kind])
 
     def drop(self) -> None:
-        """Leave nothing of what was begun."""
+        """Remove the unfinished videos."""
         self._files.close()
-        for kind in self.names:
-            self._partial(kind).unlink(missing_ok=True)
 
     def _stream(self, av: Any, kind: str, height: int, width: int) -> tuple[Any, Any]:
         if kind not in self._streams:
-            path = self._partial(kind)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            container = self._files.enter_context(av.open(str(path), "w"))
+            partial = self._files.enter_context(partial_beside(self.folder / self.names[kind]))
+            container = self._files.enter_context(av.open(str(partial), "w"))
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
             stream = container.add_stream(codec, rate=self.rate)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             self._streams[kind] = container, stream
+            self._partials[kind] = partial
         return self._streams[kind]
-
-    def _partial(self, kind: str) -> Path:
-        place = self.folder / self.names[kind]
-        return place.with_name(f".partial-{os.getpid()}-{kind}.mp4")

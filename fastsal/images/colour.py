@@ -1,4 +1,4 @@
-"""Saliency maps as pictures: LOVI, heat map and overlay; tensors in, RGB tensors out."""
+"""Colour pictures of saliency maps: LOVI, heat map and overlay, as RGB tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["heatmap", "lovi", "overlay"]
 # Hue of the first layer in degrees; the last layer's is 0, red (Eq 4).
 _FIRST_HUE = 300.0
 
-# Values beyond [0, 1] that rounding alone explains, as after a bilinear upsampling.
+# Bilinear upsampling can leave [0, 1] by rounding: so much is let pass.
 _ROUNDING = 1e-4
 
 # Matplotlib's magma (CC0) at 17 equal steps. Linear interpolation between them stays within
@@ -58,8 +58,9 @@ def lovi(maps: Tensor) -> Tensor:
         RGB ``(N, 3, H, W)`` in [0, 1]; float32, or float64 if `maps` is.
 
     Raises:
-        ValueError: not four dimensions, no layer, or a value that is NaN or beyond [0, 1].
-        TypeError: not a floating-point tensor.
+        ValueError: If there are not four dimensions, no layer, or values that are NaN or outside
+            [0, 1].
+        TypeError: If the maps are no floating-point tensor.
 
     Reference:
         Mundhenk, Chen, Friedland, "Efficient Saliency Maps for Explainable AI",
@@ -76,7 +77,7 @@ def lovi(maps: Tensor) -> Tensor:
 
 
 def lovi_colours(maps: Tensor) -> Tensor:
-    """Return what `lovi` does without a look at the values, so that a compiler can follow.
+    """Return the colours of `lovi` without its checks of values, which no compiler can trace.
 
     Args:
         maps: As for `lovi`, in [0, 1].
@@ -110,8 +111,8 @@ def heatmap(maps: Tensor) -> Tensor:
         RGB ``(N, 3, H, W)`` in [0, 1]; float32, or float64 if `maps` is.
 
     Raises:
-        ValueError: not three dimensions, or a value that is NaN or beyond [0, 1].
-        TypeError: not a floating-point tensor.
+        ValueError: If there are not three dimensions, or values that are NaN or outside [0, 1].
+        TypeError: If the maps are no floating-point tensor.
 
     >>> heatmap(torch.tensor([[[0.0, 0.5, 1.0]]]))[0, 0].mul(255).tolist()
     [[0.0, 183.0, 252.0]]
@@ -131,14 +132,14 @@ def overlay(images: Tensor, maps: Tensor, alpha: float = 0.5) -> Tensor:
     Args:
         images: ``(N, 3, H, W)`` RGB in [0, 1], before the network's normalisation.
         maps: ``(N, H, W)`` in [0, 1].
-        alpha: share of the heat map, in [0, 1].
+        alpha: Share of the heat map, in [0, 1].
 
     Returns:
         RGB ``(N, 3, H, W)`` in [0, 1].
 
     Raises:
-        ValueError: shapes that do not belong together, a value beyond [0, 1], or such an `alpha`.
-        TypeError: not floating-point tensors.
+        ValueError: If the shapes do not fit, or a value or `alpha` lies outside [0, 1].
+        TypeError: If one is no floating-point tensor.
 
     >>> overlay(torch.ones(1, 3, 1, 1), torch.zeros(1, 1, 1), alpha=0.25)[0, 0].item()
     0.75
@@ -156,7 +157,7 @@ def overlay(images: Tensor, maps: Tensor, alpha: float = 0.5) -> Tensor:
 
 
 def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """HSV ``(N, H, W)``, hue in degrees, to RGB ``(N, 3, H, W)``.
+    """Convert HSV ``(N, H, W)``, hue in degrees, to RGB ``(N, 3, H, W)``.
 
     Channel ``c`` is ``V - V S max(0, min(k, 4 - k, 1))``, ``k = (n_c + hue / 60) mod 6``,
     ``n = (5, 3, 1)``: the six-case definition without its cases.
@@ -168,7 +169,12 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _unit_range(tensor: Tensor, name: str, dimensions: tuple[str, ...]) -> Tensor:
-    """`tensor` as float32 or float64, its values checked to lie in [0, 1] but for rounding."""
+    """Return a tensor as float32 or float64, clamped to [0, 1], which it may leave by rounding.
+
+    Raises:
+        ValueError: If it has other dimensions, or values that are NaN or outside [0, 1].
+        TypeError: If it is no floating-point tensor.
+    """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} is {kind}; expected a floating-point tensor")
@@ -178,7 +184,7 @@ def _unit_range(tensor: Tensor, name: str, dimensions: tuple[str, ...]) -> Tenso
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
     if tensor.numel():
         least, most = (bound.item() for bound in torch.aminmax(tensor))
-        # Written so that NaN, which compares false, is refused too.
+        # A NaN compares false, and so raises too.
         if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise ValueError(
                 f"{name} holds values from {least:.4g} to {most:.4g}; expected [0, 1]: "

@@ -1,4 +1,4 @@
-"""Photographs from files and pictures to files, by Pillow: any mode, any size, no display."""
+"""Photographs read from files and pictures written to files, with Pillow; no display is needed."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsal.files import written_whole
 from fastsal.optional import needed
 
-# What Pillow reads without further packages; frames after the first are left out.
+# Formats that Pillow reads without further packages; of several frames the first is taken.
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
-# A strip of one pixel's height would otherwise become a hundred megapixels.
-LONGEST = 16
+# The most that a longer side gets, in units of `size`: a strip one pixel high would otherwise
+# become a hundred megapixels.
+MAX_ASPECT = 16
 SIXTEEN_BITS = 65535
 
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """A photograph as a network is shown it.
+    """A photograph, resized for a network.
 
     Attributes:
         image: `(1, 3, H, W)` RGB in [0, 1], before the network's normalisation.
-        width: In pixels, of the file's picture held upright.
-        height: In pixels.
+        width: Width of the upright picture in the file, in pixels.
+        height: Its height, in pixels.
     """
 
     image: Tensor
@@ -38,18 +40,18 @@ class Photograph:
 
 
 def find_photographs(paths: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield every photograph's file and its place below the folder that all paths share.
+    """Yield the path of each photograph, and that path relative to the paths' common folder.
 
-    A folder gives the image files in it and below it, by name, but nothing hidden, nothing below
-    `out`, and no folder that is a link. A file gives itself, whatever it is called. None comes
-    twice.
+    Folders are searched recursively for files with an image suffix, in order of their names.
+    Hidden files and folders, links to folders and everything below `out` are skipped. A file that
+    is named in `paths` counts whatever its suffix. No file comes twice.
 
     Args:
         paths: Files and folders.
-        out: Where pictures go.
+        out: The folder of the output, which is not searched.
 
     Raises:
-        FileNotFoundError: If a path is neither.
+        FileNotFoundError: If a path does not exist.
         ValueError: If `out` is one of the folders.
 
     >>> [str(place) for _, place in find_photographs([Path(__file__)], Path("maps"))]
@@ -65,7 +67,7 @@ def find_photographs(paths: Sequence[Path], out: Path) -> Iterator[tuple[Path, P
     for path in paths:
         if path.is_dir() and _absolute(path) == target:
             raise ValueError(f"{path} has the photographs; give --out another folder, or one in it")
-        for file in _below(path, target) if path.is_dir() else [path]:
+        for file in _image_files(path, target) if path.is_dir() else [path]:
             place = _absolute(file)
             if place not in seen:
                 seen.add(place)
@@ -73,11 +75,11 @@ def find_photographs(paths: Sequence[Path], out: Path) -> Iterator[tuple[Path, P
 
 
 def _absolute(path: Path) -> Path:
-    # Links stay as they are named, since names are what the pictures are called by.
+    # Links are not resolved, since pictures are named after the path that was given.
     return Path(os.path.normpath(path.absolute()))
 
 
-def _below(folder: Path, target: Path) -> Iterator[Path]:
+def _image_files(folder: Path, target: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(
             name
@@ -90,23 +92,23 @@ def _below(folder: Path, target: Path) -> Iterator[Path]:
 
 
 def read_photograph(path: Path, size: int | None) -> Photograph:
-    """Return the photograph of a file, upright, in RGB, at the size a network is shown.
+    """Return the photograph in a file, upright, in RGB and resized.
 
-    Its EXIF orientation is applied. What is transparent is white. 16-bit grey keeps its range;
-    float pixels have to lie in [0, 1]. It is resized as torchvision's `Resize` does it: bilinear,
-    antialiased.
+    The EXIF orientation is applied. Transparent pixels become white. 16-bit grey keeps its range;
+    float pixels must lie in [0, 1]. The photograph is resized as by torchvision's `Resize`:
+    bilinear, antialiased.
 
     Args:
-        path: A file that Pillow reads.
-        size: Of the shorter side in pixels; None keeps the photograph's own size.
+        path: A file that Pillow can read.
+        size: Length of the shorter side in pixels; None keeps the photograph's size.
 
     Returns:
         The `Photograph`.
 
     Raises:
         ImportError: If Pillow is not installed.
-        OSError: If the file cannot be read; broken files raise other errors of Pillow's too.
-        ValueError: If its pixels have no fixed range.
+        OSError: If the file cannot be read; for broken files Pillow raises other errors too.
+        ValueError: If whole-number pixels exceed 16 bits, or float pixels lie outside [0, 1].
     """
     pillow, operations = _pillow("Image"), _pillow("ImageOps")
     with pillow.open(path) as file:
@@ -114,49 +116,49 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
         operations.exif_transpose(file, in_place=True)
         picture = _rgb(pillow, file)
         width, height = picture.size
-        shown = shown_size(width, height, size)
-        if shown != (width, height):
-            picture = picture.resize(shown, pillow.Resampling.BILINEAR)
-        return Photograph(tensor_of(picture), width, height)
+        new_size = resized_size(width, height, size)
+        if new_size != (width, height):
+            picture = picture.resize(new_size, pillow.Resampling.BILINEAR)
+        return Photograph(to_tensor(picture), width, height)
 
 
-def tensor_of(picture: Any) -> Tensor:
-    """Return a Pillow image in RGB as a tensor `(1, 3, H, W)` in [0, 1]."""
+def to_tensor(picture: Any) -> Tensor:
+    """Return an RGB image of Pillow as a tensor `(1, 3, H, W)` in [0, 1]."""
     width, height = picture.size
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return pixels.reshape(1, height, width, 3).movedim(-1, 1).float() / 255
 
 
-def shown_size(width: int, height: int, size: int | None) -> tuple[int, int]:
-    """Return (width, height) at which a photograph is shown to the network.
+def resized_size(width: int, height: int, size: int | None) -> tuple[int, int]:
+    """Return the (width, height) of an image resized to `size` pixels on its shorter side.
 
-    The shorter side gets `size` pixels and the longer follows, rounded down as torchvision does
-    it; but no side gets more than 16 times `size`, so that a thin strip stays thin.
+    The longer side keeps the proportions, rounded down as in torchvision. No side gets more than
+    16 times `size` pixels, so that a thin strip stays thin.
 
-    >>> shown_size(640, 427, 224), shown_size(500, 1, 224), shown_size(500, 1, None)
+    >>> resized_size(640, 427, 224), resized_size(500, 1, 224), resized_size(500, 1, None)
     ((335, 224), (3584, 7), (500, 1))
     """
     if size is None:
         return width, height
     shorter, longer = min(width, height), max(width, height)
-    if longer <= LONGEST * shorter:
+    if longer <= MAX_ASPECT * shorter:
         shorter, longer = size, int(size * longer / shorter)
     else:
-        longest = LONGEST * size
+        longest = MAX_ASPECT * size
         shorter, longer = max(1, round(shorter * longest / longer)), longest
     return (shorter, longer) if width <= height else (longer, shorter)
 
 
 def write_png(picture: Tensor, path: Path) -> None:
-    """Write a picture as PNG of 8 bits, whole or not at all.
+    """Write a picture as an 8-bit PNG file, whole or not at all.
 
     Args:
         picture: `(3, H, W)` RGB or `(H, W)` grey, in [0, 1].
-        path: Its folder is made where it is missing.
+        path: The file. Its folder is made if it is missing.
 
     Raises:
         ImportError: If Pillow is not installed.
-        OSError: If it cannot be written; a file that was there stays as it was.
+        OSError: If the file cannot be written; an earlier file stays as it was.
     """
     pixels = picture.mul(255).round().to(torch.uint8).cpu()
     mode = "L" if pixels.dim() == 2 else "RGB"
@@ -164,22 +166,12 @@ def write_png(picture: Tensor, path: Path) -> None:
     if mode == "RGB":
         pixels = pixels.movedim(0, -1)
     image = _pillow("Image").frombytes(mode, size, pixels.contiguous().numpy().tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, so that nobody takes it for a picture, and of this process alone.
-    partial = path.with_name(f".partial-{os.getpid()}.png")
-    try:
-        with partial.open("wb") as file:
-            image.save(file, format="PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as partial, partial.open("wb") as file:
+        image.save(file, format="PNG")
 
 
 def _rgb(pillow: Any, picture: Any) -> Any:
-    """Return a Pillow image as RGB of 8 bits."""
+    """Return an image of Pillow as 8-bit RGB."""
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         low, high = picture.convert("I").getextrema()
         if low < 0 or high > SIXTEEN_BITS:
@@ -203,7 +195,7 @@ def _rgb(pillow: Any, picture: Any) -> Any:
 
 def _eight_bits(picture: Any, largest: float) -> Any:
     factor = 255 / largest
-    # The half rounds, since the conversion from float cuts off.
+    # Adding 0.5 rounds, since the conversion from float cuts off.
     return picture.point(lambda value: value * factor + 0.5).convert("L")
 
 

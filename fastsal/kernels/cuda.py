@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.kernels import cpu
 from fastsal.kernels.constants import EPSILON
-from fastsal.kernels.cpu import Layout
+from fastsal.kernels.memory import Layout, fits_statistic, layout_of, ordinary, plain_maps
 
 # Elements of a block of activations, in registers with their sums, mantissas and exponents.
 ELEMENTS = 2048
@@ -65,7 +64,7 @@ def _kernels() -> Any:
 
 def readable(tensor: Tensor) -> bool:
     """Return whether kernels are there and may read a tensor on a GPU unseen by PyTorch."""
-    return cpu.ordinary(tensor) and reachable(tensor) and available(tensor.device)
+    return ordinary(tensor) and reachable(tensor) and available(tensor.device)
 
 
 def reachable(tensor: Tensor) -> bool:
@@ -184,8 +183,8 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None."""
     if not readable(activations) or epsilon < LEAST_EPSILON:
         return None
-    layout = cpu.layout_of(activations)
-    if not cpu.StatisticWork.fits(layout):
+    layout = layout_of(activations)
+    if not fits_statistic(layout):
         return None
     images, _, height, width = layout.shape
     values = activations.new_empty((images, height, width), dtype=torch.float32)
@@ -196,7 +195,7 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
 
 def gaussian(maps: Tensor) -> Tensor | None:
     """Return maps `(N, H, W)` through the normal CDF, or None."""
-    if not readable(maps) or not cpu.plain_maps(maps) or maps[0].numel() > LARGEST_MAP:
+    if not readable(maps) or not plain_maps(maps) or maps[0].numel() > LARGEST_MAP:
         return None
     images, height, width = maps.shape
     launch = _combination(((height, width),), (1.0,), images, (height, width), maps.device)
@@ -217,10 +216,9 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
     images, _, height, width = out.shape
     if (
         not readable(out)
-        or not cpu.plain_maps(out)
+        or not plain_maps(out)
         or not all(
-            readable(given) and cpu.plain_maps(given) and given.device == out.device
-            for given in maps
+            readable(given) and plain_maps(given) and given.device == out.device for given in maps
         )
     ):
         return False

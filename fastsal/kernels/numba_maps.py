@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from fastsal.kernels.constants import CONSTANT
+from fastsal.kernels.constants import CONSTANT_SPREAD
 from fastsal.kernels.jit import claim, compiled, join, pointer
 from fastsal.kernels.tasks import CombineTask, ScaleMaps, SquashTask
 
@@ -59,7 +59,7 @@ def _centre(values: Any) -> Any:
     if not np.isfinite(mean):
         return np.nan, 0.0
     # Of a constant map every score is 0.
-    return mean, 0.0 if deviation <= CONSTANT * largest else 1 / deviation
+    return mean, 0.0 if deviation <= CONSTANT_SPREAD * largest else 1 / deviation
 
 
 def gaussian(address: int) -> None:

@@ -10,6 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastsal.kernels.constants import CONSTANT_SPREAD
+
+# Kernels can read global names of this type alone.
+FLAT = tl.constexpr(CONSTANT_SPREAD)
+
 
 @triton.jit
 def probe(target):
@@ -111,7 +116,7 @@ def squash(maps, table, images, flags, BLOCK: tl.constexpr):
     spread = tl.maximum(tl.sum(squares, 0) - count * mean * mean, 0.0)
     deviation = tl.sqrt(spread / tl.maximum(count - 1, 1.0))
     # Of a constant map every score is 0.
-    constant = deviation <= 1e-6 * tl.max(peak, 0)
+    constant = deviation <= tl.max(peak, 0) * FLAT
     per_deviation = tl.where(constant, 0.0, 1 / tl.where(constant, 1.0, deviation))
     for first in range(0, size, BLOCK):
         there = first + offset < size

@@ -1,1 +1,1 @@
-"""From a statistic to a saliency map: normalisation, upsampling, weighted average."""
+"""Saliency maps made of statistics: normalisation, upsampling, weighted average."""

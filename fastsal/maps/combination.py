@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.maps.resize import upsample
 
 
@@ -20,15 +20,15 @@ def combine(
     r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
 
     Args:
-        maps: For each scale `(N, h, w)`.
-        weights: One for each map.
-        size: (H, W).
-        channels: Repeats the average over so many, each its own memory; None gives no such
-            dimension.
+        maps: One map `(N, h, w)` for each scale.
+        weights: One weight for each map.
+        size: (H, W) of the result.
+        channels: The number of copies of the average along a channel dimension, each with memory
+            of its own; None gives no such dimension.
 
     Returns:
-        `(N, H, W)`, or `(N, channels, H, W)`. Nothing else of that size is held on a CPU with Numba
-        and on a GPU with Triton; else one upsampled map at a time.
+        `(N, H, W)`, or `(N, channels, H, W)`. On a CPU with Numba and on a GPU with Triton no other
+        tensor of that size is held; else one upsampled map at a time is.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 3.
@@ -41,8 +41,7 @@ def combine(
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))
-    forms = cpu if repeated.is_cpu else cuda
-    if not forms.combine(maps, shares, repeated):
+    if not kernels_for(repeated).combine(maps, shares, repeated):
         combined = repeated[:, 0].zero_()
         for scale_map, share in zip(maps, shares, strict=True):
             combined.add_(upsample(scale_map.to(combined.device), size)[:, 0], alpha=share)

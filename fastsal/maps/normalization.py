@@ -1,7 +1,7 @@
-"""Normalisations of a map to [0, 1], before the scales are combined.
+"""Normalisations of maps to [0, 1], before the scales are combined.
 
-Each maps `(N, H, W)` to `(N, H, W)`, every image by itself; `over_batch` makes one of them take a
-batch as a whole. A function decorated with `register_normalization` is one more.
+A normalisation maps `(N, H, W)` to `(N, H, W)`, each image by itself; `over_batch` applies one to a
+batch as a whole. A new one is a function decorated with `register_normalization`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,41 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
-from fastsal.kernels.constants import CONSTANT
+from fastsal.kernels.constants import CONSTANT_SPREAD
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.registry import Registry
 from fastsal.statistics.gamma import gamma_shape, log_spread, minus_log1p
 
 Normalization = Callable[[Tensor], Tensor]
 NormalizeOver = Literal["image", "batch"]
 
-# Added to every value, as a share of the map's largest magnitude.
+# Added to each value, as a share of the map's largest magnitude.
 GAMMA_EPSILON = 1e-6
-# The Gamma shape from which on the expansion about the normal CDF is exact in float32.
+# The Gamma shape from which on the expansion around the normal CDF is exact in float32.
 NEARLY_NORMAL = 1e4
 
 NORMALIZATIONS: Registry[Normalization] = Registry("normalization")
 
 
 def register_normalization(name: str) -> Callable[[Normalization], Normalization]:
-    """Register the decorated function under a name.
+    """Register the decorated function as a normalisation; the function is returned unchanged.
+
+    Args:
+        name (str): The name for `SMOEScale(normalization=name)`.
+
+    Returns:
+        A decorator.
 
     Raises:
         ValueError: If the name is taken.
+
+    Example:
+        >>> @register_normalization("halves")
+        ... def halves(maps):
+        ...     return maps / 2
+        >>> get_normalization("halves")(torch.ones(1, 1, 1)).item()
+        0.5
+        >>> del NORMALIZATIONS["halves"]
     """
 
     def decorate(function: Normalization) -> Normalization:
@@ -44,10 +58,10 @@ def register_normalization(name: str) -> Callable[[Normalization], Normalization
 
 
 def get_normalization(name: str) -> Normalization:
-    """Return the normalization of a name.
+    """Return the normalisation of a name.
 
     Raises:
-        ValueError: If there is none of that name; the message lists those there are.
+        ValueError: If no normalisation has that name; the message lists the names.
 
     >>> get_normalization("gaussian").__name__
     'gaussian'
@@ -56,14 +70,14 @@ def get_normalization(name: str) -> Normalization:
 
 
 def over_batch(normalization: Normalization, maps: Tensor) -> Tensor:
-    """Return maps normalised as if the batch were one large map.
+    """Return maps normalised together, as if the batch were one large map.
 
     Args:
-        normalization: What is done to each map by itself.
+        normalization: A normalisation of single maps.
         maps: `(N, H, W)`.
 
     Returns:
-        `(N, H, W)`, in which values of different images compare as they did.
+        `(N, H, W)`; the order of values is kept also between images.
 
     >>> over_batch(minmax, torch.tensor([[[1.0, 2.0]], [[3.0, 5.0]]])).tolist()
     [[[0.0, 0.25]], [[0.5, 1.0]]]
@@ -73,7 +87,7 @@ def over_batch(normalization: Normalization, maps: Tensor) -> Tensor:
 
 @register_normalization("gaussian")
 def gaussian(maps: Tensor) -> Tensor:
-    r"""Return the normal CDF of every value, by its own map's mean and standard deviation.
+    r"""Return the normal CDF of each value, with the mean and standard deviation of its map.
 
     $$\gamma(x) = \tfrac{1}{2}\Big(1 + \mathrm{erf}\frac{x - \mu}{\sigma\sqrt{2}}\Big)$$
 
@@ -94,15 +108,15 @@ def gaussian(maps: Tensor) -> Tensor:
     [0.1587, 0.5, 0.8413]
     """
     maps = _at_least_float32(maps)
-    fused_maps = cpu.gaussian(maps) if maps.is_cpu else cuda.gaussian(maps)
-    if fused_maps is not None:
-        return fused_maps
+    from_kernel: Tensor | None = kernels_for(maps).gaussian(maps)
+    if from_kernel is not None:
+        return from_kernel
     if maps.shape[1] * maps.shape[2] < 2:
         return torch.full_like(maps, 0.5)
-    # By the largest value first: squares of very large or small maps leave float32's range.
+    # Divided by the largest value: squares of very large or small values leave float32's range.
     maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
-    constant = deviation <= CONSTANT
+    constant = deviation <= CONSTANT_SPREAD
     scores = (maps - mean) / deviation.masked_fill(constant, 1)
     squashed: Tensor = torch.special.ndtr(scores.masked_fill_(constant, 0))
     return squashed
@@ -110,16 +124,16 @@ def gaussian(maps: Tensor) -> Tensor:
 
 @register_normalization("gamma")
 def gamma(maps: Tensor) -> Tensor:
-    r"""Return the Gamma CDF of every value, by the maximum-likelihood fit to its own map.
+    r"""Return the Gamma CDF of each value, with the maximum-likelihood fit to its map.
 
     $$\gamma(x) = P(k, x / \theta), \qquad k, \theta \text{ as in } \texttt{gamma\_scale}$$
 
     with `P` the regularised lower incomplete Gamma function. Zeros have no logarithm: 1e-6 of the
-    map's largest magnitude is added to every value first. A map with negative values, for which a
+    map's largest magnitude is added to each value first. A map with negative values, for which a
     Gamma distribution is not defined, is shifted so that its smallest is 0. A constant map, a
-    single location among them, is 0.5 everywhere. Deviations from the authors' code, the paper
-    having the normal CDF alone: that subtracts every map's smallest value, adds 1e-7 whatever the
-    unit, and takes k as 18 at most.
+    single location among them, is 0.5 everywhere. The paper has the normal CDF alone.
+    Deviations from the authors' code: that subtracts each map's smallest value, adds 1e-7 whatever
+    the unit, and limits k to 18.
 
     Args:
         maps: `(N, H, W)`.
@@ -137,7 +151,7 @@ def gamma(maps: Tensor) -> Tensor:
     maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     maps = maps - maps.amin((1, 2), keepdim=True).clamp_max(0) + GAMMA_EPSILON
     deviation, mean = torch.std_mean(maps, (1, 2), keepdim=True)
-    constant = deviation <= CONSTANT
+    constant = deviation <= CONSTANT_SPREAD
     ratios = maps / mean
     shape = gamma_shape(log_spread(ratios, (1, 2)))
     small = shape.clamp_max(NEARLY_NORMAL)
@@ -148,9 +162,9 @@ def gamma(maps: Tensor) -> Tensor:
 
 
 def _nearly_normal(shape: Tensor, ratios: Tensor) -> Tensor:
-    """Return P(k, k r) for large k, by Temme's uniform expansion to its first term.
+    """Return P(k, k r) for large k, by the first term of Temme's uniform expansion.
 
-    The incomplete Gamma function itself would lose the digits of r near 1.
+    The incomplete Gamma function itself loses the digits of r near 1.
     """
     eta = (2 * minus_log1p(ratios)).sqrt().copysign(ratios - 1)
     scores = eta * shape.sqrt()
@@ -161,7 +175,7 @@ def _nearly_normal(shape: Tensor, ratios: Tensor) -> Tensor:
 
 @register_normalization("minmax")
 def minmax(maps: Tensor) -> Tensor:
-    """Return every map stretched linearly, its smallest value to 0 and its largest to 1.
+    """Return each map scaled linearly, its smallest value to 0 and its largest to 1.
 
     A constant map is 0.5 everywhere.
 
@@ -177,13 +191,13 @@ def minmax(maps: Tensor) -> Tensor:
     maps = _at_least_float32(maps)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = high - low
-    constant = spread <= CONSTANT * torch.maximum(low.abs(), high.abs())
+    constant = spread <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())
     return ((maps - low) / spread.masked_fill(constant, 1)).masked_fill_(constant, 0.5)
 
 
 @register_normalization("none")
 def none(maps: Tensor) -> Tensor:
-    """Return the maps as they are, so that values can be compared between images.
+    """Return the maps unchanged, so that values of different images can be compared.
 
     >>> none(torch.tensor([[[1.0, 2.0]]])).tolist()
     [[[1.0, 2.0]]]

@@ -1,4 +1,4 @@
-"""Layer weights: by name, as numbers, or measured on one network and read from a file."""
+"""Layer weights: by name, as numbers, or from a file of weights measured on a network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PRIOR_WEIGHTS = (0.18, 0.15, 0.37, 0.4, 0.72)
 
 @dataclass(frozen=True)
 class Prior:
-    """One weight for each of a network's layers.
+    """Measured weights, one for each of a network's layers.
 
     Attributes:
         source: The file, for messages.
-        layers: Their names, the shallowest first.
-        weights: As many numbers.
+        layers: The names of the layers, the shallowest first.
+        weights: The weights, in the same order.
     """
 
     source: str
@@ -34,13 +34,13 @@ class Prior:
 
     @classmethod
     def read(cls, path: str | Path) -> Prior:
-        """Return what a file holds.
+        """Return the weights in a file.
 
-        The file is JSON: "format", "layers" (names) and "weights", one for each;
-        `python -m comparisons layers --weights-out` writes it, with how they were derived.
+        The file is JSON: "format", "layers" (names) and "weights", one for each layer.
+        `python -m comparisons layers --weights-out` writes it, with their derivation.
 
         Raises:
-            ValueError: If there is no such file, or it holds something else.
+            ValueError: If the file is missing, or has other content.
 
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "prior.json"
@@ -60,7 +60,7 @@ class Prior:
             )
         names: Any = content.get("layers")
         weights: Any = content.get("weights")
-        if not _fit(names, weights):
+        if not _valid(names, weights):
             raise ValueError(
                 f'{str(path)!r}: expected names in "layers" and as many numbers in "weights", '
                 f"finite, not negative and not all 0, got {names} and {weights}"
@@ -68,10 +68,10 @@ class Prior:
         return cls(str(path), tuple(names), tuple(float(weight) for weight in weights))
 
     def for_layers(self, names: Sequence[str]) -> tuple[float, ...]:
-        """Return the weights, if they are those of the layers that are read.
+        """Return the weights for the layers of these names.
 
         Raises:
-            ValueError: If they are another network's, or of other layers; the message has both.
+            ValueError: If the weights are those of other layers; the message has both lists.
         """
         if tuple(names) != self.layers:
             raise ValueError(
@@ -86,7 +86,7 @@ Weights = str | Path | Prior | Sequence[float]
 
 
 def loaded(weights: Weights) -> str | Prior | Sequence[float]:
-    """Return weights as they are, or, of a path that ends in ".json", what the file holds.
+    """Return weights unchanged, or the content of a file if they are a path ending in ".json".
 
     >>> loaded("linear"), loaded([1, 2])
     ('linear', [1, 2])
@@ -102,12 +102,12 @@ def layer_weights(weights: Weights, layers: int, names: Sequence[str] = ()) -> t
     Args:
         weights: "equal", "linear" (1, 2, 3, ...), "prior" (the last of ResNet-50's five), numbers,
             or a file of weights measured on this network: a path that ends in ".json".
-        layers: How many.
-        names: The layers' names, which a file's have to be.
+        layers: The number of layers.
+        names: The names of the layers, which the weights in a file must have.
 
     Raises:
-        ValueError: If the name is unknown, "prior" has too few numbers, or the numbers are of
-            another count, negative, not finite or all 0, or a file's are of other layers.
+        ValueError: If the name is unknown, "prior" has too few numbers, the numbers are of another
+            count, negative, not finite or all 0, or a file has the weights of other layers.
 
     >>> layer_weights("linear", 3), layer_weights("prior", 2)
     ((1.0, 2.0, 3.0), (0.4, 0.72))
@@ -139,7 +139,8 @@ def layer_weights(weights: Weights, layers: int, names: Sequence[str] = ()) -> t
     return numbers
 
 
-def _fit(names: object, weights: object) -> bool:
+def _valid(names: object, weights: object) -> bool:
+    """Return True if a file's lists are names and as many weights."""
     if not (isinstance(names, list) and isinstance(weights, list) and len(names) == len(weights)):
         return False
     if not all(isinstance(name, str) for name in names):

@@ -1,4 +1,4 @@
-"""Maps resized to images, and attributions in the shape of the inputs."""
+"""Resize maps to images, and to attributions in the shape of the inputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from fastsal.arguments.inputs import Inputs, as_tuple
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
-    """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`; corners are not aligned.
+    """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`, without aligned corners.
 
-    >>> import torch
+    Args:
+        maps: `(N, h, w)`.
+        size: (H, W).
+        mode: A mode of `torch.nn.functional.interpolate`.
+
     >>> upsample(torch.ones(2, 3, 3), (6, 6)).shape
     torch.Size([2, 1, 6, 6])
     """
@@ -27,11 +31,17 @@ def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tenso
 
 
 def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inputs:
-    """Return maps `(N, H, W)`, or `(N, C, H, W)` alike in every channel, in each input's shape.
+    """Return maps as Captum's attributions: one tensor for each input, in that input's shape.
 
-    A tuple for a tuple; without `expand_channels` with one channel. Maps that fit already are
-    returned as they are. An input that is no image batch gives an empty tensor, as in Captum's
-    GuidedGradCam.
+    Args:
+        inputs: A tensor or a tuple of tensors, as Captum's `attribute` is given them.
+        maps: `(N, H, W)`, or `(N, C, H, W)` with equal channels.
+        expand_channels: True repeats the maps over an input's channels; False gives one channel.
+
+    Returns:
+        A tensor for a tensor, a tuple for a tuple. Maps that have an input's shape are not copied.
+        For an input that is no image batch the attribution is an empty tensor, as in Captum's
+        GuidedGradCam.
     """
     if (
         isinstance(inputs, Tensor)

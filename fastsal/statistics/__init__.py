@@ -1,6 +1,6 @@
-"""Statistics of the channels of one location."""
+"""Statistics that reduce the channels of each location to one value."""
 
-# The order of registration is the order in tables.
+# Tables list the statistics in the order of their registration, which is that of these imports.
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
 
 # isort: split

@@ -1,8 +1,9 @@
-"""Entropies and moments: of the activations as a distribution over channels, and of fitted ones.
+"""Entropies over channels, and moments and entropies of distributions fitted to the channels.
 
-Fitted are normal, log-normal and truncated normal distributions; their entropies are differential.
-All entropies are in nats. Where all channels have one value a differential entropy is not finite:
-a standard deviation counts as epsilon where it is smaller.
+The Shannon and Renyi entropies take the activations themselves as a distribution over channels. The
+fitted distributions are normal, log-normal and truncated normal; their entropies are differential.
+All entropies are in nats. Where all channels are equal a differential entropy is not finite, so the
+standard deviation counts as epsilon where it is smaller.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
 
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
-# From here on a continued fraction of this depth is exact in float32, and differences are not.
+# From here on the continued fraction to this depth is exact in float32, and differences are not.
 FRACTION_FROM = 2.0
 FRACTION_DEPTH = 32
 
@@ -29,8 +30,9 @@ def shannon_entropy(activations: Tensor) -> Tensor:
 
     $$H = -\sum_k p_k \ln p_k, \qquad p_k = T_k \Big/ \sum_k T_k$$
 
-    in nats, from 0 (one channel alone) to `ln C` (all channels alike). Deviations from the paper:
-    none known; it does not print the formula. A column of zeros is no distribution and gives 0.
+    in nats, from 0 (one channel is not 0) to `ln C` (all channels are equal). Deviations from the
+    paper: none known; it does not print the formula. Where all channels are 0 there is no
+    distribution, and the entropy is 0.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -47,7 +49,7 @@ def shannon_entropy(activations: Tensor) -> Tensor:
 
 def _shannon_entropy(activations: Tensor) -> Tensor:
     scaled, _ = scale_by_peak(activations.float().clamp_min(0))
-    # The largest is at least 1, so that only a column of zeros has a total below that.
+    # The largest value is at least 1, so that the total is below 1 only where all channels are 0.
     total = scaled.sum(1).clamp_min(1)
     entropy: Tensor = torch.special.entr(scaled).sum(1) / total
     return entropy.add_(total.log())
@@ -59,8 +61,9 @@ def renyi_entropy(activations: Tensor) -> Tensor:
 
     $$H_2 = -\ln \sum_k p_k^2, \qquad p_k = T_k \Big/ \sum_k T_k$$
 
-    in nats, from 0 (one channel alone) to `ln C` (all channels alike). Deviations from the paper:
-    none known; it does not print the formula. A column of zeros is no distribution and gives 0.
+    in nats, from 0 (one channel is not 0) to `ln C` (all channels are equal). Deviations from the
+    paper: none known; it does not print the formula. Where all channels are 0 there is no
+    distribution, and the entropy is 0.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -89,7 +92,7 @@ def normal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     $$H = \tfrac{1}{2} \ln(2 \pi e\, \sigma^2)$$
 
     It orders locations as `std` does. Deviations from the paper: none known; it does not print the
-    formula. A column of equal values gives -12.3966, the value at `sigma = epsilon`.
+    formula. Where all channels are equal it is -12.3966, the value at `sigma = epsilon`.
 
     Args:
         activations: `(N, C, H, W)`, of any floating type; computed in float32.
@@ -115,8 +118,8 @@ def lognormal_mean(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     $$\exp(m + v / 2)$$
 
     with `m` and `v` the mean and the (population) variance of `ln T`, `T` the activations plus
-    epsilon. Deviations from the paper: none known. A column of equal values gives that value (plus
-    epsilon). What is above float32's range counts as `exp(88)`, about 1.65e38.
+    epsilon. Deviations from the paper: none known. Where all channels are equal it is their value
+    (plus epsilon). Values above float32's range count as `exp(88)`, about 1.65e38.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -143,8 +146,8 @@ def lognormal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     $$H = m + \tfrac{1}{2} \ln(2 \pi e\, v)$$
 
     with `m` and `v` the mean and the (population) variance of `ln T`, `T` the activations plus
-    epsilon. Deviations from the paper: none known. A column of equal values gives the entropy at
-    `sqrt(v) = epsilon`: a column of zeros -26.2121.
+    epsilon. Deviations from the paper: none known. Where all channels are equal it is the entropy
+    at `sqrt(v) = epsilon`: -26.2121 where they are 0.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -174,8 +177,8 @@ def truncnormal_mean(activations: Tensor) -> Tensor:
       \lambda(\alpha) = \frac{\varphi(\alpha)}{1 - \Phi(\alpha)}$$
 
     with `mu` and `sigma` the mean and the (population) standard deviation over the channels
-    **before** the ReLU. Deviations from the paper: none known. A column of equal values gives the
-    limit: that value, 0 where it is negative.
+    **before** the ReLU. Deviations from the paper: none known. Where all channels are equal it is
+    the limit: their value, or 0 if that is negative.
 
     Args:
         activations: Before the ReLU, `(N, C, H, W)`, of any floating type; computed in float32.
@@ -189,7 +192,7 @@ def truncnormal_mean(activations: Tensor) -> Tensor:
     mean, deviation = mean_and_std(activations)
     alpha = _lower_bound(mean, deviation)
     hazard, excess, _ = _hazard(alpha)
-    # Below 0 as sigma * (lambda - alpha), where the two terms would cancel.
+    # For a mean below 0 as sigma * (lambda - alpha), since the two terms would cancel.
     return torch.where(alpha > 0, deviation * excess, mean + deviation * hazard)
 
 
@@ -201,8 +204,8 @@ def truncnormal_std(activations: Tensor) -> Tensor:
 
     $$\sigma \sqrt{1 + \alpha \lambda(\alpha) - \lambda(\alpha)^2}$$
 
-    with the symbols of `truncnormal_mean`. Deviations from the paper: none known. A column of
-    equal values gives 0.
+    with the symbols of `truncnormal_mean`. Deviations from the paper: none known. Where all
+    channels are equal it is 0.
 
     Args:
         activations: Before the ReLU, `(N, C, H, W)`, of any floating type; computed in float32.
@@ -226,8 +229,8 @@ def truncnormal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor
     $$H = \ln\big(\sqrt{2 \pi e}\, \sigma Z\big) + \frac{\alpha \varphi(\alpha)}{2 Z}, \qquad
       Z = 1 - \Phi(\alpha)$$
 
-    with the symbols of `truncnormal_mean`. Deviations from the paper: none known. A column of
-    equal values gives the entropy at `sigma = epsilon`: of zeros -13.0897.
+    with the symbols of `truncnormal_mean`. Deviations from the paper: none known. Where all
+    channels are equal it is the entropy at `sigma = epsilon`: -13.0897 where they are 0.
 
     Args:
         activations: Before the ReLU, `(N, C, H, W)`, of any floating type; computed in float32.
@@ -247,20 +250,20 @@ def truncnormal_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor
     deviation = deviation.clamp_min(epsilon)
     alpha = _lower_bound(mean, deviation)
     hazard, excess, _ = _hazard(alpha)
-    # Z is phi / lambda; put in, alpha^2 / 2 stands there twice, with either sign.
+    # With Z = phi / lambda put in, alpha^2 / 2 appears twice, with opposite signs.
     above = 0.5 + alpha * excess / 2 - hazard.clamp_min(torch.finfo(hazard.dtype).tiny).log()
     below = HALF_LOG_2PI_E + torch.special.log_ndtr(-alpha) + alpha * hazard / 2
     return deviation.log() + torch.where(alpha > 0, above, below)
 
 
 def _log_moments(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the logarithms over channels."""
+    """Return the mean and the standard deviation of the logarithms over channels."""
     check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
         logs = part.float().clamp_min(0).add_(epsilon).log_()
         peak = logs.amax(1, keepdim=True)
-        # By the largest, so that equal values deviate by exactly 0.
+        # Less the largest, so that the standard deviation of equal values is exactly 0.
         deviation, mean = torch.std_mean(logs.sub_(peak), 1, correction=0)
         return torch.stack((mean + peak[:, 0], deviation), 1)
 
@@ -269,9 +272,9 @@ def _log_moments(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _lower_bound(mean: Tensor, deviation: Tensor) -> Tensor:
-    """Return alpha, where 0 lies in standard deviations from the mean, within float32's range."""
+    """Return alpha, the place of 0 in standard deviations from the mean, within float32's range."""
     limits = torch.finfo(mean.dtype)
-    # Below -40 nothing is cut off in float32.
+    # Below -40 the truncation removes nothing in float32.
     return (-mean / deviation.clamp_min(limits.tiny)).clamp(-40, limits.max / 16)
 
 

@@ -1,4 +1,4 @@
-"""The Gamma distribution fitted to each location's channels, or to each map."""
+"""The Gamma distribution, fitted to the channels of each location or to a whole map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastsal.statistics.distributions import HALF_LOG_2PI_E
 from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
 
-# The starting value is within 1.5 %, and each step squares the error.
+# Newton steps: the starting value is within 1.5 %, and each step squares the error.
 NEWTON_STEPS = 3
 # From here on the asymptotic series are exact in float32, and differences of logarithms are not.
 SERIES_FROM = 8.0
@@ -28,13 +28,12 @@ def gamma_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     and from there, by Newton's method, the root of `ln k - psi(k) = s`, with `T` the activations
     plus epsilon, `mu` their mean over the `r = C` channels and `psi` the digamma function. It is
     the maximum-likelihood estimate that the SMOE Scale, `mu * s` in bits, approximates.
-    Deviations from the paper: none. A column of equal values (zeros among them) gives 0, the
-    limit.
+    Deviations from the paper: none. Where all channels are equal (also to 0) it is 0, the limit.
 
-    The paper calls the two order equivalent, which holds for columns of one mean. Measured on
-    activations, as Spearman's rank correlation of `smoe_scale` and `gamma_scale` over the locations
-    of a map: EfficientNet-Lite0 (its activation is ReLU6) trained on ImageNet, its scales of 112,
-    56, 28, 14 and 7 locations a side for an image of 224.
+    The paper calls the two order equivalent, which holds for locations with the same mean. Measured
+    on activations, as Spearman's rank correlation of `smoe_scale` and `gamma_scale` over the
+    locations of a map: EfficientNet-Lite0 (its activation is ReLU6) trained on ImageNet, its scales
+    of 112, 56, 28, 14 and 7 locations a side for an image of 224.
 
     - scikit-image's astronaut, chelsea, coffee, rocket and motorcycle_left:
       median 0.9981, 0.9993, 0.9963, 0.9998, 1.0000; least 0.9965, 0.9977, 0.9942, 0.9997, 0.9999.
@@ -61,7 +60,7 @@ def gamma_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     >>> round(gamma_scale(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.0867
     """
-    mean, shape = _fit_columns(activations, epsilon)
+    mean, shape = _fit_channels(activations, epsilon)
     return mean / shape
 
 
@@ -72,7 +71,7 @@ def gamma_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     $$H = k + \ln\theta + \ln\Gamma(k) + (1 - k)\,\psi(k)$$
 
     in nats, with `k` and `theta` as in `gamma_scale`. Deviations from the paper: none known; it
-    does not print the formula. A column of equal values (zeros among them) has no finite entropy:
+    does not print the formula. Where all channels are equal (also to 0) the entropy is not finite:
     the standard deviation counts as epsilon where it is smaller, which gives -12.3966.
 
     Args:
@@ -89,9 +88,9 @@ def gamma_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     >>> round(gamma_entropy(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item(), 4)
     0.0126
     """
-    mean, shape = _fit_columns(activations, epsilon)
+    mean, shape = _fit_channels(activations, epsilon)
     deviation = (mean * shape.rsqrt()).clamp_min(epsilon)
-    # The entropy at standard deviation 1, so that nothing large cancels where k is.
+    # The entropy at standard deviation 1, so that no large terms cancel where k is large.
     low = shape.clamp_max(SERIES_FROM)
     direct = low - 0.5 * low.log() + torch.lgamma(low) + (1 - low) * torch.digamma(low)
     i = shape.clamp_min(SERIES_FROM).reciprocal()
@@ -99,8 +98,8 @@ def gamma_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     return deviation.log() + torch.where(shape < SERIES_FROM, direct, series)
 
 
-def _fit_columns(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return the mean and the Gamma distribution's shape of every column."""
+def _fit_channels(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return the mean over channels and the shape of the fitted Gamma distribution."""
     check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
@@ -115,12 +114,12 @@ def _fit_columns(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 def log_spread(ratios: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     r"""Return $s = \ln \mathrm{mean}(x) - \mathrm{mean}(\ln x)$ of values over their mean.
 
-    As the mean of `r - 1 - ln r`, of which no term is negative: nothing cancels where all values
-    are near each other, and an error of the mean counts squared.
+    Computed as the mean of `r - 1 - ln r`, in which no term is negative: nothing cancels where all
+    values are close, and an error of the mean enters squared.
 
     Args:
         ratios: Values above 0 whose mean along `dim` is 1.
-        dim: What is averaged over; kept with size 1.
+        dim: The dimensions to average over; they are kept with size 1.
 
     Returns:
         The spread, at least 0; a spread below the type's resolution is exactly 0.
@@ -130,7 +129,7 @@ def log_spread(ratios: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def minus_log1p(ratios: Tensor) -> Tensor:
-    """Return `r - 1 - ln r` to full relative precision, near 1 as well."""
+    """Return `r - 1 - ln r` to full relative precision, also near 1."""
     d = ratios - 1
     # ln(1 + d) = 2 atanh(u) with u = d / (2 + d), and d - 2u = d * u.
     u = d / (d + 2)
@@ -160,7 +159,7 @@ def gamma_shape(spread: Tensor) -> Tensor:
     shape = (3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)
     for _ in range(NEWTON_STEPS):
         value, slope = _log_less_digamma(shape)
-        # The paper's step k - f / f', as a factor: f' itself vanishes for large k.
+        # The paper's step k - f / f', written as a factor, since f' vanishes for large k.
         shape = shape * (1 - (value - s) / slope)
     return shape.masked_fill(equal, math.inf)
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation over the channels."""
+"""Mean and standard deviation over channels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def std(activations: Tensor) -> Tensor:
 def mean_and_std(activations: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the (population) standard deviation over channels, `(N, H, W)` each.
 
-    In float32; the deviation of a constant column is exactly 0, whatever its size.
+    Computed in float32. The standard deviation of equal values is exactly 0, however large they
+    are.
     """
 
     def stacked(part: Tensor) -> Tensor:

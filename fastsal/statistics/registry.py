@@ -1,7 +1,8 @@
-"""The registry of statistics, which reduce the channels of a location to one value.
+"""The registry of statistics.
 
-Each maps activations `(N, C, H, W)` to `(N, H, W)`. A function
-decorated with [`register_statistic`][fastsal.statistics.register_statistic] is one more.
+A statistic maps activations `(N, C, H, W)` to `(N, H, W)`: the channels of each location become one
+value. A new one is a function decorated with
+[`register_statistic`][fastsal.statistics.register_statistic].
 """
 
 from __future__ import annotations
@@ -18,23 +19,30 @@ Domain = Literal["post_relu", "pre_relu"]
 
 
 class StatisticFunction(Protocol):
-    """A function `(N, C, H, W) -> (N, H, W)`."""
+    """The type of a function `(N, C, H, W) -> (N, H, W)`."""
 
     def __call__(self, activations: Tensor, /) -> Tensor:
-        """Return the statistic of every location."""
+        """Return the statistic of each location."""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A registered statistic.
+    """A statistic: a function of activations, with its name and domain.
 
-    Attributes:
-        name: The key in the registry.
-        citation: Where it is defined.
-        domain: "post_relu" if it is defined on non-negative activations, "pre_relu" if on those
-            before the ReLU.
-        function: `(N, C, H, W) -> (N, H, W)`.
-        rectifies: The function itself counts negative activations as 0.
+    Args:
+        name (str): The key in the registry.
+        citation (str): The publication that defines it.
+        domain (str): "post_relu" if it is defined on non-negative activations, "pre_relu" if it is
+            defined on activations before the ReLU.
+        function (Callable): `(N, C, H, W) -> (N, H, W)`.
+        rectifies (bool, optional): True if the function itself counts negative activations as 0.
+            Default: False
+
+    Example:
+        >>> import torch
+        >>> peak = Statistic("peak", "ours", "post_relu", lambda activations: activations.amax(1))
+        >>> peak(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).item()
+        1.0
     """
 
     name: str
@@ -47,7 +55,7 @@ class Statistic:
         """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`.
 
         Raises:
-            ValueError: If the function returns anything else; the message names the statistic.
+            ValueError: If the function returns another shape or type.
         """
         values = self.function(activations)
         expected = (activations.shape[0], *activations.shape[2:])
@@ -67,16 +75,29 @@ STATISTICS: Registry[Statistic] = Registry("statistic")
 def register_statistic(
     name: str, *, citation: str, domain: Domain = "post_relu", rectifies: bool = False
 ) -> Callable[[StatisticFunction], StatisticFunction]:
-    """Register the decorated function under a name; the function itself stays as it is.
+    """Register the decorated function as a statistic; the function is returned unchanged.
 
     Args:
-        name: The name by which `SMOEScale(statistic=name)` finds it.
-        citation: Where it is defined.
-        domain: Which activations it is defined on.
-        rectifies: The function itself counts negative activations as 0.
+        name (str): The name for `SMOEScale(statistic=name)`.
+        citation (str): The publication that defines it.
+        domain (str, optional): "post_relu" if it is defined on non-negative activations,
+            "pre_relu" if it is defined on activations before the ReLU. Default: "post_relu"
+        rectifies (bool, optional): True if the function itself counts negative activations as 0.
+            Default: False
+
+    Returns:
+        A decorator.
 
     Raises:
         ValueError: If the name is taken.
+
+    Example:
+        >>> @register_statistic("peak", citation="ours")
+        ... def peak(activations):
+        ...     return activations.amax(1)
+        >>> get_statistic("peak").citation
+        'ours'
+        >>> del STATISTICS["peak"]
     """
 
     def decorate(function: StatisticFunction) -> StatisticFunction:
@@ -87,15 +108,15 @@ def register_statistic(
 
 
 def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
-    """Return the statistic of a name, the one given, or that of a function.
+    """Return the `Statistic` for a name, a function, or a `Statistic` itself.
 
     Args:
         statistic: A registered name; a `Statistic`; or a function `(N, C, H, W) -> (N, H, W)`,
-            which counts as defined after the ReLU unless it was registered otherwise.
+            whose domain is "post_relu" unless it was registered with another.
 
     Raises:
-        ValueError: If no statistic has that name; the message lists those there are.
-        TypeError: If it is neither name, `Statistic` nor function.
+        ValueError: If no statistic has that name; the message lists the names.
+        TypeError: If it is neither a name, a `Statistic` nor a function.
 
     >>> from fastsal.statistics import mean
     >>> get_statistic("smoe_scale").domain, get_statistic(mean).name

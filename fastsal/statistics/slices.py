@@ -1,4 +1,4 @@
-"""Slices of large activations, columns scaled into float32's range, and checks of arguments."""
+"""Large activations in slices, scaling into float32's range, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# About as many elements as a core's cache holds; larger activations go through in slices. On a GPU,
-# where each operation has to be worth its launch, slices are larger.
+# Elements of a slice: about as many as a core's cache holds. On a GPU slices are larger, since each
+# operation has to be worth its launch.
 CHUNK_ELEMENTS = 1 << 20
 GPU_CHUNK_ELEMENTS = 1 << 24
 
 
 def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
-    """Return a function of activations `(N, C, H, W)`, a few images or rows at a time.
+    """Apply a function to activations `(N, C, H, W)`, a few images or rows at a time.
 
-    Intermediate copies are then no larger than a core's cache, or 64 MiB on other devices. A
-    compiler gets it whole.
+    Intermediate copies are then no larger than a core's cache, or 64 MiB on other devices. Under a
+    compiler the function is applied to the whole tensor.
 
     Args:
-        function: `(n, C, h, W)` to `(n, h, W)`, or to `(n, any, h, W)`, location by location.
+        function: `(n, C, h, W)` to `(n, h, W)` or `(n, any, h, W)`, each location independently.
         activations: `(N, C, H, W)`.
 
     Raises:
@@ -45,23 +45,23 @@ def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tens
 
 
 def scale_by_peak(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return columns `(N, C, H, W)` over a power of two, and that power `(N, 1, H, W)`.
+    """Return values `(N, C, H, W)` divided by a power of two, and that power `(N, 1, H, W)`.
 
-    The largest magnitude of a column is then from 1 to 2 (0 where it was), so that no sum or
-    square leaves float32's range; dividing by a power of two rounds nothing.
+    At each location the largest magnitude is then from 1 to 2 (or 0), so that no sum or square
+    leaves float32's range. Division by a power of two rounds nothing.
     """
     peak = values.abs().amax(1, keepdim=True)
-    # The exponent's bits of a float32 number are a power of two.
+    # The exponent bits of a float32 number alone are a power of two.
     power = (peak.view(torch.int32) & 0x7F800000).view(torch.float32)
     power = power.clamp_min(torch.finfo(torch.float32).tiny)
     return values / power, power
 
 
 def check_activations(activations: Tensor) -> None:
-    """Raise if activations are not of four dimensions.
+    """Raise an error if activations are not of four dimensions.
 
     Raises:
-        ValueError: Naming their shape.
+        ValueError: If they are not; the message has their shape.
     """
     if activations.dim() != 4:
         raise ValueError(
@@ -70,10 +70,10 @@ def check_activations(activations: Tensor) -> None:
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raise if what keeps logarithms finite is not above 0.
+    """Raise an error if `epsilon`, which keeps logarithms finite, is not above 0.
 
     Raises:
-        ValueError: Naming it.
+        ValueError: If it is not.
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be above 0, got {epsilon!r}")

@@ -1,4 +1,4 @@
-"""SMOE Scale, the statistic of the paper."""
+"""SMOE Scale: kernels where there are any, else PyTorch's operations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastsal.kernels import cpu, cuda
 from fastsal.kernels.constants import EPSILON
+from fastsal.kernels.dispatch import kernels_for
 from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import by_slices, check_activations, check_epsilon
 
-# Of four float32 factors below 4e9 and above 1e-9 the product stays a normal float32 number.
+# Channels to a logarithm: the product of four numbers from 1e-9 to 4e9 is a normal float32 number.
 GROUP = 4
 
 
@@ -20,16 +20,17 @@ GROUP = 4
     "smoe_scale", citation="Mundhenk, Chen & Friedland 2019, Eq 1 and 2", rectifies=True
 )
 def smoe_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
-    r"""Return the SMOE Scale of every location.
+    r"""Return SMOE Scale of each location.
 
     $$\phi_{ij} = \frac{1}{r} \sum_k \mu_{ij} \log_2 \frac{\mu_{ij}}{T_{ijk}}
                 = \mu_{ij} \Big(\log_2 \mu_{ij} - \frac{1}{r} \sum_k \log_2 T_{ijk}\Big)$$
 
-    with `T` the activations plus epsilon, `mu` their mean over the `r = C` channels. It is 0 on a
-    column of equal values, never negative, and proportional to the activations (but for epsilon).
-    Deviations from the paper: none in value; logarithms are taken of products of channels, and a
-    difference of logarithms below float32's resolution counts as 0. One pass over the
-    activations does it on a CPU with Numba, and on a GPU with Triton; else `smoe_scale_plain`.
+    with `T` the activations plus epsilon, `mu` their mean over the `r = C` channels. It is 0
+    where all channels are equal, never negative, and proportional to the activations (but for
+    epsilon). Deviations from the paper: none in value; logarithms are taken of products of
+    channels, and a difference of logarithms below float32's resolution counts as 0. Computed in one
+    pass over the activations by a kernel, on a CPU with Numba and on a GPU with Triton; else by
+    `smoe_scale_plain`.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -51,13 +52,19 @@ def smoe_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     """
     check_activations(activations)
     check_epsilon(epsilon)
-    forms = cpu if activations.is_cpu else cuda
-    values = forms.smoe_scale(activations, epsilon)
+    values: Tensor | None = kernels_for(activations).smoe_scale(activations, epsilon)
     return smoe_scale_plain(activations, epsilon) if values is None else values
 
 
 def smoe_scale_plain(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Return what `smoe_scale` does, by PyTorch's operations alone, on any device.
+    """Return SMOE Scale of each location by PyTorch's operations alone, on any device.
+
+    Args:
+        activations: As for `smoe_scale`.
+        epsilon: As for `smoe_scale`.
+
+    Returns:
+        As `smoe_scale` does, but for rounding.
 
     >>> column = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)
     >>> round(smoe_scale_plain(column).item(), 3)
@@ -68,7 +75,7 @@ def smoe_scale_plain(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 def _smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
     channels = activations.shape[1]
-    # A copy by clamp_min, so that what the network goes on with is never written to.
+    # clamp_min makes a copy, so that the network's own tensor is never written to.
     shifted = activations.float().clamp_min(0).add_(epsilon)
     mean = shifted.mean(1)
     mean_log = _sum_log2(shifted, epsilon) / channels
@@ -78,14 +85,14 @@ def _smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
         mean = (shifted / channels).sum(1)
     log_mean = mean.log2()
     difference = log_mean - mean_log
-    # What equal values leave behind is rounding, which a later normalisation would amplify.
+    # Equal values leave rounding behind, which a later normalisation would amplify.
     rounding = 8 * torch.finfo(torch.float32).eps * (1 + log_mean.abs())
     difference.masked_fill_(difference < rounding, 0)
     return mean * difference
 
 
 def _sum_log2(shifted: Tensor, epsilon: float) -> Tensor:
-    """Sum log2 over the channels, of products of GROUP channels where none can underflow."""
+    """Return the sum of log2 over the channels, by the product of GROUP channels at a time."""
     quarter = shifted.shape[1] // GROUP
     if quarter == 0 or epsilon < 1e-9:
         return shifted.log2().sum(1)

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fastsal import SMOEScale
 from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
+from fastsal.kernels.memory import plain
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
@@ -164,7 +165,7 @@ def test_gaussian_is_the_normal_distributions(size):
         deviation = values.std(ddof=1) if values.size > 1 else 0
         expected = norm.cdf(values, values.mean(), deviation) if deviation else 0.5
         assert abs(result - expected).max() < 3e-7
-    with cpu.plain():
+    with plain():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=3e-7)
 
 
@@ -204,7 +205,7 @@ def test_combining_is_pytorchs_upsampling(size):
 def test_channels_are_each_their_own():
     maps = [normal((2, 4, 4)), normal((2, 2, 2))]
     for forms in (cpu.available, lambda: False):
-        with cpu.plain() if not forms() else torch.no_grad():
+        with plain() if not forms() else torch.no_grad():
             repeated = combine(maps, [1, 2], (8, 9), 3)
             assert repeated.is_contiguous()
             assert torch.equal(repeated[:, 1], combine(maps, [1, 2], (8, 9)))

@@ -24,7 +24,8 @@ from fastsal import FastCAM, SMOEScale
 from fastsal.attribution import planned_reader
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.kernels import cpu, cuda
-from fastsal.kernels.gpu_plan import GpuPlan
+from fastsal.kernels.memory import layout_of, plain
+from fastsal.kernels.plan import GpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
@@ -173,7 +174,7 @@ def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
 def test_smoe_scale_of_many_locations(monkeypatch):
     monkeypatch.setattr(cuda, "ENOUGH_BLOCKS", 6)
     activations = normal((3, 33, 9, 15)).relu()
-    assert cuda.StatisticLaunch(cpu.layout_of(activations)).block == cuda.MANY_LOCATIONS
+    assert cuda.StatisticLaunch(layout_of(activations)).block == cuda.MANY_LOCATIONS
     torch.testing.assert_close(
         launched_smoe_scale(activations).double(), in_float64(activations), rtol=5e-6, atol=1e-6
     )
@@ -218,7 +219,7 @@ def test_what_is_left_to_the_plain_form(case, tensor):
     if tensor.stride() != on_device.stride():
         on_device = torch.zeros(1, 4, 4, 4, device=DEVICE)[:, :, ::2, ::2]
     assert cuda.smoe_scale(on_device, EPSILON) is None
-    with cpu.plain():
+    with plain():
         assert cuda.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
 
 
@@ -237,7 +238,7 @@ def test_gaussian_is_the_normal_distributions(size):
         expected = 0.5 if constant else norm.cdf(values, values.mean(), deviation)
         assert abs(result.numpy() - expected).max() < 4e-7
     assert (squashed[1] == 0.5).all()
-    with cpu.plain():
+    with plain():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=4e-7)
 
 
@@ -297,7 +298,7 @@ def images(count=2, height=12, width=10, seed=1):
 
 def by_hand(net, batch, weights=(1, 2)):
     """Eq 1 to 3 by PyTorch's own operations."""
-    with torch.no_grad(), cpu.plain():
+    with torch.no_grad(), plain():
         first = net[0](batch)
         combined = 0
         for weight, tensor in zip(weights, [first, net[2](net[1](first))], strict=True):
@@ -391,7 +392,7 @@ def test_the_plain_forms_give_the_same(planned_passes, launches):
         assert len(planned_passes) == 1
         planned_passes.clear()
         launches.clear()
-        with cpu.plain():
+        with plain():
             assert_near(attributor.attribute(batch, 1), second)
         assert not launches
         assert not planned_passes
@@ -526,7 +527,7 @@ def test_a_network_that_is_used(kind, layout, count):
     net.eval().to(kind)
     batch = images(count, 224, 200).to(kind, memory_format=layout)
     for attributor in (SMOEScale(net), FastCAM(net)):
-        with cpu.plain():
+        with plain():
             expected = attributor.attribute(batch, 3)
         assert expected.std() > 0.05
         for _ in range(2):
