@@ -1,1 +1,1 @@
-"""What a plan will take: passes, hours, disk."""
+"""Estimates of a plan: passes through networks, hours and disk."""
