@@ -1,4 +1,4 @@
-"""How many images go through the network at once, so that a pass stays within a memory budget."""
+"""Memory budget of one pass: split images so that a pass stays within it, and join the maps."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _budget = MEMORY_BUDGET_MIB * _MIB
 
 
 class Rows(Protocol):
-    """Saliency of some images, each by itself: `(R, C, H, W)` and `(R,)` to `(R, ...)`."""
+    """A method that explains each image by itself: `(R, C, H, W)` and `(R,)` to `(R, ...)`."""
 
     def __call__(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """The saliency of each row."""
+        """Return the saliency of each row."""
 
 
 def usual_memory_budget_mib(device: str) -> int:
-    """What one pass may hold on a device, where nothing else is asked for.
+    """Return the default memory budget of one pass on a device, in MiB.
 
     >>> usual_memory_budget_mib("cpu"), usual_memory_budget_mib("cuda")
     (512, 8192)
@@ -50,9 +50,9 @@ def usual_memory_budget_mib(device: str) -> int:
 
 
 def set_memory_budget(mib: int) -> None:
-    """Set what one pass may hold in this process, in MiB, as `torch.set_num_threads` does threads.
+    """Set the memory budget of one pass in this process, in MiB.
 
-    It decides how many images share a pass, and nothing else: maps are the same to rounding.
+    The budget decides how many images share a pass; maps are the same to rounding.
 
     Raises:
         ValueError: less than 1 MiB.
@@ -64,15 +64,15 @@ def set_memory_budget(mib: int) -> None:
 
 
 def memory_budget_bytes() -> int:
-    """What one pass may hold in this process."""
+    """Return the memory budget of one pass in this process, in bytes."""
     return _budget
 
 
 def rows_at_once(explain: Rows, inputs: Tensor, target: Tensor, budget: int) -> int:
-    """How many images a pass may take: what one holds is counted for one image and for two.
+    """Return how many images a pass may take, from the peak memory of one image and of two.
 
     Args:
-        explain: what runs a pass.
+        explain: runs a pass.
         inputs: at least one image; its first is used.
         target: its class.
         budget: bytes of tensor storages that a pass may hold.
@@ -96,23 +96,26 @@ def rows_at_once(explain: Rows, inputs: Tensor, target: Tensor, budget: int) -> 
 
 
 class Passes:
-    """How many images a pass takes, counted once for each size of image and each budget."""
+    """The number of images in a pass, counted once for each image size and each budget."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], int] = {}
 
     def images(self, one: Rows, inputs: Tensor, target: Tensor) -> int:
-        """At least 1, where each row of `one` takes a single image through the network."""
+        """Return how many images a pass of `one` may take, at least 1.
+
+        Each row of `one` takes a single image through the network.
+        """
         key = (*inputs.shape[1:], inputs.dtype, inputs.device, _budget)
         if key not in self._known:
-            # What is looked up at a first call does not count.
+            # A first call may look up scales, which no later one does.
             one(inputs[:1], target[:1])
             self._known[key] = rows_at_once(one, inputs, target, _budget)
         return self._known[key]
 
 
 def within_budget(explain: Rows) -> Rows:
-    """Take as many rows at once as the memory budget allows, and put their maps together."""
+    """Wrap a method so that it takes as many rows at once as the memory budget allows."""
     passes = Passes()
 
     def explain_slices(inputs: Tensor, target: Tensor) -> Tensor:
@@ -122,10 +125,10 @@ def within_budget(explain: Rows) -> Rows:
 
 
 def in_slices(explain: Rows, inputs: Tensor, target: Tensor, at_once: int) -> Tensor:
-    """Explain so many rows at once at most, and put their maps together.
+    """Explain at most `at_once` rows at a time, and join the maps.
 
-    As few slices as that allows, all of a length: a short one at the end costs nearly as much as a
-    long one, and larger ones than needed cost memory that has to be fetched from the system.
+    The slices are as few as possible and of equal length: a short one at the end costs nearly as
+    much as a long one, and larger ones than needed cost memory.
 
     >>> in_slices(lambda rows, _: rows + len(rows), torch.zeros(5), torch.zeros(5), 4).tolist()
     [3.0, 3.0, 3.0, 2.0, 2.0]

@@ -1,4 +1,4 @@
-"""Every measure that needs no retraining, behind one signature, in one registry.
+"""Measures that need no retraining, in one registry.
 
 To add a measure, decorate a function that takes a `Sample` and yields its numbers, one an image;
 their metrics are defined in `evaluation.storage.records`.
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.methods.registry import Batch, Prepare
+from comparisons.methods import Batch, Prepare
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import by_saliency, tie_orders
 from evaluation.metrics import complexity
@@ -43,13 +43,13 @@ _TIE_SEED = 0
 
 @dataclass(frozen=True)
 class Sample:
-    """Some test images, and a method's maps of them on a frozen network.
+    """Test images, and a method's maps of them on a frozen network.
 
     Args:
         prepare: the method.
         network: the trained network that is explained; no measure changes it.
-        untrained: gives the same network as it is before any training.
-        permuted: the same network trained on permuted labels; None where no measure asks.
+        untrained: returns the same network with initial weights.
+        permuted: the same network trained on permuted labels; None if no measure needs it.
         batch: the images as methods get them, the classes explained among it.
         labels: ``(N,)``, the true classes.
         pixels: ``(N, H, W, 3)`` uint8, the images.
@@ -79,7 +79,7 @@ class Sample:
         return by_saliency(flat, tie_orders(flat.shape[1], self.batch.index.numpy(), _TIE_SEED))
 
     def explained(self, network: nn.Module) -> NDArray[np.floating]:
-        """The method's maps of the same images, for the same classes, on another network."""
+        """Return the method's maps of the same images and classes on another network."""
         saliency: NDArray[np.floating] = (
             self.prepare(network)(self.batch).detach().float().cpu().numpy()
         )
@@ -88,7 +88,7 @@ class Sample:
         return saliency
 
     def explained_changed(self, network: nn.Module) -> NDArray[np.floating]:
-        """As `explained`, for a network that knows nothing: there a class may leave no map."""
+        """Return maps of a randomised network, without the warnings of maps that are all 0."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* is 0 everywhere for image")
             return self.explained(network)
@@ -96,7 +96,7 @@ class Sample:
     def answers(
         self, shown: PerturbFunction, shares: tuple[float, ...]
     ) -> tuple[PerturbationCurves, PerturbationCurves]:
-        """What the network says while the most, and the least, salient pixels go."""
+        """Return the outputs while the most, and the least, salient pixels are removed."""
         size = self.saliency.shape[1], self.saliency.shape[2]
         most, least = (
             perturbation_curves(
@@ -107,7 +107,7 @@ class Sample:
         return most, least
 
     def with_noisy_linear(self) -> PerturbFunction:
-        """Show the images with removed pixels filled from their neighbours."""
+        """Return a function that fills removed pixels by noisy linear imputation."""
         mean, std = (255.0 * torch.tensor(values) for values in (self.mean, self.std))
         indices = self.batch.index.numpy()
 
@@ -120,12 +120,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Finding:
-    """One number an image.
+    """One number for each image.
 
     Args:
         metric: a key of `evaluation.storage.records.METRICS`.
         values: ``(N,)``.
-        layer: the part of the network that was changed, where one was; else None.
+        layer: the randomised part of the network; None if nothing was randomised.
     """
 
     metric: str
@@ -138,15 +138,15 @@ Findings = Callable[[Sample], Iterator[Finding]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure as the plan sees it.
+    """A measure, and what it needs.
 
     Args:
         name: key of the registry, as the command takes it.
-        title: what it is.
+        title: its name in reports.
         take: the measure itself.
-        maps: how many maps of each image it needs.
-        forwards: how many forward passes of each image beside them.
-        needs_object_masks: works only where the data knows the true object.
+        maps: number of maps of each image.
+        forwards: number of forward passes of each image beside the maps.
+        needs_object_masks: True if it needs the object masks of the data.
         needs_permuted: compares with a network trained on permuted labels.
     """
 
@@ -234,15 +234,15 @@ def _descriptions(sample: Sample) -> Iterator[Finding]:
 
 
 def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
-    """The measures that ``--measures`` names: all, none, or some, comma-separated.
+    """Return the names of the measures that ``--measures`` lists: all, none, or some.
 
     Args:
-        names: what was typed; None for all.
-        has_object_masks: whether the data knows the true object; without it, what needs it is left
-            out of all.
+        names: comma-separated, as typed; None for all.
+        has_object_masks: True if the data has object masks; if not, measures that need them are
+            left out of "all".
 
     Raises:
-        ValueError: an unknown measure, or one that needs the true object where it is unknown.
+        ValueError: an unknown measure, or one that needs object masks, which the data lacks.
 
     >>> resolve_measures("road, weights", has_object_masks=False)
     ('road', 'weights')

@@ -1,1 +1,1 @@
-"""Cells: one piece of work each, recorded once."""
+"""Cells, the recorded units of a run: trainings, maps, measures and costs."""

@@ -1,12 +1,12 @@
-"""What SMOE Scale itself takes: operations of its steps, and its time over that of one reading."""
+"""Cells of the cost of SMOE Scale itself: operations of its steps, and time of its statistic."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 import torch
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind
 from comparisons.cells.cost_subject import built_network, noise
 from comparisons.methods.costed import taps_of_scales
 from evaluation.profiling.smoe_scale_steps import (
@@ -22,16 +22,12 @@ from fastsal.networks.hooks import forward
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import get_statistic
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["cost_of_reading", "costs_of_steps"]
-
 _STATISTIC = "smoe_scale"
 
 
-def cost_of_reading(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Time of SMOE Scale's statistic and of a sum over channels, on the same activations."""
+@cell_kind("reading")
+def cost_of_reading(cell: Cell, store: Store, device: str) -> Outcome:
+    """Time SMOE Scale's statistic and a sum over channels, on the same activations."""
     del store
     spec = cell.spec
     torch.set_num_threads(spec["threads"])
@@ -55,8 +51,9 @@ def cost_of_reading(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def costs_of_steps(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Operations of SMOE Scale, scale by scale: the paper's formulas and our code's count."""
+@cell_kind("steps")
+def costs_of_steps(cell: Cell, store: Store, device: str) -> Outcome:
+    """Count the operations of SMOE Scale per scale, by the paper's formulas and in the code."""
     del store
     spec = cell.spec
     network = built_network(spec, device)

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from comparisons.methods.registry import Batch
+from comparisons.methods import Batch
 from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]
 
 
 def built_network(spec: Any, device: str) -> nn.Module:
-    """The network of a cell, in evaluation mode; its weights are random.
+    """Return the network of a cell in evaluation mode, with random weights.
 
     Args:
         spec: the cell's: ``model``, ``classes``, ``size`` and ``precision``.
-        device: where it goes.
+        device: of the network.
     """
     size = (spec["size"], spec["size"])
     network = build_network(spec["model"], spec["classes"], 0, size=size).to(device).eval()
@@ -26,15 +26,15 @@ def built_network(spec: Any, device: str) -> nn.Module:
 
 
 def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
-    """Images of a seed, and the classes that a network predicts for them.
+    """Return images of uniform noise, and the classes that a network predicts for them.
 
-    What a map costs does not depend on what it shows.
+    The cost of a map does not depend on the images.
 
     Args:
         spec: the cell's.
         network: on the device.
-        images: how many.
-        device: where they go.
+        images: number of images.
+        device: of the images.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (images, 3, spec["size"], spec["size"])

@@ -1,40 +1,64 @@
-"""The pieces of work of a run that measures costs; each as `comparisons.cells.run` has its own."""
+"""Cells of costs: time, operations and memory of a method."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.cost_subject import built_network, noise
+from comparisons.cells.explained import frozen
+from comparisons.methods import Batch, get_method
 from comparisons.methods.costed import costed
-from comparisons.methods.registry import Batch
+from comparisons.methods.examples import example_batch
 from evaluation.profiling.memory import allocated_peak_bytes
 from evaluation.profiling.profile import count, time_metrics
 from evaluation.profiling.timing import time_in_turns
-from evaluation.storage.records import METRICS, Record
+from evaluation.storage.records import Record
 from evaluation.storage.store import Store
-from fastsal import __version__
+from fastsal.optional import one_line
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["NETWORK_ALONE", "counts_of_method", "time_of_method"]
+__all__ = ["NETWORK_ALONE"]
 
 # The plain forward pass, as a row of its own.
 NETWORK_ALONE = "none"
-# They take no gradient, and run as the plain forward pass does.
+# Groups that take no gradient, and run in inference mode like the plain forward pass.
 _WITHOUT_GRADIENT = ("control", "smoe")
-# Of a map's norm: how far a map of the compiled network may be from the eager one's.
+# The largest difference of the compiled network's map, as a share of the eager map's norm.
 _ROUNDING = 0.1
 
 
-def time_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Time of a method, or of the network alone, on a batch of noise, in turns with the network."""
+@cell_kind("profile")
+def profile_of_method(cell: Cell, store: Store, device: str) -> Outcome:
+    """Measure time, operations and memory of a method's maps in a comparison, per image."""
+    dataset, network, targets = frozen(cell, store, device)
+    batch = cell.spec["batch"]
+    # Images repeat if the test split is smaller than the batch.
+    indices = np.arange(batch) % len(dataset.test.labels)
+    example = example_batch(dataset, "test", targets["test"], indices, device)
+    explain = get_method(cell.spec["method"]).prepare(network)
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return network(example.inputs)
+
+    timing = time_in_turns(forward, lambda: explain(example), device=device)
+    counts = count(forward, lambda: explain(example))
+    counted = {metric: value / batch for metric, value in counts.metrics().items()}
+    values = time_metrics(timing, batch) | counted
+    records = tuple(record(cell, dataset.name, metric, value) for metric, value in values.items())
+    return {"records": records, "hashes": counts.not_counted}
+
+
+@cell_kind("cost")
+def time_of_method(cell: Cell, store: Store, device: str) -> Outcome:
+    """Time a method, or the network alone, in turns with the network, on a batch of noise."""
     del store
     spec = cell.spec
     torch.set_num_threads(spec["threads"])
@@ -58,8 +82,9 @@ def time_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def counts_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Operations and memory of a method, or of the network alone, for one image of noise."""
+@cell_kind("counts")
+def counts_of_method(cell: Cell, store: Store, device: str) -> Outcome:
+    """Count operations and memory of a method, or of the network alone, for one image of noise."""
     del store
     spec = cell.spec
     network = built_network(spec, device)
@@ -77,7 +102,7 @@ def counts_of_method(cell: Cell, store: Store, device: str) -> dict[str, Any]:
         allocated = [allocated_peak_bytes(work, device) for work in (forward, from_scratch)]
     values = counts.metrics() | {"allocated_bytes": max(0, allocated[1] - allocated[0])}
     if spec["method"] == NETWORK_ALONE:
-        # Of the network its own peak is told, against which the others' stand.
+        # The network's own peak is the reference of all others.
         values |= {"forward_bytes": counts.forward_memory.peak_bytes}
     return {
         "records": _records(cell, values, 1),
@@ -94,7 +119,7 @@ def _forward(network: nn.Module, batch: Batch) -> Callable[[], object]:
 
 
 def _explain(spec: Any, network: nn.Module, batch: Batch) -> Callable[[], object]:
-    """What makes the maps of a batch by the method of a cell; of none, the plain forward pass."""
+    """Return a function that makes the maps of a batch, or that runs the network alone."""
     if spec["method"] == NETWORK_ALONE:
         return _forward(network, batch)
     return _explained(spec["method"], network, batch)
@@ -115,17 +140,18 @@ def _explained(method: str, network: nn.Module, batch: Batch) -> Callable[[], Te
 
 
 def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
-    """The network compiled, once it is known that the method's map of it is the eager one's.
+    """Return the compiled network, if the method gives the same map for it as for the eager one.
 
-    A compiled network calls no hook that is set afterwards: methods that do not know would be
-    timed doing something else.
+    A compiled network calls no hook that is set afterwards, so some methods would be timed doing
+    something else.
     """
     compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
     try:
         _forward(compiled, batch)()
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise RuntimeError(f"torch.compile cannot compile {spec['model']} here: {said}") from error
+        raise RuntimeError(
+            f"torch.compile cannot compile {spec['model']} here: {one_line(error)}"
+        ) from error
     if spec["method"] != NETWORK_ALONE:
         with _quietly():
             eager, found = (
@@ -143,7 +169,7 @@ def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Captum and PyTorch warn of the same at every call."""
+    """Silence the warnings that Captum and PyTorch repeat at every call."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -152,22 +178,8 @@ def _quietly() -> Iterator[None]:
 def _records(cell: Cell, values: dict[str, float], images: int) -> tuple[Record, ...]:
     spec = cell.spec
     compiled = ", compiled" if spec.get("compiled") else ""
-    return tuple(
-        Record(
-            method=spec["method"],
-            parameters=spec["parameters"],
-            dataset=f"noise {spec['size']}x{spec['size']}, {images} at once, "
-            f"{spec['precision']}{compiled}, {spec['device']}",
-            model=spec["model"],
-            mode="unmasked",
-            fraction=None,
-            layer=None,
-            metric=metric,
-            value=value,
-            unit=METRICS[metric].unit,
-            seed=None,
-            version=__version__,
-            cell=cell.id,
-        )
-        for metric, value in values.items()
+    dataset = (
+        f"noise {spec['size']}x{spec['size']}, {images} at once, {spec['precision']}{compiled}, "
+        f"{spec['device']}"
     )
+    return tuple(record(cell, dataset, metric, value) for metric, value in values.items())

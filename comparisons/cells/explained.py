@@ -1,33 +1,29 @@
-"""The network that maps explain: trained by a cell of the run, or with weights from elsewhere."""
+"""The explained network: trained in this run, or with pretrained weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.cells.trained import keep_network, new_network, record
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.trained import keep_network, new_network, tested, whole_views
 from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
-from evaluation.masking.views import InputView
-from evaluation.storage.records import pack_bits
 from evaluation.storage.store import Store
 from evaluation.training.networks import state_hash
 from evaluation.training.pretrained import Weights, empty_network
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["frozen", "take_weights"]
+__all__ = ["frozen"]
 
 
 def frozen(
     cell: Cell, store: Store, device: str
 ) -> tuple[Dataset, nn.Module, dict[str, NDArray[np.int64]]]:
-    """What a cell explains.
+    """Load the explained network of a cell, with its images and predictions.
 
     Returns:
         The images in the normalisation that the network expects, the network, and what it predicts
@@ -47,28 +43,22 @@ def frozen(
     return dataset, network.to(device).eval(), targets
 
 
-def take_weights(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """The network with weights from elsewhere, for `frozen`, and its accuracy."""
+@cell_kind("pretrained")
+def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
+    """Save the network with pretrained weights, and test it."""
     spec = cell.spec
     dataset = _as_expected(open_staged(store.local_data(spec["data"])), spec)
     network = Weights(spec["model"], spec["weights"]).network(len(dataset.classes), dataset.size)
-    train, test = (
-        InputView(dataset.split(name).images, dataset.mean, dataset.std) for name in SPLITS
-    )
     hashes = {"model": state_hash(network)}
-    hashes["predictions"] = keep_network(cell, network, (train, test), store, device)
+    hashes["predictions"] = keep_network(cell, network, whole_views(dataset), store, device)
     with np.load(store.predictions(cell.id), allow_pickle=False) as predicted:
         correct = predicted["test"] == dataset.test.labels
-    return {
-        "records": (record(cell, dataset, "pretrained_accuracy", float(correct.mean())),),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "hashes": hashes,
-    }
+    accuracy = record(cell, dataset.name, "pretrained_accuracy", float(correct.mean()))
+    return tested(correct, (accuracy,)) | {"hashes": hashes}
 
 
 def _as_expected(dataset: Dataset, spec: Mapping[str, Any]) -> Dataset:
-    """The images as the network of a specification expects them."""
+    """Return the images in the normalisation of a specification."""
     if "normalisation" not in spec:
         return dataset
     mean, std = (tuple(values) for values in spec["normalisation"])

@@ -1,15 +1,15 @@
-"""The pieces of work that only some tracks need: folds for other targets, results taken over."""
+"""Cells that only some variants need: folds of crossfitted targets, results taken over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.cells.trained import new_network, record, train_cell
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.trained import new_network, train_cell
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.variants import Variant
@@ -17,14 +17,12 @@ from evaluation.masking.views import InputView
 from evaluation.storage.store import Store
 from evaluation.training.retraining import predictions
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["crossfitted_targets", "taken_over", "train_without_fold"]
+__all__ = ["crossfitted_targets"]
 
 
-def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Train on all folds but one, and keep what the network predicts for that one."""
+@cell_kind("fold")
+def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train on all folds but one, and save the predictions for that one."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels, seed = np.asarray(dataset.train.labels), cell.spec["seed"]
     fold = fold_of(len(labels), cell.spec["folds"], seed)
@@ -38,16 +36,16 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)
     hashes = {"init": training.init_hash, "model": training.model_hash}
-    records = (record(cell, dataset, "data_wait_share", training.wait_share),)
+    records = (record(cell, dataset.name, "data_wait_share", training.wait_share),)
     return {"records": records, "history": training.history, "hashes": hashes}
 
 
 def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]:
-    """The class of each training image, from the network that was not trained on it.
+    """Return the class of each training image, from the network that was not trained on it.
 
     Args:
         folds: ids of the cells that trained them.
-        store: where their predictions are.
+        store: the run's folder.
     """
     images, classes = [], []
     for fold in folds:
@@ -60,20 +58,21 @@ def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]
     return targets
 
 
-def taken_over(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """What a training of the first track measured, where this track's masks are the same."""
+@cell_kind("same")
+def take_over(cell: Cell, store: Store, device: str) -> Outcome:
+    """Take over the result of the first variant's training on the same masks."""
     del device
     source = store.result(cell.spec["of"])
     if source is None:
         raise FileNotFoundError(f"cell {cell.spec['of']} has no result to take over")
-    track = asdict(Variant.of_spec(cell.spec))
+    variant = asdict(Variant.of_spec(cell.spec))
     said = cell.spec["why"]
     records = tuple(
         replace(
             taken,
             cell=cell.id,
             derived_from="; ".join(filter(None, (said, taken.derived_from))),
-            **track,
+            **variant,
         )
         for taken in source.records
         if not taken.timed and (taken.mode == cell.spec["mode"] or cell.spec["dual"])

@@ -1,16 +1,17 @@
-"""The pieces of work of a run inside the network; each as `comparisons.cells.run` has its own."""
+"""Cells of a run inside the network: activations, salient locations and fine-tuning."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.trained import tested, trained, whole_views
 from comparisons.plans.layers import AS_BUILT
 from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
 from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
@@ -18,45 +19,37 @@ from evaluation.layers.layerwise import ActivationView, Locations
 from evaluation.layers.tails import tail_of
 from evaluation.masking.views import InputView
 from evaluation.storage.local_copies import locked
-from evaluation.storage.records import METRICS, Record, pack_bits
 from evaluation.storage.store import Store, content_hash, spec_id
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
-from fastsal import __version__
 from fastsal.networks.by_name import read_state_dict
 from fastsal.networks.scales import Scale
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
 
-__all__ = ["activations", "given", "locations", "tune"]
-
-
-def given(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """A network whose weights were given, not trained here, and its accuracy."""
+@cell_kind("given")
+def given(cell: Cell, store: Store, device: str) -> Outcome:
+    """Save a network with given weights, and test it."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
         _load_weights(network, Path(cell.spec["start"]))
-    test = InputView(dataset.test.images, dataset.mean, dataset.std)
+    _, test = whole_views(dataset)
     correct = correctness(network, test, dataset.test.labels, device=device)
     store.save_model(cell.id, network.state_dict())
-    return {
-        "records": (_record(cell, dataset, float(correct.mean())),),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "hashes": {"model": state_hash(network)},
-    }
+    accuracy = record(cell, dataset.name, "accuracy", float(correct.mean()))
+    return tested(correct, (accuracy,)) | {"hashes": {"model": state_hash(network)}}
 
 
-def activations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Every scale's activations of a frozen network, on disk."""
+@cell_kind("activations")
+def activations(cell: Cell, store: Store, device: str) -> Outcome:
+    """Write every scale's activations of a frozen network to disk."""
     _keep_activations(cell, cell.id, store, device)
     return {"records": ()}
 
 
-def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Which locations every statistic lets through; those there already are kept."""
+@cell_kind("locations")
+def locations(cell: Cell, store: Store, device: str) -> Outcome:
+    """Write the salient locations by every statistic; locations that exist are kept."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     names, places = [*cell.spec["statistics"], RANDOM], range(len(scales))
@@ -94,12 +87,13 @@ def locations(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     return {"records": (), "hashes": hashes}
 
 
-def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Fine-tune what comes after a masked scale, and test it."""
+@cell_kind("tune")
+def tune(cell: Cell, store: Store, device: str) -> Outcome:
+    """Fine-tune the part of the network after a masked scale, and test it."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network, scales = _frozen(cell, dataset, store, device)
     place = cell.spec["layers"].index(cell.spec["layer"])
-    _make_again(cell, store, place, device)
+    _restore_arrays(cell, store, place, device)
     tail = tail_of(network, scales[place], _example(dataset).to(device))
     views = {split: _masked(cell, store, split, scales[place], place) for split in SPLITS}
     training = train(
@@ -111,21 +105,13 @@ def tune(cell: Cell, store: Store, device: str) -> dict[str, Any]:
         device=device,
     )
     correct = correctness(tail, views["test"], dataset.test.labels, device=device)
-    return {
-        "records": (
-            _record(cell, dataset, float(correct.mean())),
-            _record(cell, dataset, training.wait_share, "data_wait_share"),
-        ),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "history": training.history,
-        "hashes": {
-            "init": training.init_hash,
-            "order": training.order_hash,
-            "model": training.model_hash,
-            "before": _hash_before(network, tail),
-        },
-    }
+    records = (
+        record(cell, dataset.name, "accuracy", float(correct.mean())),
+        record(cell, dataset.name, "data_wait_share", training.wait_share),
+    )
+    outcome = trained(training, correct, records)
+    outcome["hashes"]["before"] = _hash_before(network, tail)
+    return outcome
 
 
 def _built(cell: Cell, dataset: Dataset) -> nn.Module:
@@ -174,7 +160,7 @@ def _example(dataset: Dataset) -> torch.Tensor:
 
 
 def _chosen(cell: Cell, dataset: Dataset, split: str) -> NDArray[np.int64]:
-    """The images fine-tuning sees: all of the test split, of the training split those asked for."""
+    """Return the images of fine-tuning: all for testing, balanced ones for training."""
     labels = np.asarray(dataset.split(split).labels)
     if split == "test":
         return np.arange(len(labels))
@@ -186,7 +172,7 @@ def _activations_path(store: Store, activations_id: str, split: str, place: int)
 
 
 def _locations_path(store: Store, cell: Cell, method: str, split: str, place: int) -> Path:
-    # Not under this cell's id: a run to which a statistic is added finds the others' again.
+    # Not under this cell's id, so that a run with one more statistic finds the others' files.
     key = spec_id({"method": method, "locations": cell.spec["locations"]})
     return store.activations(cell.spec["activations"]) / method / key / f"{split}-{place}.npy"
 
@@ -208,8 +194,8 @@ def _masked(cell: Cell, store: Store, split: str, scale: Scale, place: int) -> A
     )
 
 
-def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
-    """Write the arrays that a fine-tuning reads, where a complete run has removed them."""
+def _restore_arrays(cell: Cell, store: Store, place: int, device: str) -> None:
+    """Write the arrays that a fine-tuning reads again, if a complete run has removed them."""
     activations_id, method = cell.spec["activations"], cell.spec["method"]
     read = [_activations_path(store, activations_id, split, place) for split in SPLITS]
     salient = [_locations_path(store, cell, method, split, place) for split in SPLITS]
@@ -227,7 +213,7 @@ def _make_again(cell: Cell, store: Store, place: int, device: str) -> None:
 
 
 def _check_locations(cell: Cell, salient: list[Path]) -> None:
-    """Refuse locations that are not those recorded: another machine may round otherwise."""
+    """Refuse locations that differ from those recorded: another machine may round otherwise."""
     found = content_hash(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in salient))
     expected = cell.spec["locations_hash"]
     if found == expected:
@@ -242,26 +228,7 @@ def _check_locations(cell: Cell, salient: list[Path]) -> None:
 
 
 def _hash_before(network: nn.Module, tail: nn.Module) -> str:
-    """Hash of the weights and buffers that are not the tail's."""
+    """Return a hash of the weights and buffers before the tail."""
     after = set(tail.state_dict())
     before = {name: t for name, t in network.state_dict().items() if name not in after}
     return content_hash(*(tensor.detach().cpu().numpy() for tensor in before.values()))
-
-
-def _record(cell: Cell, dataset: Dataset, value: float, metric: str = "accuracy") -> Record:
-    spec = cell.spec
-    return Record(
-        method=spec.get("method", "none"),
-        parameters={},
-        dataset=dataset.name,
-        model=spec["model"],
-        mode=spec.get("mode", "unmasked"),
-        fraction=spec.get("fraction"),
-        layer=spec.get("layer"),
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=spec.get("seed"),
-        version=__version__,
-        cell=cell.id,
-    )

@@ -1,42 +1,39 @@
-"""The cells of measures without retraining; each as `comparisons.cells.run` has its own."""
+"""Cells of measures without retraining."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import frozen
-from comparisons.cells.trained import new_network, record, train_and_test
+from comparisons.cells.trained import new_network, train_and_test, whole_views
 from comparisons.measures import MEASURES, Sample
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
-from evaluation.masking.views import InputView
 from evaluation.metrics.randomisation import permuted_labels
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
-
-__all__ = ["chosen_images", "measure", "train_on_permuted"]
+__all__ = ["chosen_images"]
 
 # Added to a cell's seed: the weights that randomise a network are not those it started from.
 _UNTRAINED = 1_000_000
 
 
-def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """One measure of one method's maps, on some test images and the frozen network."""
+@cell_kind("measure")
+def measure(cell: Cell, store: Store, device: str) -> Outcome:
+    """Take one measure of one method's maps, on some test images and the frozen network."""
     dataset, network, targets = frozen(cell, store, device)
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
     sample = Sample(
-        prepare=METHODS[cell.spec["method"]].prepare,
+        prepare=get_method(cell.spec["method"]).prepare,
         network=network,
         untrained=partial(
             build_network,
@@ -62,7 +59,7 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     return {
         "records": tuple(
             replace(
-                record(cell, dataset, finding.metric, float(finding.values.mean())),
+                record(cell, dataset.name, finding.metric, float(finding.values.mean())),
                 layer=finding.layer,
             )
             for finding in findings
@@ -77,29 +74,26 @@ def measure(cell: Cell, store: Store, device: str) -> dict[str, Any]:
     }
 
 
-def train_on_permuted(cell: Cell, store: Store, device: str) -> dict[str, Any]:
-    """Train the network on labels that mean nothing, with the recipe of all others."""
+@cell_kind("permuted")
+def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train the network on permuted labels, with the recipe of all others."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
-    views = (
-        InputView(dataset.split(name).images, dataset.mean, dataset.std)
-        for name in ("train", "test")
-    )
-    outcome, network = train_and_test(cell, shuffled, device, *views)
+    outcome, network = train_and_test(cell, shuffled, device, *whole_views(dataset))
     store.save_model(cell.id, network.state_dict())
     learned = float(outcome["history"][-1]["accuracy"])
     timed = tuple(entry for entry in outcome["records"] if entry.timed)
-    own = record(cell, dataset, "permuted_train_accuracy", learned)
+    own = record(cell, dataset.name, "permuted_train_accuracy", learned)
     return outcome | {"records": (own, *timed)}
 
 
 def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """Which test images are looked at: as many of each class where there are enough.
+    """Choose the test images of a measure: equally many a class, if there are enough.
 
     Args:
         labels: ``(N,)``, of the test images.
-        wanted: how many images at most.
+        wanted: number of images at most.
 
     Returns:
         Their indices, rising; the same in every run.
@@ -114,7 +108,7 @@ def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
 
 
 def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> torch.nn.Module | None:
-    """The network that was trained on permuted labels, for the measure that asks for it."""
+    """Return the network trained on permuted labels, or None if the cell names none."""
     if "permuted" not in cell.spec:
         return None
     network = new_network(cell, dataset)

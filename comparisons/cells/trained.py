@@ -1,47 +1,78 @@
-"""What cells that use a network share: it trained and tested, or as it was trained; and records."""
+"""Cells that train a network, and the training, testing and saving that other cells share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.datasets.dataset import SPLITS, Dataset
+from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
-from evaluation.masking.variants import Variant
 from evaluation.masking.views import InputView, View
-from evaluation.storage.records import METRICS, Record, pack_bits
+from evaluation.storage.records import Record, pack_bits
 from evaluation.storage.store import Store, content_hash
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, Training, correctness, predictions, train
-from fastsal import __version__
-
-if TYPE_CHECKING:
-    from comparisons.cells.run import Cell
 
 __all__ = [
     "TrainingDone",
     "keep_network",
     "masked_views",
     "new_network",
-    "record",
+    "tested",
     "train_and_test",
     "train_cell",
+    "trained",
+    "whole_views",
 ]
 
 
 class TrainingDone(Exception):
-    """Raised in every rank but the first once the network that they train together is trained."""
+    """The end of a training in every rank but the first, which goes on alone."""
+
+
+@cell_kind("base")
+def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train on whole images, test, and save the predictions for every image."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    views = whole_views(dataset)
+    outcome, network = train_and_test(cell, dataset, device, *views)
+    outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
+    return outcome
+
+
+@cell_kind("retrain", "mask_only")
+def train_on_masked(cell: Cell, store: Store, device: str) -> Outcome:
+    """Train and test on masked images, or on the masks alone."""
+    dataset = open_staged(store.local_data(cell.spec["data"]))
+    train_view, test_view = masked_views(
+        dataset, cell.spec, store, mask_only=cell.kind == "mask_only"
+    )
+    first, folder = dataset.first_index("test"), store.local()
+    views = train_view.filled(0, folder), test_view.filled(first, folder)
+    outcome, network = train_and_test(cell, dataset, device, *views)
+    if cell.spec.get("keep"):
+        outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
+    return outcome
+
+
+def whole_views(dataset: Dataset) -> tuple[InputView, InputView]:
+    """Return the training and the test images with nothing removed."""
+    train, test = (
+        InputView(dataset.split(name).images, dataset.mean, dataset.std) for name in SPLITS
+    )
+    return train, test
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
-    """A cell's network as its seed makes it, not trained."""
-    # Maps come from trained weights, so that their initial ones do not matter.
+    """Return the untrained network of a cell, with the weights of its seed."""
+    # Cells of maps have no seed: they load trained weights.
     seed = cell.spec.get("seed", 0)
     return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
 
@@ -53,7 +84,7 @@ def keep_network(
     store: Store,
     device: str,
 ) -> str:
-    """Leave a trained network to be explained, and what it predicts for the images it is shown.
+    """Save a trained network and its predictions, to be explained.
 
     Returns:
         Hash of the predictions.
@@ -70,12 +101,14 @@ def keep_network(
 def masked_views(
     dataset: Dataset, spec: Mapping[str, Any], store: Store, *, mask_only: bool = False
 ) -> tuple[InputView, InputView]:
-    """Training and test images, masked as a specification says; `filled` fills the holes.
+    """Return the training and the test images, masked as a specification says.
+
+    Their `filled` fills the removed pixels.
 
     Args:
         dataset: the images.
         spec: ``maps``, their ``cuts``, and ``mode``, ``fraction`` and ``fill``.
-        store: where the maps are.
+        store: the run's folder.
         mask_only: show the masks in place of the images.
     """
     masking = Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"])
@@ -96,18 +129,18 @@ def masked_views(
 
 def train_and_test(
     cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
-) -> tuple[dict[str, Any], torch.nn.Module]:
-    """Train a cell's network, and its accuracy on the test images.
+) -> tuple[Outcome, torch.nn.Module]:
+    """Train a cell's network, and test it.
 
     Args:
-        cell: what to train, with which recipe and seed.
+        cell: says the recipe and the seed.
         dataset: for the labels.
-        device: where to train.
+        device: of the training.
         train_view: training images.
         test_view: test images.
 
     Returns:
-        What a training leaves in its cell's result, and the network.
+        The outcome of the cell, and the network.
     """
     network = new_network(cell, dataset)
     training = train_cell(cell, network, train_view, dataset.train.labels, device)
@@ -115,23 +148,38 @@ def train_and_test(
     metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
     accuracy = float(correct.mean())
     records = [
-        record(cell, dataset, metric, accuracy),
-        record(cell, dataset, "data_wait_share", training.wait_share),
+        record(cell, dataset.name, metric, accuracy),
+        record(cell, dataset.name, "data_wait_share", training.wait_share),
     ]
     if cell.spec.get("dual"):
-        records.append(_dual_record(cell, dataset, metric, accuracy))
-    outcome = {
-        "records": tuple(records),
-        "correct": pack_bits(correct),
-        "images": len(correct),
-        "history": training.history,
-        "hashes": {
-            "init": training.init_hash,
-            "order": training.order_hash,
-            "model": training.model_hash,
-        },
+        records.append(_as_dual(records[0]))
+    return trained(training, correct, tuple(records)), network
+
+
+def trained(training: Training, correct: NDArray[np.bool_], records: tuple[Record, ...]) -> Outcome:
+    """Return the outcome of a training that was tested.
+
+    Args:
+        training: its history and hashes.
+        correct: ``(N,)``, for each test image.
+        records: its numbers.
+    """
+    hashes = {
+        "init": training.init_hash,
+        "order": training.order_hash,
+        "model": training.model_hash,
     }
-    return outcome, network
+    return tested(correct, records) | {"history": training.history, "hashes": hashes}
+
+
+def tested(correct: NDArray[np.bool_], records: tuple[Record, ...]) -> Outcome:
+    """Return the outcome of a test: its records and the correct images.
+
+    Args:
+        correct: ``(N,)``, for each test image.
+        records: its numbers.
+    """
+    return {"records": records, "correct": pack_bits(correct), "images": len(correct)}
 
 
 def train_cell(
@@ -141,14 +189,14 @@ def train_cell(
     labels: NDArray[np.int64],
     device: str,
 ) -> Training:
-    """Train a cell's network, alone or as one of the ranks of a gang.
+    """Train a cell's network, alone or as one of several ranks.
 
     Args:
-        cell: with which recipe and seed.
+        cell: says the recipe and the seed.
         network: trained in place.
         view: training images.
         labels: their classes.
-        device: where to train.
+        device: of the training.
 
     Raises:
         TrainingDone: this is not the first rank, which alone goes on.
@@ -160,39 +208,15 @@ def train_cell(
     return training
 
 
-def record(
-    cell: Cell,
-    dataset: Dataset,
-    metric: str,
-    value: float,
-) -> Record:
-    """One number of a cell, with everything that its specification says of it."""
-    spec = cell.spec
-    return Record(
-        method=spec.get("method", "none"),
-        parameters=spec.get("parameters", {}),
-        dataset=dataset.name,
-        model=spec["model"],
-        mode=spec.get("mode", "unmasked"),
-        fraction=spec.get("fraction"),
-        layer=None,
-        metric=metric,
-        value=value,
-        unit=METRICS[metric].unit,
-        seed=spec.get("seed"),
-        version=__version__,
-        cell=cell.id,
-        **asdict(Variant.of_spec(spec)),
+def _as_dual(measured: Record) -> Record:
+    """Return a ROAR accuracy as the KAR accuracy of the complementary share.
+
+    Removing a random share leaves a random rest: both are one experiment.
+    """
+    share = measured.fraction or 0.0
+    return replace(
+        measured,
+        mode="kar",
+        fraction=round(1.0 - share, 10),
+        derived_from=f"roar at {100 * share:g} %: this method is its own dual",
     )
-
-
-def _dual_record(cell: Cell, dataset: Dataset, metric: str, value: float) -> Record:
-    """Removing a random share leaves a random rest: the same experiment seen from the other end."""
-    fields = asdict(record(cell, dataset, metric, value))
-    share = fields["fraction"]
-    fields |= {
-        "mode": "kar",
-        "fraction": round(1.0 - share, 10),
-        "derived_from": f"roar at {100 * share:g} %: this method is its own dual",
-    }
-    return Record(**fields)

@@ -39,10 +39,10 @@ def archive(
     """Make four files of a run: plan.json, records.parquet, cells.zip and report.html."""
     with one_message(_console, run):
         found = archive_run(run, to, maps=maps)
-    _console.print(_told(found), soft_wrap=True, markup=False)
+    _console.print(_summary(found), soft_wrap=True, markup=False)
 
 
-def _told(found: Archived) -> str:
+def _summary(found: Archived) -> str:
     total = _mib(sum(found.sizes.values()))
     said = f"Archive: {found.place}, {found.cells} cells, {total}"
     inside = [f"{CELLS} {_mib(found.sizes[CELLS])}"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 
 from comparisons.cli import options as shared
-from comparisons.cli.options import as_whole_numbers, as_words
+from comparisons.cli.options import as_whole_numbers, as_words, typed_command
 from comparisons.methods.costed import resolve_costed
 from comparisons.plans.costs import CostPlan
 from comparisons.runs.costs import run_costs
@@ -82,7 +80,7 @@ def profile(
         report = run_costs(
             plan,
             out,
-            command=f"python -m comparisons {shlex.join(sys.argv[1:])}",
+            command=typed_command(),
             console=_console,
         )
     _console.print(f"Report: {report}", soft_wrap=True, markup=False)

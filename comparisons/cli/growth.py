@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ import typer
 from rich.console import Console
 
 from comparisons.cells.run import environment
-from comparisons.cli.options import as_whole_numbers, as_words
+from comparisons.cli.options import as_whole_numbers, as_words, typed_command
 from comparisons.plans.growth import ENGINES, Case, Sizes, cases
 from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
@@ -74,13 +72,13 @@ def growth(
                 f"{frame.iloc[-1]['run_s']:.1f} s after {frame.iloc[-1]['start_s']:.1f} s of start"
             )
             write_table(out, frame)
-        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
+        command = typed_command()
         page = write_growth(out, frame, command=command)
     _console.print(f"Page: {page}", soft_wrap=True, markup=False)
 
 
 def _with(frame: pd.DataFrame, case: Case, here: Mapping[str, Any]) -> pd.DataFrame:
-    """The table with a case as its last row; a run that it holds already is not run again."""
+    """Return the table with a case as its last row; a run that it already has is not run again."""
     own: dict[str, Any] = {"series": case.series, "value": case.value, "engine": case.engine}
     own |= {"workers": case.workers, "run": case.id}
     own |= {name: here[name] for name in MACHINE}

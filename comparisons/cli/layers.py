@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,8 @@ from rich.console import Console
 from comparisons.cli import options as shared
 from comparisons.cli import recipe_options as training
 from comparisons.cli.archive import FROM
-from comparisons.cli.options import as_mode_shares, as_whole_numbers, as_words
-from comparisons.engines.select import engine_of
+from comparisons.cli.engine_options import EngineOptions, with_engine_options
+from comparisons.cli.options import as_mode_shares, as_whole_numbers, as_words, typed_command
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
 from comparisons.runs.archive import archived_plan
 from comparisons.runs.layers import run_layers
@@ -33,13 +32,15 @@ _console = Console(highlight=False)
 
 # Options that say no plan: with --from they may be stated beside an archive's own.
 _BESIDE_A_PLAN = (
-    *("context", "source", "out", "weights_out", "log_base", "workers", "threads", "device"),
-    *("engine", "address", "cpus_per_cell", "gpus_per_cell"),
+    *("context", "source", "out", "weights_out", "log_base"),
+    *(option.name for option in fields(EngineOptions)),
 )
 
 
+@with_engine_options
 def layers(
     context: typer.Context,
+    machine: EngineOptions,
     data: Annotated[
         str,
         shared.DATA,
@@ -91,22 +92,15 @@ def layers(
     ] = None,
     source: Annotated[Path | None, FROM] = None,
     out: Annotated[Path, shared.OUT] = Path("runs/layers"),
-    workers: Annotated[int | None, shared.WORKERS] = None,
-    threads: Annotated[int, shared.THREADS] = 1,
-    device: Annotated[str, shared.DEVICE] = "cpu",
-    engine: Annotated[str, shared.ENGINE] = "local",
-    address: Annotated[str | None, shared.ADDRESS] = None,
-    cpus_per_cell: Annotated[float | None, shared.CPUS_PER_CELL] = None,
-    gpus_per_cell: Annotated[float | None, shared.GPUS_PER_CELL] = None,
 ) -> None:
     """Mask every scale inside a network, by every statistic, and fine-tune what comes after."""
     with one_message(_console, out):
-        check_device(device)
+        check_device(machine.device)
         if weights_out is not None and weights_out.suffix != ".json":
             raise ValueError(f"--weights-out {weights_out}: expected a name that ends in .json")
         common: dict[str, Any] = {
             "batch_size": batch_size,
-            "precision": precision or default_precision(device),
+            "precision": precision or default_precision(machine.device),
         }
         plan = LayersPlan(
             data=data,
@@ -122,14 +116,14 @@ def layers(
             base=Recipe(epochs=base_epochs, learning_rate=base_learning_rate, **common),
             tuning=tuning_recipe(epochs=epochs, learning_rate=learning_rate, **common),
         )
-        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
+        command = typed_command()
         if source is not None and not _states_a_plan(context):
-            content = archived_plan(source, "layers")
+            content = archived_plan(source, "layers").content
             plan, command = LayersPlan.from_json(content["plan"]), content["command"]
             log_base = content["log_base"] if log_base is None else log_base
             results = open_run(source).results()
             if weights_out is not None and has_accuracies(results, plan, content["layers"]):
-                # Nothing has to be run, and no image be there.
+                # Neither a run nor images are needed.
                 write_prior(weights_out, results, plan, content["layers"])
                 _console.print(f"Weights: {weights_out}", soft_wrap=True, markup=False)
                 return
@@ -138,15 +132,7 @@ def layers(
             out,
             weights_out=weights_out,
             log_base=log_base,
-            engine=engine_of(
-                engine,
-                address=address,
-                workers=workers,
-                threads=threads,
-                cpus_per_cell=cpus_per_cell,
-                gpus_per_cell=gpus_per_cell,
-                device=device,
-            ),
+            engine=machine.engine_of(),
             command=command,
             console=_console,
             source=source,

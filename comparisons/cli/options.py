@@ -1,7 +1,9 @@
-"""Options that several commands have, and what their words mean: lists, percentages and pairs."""
+"""Options that several commands share, and parsers of lists, percentages and pairs."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,14 @@ import typer
 
 from evaluation.masking.variants import Variant, crossfitted
 
-__all__ = ["as_fractions", "as_mode_shares", "as_tracks", "as_whole_numbers", "as_words"]
+__all__ = [
+    "as_fractions",
+    "as_mode_shares",
+    "as_variants",
+    "as_whole_numbers",
+    "as_words",
+    "typed_command",
+]
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(
@@ -42,23 +51,28 @@ GPUS_PER_CELL = typer.Option(
 )
 DEVICE = typer.Option(help="cpu, or cuda where there is one.")
 FILL = typer.Option(
-    help="What removed pixels become: mean, noisy-linear, or both as two tracks, comma-separated."
+    help="What removed pixels become: mean, noisy-linear, or both as two variants, comma-separated."
 )
 UNIT = typer.Option(
-    help="What is removed: pixel, element (each channel by itself), or both as two tracks."
+    help="What is removed: pixel, element (each channel by itself), or both as two variants."
 )
 CROSSFIT = typer.Option(
-    help="A further track: the class to explain comes from networks that did not train on the "
+    help="A further variant: the class to explain comes from networks that did not train on the "
     "image, in so many folds.",
 )
 RECURSIVE = typer.Option(
-    help="A further track: at each fraction the maps come from the network retrained before "
+    help="A further variant: at each fraction the maps come from the network retrained before "
     "(ROAR alone)."
 )
 
 
+def typed_command() -> str:
+    """Return the command line of this process, as it can be typed again."""
+    return f"python -m comparisons {shlex.join(sys.argv[1:])}"
+
+
 def as_words(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated words, or None for an option that was not given.
+    """Split comma-separated words; None stays None.
 
     >>> as_words("a, b,")
     ('a', 'b')
@@ -69,7 +83,7 @@ def as_words(text: str | None) -> tuple[str, ...] | None:
 
 
 def as_fractions(text: str | None) -> tuple[float, ...] | None:
-    """Comma-separated percentages as fractions.
+    """Parse comma-separated percentages as fractions.
 
     >>> as_fractions("10,2.5")
     (0.1, 0.025)
@@ -79,7 +93,7 @@ def as_fractions(text: str | None) -> tuple[float, ...] | None:
 
 
 def as_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Comma-separated whole numbers.
+    """Parse comma-separated whole numbers.
 
     Raises:
         ValueError: one that is none; names the option.
@@ -93,20 +107,20 @@ def as_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
-def as_tracks(
+def as_variants(
     fill: str | None, unit: str | None, crossfit: int | None, recursive: bool
 ) -> dict[str, Any]:
-    """The options that say how ROAR and KAR are read, as a plan has them.
+    """Return the fields of a plan that say its variants of ROAR and KAR.
 
-    Every track differs from the first in one thing, so that a change in ranking has one cause.
+    Every variant differs from the first in one option, so that a change in ranking has one cause.
 
     Args:
-        fill: fills, the first track's first.
+        fill: fills, that of the first variant first.
         unit: units, likewise.
-        crossfit: folds of the track with crossfitted targets; None for no such track.
-        recursive: whether there is a recursive track.
+        crossfit: folds of the variant with crossfitted targets; None for no such variant.
+        recursive: True for a recursive variant.
 
-    >>> as_tracks("mean,noisy-linear", None, None, False)["variants"][0].title
+    >>> as_variants("mean,noisy-linear", None, None, False)["variants"][0].title
     'fill noisy-linear'
     """
     fills, units = as_words(fill) or ("mean",), as_words(unit) or ("pixel",)
@@ -121,7 +135,7 @@ def as_tracks(
 
 
 def as_mode_shares(option: str, text: str | None) -> tuple[tuple[str, float], ...] | None:
-    """Pairs of a mode and a percentage, or none at all.
+    """Parse pairs of a mode and a percentage, or ``none``.
 
     Raises:
         ValueError: something that is no such pair; names the option.

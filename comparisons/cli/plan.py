@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from comparisons.budget import usual_memory_budget_mib
 from comparisons.cli import options as shared
-from comparisons.cli.options import as_whole_numbers
+from comparisons.cli.options import as_whole_numbers, typed_command
 from comparisons.cli.plan_options import PlanOptions, with_plan_options
 from comparisons.engines.resources import Resources
 from comparisons.engines.select import Engine
@@ -55,11 +54,10 @@ def plan(
             "TRAINING,FORWARD,GRADIENT,RANKING, or a plan's file that was made where it was tried."
         ),
     ] = None,
-    gang_efficiency: Annotated[
+    rank_efficiency: Annotated[
         float,
         typer.Option(
-            help="Of processes that train one network together, the share of their number by "
-            "which they are faster."
+            help="Speed of n ranks that train one network over n times the speed of one, at most 1."
         ),
     ] = 1.0,
     workers: Annotated[int | None, shared.WORKERS] = None,
@@ -101,10 +99,10 @@ def plan(
         else:
             throughput = _stated(images_per_second, chosen)
         cost = cost_of(
-            chosen, extent, size, throughput, workers=count, gang_efficiency=gang_efficiency
+            chosen, extent, size, throughput, workers=count, rank_efficiency=rank_efficiency
         )
-        command = f"python -m comparisons {shlex.join(sys.argv[1:])}"
-        sheet = Sheet(chosen, extent, size, throughput, cost, kind, gang_efficiency, command)
+        command = typed_command()
+        sheet = Sheet(chosen, extent, size, throughput, cost, kind, rank_efficiency, command)
         sheet.show(_console)
         write_plan_file(out, sheet.to_json())
         if page is not None:
@@ -127,7 +125,7 @@ def _nothing_kept() -> Iterator[None]:
 
 
 def _stated(text: str, chosen: Plan) -> Throughput:
-    """Numbers, or those of a trial that another plan's file holds."""
+    """Return a throughput from numbers, or from the trial in another plan's file."""
     if not text.endswith(".json"):
         return given(text)
     read = read_plan_file(Path(text))
@@ -150,7 +148,7 @@ def _differ(name: str, first: object, second: object) -> bool:
 
 
 def _extent(chosen: Plan, counts: str | None) -> Extent:
-    """The images that are there, or those stated."""
+    """Return the extent of the images here, or of the stated counts."""
     if counts is None:
         return extent_of(chosen.data, Request(**data_cell(chosen).spec["request"]))
     numbers = as_whole_numbers("--counts", counts) or ()

@@ -1,4 +1,4 @@
-"""The options that say what a comparison is, declared once for every command that takes a plan."""
+"""Options of a comparison's plan, declared once for every command that takes a plan."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from comparisons.cli import recipe_options as training
 from comparisons.cli.options import (
     as_fractions,
     as_mode_shares,
-    as_tracks,
+    as_variants,
     as_whole_numbers,
     as_words,
 )
 from comparisons.cli.recipe_options import as_augmentation, as_milestones, stated_recipe
 from comparisons.measures import MEASURES, resolve_measures
-from comparisons.methods.controls import resolve
+from comparisons.methods import resolve
 from comparisons.methods.registry import SETS
 from comparisons.plans.plan import PRESETS, Plan
 from evaluation.datasets.load import has_object_masks
@@ -94,12 +94,10 @@ def _plan(
     *,
     device: str,
 ) -> Plan:
-    """The plan that the options of a command amount to.
+    """Return the plan that the options of a command describe.
 
-    An option is a parameter: added here, it is one of every command that takes a plan.
-
-    Args:
-        device: where networks run, an option of the command's own; decides the usual precision.
+    An option is a parameter: added here, it is one of every command that takes a plan. The device
+    is an option of the command's own, and decides the default precision.
 
     Raises:
         ValueError: an option that makes no sense; says which and what to do.
@@ -135,7 +133,7 @@ def _plan(
         "image_size": image_size,
         "weights": weights,
         "weights_expect": weights_expect,
-        **as_tracks(fill, unit, crossfit, recursive),
+        **as_variants(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}
     options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)
@@ -143,7 +141,7 @@ def _plan(
     if first_seed_only is not None:
         options["first_seed_only"] = resolve(first_seed_only, has_object_masks=known)
     if methods is None and not known and "methods" in options:
-        # The preset's own list is for any images: what they do not allow is left out.
+        # A preset's list is for any images: methods that these do not allow are left out.
         allowed = resolve(None, has_object_masks=False)
         options["methods"] = ",".join(
             name for name in options["methods"].split(",") if name in allowed
@@ -152,7 +150,7 @@ def _plan(
     options["measures"] = tuple(
         name
         for name in resolve_measures(measures, has_object_masks=known)
-        # Left out of all, where the network that they need has weights from elsewhere.
+        # Without permuted training for given weights, "all" leaves out measures that need it.
         if measures not in (None, "all") or weights is None or not MEASURES[name].needs_permuted
     )
     return Plan(**options)
@@ -166,7 +164,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What was typed of the options that say a plan.
+    """Options of a plan as typed.
 
     Args:
         values: each option's value, as typed or its default.
@@ -177,10 +175,10 @@ class PlanOptions:
     stated: tuple[str, ...]
 
     def plan(self, device: str) -> Plan:
-        """The plan they amount to.
+        """Return the plan that the options describe.
 
         Args:
-            device: where networks run; decides the precision where none was typed.
+            device: of the networks; decides the precision if none was typed.
 
         Raises:
             ValueError: an option that makes no sense; says which and what to do.
@@ -189,7 +187,7 @@ class PlanOptions:
 
 
 def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say a plan, before its own.
+    """Give a command the options of a plan, before its own.
 
     Args:
         command: takes `PlanOptions` first; its other parameters are options of its own.
@@ -197,7 +195,7 @@ def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         What `typer` makes a command of.
     """
-    # Words of annotations are resolved where each function was written.
+    # String annotations are resolved in the module of each function.
     declared = inspect.signature(_plan, eval_str=True).parameters.values()
     shown = [each for each in declared if each.kind is not inspect.Parameter.KEYWORD_ONLY]
     first, *own = inspect.signature(command, eval_str=True).parameters.values()

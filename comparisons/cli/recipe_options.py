@@ -1,4 +1,4 @@
-"""The options that say how networks are trained, and what their words mean."""
+"""Options of a training recipe, and their parsers."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ RANKS = typer.Option(
 def stated_recipe(
     named: str | None, usual: Mapping[str, Any], stated: Mapping[str, Any], *, device: str
 ) -> Recipe:
-    """The recipe that options amount to.
+    """Return the recipe that options describe.
 
     Args:
         named: a key of `evaluation.training.recipe.RECIPES`, or None.
         usual: fields of the preset's recipe, which holds where none is named.
         stated: fields as they were typed; None for those that were not.
-        device: where networks run; decides the precision where neither says it.
+        device: of the networks; decides the precision if neither says it.
 
     Raises:
         ValueError: an unknown name, or a recipe that cannot be trained.
@@ -80,13 +80,13 @@ def stated_recipe(
     options.setdefault("precision", default_precision(device))
     given = {name: value for name, value in stated.items() if value is not None}
     if given.get("schedule", "step") != "step":
-        # Those of the recipe that is changed belong to its own schedule.
+        # The milestones of the named recipe belong to its own schedule.
         given.setdefault("milestones", ())
     return Recipe(**(options | given))
 
 
 def as_milestones(text: str | None) -> tuple[float, ...] | None:
-    """Comma-separated epochs or shares of the training.
+    """Parse comma-separated epochs or shares of the training.
 
     Raises:
         ValueError: something that is no number.
@@ -104,7 +104,7 @@ def as_milestones(text: str | None) -> tuple[float, ...] | None:
 
 
 def as_augmentation(text: str | None) -> dict[str, Any]:
-    """The fields of a recipe that say how images are cropped and flipped.
+    """Parse the fields of a recipe for crops and flips.
 
     Raises:
         ValueError: a word that is no augmentation; names it.

@@ -1,1 +1,1 @@
-"""Engines that run cells: processes of this machine, or Ray."""
+"""Engines that run cells: processes of this machine, or a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Runs a graph of cells, wherever an executor puts them; the store says what is done."""
+"""Execution of a graph of cells: an executor runs them, the store holds their results."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Protocol
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph.nodes import Node
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
 __all__ = ["RETRIES", "Event", "Executor", "WorkerLost", "execute"]
 
-# How often a cell is started again whose worker or node went away.
+# Number of times that a cell is started again after its worker or node was lost.
 RETRIES = 3
 
 
 class WorkerLost(RuntimeError):
-    """The process that ran a cell went away, again and again; nothing that it recorded is lost."""
+    """The process of a cell was lost at every attempt; nothing that it recorded is lost."""
 
 
 class Executor(Protocol):
-    """Runs cells somewhere; a cell reads and writes the store, whoever runs it.
+    """A place where cells run; each reads and writes the store.
 
-    A cell whose worker goes away is started again up to `RETRIES` times, then it fails with
+    A cell whose worker is lost is started again up to `RETRIES` times, then it fails with
     `WorkerLost`.
     """
 
     @property
     def slots(self) -> int:
-        """How many processes may work at once; it may change while a run goes on."""
+        """Number of processes that may work at once; it may change during a run."""
 
     def about(self) -> str:
-        """Where cells run, and how many at once, for people."""
+        """The place and number of workers in words."""
 
     def submit(self, cell: Cell) -> Future[CellResult]:
         """Start a cell, or queue it; it takes `Cell.ranks` of the slots."""
@@ -43,13 +43,13 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a node.
+    """A change of a node's state.
 
     Args:
-        node: which.
-        kind: ``started``, ``finished``, ``found`` (it was done before) or ``failed``.
-        result: what it left, if it is done.
-        error: why it failed, or which failed node it needed.
+        node: the node.
+        kind: ``started``, ``finished``, ``found`` (finished in an earlier run) or ``failed``.
+        result: of a finished or found node.
+        error: the reason of a failure, or the failed node that it needed.
     """
 
     node: Node
@@ -59,17 +59,17 @@ class Event:
 
 
 def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator[Event]:
-    """Run every cell whose result is not in the store, in an order that its needs allow.
+    """Run every cell whose result is not in the store, each after the cells that it needs.
 
-    A cell that fails takes along only what needs it; everything else goes on.
+    If a cell fails, the cells that need it fail too; all others go on.
 
     Args:
         nodes: the graph.
-        store: where results are looked up, and where cells leave theirs.
-        executor: where cells run.
+        store: holds the results.
+        executor: runs the cells.
 
     Yields:
-        What happens, as it happens.
+        An event for each change of a node's state.
     """
     by_name = {node.name: node for node in nodes}
     sorter = TopologicalSorter({node.name: node.needs for node in by_name.values()})
@@ -81,7 +81,7 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
     while sorter.is_active():
         ready += [by_name[name] for name in sorter.get_ready()]
         ready.sort(key=lambda node: node.priority)
-        # Only as many as can run: what becomes ready later may be more urgent.
+        # Start only as many as can run: a cell that becomes ready later may be more urgent.
         if ready and _may_start(ready[0], running.values()):
             node = ready[0]
             missing = [name for name in node.needs if name in failed]
@@ -98,7 +98,7 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
                 sorter.done(ready.pop(0).name)
                 continue
             taken = sum(other.cell.ranks for other in running.values())
-            # A cell that is larger than all there is starts alone: what is there may grow.
+            # A cell larger than all slots starts alone: the number of slots may grow.
             if not running or taken + cell.ranks <= executor.slots:
                 running[executor.submit(cell)] = _Running(ready.pop(0), cell)
                 yield Event(node, "started")
@@ -122,6 +122,6 @@ class _Running:
 
 
 def _may_start(node: Node, running: Iterable[_Running]) -> bool:
-    """Whether a node may run beside those that run: one that is timed runs alone."""
+    """True if a node may start beside the running ones; a timed cell runs alone."""
     others = [other.node for other in running]
     return not others or not (node.alone or any(other.alone for other in others))

@@ -1,4 +1,4 @@
-"""Cells in worker processes of this machine."""
+"""The local engine: cells in worker processes of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
 from comparisons.engines.ranks import RankLost, run_in_ranks
 from comparisons.engines.resources import Resources
@@ -24,13 +25,13 @@ class LocalExecutor:
     """Worker processes of this machine, each with its own threads and its share of the GPUs.
 
     Several processes of one thread train small networks faster than one process of several
-    threads. Workers end with the process that started them, however it ends. A worker that dies
-    takes nothing along but its cell, which is started again in a new one.
+    threads. Workers end with the process that started them, however it ends. The cell of a worker
+    that dies is started again in a new one; other cells go on.
 
     Args:
         store: the run's directory.
-        workers: how many processes.
-        resources: what each has.
+        workers: number of processes.
+        resources: of each process.
     """
 
     def __init__(self, store: Store, *, workers: int, resources: Resources) -> None:
@@ -38,14 +39,14 @@ class LocalExecutor:
         self._store = store
         self._resources = resources
         self._gpus = [resources.visible_gpus(slot) for slot in range(workers)]
-        # A pool for each slot: one that breaks says whose cell broke it.
+        # A pool for each slot: the one that breaks is that of the lost cell.
         self._pools = [self._new_pool(slot) for slot in range(workers)]
         self._free = list(range(workers))
         self._lock = threading.Lock()
         self._stopping = False
 
     def about(self) -> str:
-        """How many processes, and where networks run."""
+        """The number of workers, their threads and their device in words."""
         each = f"{self._resources.threads} thread{'s' if self._resources.threads > 1 else ''} each"
         return f"This machine: {self.slots} workers, {each}, on {self._resources.device}"
 
@@ -53,7 +54,7 @@ class LocalExecutor:
         """Start a cell in as many free slots as it has ranks.
 
         Raises:
-            ValueError: it has more ranks than there are workers.
+            ValueError: the cell has more ranks than there are workers.
         """
         if cell.ranks > self.slots:
             raise ValueError(
@@ -87,7 +88,7 @@ class LocalExecutor:
         retries: int,
         ended: Future[CellResult],
     ) -> None:
-        """Hand on what a cell left, or start it again where its worker went away."""
+        """Pass on a cell's result or error, or start the cell again if its worker was lost."""
         if ended.cancelled() or self._stopping:
             return
         error = ended.exception()
@@ -112,7 +113,7 @@ class LocalExecutor:
             outcome.set_result(ended.result())
 
     def stop(self) -> None:
-        """End the workers now; what they were at is lost, what they recorded stays."""
+        """End the workers at once; running cells are lost, recorded results stay."""
         self._stopping = True
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -132,7 +133,7 @@ class LocalExecutor:
     def running(
         cls, store: Store, *, workers: int, resources: Resources
     ) -> Iterator[LocalExecutor]:
-        """An executor whose workers are gone afterwards, whatever happens."""
+        """An executor for the length of a block; its workers end with the block."""
         executor = cls(store, workers=workers, resources=resources)
         try:
             yield executor

@@ -1,8 +1,8 @@
-"""Cells as tasks of a Ray cluster, started here or joined; the extra ``cluster`` brings Ray.
+"""The Ray engine: cells as tasks of a Ray cluster, started here or joined.
 
-The run's directory must be one that every node sees under the same path; what cells read and write
-goes through it, and Ray carries only specifications and results. Ray starts a task again on another
-node where its worker or node went away.
+The extra ``cluster`` installs Ray. Every node must see the run's directory under the same path:
+cells read and write it, and Ray carries only specifications and results. If a worker or its node is
+lost, Ray starts the task again on another node.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
-from comparisons.engines.ray_ranks import RayGang, set_up_ray_worker
+from comparisons.engines.ray_ranks import RayRanks, set_up_ray_worker
 from comparisons.engines.resources import Resources
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
 __all__ = ["RayExecutor", "RayMissing"]
 
-# Cells hand each other files, not objects: this is for specifications and results alone.
+# Cells pass files to each other, not objects: this holds specifications and results alone.
 _OBJECT_STORE_BYTES = 128 * 2**20
 _SECONDS_BETWEEN_COUNTS = 2.0
 _SECONDS_TO_ANSWER = 10.0
@@ -45,10 +46,10 @@ class RayExecutor:
 
     Args:
         store: the run's directory, on a file system that all nodes share.
-        address: of a running cluster (``auto`` for the one this node belongs to); None to start Ray
-            here.
-        workers: how many processes may work at once; None for as many as the cluster has room for.
-        resources: what each process has.
+        address: of a running cluster, ``auto`` for that of this node; None to start Ray here.
+        workers: number of processes that may work at once; None for as many as the cluster has
+            room for.
+        resources: of each process.
 
     Raises:
         RayMissing: Ray is not installed.
@@ -74,7 +75,7 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """How many processes the nodes that are alive have room for."""
+        """Number of processes that the living nodes have room for, up to `workers`."""
         if time.monotonic() - self._counted > _SECONDS_BETWEEN_COUNTS:
             alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self._room = sum(map(self._room_of, alive))
@@ -82,7 +83,7 @@ class RayExecutor:
         return self._room if self._workers is None else min(self._workers, self._room)
 
     def about(self) -> str:
-        """What the cluster has, for people."""
+        """The cluster's nodes, processors and GPUs in words."""
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         has = self._ray.cluster_resources()
         gpus = f", {has['GPU']:g} GPUs" if "GPU" in has else ""
@@ -92,15 +93,15 @@ class RayExecutor:
         )
 
     def submit(self, cell: Cell) -> Future[CellResult]:
-        """Start a cell as a task; one of several ranks as a gang of processes."""
+        """Start a cell as a task; a cell of several ranks as one actor a rank."""
         outcome: Future[CellResult] = Future()
         if cell.ranks == 1:
             task = self._run.remote(cell, self._store, self._resources, self._here)
             self._tasks[outcome] = task
             task.future().add_done_callback(lambda ended: self._ended(outcome, ended))
         else:
-            gang = RayGang(cell, self._store, self._resources, self._here, self._stopping)
-            thread = threading.Thread(target=self._lead, args=(gang, outcome), daemon=True)
+            ranks = RayRanks(cell, self._store, self._resources, self._here, self._stopping)
+            thread = threading.Thread(target=self._lead, args=(ranks, outcome), daemon=True)
             self._leading.add(thread)
             thread.start()
         return outcome
@@ -116,7 +117,7 @@ class RayExecutor:
             outcome.set_exception(self._reason(error))
 
     def _reason(self, error: BaseException) -> BaseException:
-        """What a cell raised, or that its worker was lost, out of what Ray says."""
+        """The exception of a cell, or `WorkerLost`, from an exception of Ray."""
         cause = getattr(error, "cause", None)
         if isinstance(error, self._ray.exceptions.RayTaskError) and isinstance(cause, Exception):
             return cause
@@ -125,10 +126,10 @@ class RayExecutor:
             return WorkerLost(f"its worker or node was lost {RETRIES + 1} times ({said})")
         return error
 
-    def _lead(self, gang: RayGang, outcome: Future[CellResult]) -> None:
-        """Run a cell in a gang of processes, and hand on what it left."""
+    def _lead(self, ranks: RayRanks, outcome: Future[CellResult]) -> None:
+        """Run a cell in several ranks, and pass on its result or error."""
         try:
-            result = gang.run()
+            result = ranks.run()
         except Exception as error:
             if not self._stopping.is_set():
                 outcome.set_exception(self._reason(error))
@@ -144,10 +145,10 @@ class RayExecutor:
         return floor(room + 1e-6)
 
     def stop(self) -> None:
-        """End the tasks now; what they were at is lost, what they recorded stays."""
+        """End the tasks at once; running cells are lost, recorded results stay."""
         self._stopping.set()
         for task in list(self._tasks.values()):
-            with suppress(Exception):  # one that ended meanwhile cannot be cancelled
+            with suppress(Exception):  # a task that has just ended cannot be cancelled
                 self._ray.cancel(task, force=True)
         for thread in list(self._leading):
             thread.join(_SECONDS_BETWEEN_COUNTS)
@@ -158,7 +159,7 @@ class RayExecutor:
     def running(
         cls, store: Store, *, address: str | None, workers: int | None, resources: Resources
     ) -> Iterator[RayExecutor]:
-        """An executor whose tasks are gone afterwards, whatever happens."""
+        """An executor for the length of a block; its tasks end with the block."""
         executor = cls(store, address=address, workers=workers, resources=resources)
         try:
             yield executor
@@ -167,16 +168,16 @@ class RayExecutor:
 
 
 def _run(cell: Cell, store: Store, resources: Resources, here: str) -> CellResult:
-    """A cell in a worker process of Ray."""
+    """Run a cell in a worker process of Ray."""
     set_up_ray_worker(resources, here)
     return run_cell(cell, store, device=resources.device)
 
 
 def _started(address: str | None, workers: int | None, resources: Resources) -> Any:
-    """Ray, connected to a cluster or started here."""
-    # Nothing is reported to anybody unless the user asks for it.
+    """Start Ray here or connect to a cluster; return the module `ray`."""
+    # Ray sends usage statistics unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Nor is Python's own print replaced.
+    # Ray replaces Python's print unless told not to.
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     try:
         import ray
@@ -195,10 +196,10 @@ def _started(address: str | None, workers: int | None, resources: Resources) -> 
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
-    # Ray takes the polite kill for itself, which means Ctrl-C here.
+    # Ray installs its own handler of SIGTERM, which is to end a run as Ctrl-C does.
     on_kill = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
+        _check_listening(address)
         ray.init(**wanted, log_to_driver=False, logging_level=logging.ERROR)
     except OSError as error:
         raise ConnectionError(
@@ -211,11 +212,11 @@ def _started(address: str | None, workers: int | None, resources: Resources) -> 
     return ray
 
 
-def _knock(address: str | None) -> None:
-    """See whether anybody listens at ``host:port``: Ray would try for many minutes.
+def _check_listening(address: str | None) -> None:
+    """Check that something listens at ``host:port``; Ray itself would try for many minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: nothing does.
     """
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:

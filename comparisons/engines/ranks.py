@@ -1,8 +1,8 @@
-"""Several processes that train one network, with PyTorch's DistributedDataParallel.
+"""Ranks on one machine: processes that train one network with DistributedDataParallel.
 
-Every process does the same cell. Rank 0 leads: it alone tests, writes and records. The others only
-take part in the training. A gang that loses a rank is given up as a whole and started again, with
-a meeting place of its own: nothing of an earlier attempt can answer there.
+Every rank runs the same cell. Rank 0 alone tests, writes and records; the others only take part in
+the training. If a rank is lost, all of them are ended and started again with a new rendezvous
+store, in which no process of an earlier attempt can answer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.distributed import DistError, FileStore  # type: ignore[attr-defined]
-from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
+from torch.distributed import Store as RendezvousStore  # type: ignore[attr-defined]
 
-from comparisons.cells.run import Cell, assist_cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import assist_cell, run_cell
 from comparisons.engines.resources import Resources
 from comparisons.engines.worker import set_up_child
 from evaluation.storage.records import CellResult
@@ -28,24 +29,24 @@ from evaluation.storage.store import Store
 
 __all__ = ["PATIENCE", "RankLost", "is_broken_connection", "joined", "run_in_ranks"]
 
-# How long a rank waits for another before it gives up: one may load images while others wait.
+# Time that a rank waits for another before it gives up: one may load images while others wait.
 PATIENCE = timedelta(minutes=30)
 _SECONDS_TO_END = 30.0
 
 
 class RankLost(RuntimeError):
-    """A process of a gang went away; the message says which."""
+    """A rank was lost; the message says which."""
 
 
 @contextmanager
-def joined(rank: int, ranks: int, store: MeetingStore, device: str) -> Iterator[None]:
-    """Be a rank of a gang for a while: NCCL where networks run on GPUs, Gloo elsewhere.
+def joined(rank: int, ranks: int, store: RendezvousStore, device: str) -> Iterator[None]:
+    """Join a process group for the length of a block: NCCL for CUDA, Gloo for the CPU.
 
     Args:
         rank: of this process.
-        ranks: how many there are.
-        store: where they meet, made for this attempt alone.
-        device: where networks run.
+        ranks: number of processes.
+        store: the rendezvous store, made for this attempt alone.
+        device: device of the network.
     """
     backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
     distributed.init_process_group(
@@ -63,10 +64,10 @@ def run_in_ranks(
     """Run a cell as rank 0, with the other ranks as processes of this machine.
 
     Args:
-        cell: whose training takes several processes.
-        store: where its inputs are and its result goes.
+        cell: a cell of several ranks.
+        store: holds its inputs and its result.
         resources: of each process.
-        gpus: what each of the other ranks sees.
+        gpus: the GPUs that each of the other ranks sees.
 
     Raises:
         RankLost: another rank was killed.
@@ -74,7 +75,7 @@ def run_in_ranks(
     finished = store.result(cell.id)
     if finished is not None:
         return finished
-    with tempfile.TemporaryDirectory(prefix="fastsal-gang-") as name:
+    with tempfile.TemporaryDirectory(prefix="fastsal-ranks-") as name:
         folder = Path(name)
         context = multiprocessing.get_context("spawn")
         others = [
@@ -84,11 +85,11 @@ def run_in_ranks(
         for other in others:
             other.start()
         try:
-            meeting = FileStore(str(folder / "meeting"), cell.ranks)
-            with joined(0, cell.ranks, meeting, resources.device):
+            rendezvous = FileStore(str(folder / "rendezvous"), cell.ranks)
+            with joined(0, cell.ranks, rendezvous, resources.device):
                 return run_cell(cell, store, device=resources.device)
         except Exception as error:
-            _blame(others, folder, error)
+            _raise_reason(others, folder, error)
             raise
         finally:
             for other in others:
@@ -99,11 +100,11 @@ def run_in_ranks(
 def _take_part(
     cell: Cell, store: Store, resources: Resources, rank: int, gpus: str | None, folder: Path
 ) -> None:
-    """Take part as another rank; leave the reason where it fails."""
+    """Run as another rank; write the reason to a file on failure."""
     set_up_child(resources.threads, resources.memory_budget_mib, gpus)
-    meeting = FileStore(str(folder / "meeting"), cell.ranks)
+    rendezvous = FileStore(str(folder / "rendezvous"), cell.ranks)
     try:
-        with joined(rank, cell.ranks, meeting, resources.device):
+        with joined(rank, cell.ranks, rendezvous, resources.device):
             assist_cell(cell, store, device=resources.device)
     except Exception as error:
         if not is_broken_connection(error):
@@ -111,12 +112,12 @@ def _take_part(
         raise
 
 
-def _blame(others: Sequence[SpawnProcess], folder: Path, error: Exception) -> None:
-    """Say which rank went away, where rank 0 only saw that a connection broke.
+def _raise_reason(others: Sequence[SpawnProcess], folder: Path, error: Exception) -> None:
+    """Raise the reason of another rank, if rank 0 only saw a broken connection.
 
     Raises:
-        RankLost: one was killed.
-        RuntimeError: one failed by itself.
+        RankLost: a rank was killed.
+        RuntimeError: a rank failed by itself.
     """
     if not is_broken_connection(error):
         return
@@ -130,6 +131,6 @@ def _blame(others: Sequence[SpawnProcess], folder: Path, error: Exception) -> No
 
 
 def is_broken_connection(error: Exception) -> bool:
-    """Whether an error only says that another rank is gone, and not why."""
-    # Gloo raises a plain RuntimeError that names its own source file.
+    """True if an error only says that another rank is gone, and not why."""
+    # Gloo raises a plain RuntimeError, which names Gloo's source file.
     return isinstance(error, DistError) or "gloo" in str(error)

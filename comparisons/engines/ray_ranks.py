@@ -1,4 +1,4 @@
-"""Several processes of a Ray cluster that train one network, ganged by a placement group."""
+"""Ranks on a Ray cluster: actors of one placement group that train one network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import Store as MeetingStore  # type: ignore[attr-defined]
+from torch.distributed import Store as RendezvousStore  # type: ignore[attr-defined]
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from comparisons.cells.run import Cell, assist_cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import assist_cell, run_cell
 from comparisons.engines.engine import RETRIES, WorkerLost
 from comparisons.engines.ranks import PATIENCE, is_broken_connection, joined
 from comparisons.engines.resources import Resources
@@ -18,32 +19,32 @@ from comparisons.engines.worker import set_up_worker
 from evaluation.storage.records import CellResult
 from evaluation.storage.store import Store
 
-__all__ = ["RayGang", "set_up_ray_worker"]
+__all__ = ["RayRanks", "set_up_ray_worker"]
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _SECONDS_FOR_OTHER_RANKS = 30.0
 
 
 def set_up_ray_worker(resources: Resources, here: str) -> None:
-    """Set up a process that Ray started, as one that was started here.
+    """Set up a process that Ray started as the local engine sets up its own.
 
     Args:
-        resources: what it has.
-        here: the driver's folder, which a model may be named by a path from.
+        resources: of the process.
+        here: the driver's working directory, from which a model's path may be relative.
     """
     if Path(here).is_dir():
         os.chdir(here)
     set_up_worker(resources.threads, resources.memory_budget_mib)
 
 
-class RayGang:
-    """A cell whose network is trained by several processes, and where they run.
+class RayRanks:
+    """A cell whose network is trained by several ranks, each an actor of the cluster.
 
     Args:
-        cell: what to do.
-        store: where its inputs are and its result goes.
+        cell: a cell of several ranks.
+        store: holds its inputs and its result.
         resources: of each process.
-        here: the driver's folder.
+        here: the driver's working directory.
         stopping: set when the run ends.
     """
 
@@ -63,10 +64,10 @@ class RayGang:
         self._here, self._stopping = here, stopping
 
     def run(self) -> CellResult:
-        """Run the cell, again as a whole where a rank is lost.
+        """Run the cell; start all ranks again if one is lost.
 
         Raises:
-            WorkerLost: one was lost each time.
+            WorkerLost: a rank was lost at every attempt.
         """
         lost = 0
         while True:
@@ -85,7 +86,7 @@ class RayGang:
         ray, cell = self._ray, self._cell
         bundle = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
         bundle = {name: share for name, share in bundle.items() if share}
-        # On one node where there is room: gradients travel at every step.
+        # On one node if there is room, since gradients are exchanged at every step.
         group = ray.util.placement_group([bundle] * cell.ranks, strategy="PACK")
         ranks: list[Any] = []
         try:
@@ -104,22 +105,22 @@ class RayGang:
                 .remote(cell, self._store, self._resources, self._here, rank)
                 for rank in range(cell.ranks)
             ]
-            meeting = ray.get(ranks[0].open_meeting.remote())
-            return self._joint_result([rank.work.remote(*meeting) for rank in ranks])
+            rendezvous = ray.get(ranks[0].open_rendezvous.remote())
+            return self._joint_result([rank.run.remote(*rendezvous) for rank in ranks])
         finally:
             for rank in ranks:
                 ray.kill(rank)
             ray.util.remove_placement_group(group)
 
-    def _joint_result(self, works: list[Any]) -> CellResult:
-        """What rank 0 returns once all are through; the reason if one is not."""
-        ray, pending = self._ray, list(works)
+    def _joint_result(self, runs: list[Any]) -> CellResult:
+        """The result of rank 0 after all ranks have finished; raises the reason if one has not."""
+        ray, pending = self._ray, list(runs)
         try:
             while pending:
                 ended, pending = ray.wait(pending, num_returns=1)
                 ray.get(ended)
         except Exception as error:
-            # A rank that is lost breaks the connections of the others, which may be heard first.
+            # A lost rank breaks the connections of the others, whose errors may come first.
             if pending:
                 ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_FOR_OTHER_RANKS)
             errors = [error, *filter(None, map(self._error_of, pending))]
@@ -130,12 +131,12 @@ class RayGang:
                 if not is_broken_connection(found):
                     raise found from error
             raise _ConnectionBroken(str(error).strip().rpartition("\n")[2]) from error
-        result: CellResult = ray.get(works[0])
+        result: CellResult = ray.get(runs[0])
         return result
 
-    def _error_of(self, work: Any) -> Exception | None:
+    def _error_of(self, run: Any) -> Exception | None:
         try:
-            self._ray.get(work, timeout=0)
+            self._ray.get(run, timeout=0)
         except self._ray.exceptions.GetTimeoutError:
             return None
         except Exception as error:
@@ -144,31 +145,31 @@ class RayGang:
 
 
 class _ConnectionBroken(RuntimeError):
-    """The ranks lost sight of each other, and none says why."""
+    """The connections between ranks broke, and no rank says why."""
 
 
 class _Rank:
-    """One process of a gang, as an actor in its place of the placement group."""
+    """One rank, as an actor in its bundle of the placement group."""
 
     def __init__(self, cell: Cell, store: Store, resources: Resources, here: str, rank: int):
         set_up_ray_worker(resources, here)
         self._cell, self._store, self._resources, self._rank = cell, store, resources, rank
-        self._meeting: MeetingStore | None = None
+        self._rendezvous: RendezvousStore | None = None
 
-    def open_meeting(self) -> tuple[str, int]:
-        """Where the ranks of this attempt meet: an address and a port that nobody had before."""
+    def open_rendezvous(self) -> tuple[str, int]:
+        """Open the rendezvous store of this attempt; return its address and a free port."""
         import ray
 
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._meeting = self._store_at(host, 0, leads=True)
-        return host, self._meeting.port
+        self._rendezvous = self._store_at(host, 0, leads=True)
+        return host, self._rendezvous.port
 
-    def work(self, host: str, port: int) -> CellResult | None:
-        """Do the cell as this rank; rank 0 returns its result."""
-        if self._meeting is None:
-            self._meeting = self._store_at(host, port, leads=False)
+    def run(self, host: str, port: int) -> CellResult | None:
+        """Run the cell as this rank; rank 0 returns its result."""
+        if self._rendezvous is None:
+            self._rendezvous = self._store_at(host, port, leads=False)
         device = self._resources.device
-        with joined(self._rank, self._cell.ranks, self._meeting, device):
+        with joined(self._rank, self._cell.ranks, self._rendezvous, device):
             if self._rank == 0:
                 return run_cell(self._cell, self._store, device=device)
             assist_cell(self._cell, self._store, device=device)

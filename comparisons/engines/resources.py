@@ -1,4 +1,4 @@
-"""What a worker has: a device, threads, and its share of the machine's processors and GPUs."""
+"""Resources of a worker: device, threads, and its share of processors and GPUs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Resources"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one process that runs cells has; a training of several ranks takes it for each.
+    """Resources of one process that runs cells; a training of several ranks takes them for each.
 
     Args:
-        device: where networks run, ``cpu`` or ``cuda``.
+        device: device of networks, ``cpu`` or ``cuda``.
         threads: of PyTorch's operations.
-        memory_budget_mib: what one pass of a saliency method may hold.
-        cpus: processors that are set aside for it.
-        gpus: GPUs that are set aside for it, a share of one where several may share it.
+        memory_budget_mib: MiB that one pass of a saliency method may hold.
+        cpus: processors reserved for the process.
+        gpus: GPUs reserved for the process; less than 1 if several share one.
 
     >>> Resources(device="cuda", gpus=0.5).gpus
     0.5
@@ -35,7 +35,7 @@ class Resources:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no worker can have."""
+        """Check the values."""
         if self.threads < 1:
             raise ValueError(f"threads={self.threads}: expected at least 1")
         if not self.cpus > 0:
@@ -49,20 +49,20 @@ class Resources:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether networks run on the CPU."""
+        """True if networks run on the CPU."""
         return torch.device(self.device).type == "cpu"
 
     def workers_here(self) -> int:
-        """How many such processes this machine has room for, at least one."""
+        """Number of such processes that this machine has room for, at least one."""
         room = processors() / self.cpus
         if self.gpus:
             room = min(room, len(_visible()) / self.gpus)
         return max(1, int(room))
 
     def visible_gpus(self, slot: int) -> str | None:
-        """The GPU that the worker in a slot sees; None where it may see all.
+        """The GPU that the worker in a slot sees; None for all.
 
-        Workers share a GPU where there are more of them than GPUs.
+        Workers share GPUs if there are more of them than GPUs.
         """
         here = _visible()
         if self.on_cpu or not here or torch.device(self.device).index is not None:
@@ -71,7 +71,7 @@ class Resources:
 
 
 def _visible() -> list[str]:
-    """The GPUs of this machine that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    """GPUs that this process may use, as in ``CUDA_VISIBLE_DEVICES``."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:
         return [name.strip() for name in stated.split(",") if name.strip()]

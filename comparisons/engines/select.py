@@ -1,4 +1,4 @@
-"""Where the cells of a plan run: which engine, how many workers, and what each worker has."""
+"""Selection of the engine: its name, number of workers and their resources."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where cells run.
+    """An engine with its options.
 
     Args:
         name: ``local`` for processes of this machine, ``ray`` for tasks of a cluster.
         workers: processes that work at once; None for as many as there is room for.
-        resources: what each process has.
+        resources: of each process.
         address: of the cluster to join; None to start Ray here.
 
     >>> Engine(workers=2).name
@@ -39,7 +39,7 @@ class Engine:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no engine."""
+        """Check the values."""
         if self.name not in ENGINES:
             raise ValueError(f"engine {self.name!r}: expected one of {', '.join(ENGINES)}")
         if self.workers is not None and self.workers < 1:
@@ -49,7 +49,7 @@ class Engine:
 
     @contextmanager
     def running(self, store: Store) -> Iterator[Executor]:
-        """An executor for cells of a store; it and all it started is gone afterwards."""
+        """An executor for the cells of a store; its processes end with the block."""
         if self.name == "ray":
             with RayExecutor.running(
                 store, address=self.address, workers=self.workers, resources=self.resources
@@ -62,14 +62,14 @@ class Engine:
 
 
 def in_ranks(recipe: Recipe, gpus_per_cell: float | None) -> Recipe:
-    """A recipe whose networks are trained by one process for each GPU of a cell.
+    """A recipe with one rank for each GPU of a cell.
 
     Args:
-        recipe: its own number of ranks holds where no cell has several GPUs.
+        recipe: keeps its own number of ranks if cells do not have several GPUs.
         gpus_per_cell: as typed.
 
     Raises:
-        ValueError: the two contradict each other.
+        ValueError: the numbers of GPUs and ranks contradict each other.
 
     >>> [in_ranks(Recipe(), gpus).ranks for gpus in (None, 0.5, 4)]
     [1, 1, 4]
@@ -96,25 +96,25 @@ def engine_of(
     device: str = "cpu",
     memory_budget_mib: int | None = None,
 ) -> Engine:
-    """The engine that the options of a command amount to.
+    """The engine of a command's options.
 
-    What a cell has is shared by the processes that train its network; other cells are one process
-    and take the share of one.
+    The ranks of a training share the processors and GPUs of its cell. Cells that do not train are
+    one process and take the share of one rank.
 
     Args:
         name: of the engine.
         address: of a cluster.
         workers: processes that work at once.
         threads: of each process.
-        cpus_per_cell: processors set aside for a training; by default its threads.
-        gpus_per_cell: GPUs set aside for a training; by default one a rank, none on the CPU.
+        cpus_per_cell: processors reserved for a training; by default its threads.
+        gpus_per_cell: GPUs reserved for a training; by default one a rank, none on the CPU.
         ranks: processes that train one network.
-        device: where networks run.
-        memory_budget_mib: what one pass of a saliency method may hold; None for what suits the
-            device.
+        device: device of networks.
+        memory_budget_mib: MiB that one pass of a saliency method may hold; None for the device's
+            default.
 
     Raises:
-        ValueError: options that make no sense; says which and what to do.
+        ValueError: options contradict each other; the message says which and what to do.
 
     >>> engine_of("ray", threads=2, ranks=2, cpus_per_cell=8).resources.cpus
     4.0

@@ -1,4 +1,4 @@
-"""What every process that runs cells is set up with, whoever started it."""
+"""Set-up of worker processes: threads, memory, warnings, signals and GPUs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["set_up_child", "set_up_worker"]
 
 
 def set_up_worker(threads: int, memory_budget_mib: int) -> None:
-    """Give this process its threads and its memory budget; Captum's repeated warnings go.
+    """Set the threads and the memory budget of this process; silence Captum's repeated warnings.
 
     Args:
         threads: of PyTorch's operations.
-        memory_budget_mib: what one pass of a saliency method may hold.
+        memory_budget_mib: MiB that one pass of a saliency method may hold.
     """
     torch.set_num_threads(threads)
     set_memory_budget(memory_budget_mib)
     _keep_freed_memory()
-    # Captum and PyTorch repeat these at every call; what matters is recorded with the result.
+    # Captum and PyTorch repeat these at every call.
     for message in (
         "Input Tensor .* did not already require gradients",
         "Setting backward hooks on ReLU",
@@ -39,12 +39,12 @@ def set_up_worker(threads: int, memory_budget_mib: int) -> None:
 
 
 def set_up_child(threads: int, memory_budget_mib: int, gpus: str | None = None) -> None:
-    """Set up a process that ends with the one that started it, and leaves Ctrl-C to it.
+    """Set up a child process, which ends with its parent and leaves Ctrl-C to it.
 
     Args:
         threads: of PyTorch's operations.
-        memory_budget_mib: what one pass of a saliency method may hold.
-        gpus: the only GPUs it sees, as ``CUDA_VISIBLE_DEVICES`` takes them; None for all.
+        memory_budget_mib: MiB that one pass of a saliency method may hold.
+        gpus: the only GPUs that it sees, as ``CUDA_VISIBLE_DEVICES`` takes them; None for all.
     """
     # Ctrl-C reaches the whole process group: the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -55,7 +55,7 @@ def set_up_child(threads: int, memory_budget_mib: int, gpus: str | None = None) 
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse the pages of freed tensors, which it would give back at every step.
+    """Let glibc reuse the pages of freed tensors instead of returning them at every step.
 
     Measured on ResNet-9 training, batch 64, one thread: 916 images a second of processor
     time instead of 640.

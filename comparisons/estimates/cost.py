@@ -1,4 +1,4 @@
-"""What a plan takes: cells, time at a throughput, disk, and when it is finished."""
+"""Cost of a plan: cells, trainings, time, disk space and finishing time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from comparisons.estimates.schedule import Schedule, Task, critical_path, simulate
 from comparisons.estimates.throughput import Throughput
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.work import Rates, Work
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent, has_object_masks
@@ -20,7 +20,7 @@ __all__ = ["TRAININGS", "Cost", "Line", "cost_of", "network_bytes"]
 
 # Kinds of cells that train a network.
 TRAININGS = ("base", "fold", "permuted", "retrain", "mask_only")
-# Lines that belong to no method, by the kinds of their cells.
+# Titles of the lines that no method owns, by the kind of their cells.
 _SHARED = {
     "data": "Images",
     "pretrained": "Given weights",
@@ -32,18 +32,18 @@ _SHARED = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the cost: a method, or what all methods share.
+    """One line of the cost: a method, or cells that all methods share.
 
     Args:
         name: key of the method, or kind of the shared cells.
-        title: how the table calls it.
-        cells: how many there are.
+        title: name in the table.
+        cells: number of cells.
         trainings: networks to train.
-        work: of all its cells.
-        seconds: time of all devices that its cells hold.
-        training_seconds: of these, what training itself takes.
-        staged_bytes: unpacked in memory maps.
-        stored_bytes: compressed levels, and networks.
+        work: of all cells.
+        seconds: device time of all cells.
+        training_seconds: the part of it that training takes.
+        staged_bytes: of memory maps.
+        stored_bytes: of compressed levels and networks.
     """
 
     name: str
@@ -59,13 +59,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan takes.
+    """The cost of a plan.
 
     Args:
         lines: shared ones first, then the methods in the plan's order.
-        schedules: the finishing time for numbers of workers, the last for that asked for.
-        critical: the longest chain of cells that need each other, and the seconds of each.
-        timed_alone: cells that time a method on an otherwise idle machine; not counted.
+        schedules: for growing numbers of workers, the last for the number asked for.
+        critical: the longest chain of cells that need each other, with the seconds of each.
+        timed_alone: number of cells that time a method on an otherwise idle machine; their time
+            is not counted.
     """
 
     lines: tuple[Line, ...]
@@ -90,12 +91,12 @@ class Cost:
         )
 
     def share(self, line: Line) -> float:
-        """A line's share of the time of all devices; 0 where nothing takes time."""
+        """A line's share of the device time; 0 if nothing takes time."""
         return line.seconds / self.total.seconds if self.total.seconds else 0.0
 
     @property
     def schedule(self) -> Schedule:
-        """With the number of workers that was asked for."""
+        """The schedule with the number of workers that was asked for."""
         return self.schedules[-1]
 
 
@@ -106,30 +107,29 @@ def cost_of(
     throughput: Throughput,
     *,
     workers: int,
-    gang_efficiency: float = 1.0,
+    rank_efficiency: float = 1.0,
     nodes: Sequence[Node] | None = None,
 ) -> Cost:
-    """Count a plan, and play its schedule through.
+    """The cost of a plan: its cells counted and its schedule simulated.
 
     Args:
         plan: the options.
-        extent: how many images there are, of how many classes.
+        extent: numbers of images and classes.
         size: height and width of the images.
         throughput: of one process on one device.
         workers: processes that work at once, each on a device of its own.
-        gang_efficiency: of processes that train one network together, the share of their
-            number by which they are faster.
-        nodes: the plan's cells, where they are made already.
+        rank_efficiency: speed of n ranks over n times the speed of one.
+        nodes: the plan's cells, if they are made already.
 
     Raises:
-        ValueError: an efficiency outside (0, 1], or too few workers for a training's processes.
+        ValueError: the efficiency is outside (0, 1], or a training has more ranks than workers.
     """
-    if not 0.0 < gang_efficiency <= 1.0:
-        raise ValueError(f"gang efficiency {gang_efficiency:g}: expected more than 0 and at most 1")
+    if not 0.0 < rank_efficiency <= 1.0:
+        raise ValueError(f"rank efficiency {rank_efficiency:g}: expected more than 0 and at most 1")
     if nodes is None:
         nodes = build_nodes(plan, train_images=extent.train, test_images=extent.test)
     rates = throughput.rates
-    tasks = [_task(node, plan, rates, gang_efficiency) for node in nodes]
+    tasks = [_task(node, plan, rates, rank_efficiency) for node in nodes]
     images = extent.train + extent.test
     state = network_bytes(plan, extent.classes, size) + 8 * images
     masks = has_object_masks(plan.data)
@@ -146,7 +146,7 @@ def cost_of(
             sum(task.node.stage in TRAININGS for task in own),
             work,
             sum(task.seconds * task.width for task in own),
-            sum(_training_s(t.node, t.width, rates, gang_efficiency) * t.width for t in own),
+            sum(_training_s(t.node, t.width, rates, rank_efficiency) * t.width for t in own),
             (staged - alone) * work.levels + of_images,
             stored * work.levels + state * work.networks,
         )
@@ -158,7 +158,7 @@ def cost_of(
         for stage in stages
     ]
     methods = [
-        line(name, METHODS[name].title, [t for t in tasks if t.node.method == name])
+        line(name, get_method(name).title, [t for t in tasks if t.node.method == name])
         for name in plan.methods
     ]
     return Cost(
@@ -179,20 +179,20 @@ def network_bytes(plan: Plan, classes: int, size: tuple[int, int]) -> int:
     return sum(each.numel() * each.element_size() for each in network.state_dict().values())
 
 
-def _task(node: Node, plan: Plan, rates: Rates, gang_efficiency: float) -> Task:
+def _task(node: Node, plan: Plan, rates: Rates, rank_efficiency: float) -> Task:
     width = plan.recipe.ranks if node.stage in TRAININGS else 1
-    # The first process of a gang tests alone, and the others wait.
+    # Rank 0 tests alone, while the others wait.
     rest = rates.seconds(replace(node.work, training=0))
-    return Task(node, _training_s(node, width, rates, gang_efficiency) + rest, width)
+    return Task(node, _training_s(node, width, rates, rank_efficiency) + rest, width)
 
 
-def _training_s(node: Node, width: int, rates: Rates, gang_efficiency: float) -> float:
-    faster = 1.0 if width == 1 else width * gang_efficiency
+def _training_s(node: Node, width: int, rates: Rates, rank_efficiency: float) -> float:
+    faster = 1.0 if width == 1 else width * rank_efficiency
     return node.work.training / (rates.training * faster)
 
 
 def _numbers(workers: int, fewest: int) -> list[int]:
-    """Numbers of workers to tell of: doubled from the fewest, and the one asked for."""
+    """Numbers of workers of the schedules: doubled from the fewest, and the one asked for."""
     numbers = [fewest]
     while 2 * numbers[-1] < workers:
         numbers.append(2 * numbers[-1])

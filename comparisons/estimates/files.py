@@ -1,8 +1,7 @@
-"""Plan files: what is to be run, with what it was said to take, as one JSON file."""
+"""Plan files: a plan with its estimated cost as one JSON file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,14 +12,15 @@ from comparisons.plans.plan import Plan, PlanError
 from evaluation.masking.variants import Variant
 from evaluation.storage.store import write_atomically
 from evaluation.training.retraining import Recipe
+from fastsal.files import short_hash
 
 __all__ = ["KIND", "VERSION", "PlanFile", "read_plan_file", "write_plan_file"]
 
 KIND = "fastsal comparison plan"
 VERSION = 1
-# A file of this version may lack what was added to plans since; these were there from the start.
+# Options that every file of this version has; later ones may be missing.
 _NEEDED = ("data", "model", "methods", "modes", "fractions", "seeds", "mask_only", "recipe")
-# What a run repeats of the cost.
+# Entries of the cost that a run repeats.
 _CITED = ("trainings", "device_seconds", "stored_bytes", "staged_bytes", "finished", "device")
 _MAKE = "make one with `python -m comparisons plan --out FILE`"
 
@@ -33,8 +33,8 @@ class PlanFile:
         plan: the options.
         name: of the file, without its folders.
         hash: SHA-256 of its content, 16 hex digits.
-        cost: what it was said to take, as the file has it.
-        throughput: what that follows from, likewise.
+        cost: the estimated cost, as in the file.
+        throughput: behind the cost, as in the file.
     """
 
     plan: Plan
@@ -45,7 +45,7 @@ class PlanFile:
 
     @property
     def citation(self) -> dict[str, Any]:
-        """As a run's ``plan.json`` names it."""
+        """The file's name, hash and cost, as in a run's ``plan.json``."""
         said = {name: self.cost[name] for name in _CITED if name in self.cost}
         return {"file": self.name, "sha256": self.hash, "said": said}
 
@@ -55,7 +55,7 @@ def write_plan_file(path: Path, content: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        content: ``plan`` and whatever is said of it; JSON without NaN and infinity.
+        content: ``plan`` and what belongs to it; JSON without NaN and infinity.
     """
     whole = {"kind": KIND, "version": VERSION, **content}
     text = json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -63,11 +63,11 @@ def write_plan_file(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Read what `write_plan_file` wrote.
+    """Read a file of `write_plan_file`.
 
     Raises:
-        PlanError: no such file, no JSON, another kind or version, or options that this version
-            does not know or that make no plan; says which and what to do.
+        PlanError: the file is missing, no JSON, or of another kind or version, or its options are
+            unknown or make no plan; the message says which and what to do.
     """
     try:
         content = path.read_bytes()
@@ -89,14 +89,13 @@ def read_plan_file(path: Path) -> PlanFile:
         raise PlanError(f"plan file {path}: {error}") from error
     said = (read.get(name) for name in ("cost", "throughput"))
     cost, throughput = (part if isinstance(part, dict) else {} for part in said)
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    return PlanFile(plan, path.name, digest, cost, throughput)
+    return PlanFile(plan, path.name, short_hash(content), cost, throughput)
 
 
 def _plan(options: object) -> Plan:
-    """The plan of a file, every field of it known and there."""
+    """The plan of a file, after a check that its fields are known and complete."""
     _check_fields("plan", options, Plan)
-    if not isinstance(options, dict):  # said above; here for the types
+    if not isinstance(options, dict):  # for mypy: _check_fields has raised
         raise TypeError("no plan")
     missing = [name for name in _NEEDED if name not in options]
     if missing:

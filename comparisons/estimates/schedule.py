@@ -1,4 +1,4 @@
-"""When a graph of cells is finished: the engine's own order, played through in numbers."""
+"""Simulation of the schedule of a graph of cells, in the order of the engine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Schedule", "Task", "critical_path", "simulate"]
 
 @dataclass(frozen=True)
 class Task:
-    """A cell with its time.
+    """A cell with its estimated time.
 
     Args:
-        node: which.
-        seconds: how long it takes.
-        width: how many workers it takes at once.
+        node: the cell's node.
+        seconds: time of the cell.
+        width: number of workers that it takes at once.
     """
 
     node: Node
@@ -30,13 +30,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the simulation found.
+    """A simulated schedule.
 
     Args:
-        workers: how many there are.
-        seconds: when the last cell is finished.
+        workers: number of workers.
+        seconds: time at which the last cell is finished.
         busy_seconds: worker time of all cells together.
-        started: when each cell starts, by name, in the order of starts.
+        started: starting times by name, in the order of starts.
     """
 
     workers: int
@@ -46,23 +46,23 @@ class Schedule:
 
     @property
     def busy_share(self) -> float:
-        """Share of the workers' time in which they work; 1 where there is nothing to do."""
+        """Share of the workers' time in which they work; 1 without any cell."""
         return self.busy_seconds / (self.workers * self.seconds) if self.seconds else 1.0
 
 
 def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
-    """Play a graph through as `comparisons.engines.engine.execute` runs it.
+    """Simulate the schedule by which `comparisons.engines.engine.execute` runs a graph.
 
-    Of the cells whose needs are finished the one of the lowest priority number starts as soon as
+    Of the cells whose needs are finished, the one with the lowest priority number starts as soon as
     there are workers for it; those behind it wait. A cell that runs alone waits for all others,
     and they for it.
 
     Args:
         tasks: the cells.
-        workers: how many processes work at once.
+        workers: number of processes that work at once.
 
     Raises:
-        ValueError: fewer workers than a cell takes.
+        ValueError: a cell takes more workers than there are.
     """
     widest = max((task.width for task in tasks), default=1)
     if workers < widest:
@@ -99,7 +99,7 @@ def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
 
 
 def critical_path(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The longest chain of cells of which each needs the one before: no run is shorter.
+    """The longest chain of cells that each need the one before: no run is shorter.
 
     Args:
         tasks: the cells.

@@ -1,4 +1,4 @@
-"""What a plan takes, as a terminal shows it, as a page keeps it, and as its file holds it."""
+"""The sheet on a plan's cost: as text in a terminal, as a Markdown page, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from comparisons.estimates.cost import Cost, Line
 from comparisons.estimates.throughput import Throughput
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
 from reports.formatting import duration, percent
@@ -25,17 +25,17 @@ _Rows = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a plan takes, and all that the numbers rest on.
+    """The cost of a plan with the numbers that it follows from.
 
     Args:
         plan: the options.
-        extent: its images, counted.
+        extent: numbers of images and classes.
         size: height and width of the images.
-        throughput: images a second, and whose numbers they are.
-        cost: what follows.
-        device: what a worker runs on, ``"cpu"`` or ``"cuda"``.
-        gang_efficiency: as `cost_of` takes it.
-        command: what was typed.
+        throughput: images a second and their source.
+        cost: of the plan.
+        device: of a worker, ``"cpu"`` or ``"cuda"``.
+        rank_efficiency: as `cost_of` takes it.
+        command: the command as typed.
     """
 
     plan: Plan
@@ -44,11 +44,11 @@ class Sheet:
     throughput: Throughput
     cost: Cost
     device: str
-    gang_efficiency: float
+    rank_efficiency: float
     command: str
 
     def show(self, console: Console) -> None:
-        """Print it."""
+        """Print the sheet."""
         for name, words in self.facts():
             console.print(f"[bold]{name}:[/] ", end="")
             console.print(words, soft_wrap=True, markup=False)
@@ -60,10 +60,10 @@ class Sheet:
             console.print(words, soft_wrap=True, markup=False)
 
     def markdown(self, title: str) -> str:
-        """The same as a page.
+        """The sheet as a Markdown page.
 
         Args:
-            title: its heading.
+            title: heading of the page.
         """
         parts = [f"# {title}", "Made by", f"```sh\n{self.command}\n```"]
         parts += [f"**{name}:** {words}" for name, words in self.facts()]
@@ -73,7 +73,7 @@ class Sheet:
         return "\n\n".join(parts) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """As a plan file holds it."""
+        """The sheet as a plan file holds it."""
         return {
             "command": self.command,
             "plan": asdict(self.plan),
@@ -83,7 +83,7 @@ class Sheet:
         }
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What the numbers are of, a heading and a sentence each."""
+        """Images, plan, throughput and total cost: a heading and a sentence each."""
         extent, plan = self.extent, self.plan
         counted = "counted" if extent.found else "published counts, no file read"
         yield (
@@ -114,7 +114,7 @@ class Sheet:
         )
 
     def lines(self) -> tuple[tuple[str, ...], _Rows]:
-        """The table of methods: headings, and a row each, the last of everything."""
+        """The table of methods: headings, and rows, the last one of the total."""
         unit, one = self._unit
         headings = (
             *(
@@ -130,7 +130,7 @@ class Sheet:
         rows: _Rows = [
             (
                 line.title,
-                str(METHODS[line.name].passes) if line.name in METHODS else "",
+                str(get_method(line.name).passes) if is_method(line.name) else "",
                 f"{line.cells:,}",
                 f"{line.trainings:,}",
                 f"{line.training_seconds / one:,.1f}",
@@ -146,12 +146,12 @@ class Sheet:
 
     @property
     def _unit(self) -> tuple[str, float]:
-        """The unit of the table, and its seconds: of one GPU, or of one process."""
+        """The unit of time in the table, and its seconds."""
         seconds = self.cost.total.seconds
         return ("h", _HOUR) if seconds >= _HOUR else ("min", 60.0) if seconds >= 600 else ("s", 1.0)
 
     def finishing(self) -> tuple[tuple[str, ...], _Rows]:
-        """The table of finishing times: headings, and a row a number of workers."""
+        """The table of finishing times: headings, and a row for each number of workers."""
         word = "GPUs" if self.device == "cuda" else "worker processes"
         rows: _Rows = [
             (
@@ -164,7 +164,7 @@ class Sheet:
         return (word, "finished in", "of that at work, %"), rows
 
     def conditions(self) -> Iterator[tuple[str, str]]:
-        """What no number of workers changes, what is assumed, and what is left out."""
+        """The longest chain, the assumptions and the omissions: a heading and a text each."""
         chain = self.cost.critical
         steps = ", then ".join(f"{name} ({_span(seconds)})" for name, seconds in chain if seconds)
         if steps:
@@ -184,7 +184,7 @@ class Sheet:
         if ranks > 1:
             yield (
                 f"{ranks} processes that train one network together are "
-                f"{ranks * self.gang_efficiency:g} times as fast as one (not measured)"
+                f"{ranks * self.rank_efficiency:g} times as fast as one (not measured)"
             )
         yield "every pass back to the input takes what one of the plain gradient takes"
         yield "compressed levels take what they do for a typical choice of methods"
@@ -196,7 +196,7 @@ class Sheet:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
             yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
-        fills = {track.fill for track in self.plan.tracks} - {"mean"}
+        fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"
 
@@ -209,7 +209,7 @@ class Sheet:
             "stored_bytes": cost.total.stored_bytes,
             "staged_bytes": cost.total.staged_bytes,
             "device": self.device,
-            "gang_efficiency": self.gang_efficiency,
+            "gang_efficiency": self.rank_efficiency,
             "finished": [
                 {"workers": each.workers, "seconds": each.seconds} for each in cost.schedules
             ],
@@ -242,7 +242,7 @@ def _percents(fractions: Sequence[float]) -> str:
 
 
 def _gigabytes(count: float) -> str:
-    """Bytes in GB, with digits for little.
+    """Bytes in GB, with two digits below 1 GB.
 
     >>> _gigabytes(20_480_000_000), _gigabytes(4_700_000)
     ('20.5', '0.0047')
@@ -251,7 +251,7 @@ def _gigabytes(count: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A time, in days where it is long.
+    """A time in words, in days from two days on.
 
     >>> _span(90), _span(864_000)
     ('90 s', '10.0 days')

@@ -1,4 +1,4 @@
-"""How fast a device is at a plan's network, and who says so: a trial here, or whoever asks."""
+"""Throughput of a plan's network on a device, measured by a trial or given by the user."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from comparisons.plans.plan import Plan
 
 __all__ = ["Throughput", "given", "measured"]
 
-# A training step is a forward pass and two of its size backward, to weights and to inputs.
+# A training step takes three forward passes: one forward, two backward to weights and inputs.
 _FORWARD_OF_TRAINING, _GRADIENT_OF_TRAINING = 3.0, 1.5
 _OPTION = "--images-per-second"
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second, and where the numbers come from.
+    """Images a second and their source.
 
     Args:
         rates: of one process on one device.
         source: ``"measured"``, or ``"given"``.
         device: name of the device.
         batch: images of a training step in the trial; None for given numbers.
-        notes: what has to be known of the numbers, in words.
+        notes: remarks on the numbers, in words.
         environment: versions and hardware of the trial; empty for given numbers.
     """
 
@@ -58,7 +58,7 @@ class Throughput:
         return f"measured on {self.device}, batch {self.batch}: {said}"
 
     def to_json(self) -> dict[str, Any]:
-        """As a plan file keeps it: what is not counted is null."""
+        """The throughput as in a plan file; a rate that is not counted is null."""
         content = asdict(self)
         rates = content["rates"]
         content["rates"] = {
@@ -68,7 +68,7 @@ class Throughput:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Throughput:
-        """Read what `to_json` gave.
+        """A throughput from its JSON form.
 
         >>> Throughput.from_json(given("300").to_json()) == given("300")
         True
@@ -80,13 +80,14 @@ class Throughput:
 
 
 def given(text: str) -> Throughput:
-    """The throughput that somebody states: ``TRAINING[,FORWARD[,GRADIENT[,RANKING]]]``.
+    """The throughput given as text: ``TRAINING[,FORWARD[,GRADIENT[,RANKING]]]``.
 
-    What is left out follows from the training's by operations: forward passes are three times as
-    fast, and passes with a gradient one and a half times. Ranking that is left out is not counted.
+    Rates that are left out follow from that of training by operations: forward passes are three
+    times as fast, passes with a gradient one and a half times. Ranking that is left out is not
+    counted.
 
     Raises:
-        ValueError: something else than one to four numbers above 0; names the option.
+        ValueError: not one to four numbers above 0; the message names the option.
 
     >>> given("300,900").rates
     Rates(training=300.0, forward=900.0, gradient=450.0, ranking=inf)
@@ -127,7 +128,7 @@ def measured(
     resources: Resources,
     seconds: float,
 ) -> Throughput:
-    """The throughput of a trial on this device; arguments as `try_out` takes them."""
+    """The throughput measured by a trial on this device; arguments as `try_out` takes them."""
     trial = try_out(plan, classes=classes, size=size, resources=resources, seconds=seconds)
     found = environment(resources.device)
     found |= {"threads": resources.threads, "memory_budget_mib": resources.memory_budget_mib}

@@ -1,6 +1,6 @@
-"""A trial of a plan's network on this device: how many images a second, with the code that runs.
+"""A trial of a plan's network on this device: images a second, with the code of a run.
 
-Images, levels and labels are random: neither time nor memory depends on what they show.
+Images, levels and labels are random: neither time nor memory depends on their content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 from comparisons.engines.resources import Resources
 from comparisons.engines.worker import set_up_worker
-from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods import Batch, get_method
 from comparisons.methods.work import Rates
 from comparisons.plans.plan import Plan
 from evaluation.masking.level_files import CHUNK_IMAGES
@@ -31,26 +31,26 @@ __all__ = ["Trial", "try_out"]
 
 _SAMPLES = 5
 _STEPS = 4
-# Shares of the time: to find the batch, to train, to test, to take gradients; ranking has the rest.
+# Shares of the time for the batch size, training, testing and gradients; the rest is ranking.
 _FINDING, _TRAINING, _FORWARD, _GRADIENT = 0.2, 0.4, 0.1, 0.2
 _FIRST_BATCH = 4
 _MOST_FORWARD = 2000
 _RANKED = 16
-# One pass, and back to the input: what other methods that go back are multiples of.
+# One forward and one backward pass; other gradient methods take multiples of it.
 _ONE_GRADIENT = "gradient"
-# So small that no batch of random images can make the loss overflow; time does not depend on it.
+# So small that the loss cannot overflow on random images; time does not depend on it.
 _LEARNING_RATE = 1e-6
 _MEAN, _STD = (0.5,) * 3, (0.25,) * 3
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial found.
+    """The result of a trial.
 
     Args:
         rates: images a second.
-        batch: images of a training step, on one device.
-        notes: what was other than the plan says, in words.
+        batch: images of a training step on one device.
+        notes: deviations from the plan, in words.
     """
 
     rates: Rates
@@ -70,18 +70,18 @@ def try_out(
     resources: Resources,
     seconds: float = 45.0,
 ) -> Trial:
-    """Train, test, explain and rank a few random images, as a worker would.
+    """Train, test, explain and rank a few random images, as a worker does.
 
-    Each rate is the median of a few samples after one that warms up; a training's sample is an
-    epoch of a few steps. On a slow device the batch is smaller than the plan's, and where the
-    plan's does not fit into memory too: the notes say so.
+    Each rate is the median of a few samples after a warm-up; a sample of training is an epoch of a
+    few steps. The batch is smaller than the plan's on a slow device, or if the plan's does not fit
+    into memory: the notes say so.
 
     Args:
         plan: the options.
         classes: number of classes.
         size: height and width of the images.
-        resources: what a worker has.
-        seconds: about how long it may take; a slow network takes longer, compilation too.
+        resources: of a worker.
+        seconds: approximate length of the trial; slow networks and compilation take longer.
 
     Raises:
         ValueError: the network cannot be used.
@@ -104,9 +104,9 @@ def try_out(
         )
         explained = _at_most(seconds * _GRADIENT / 2 * training, CHUNK_IMAGES)
         example = _example(view, explained, device)
-        # As cells that make maps have it.
+        # In the form in which cells that make maps use it.
         frozen = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        explain = METHODS[_ONE_GRADIENT].prepare(frozen)
+        explain = get_method(_ONE_GRADIENT).prepare(frozen)
         gradient = _rate(len(example.index), lambda: explain(example).cpu(), seconds * _GRADIENT)
         ranking = _rate(_RANKED, _ranking(plan, size), seconds)
     finally:
@@ -124,9 +124,9 @@ def _batch(
     device: str,
     seconds: float,
 ) -> tuple[int, tuple[str, ...]]:
-    """The largest batch up to the plan's that fits into memory and into the time."""
+    """The largest batch up to the plan's that fits into memory and time, with notes."""
     wanted = max(1, plan.recipe.batch_size // plan.recipe.ranks)
-    # Compiled anew for each batch it would take minutes.
+    # Compiling for each batch would take minutes.
     recipe = replace(plan.recipe, ranks=1, compile=False)
     batch, started = min(_FIRST_BATCH, wanted), time.perf_counter()
     while True:
@@ -142,7 +142,7 @@ def _batch(
         left = seconds - (time.perf_counter() - started)
         if batch == wanted:
             return batch, ()
-        # The next one takes a warm-up and a sample, each twice as long at most.
+        # The next batch takes a warm-up and a sample, each at most twice as long.
         if 4 * step > left:
             return batch, (f"batch {batch} in place of {wanted}, to keep the trial short",)
         batch = min(2 * batch, wanted)
@@ -156,7 +156,7 @@ def _epochs(
     device: str,
     seconds: float,
 ) -> list[float]:
-    """Seconds of each epoch but the first, which warms up: one at least, more as time allows."""
+    """Seconds of epochs after a first one that warms up: one at least, more as time allows."""
     times = [time.perf_counter()]
 
     def on_epoch(*_: object) -> None:
@@ -173,7 +173,7 @@ def _epochs(
 
 
 def _rate(images: int, work: Callable[[], object], seconds: float) -> float:
-    """Images a second: the median of a few calls after one that warms up."""
+    """Images a second: the median of a few calls after a warm-up."""
     started = time.perf_counter()
     work()
     samples: list[float] = []
@@ -187,7 +187,7 @@ def _rate(images: int, work: Callable[[], object], seconds: float) -> float:
 def _images(
     plan: Plan, n: int, size: tuple[int, int], classes: int
 ) -> tuple[InputView, NDArray[np.int64]]:
-    """Random images, masked by random levels, and their labels."""
+    """Random images with random levels, and random labels."""
     rng = np.random.default_rng(0)
     cuts = plan.cuts
     view = InputView(

@@ -1,1 +1,1 @@
-"""Graphs of cells: what each cell of a plan needs."""
+"""Graphs of cells: the nodes of a plan, their names, needs and specifications."""

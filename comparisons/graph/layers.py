@@ -1,8 +1,7 @@
-"""The cells of a run inside the network, and what they will cost."""
+"""The graph of a run inside the network, and the time of its trainings."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph.nodes import Node
-from comparisons.graph.specs import Done
+from comparisons.graph.specs import Done, data_cell
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan
 from evaluation.datasets.dataset import Dataset
 from evaluation.layers.layer_arrays import RANDOM
@@ -22,9 +21,10 @@ from evaluation.layers.tails import tail_of
 from evaluation.masking.levels import MODES, Mode
 from evaluation.training.networks import build_network
 from evaluation.training.recipe import PRECISIONS, Recipe
+from fastsal.files import short_hash
 from fastsal.networks.scales import find_scales
 
-__all__ = ["Layers", "build_layer_nodes", "data_cell", "look_at"]
+__all__ = ["Layers", "build_layer_nodes", "probe_layers"]
 
 
 # A forward pass as a share of a training step.
@@ -33,11 +33,11 @@ _FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Layers:
-    """The scales of a network, and what a training step costs after each.
+    """The scales of a network, and the time of a training step after each.
 
     Args:
         names: of the layers, the shallowest first.
-        numbers: how many activations an image has at each.
+        numbers: of activations of an image at each.
         step_us: microseconds an image of a fine-tuning step after each, on one thread.
         base_us: the same of the whole network.
     """
@@ -48,8 +48,8 @@ class Layers:
     base_us: float
 
 
-def look_at(plan: LayersPlan, dataset: Dataset) -> Layers:
-    """Find the scales of a plan's network and time a few training steps of each part.
+def probe_layers(plan: LayersPlan, dataset: Dataset) -> Layers:
+    """Find the scales of a plan's network, and time a few training steps after each.
 
     Raises:
         ValueError: the network has fewer than two scales, or cannot be cut at one of them.
@@ -64,19 +64,8 @@ def look_at(plan: LayersPlan, dataset: Dataset) -> Layers:
     return Layers(tuple(s.name for s in scales), tuple(numbers), tuple(steps), base_us)
 
 
-def data_cell(plan: LayersPlan) -> Cell:
-    """The cell that reads or makes the images of a plan."""
-    request = {
-        "train_images": plan.train_images,
-        "test_images": plan.test_images,
-        "image_size": plan.image_size,
-        "seed": plan.data_seed,
-    }
-    return Cell("data", {"source": plan.data, "request": request})
-
-
 def build_layer_nodes(plan: LayersPlan, layers: Layers, dataset: Dataset) -> list[Node]:
-    """Every cell of a plan; `Node.passes` are microseconds of one thread.
+    """Return the nodes of a plan; `Node.passes` are microseconds of one thread.
 
     Args:
         plan: the options.
@@ -108,7 +97,7 @@ def build_layer_nodes(plan: LayersPlan, layers: Layers, dataset: Dataset) -> lis
 
 @dataclass(frozen=True)
 class _Names:
-    """The nodes that all fine-tuning of one network needs."""
+    """Names of the nodes that all fine-tunings of one network need."""
 
     base: str
     activations: str
@@ -128,7 +117,7 @@ def _tuning_images(plan: LayersPlan, dataset: Dataset) -> int:
 def _frozen_nodes(
     plan: LayersPlan, layers: Layers, names: _Names, seed: int, order: int, dataset: Dataset
 ) -> list[Node]:
-    """The network of a seed, its activations, and which of their locations are salient."""
+    """Return the nodes of a seed's network, of its activations and of their salient locations."""
     trained = plan.base.epochs * len(dataset.train.labels) if plan.start == TRAIN else 0
     read = _tuning_images(plan, dataset) + len(dataset.test.labels)
     forward = int(layers.base_us * read * _FORWARD)
@@ -154,7 +143,7 @@ def _frozen_nodes(
             "locations",
             ("data", names.base, names.activations),
             (-1, order, 1),
-            # A statistic and its ranking cost about as much as the pass.
+            # A statistic with its ranking costs about as much as the pass.
             (1 + len(plan.statistics)) * forward,
             _locations(plan, layers, names),
         ),
@@ -169,7 +158,7 @@ def _base(plan: LayersPlan, seed: int) -> Callable[[Done], Cell]:
         given: dict[str, Any] = {"start": plan.start}
         if plan.start != AS_BUILT:
             content = Path(plan.start).read_bytes()
-            given["start_hash"] = hashlib.sha256(content).hexdigest()[:16]
+            given["start_hash"] = short_hash(content)
         return Cell("given", common | given)
 
     return make
@@ -236,7 +225,7 @@ def _common(plan: LayersPlan, done: Done) -> dict[str, Any]:
 
 
 def _step_us(part: torch.nn.Module, shape: Sequence[int], recipe: Recipe) -> float:
-    """Microseconds an image of one training step, on one thread; the fastest of a few."""
+    """Return the microseconds of one training step per image, on one thread; the fastest of 4."""
     inputs = torch.rand(recipe.batch_size, *shape)
     if recipe.channels_last:
         inputs = inputs.to(memory_format=torch.channels_last)

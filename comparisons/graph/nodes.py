@@ -1,16 +1,17 @@
-"""The cells that a plan means, and what each needs."""
+"""The graph of a comparison: a node for each cell of its plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from comparisons.cells.maps import parts_of
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.graph import specs
-from comparisons.graph.specs import Done, Masked
+from comparisons.graph.names import Masked, Names
+from comparisons.graph.parts import parts_of
+from comparisons.graph.specs import Done
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
 from evaluation.masking.variants import Variant
@@ -22,19 +23,19 @@ _NOTHING = Work()
 
 @dataclass(frozen=True)
 class Node:
-    """A cell before the hashes of what it needs are known.
+    """A cell whose inputs are not known yet.
 
     Args:
         name: unique in the plan, for people.
         stage: the kind of the cell.
         needs: names of the nodes whose results `make` reads.
         priority: lower goes first among the nodes that are ready.
-        passes: what the time left is reckoned by: images through the network, a training step
-            counted as one and the gradient of a method as one.
+        passes: images through the network, from which the time left is estimated; a training step
+            counts as one, the gradient of a method as one.
         make: results of finished nodes by name to the full specification.
         alone: runs while nothing else does, since it is timed.
-        work: what the cost is reckoned by.
-        method: whose maps it makes or uses; None for what all methods share.
+        work: from which the cost is estimated.
+        method: whose maps it makes or uses; None for nodes that all methods share.
     """
 
     name: str
@@ -49,17 +50,18 @@ class Node:
 
 
 def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node]:
-    """Every cell of a plan.
+    """Return the nodes of a plan.
 
     Args:
         plan: the options.
-        train_images: how many training images there are, for the cost.
-        test_images: how many test images there are, for the cost.
+        train_images: number of training images, for the cost.
+        test_images: number of test images, for the cost.
 
     >>> plan = Plan("shapes", "resnet9", ("random",), fractions=(0.5,), mask_only=())
     >>> [node.name for node in build_nodes(plan, train_images=8, test_images=8)]
     ['data', 'unmasked, seed 0', 'maps of random', 'random, roar 50 %, seed 0', 'cost of random']
     """
+    names = Names(plan)
     training = plan.recipe.epochs * train_images
     images = train_images + test_images
     parts = parts_of(train_images, test_images)
@@ -67,30 +69,30 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     nodes = [Node("data", "data", (), (-2, 0, 0), 0, lambda _: specs.data_cell(plan))]
     weights = plan.given_weights
     if weights is not None:
-        name, make = specs.explained_name(plan), specs.pretrained(plan, weights)
+        name, make = names.explained(), specs.pretrained(plan, weights)
         work = Work(forward=images, networks=1)
         nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
-        name, make = specs.base_name(seed), specs.base(plan, seed)
-        # Tested, then asked what it predicts for every image.
+        name, make = names.base(seed), specs.base(plan, seed)
+        # Tested, then run over every image for its predictions.
         work = tested + Work(forward=images, networks=1)
         nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
         if any(MEASURES[measure].needs_permuted for measure in plan.measures):
-            name, make = specs.permuted_name(seed), specs.base(plan, seed, kind="permuted")
+            name, make = names.permuted(seed), specs.base(plan, seed, kind="permuted")
             when, work = (-1, order, 1), tested + Work(networks=1)
             nodes.append(Node(name, "permuted", ("data",), when, training, make, work=work))
-    for place, track in enumerate(plan.tracks):
-        nodes += _folds(plan, track, place, train_images)
+    for place, variant in enumerate(plan.all_variants):
+        nodes += _folds(plan, variant, place, train_images)
         for order, method in enumerate(plan.methods):
-            line = _Line(plan, track, method, place, order, tested, images, parts)
-            # What never asks the network has the masks it had.
-            asks = METHODS[method].passes > 0
-            nodes += line.chains() if track.recursive and asks else line.nodes()
+            line = _MethodInVariant(plan, variant, method, place, order, tested, images, parts)
+            # Maps that ignore the network stay the same after retraining.
+            asks = get_method(method).passes > 0
+            nodes += line.chains() if variant.recursive and asks else line.nodes()
     for order, method in enumerate(plan.methods):
         nodes += _measurings(plan, method, order, test_images)
     # After everything else, when the machine is quiet.
-    last = len(plan.tracks) * len(plan.seeds)
-    needs = ("data", specs.explained_name(plan))
+    last = len(plan.all_variants) * len(plan.seeds)
+    needs = ("data", names.explained())
     for order, method in enumerate(plan.methods):
         name, make = f"cost of {method}", specs.profile(plan, method)
         when = (last, order, 2)
@@ -99,58 +101,59 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
 
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
-    """A node a measure and seed: each seed's own network is explained, or the given one once."""
+    """Yield a node for each measure and seed; given weights are measured once."""
+    names = Names(plan)
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
-            permuted = (specs.permuted_name(seed),) if measure.needs_permuted else ()
-            work = METHODS[method].work * (images * measure.maps)
+            permuted = (names.permuted(seed),) if measure.needs_permuted else ()
+            work = get_method(method).work * (images * measure.maps)
             work += Work(forward=images * measure.forwards)
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
-                ("data", specs.explained_name(plan, seed), *permuted),
+                ("data", names.explained(seed), *permuted),
                 (plan.seeds.index(seed), order, 2),
-                images * (measure.maps * METHODS[method].passes + measure.forwards),
+                images * (measure.maps * get_method(method).passes + measure.forwards),
                 specs.measuring(plan, measure, method, seed),
                 work=work,
                 method=method,
             )
 
 
-def _folds(plan: Plan, track: Variant, place: int, train_images: int) -> Iterator[Node]:
-    """Networks that each miss a fold of the training images, where a track needs them."""
+def _folds(plan: Plan, variant: Variant, place: int, train_images: int) -> Iterator[Node]:
+    """Yield a node for each fold that a variant with crossfitted targets leaves out."""
     training = plan.recipe.epochs * train_images
-    for fold in range(track.folds):
-        kept = training - training // track.folds
+    for fold, name in enumerate(Names(plan).folds(variant.folds)):
+        kept = training - training // variant.folds
         yield Node(
-            specs.fold_name(track.folds, fold),
+            name,
             "fold",
             ("data",),
             (place * len(plan.seeds), -1, fold),
             kept,
-            specs.fold(plan, track.folds, fold),
-            work=Work(kept, forward=train_images // track.folds),
+            specs.fold(plan, variant.folds, fold),
+            work=Work(kept, forward=train_images // variant.folds),
         )
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One method in one track.
+class _MethodInVariant:
+    """One method in one variant.
 
     Args:
         plan: the options.
-        track: how ROAR and KAR are read.
+        variant: of ROAR and KAR.
         method: the method.
-        place: which of the plan's tracks it is.
-        order: which of its methods.
-        tested: what one training takes, and its test.
+        place: of the variant among the plan's.
+        order: of the method among the plan's.
+        tested: work of one training and its test.
         images: training and test images.
-        parts: the shards of each part that maps are made in; none where they are made at once.
+        parts: the shards of each part of the maps; empty if the maps are made at once.
     """
 
     plan: Plan
-    track: Variant
+    variant: Variant
     method: str
     place: int
     order: int
@@ -158,50 +161,58 @@ class _Line:
     images: int
     parts: list[range]
 
+    @property
+    def names(self) -> Names:
+        """Names of the plan's nodes."""
+        return Names(self.plan)
+
     def nodes(self) -> Iterator[Node]:
-        """The maps, and every training on images masked by them."""
-        first = self.plan.tracks[0]
-        # A fill is made of the same masks; a method that never asks the network has them too.
-        of_maps = replace(self.track, fill=first.fill, recursive=False)
-        maps = specs.maps_name(self.plan, of_maps, self.method)
+        """Yield the nodes of the maps, and of every training on images masked by them."""
+        first = self.plan.all_variants[0]
+        # Neither another fill nor retraining of a method without passes changes the masks.
+        of_maps = replace(self.variant, fill=first.fill, recursive=False)
+        maps = self.names.maps(of_maps, self.method)
         yield from self._maps(maps, of_maps)
         for masked in self._trainings():
-            own = specs.training_name(self.plan, self.track, masked)
+            own = self.names.training(self.variant, masked)
             source = None
-            if replace(self.track, target_from=first.target_from, recursive=False) == first:
-                before = specs.training_name(self.plan, first, masked)
+            if replace(self.variant, target_from=first.target_from, recursive=False) == first:
+                before = self.names.training(first, masked)
                 source = before if before != own else None
             needs = ["data", maps]
             if source is not None:
-                needs += [source, specs.maps_name(self.plan, first, self.method)]
-            make = specs.training(self.plan, self.track, masked, maps, source)
+                needs += [source, self.names.maps(first, self.method)]
+            make = specs.training(self.plan, self.variant, masked, maps, source)
             yield self._training(own, masked, tuple(dict.fromkeys(needs)), make)
 
     def chains(self) -> Iterator[Node]:
-        """For each seed: ROAR from the smallest fraction on, each with maps of the one before."""
-        of_maps = replace(self.track, fill=self.plan.fill, recursive=False)
+        """Yield the nodes of recursive ROAR: each fraction masks by maps of the network before.
+
+        Each seed is a chain of its own, from the smallest fraction on.
+        """
+        of_maps = replace(self.variant, fill=self.plan.fill, recursive=False)
         for seed in self.plan.seeds_of(self.method):
-            maps = specs.maps_name(self.plan, of_maps, self.method)
+            maps = self.names.maps(of_maps, self.method)
             yield from self._maps(maps, of_maps)
             last: Masked | None = None
             for fraction in self.plan.fractions:
                 masked = Masked(self.method, "roar", fraction, seed)
                 if last is not None:
-                    before, trained = maps, specs.training_name(self.plan, self.track, last)
-                    maps = specs.next_maps_name(self.plan, self.track, last)
-                    make = specs.next_maps(self.plan, self.track, last, fraction, before, trained)
+                    before, trained = maps, self.names.training(self.variant, last)
+                    maps = self.names.next_maps(self.variant, last)
+                    make = specs.next_maps(self.plan, self.variant, last, fraction, before, trained)
                     needs = ("data", before, trained)
-                    yield from self._in_parts(maps, self.track, needs, self._priority(seed), make)
-                name = specs.training_name(self.plan, self.track, masked)
-                make = specs.chained_training(self.plan, self.track, masked, maps, last)
-                # All but the last are asked what they predict for every image.
+                    yield from self._in_parts(maps, self.variant, needs, self._priority(seed), make)
+                name = self.names.training(self.variant, masked)
+                make = specs.chained_training(self.plan, self.variant, masked, maps, last)
+                # All but the last predict every image, for the maps of the next fraction.
                 asked = fraction != self.plan.fractions[-1]
                 kept = Work(forward=self.images, networks=1) if asked else _NOTHING
                 yield self._training(name, masked, ("data", maps), make, kept)
                 last = masked
 
     def _trainings(self) -> Iterator[Masked]:
-        modes = ("roar",) if self.track.recursive else self.plan.modes
+        modes = ("roar",) if self.variant.recursive else self.plan.modes
         for seed in self.plan.seeds_of(self.method):
             for mode in modes:
                 for fraction in self.plan.fractions:
@@ -211,26 +222,26 @@ class _Line:
             for mode, fraction in self.plan.mask_only:
                 yield Masked(self.method, mode, fraction, self.plan.seeds[0], "mask_only")
 
-    def _maps(self, name: str, track: Variant) -> Iterator[Node]:
-        needs = ["data", specs.explained_name(self.plan)]
-        needs += [specs.fold_name(track.folds, fold) for fold in range(track.folds)]
-        # Maps that an earlier track needs too are made with its own.
-        place = 0 if track == self.plan.tracks[0] else self.place
+    def _maps(self, name: str, variant: Variant) -> Iterator[Node]:
+        needs = ["data", self.names.explained()]
+        needs += self.names.folds(variant.folds)
+        # Maps that an earlier variant needs too come with that one.
+        place = 0 if variant == self.plan.all_variants[0] else self.place
         priority = (place * len(self.plan.seeds), self.order, 0)
-        make = specs.maps(self.plan, track, self.method)
-        yield from self._in_parts(name, track, tuple(needs), priority, make)
+        make = specs.maps(self.plan, variant, self.method)
+        yield from self._in_parts(name, variant, tuple(needs), priority, make)
 
     def _in_parts(
         self,
         name: str,
-        track: Variant,
+        variant: Variant,
         needs: tuple[str, ...],
         priority: tuple[int, int, int],
         make: Callable[[Done], Cell],
     ) -> Iterator[Node]:
-        """Maps of all images; where there are many, what several workers make of them first."""
-        entry = METHODS[self.method]
-        of_one = entry.work + Work(levels=3 if track.mask_unit == "element" else 1)
+        """Yield the nodes of the parts of some maps, if there are many images, then of the maps."""
+        entry = get_method(self.method)
+        of_one = entry.work + Work(levels=3 if variant.mask_unit == "element" else 1)
 
         def node(
             name: str, stage: str, images: int, make: Callable[[Done], Cell], *parts: str
@@ -241,8 +252,8 @@ class _Line:
 
         made: list[str] = []
         for place, shards in enumerate(self.parts):
-            part = specs.part_name(name, place, len(self.parts))
-            # Of all shards, so that the parts' images sum to all.
+            part = self.names.part(name, place, len(self.parts))
+            # In proportion to all shards, so that the parts' images sum to all images.
             start, stop = (
                 self.images * end // self.parts[-1].stop for end in (shards.start, shards.stop)
             )

@@ -1,4 +1,4 @@
-"""Random contiguous regions: what a mask earns for being a blob, wherever it is."""
+"""Random contiguous regions, a control for masks that score well only for being one blob."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["arrival_times"]
 
 
 def arrival_times(height: int, width: int, draw: np.random.Generator) -> NDArray[np.float64]:
-    """When a region that grows from a random pixel reaches each pixel.
+    """Return the time at which a region that grows from a random pixel reaches each pixel.
 
     First-passage percolation: each pair of pixels that share a side takes an exponential time to
     cross, and a pixel is reached by the fastest way. The earliest k pixels are in one piece for
@@ -22,7 +22,7 @@ def arrival_times(height: int, width: int, draw: np.random.Generator) -> NDArray
     Args:
         height: rows.
         width: columns.
-        draw: what decides on the first pixel and the times.
+        draw: generator of the first pixel and of the times.
 
     Returns:
         `(H, W)`, 0 at the first pixel.
@@ -33,7 +33,7 @@ def arrival_times(height: int, width: int, draw: np.random.Generator) -> NDArray
     first, second = _sides(height, width)
     pixels = height * width
     times = draw.exponential(size=len(first))
-    # SciPy 1.14 finds paths by indices of 32 bits alone.
+    # SciPy 1.14's dijkstra takes 32-bit indices only.
     places = first.astype(np.int32), second.astype(np.int32)
     graph = csr_array((times, places), shape=(pixels, pixels))
     start = int(draw.integers(pixels))
@@ -43,7 +43,7 @@ def arrival_times(height: int, width: int, draw: np.random.Generator) -> NDArray
 
 @cache
 def _sides(height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pixels on both sides of every pair that shares a side."""
+    """Return the two pixels of every pair that shares a side."""
     place = np.arange(height * width).reshape(height, width)
     first = np.concatenate([place[:, :-1].ravel(), place[:-1].ravel()])
     second = np.concatenate([place[:, 1:].ravel(), place[1:].ravel()])

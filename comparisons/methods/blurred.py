@@ -1,20 +1,17 @@
-"""Each method blurred: a control, since what scores better for a blur scores for its shape."""
+"""Blurred forms of methods: a method that scores better when blurred scores for its shape."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from comparisons.methods.base import Batch, Explain, Method, Prepare
 from evaluation.masking.variants import BLURRED
 
-if TYPE_CHECKING:
-    from comparisons.methods.registry import Batch, Explain, Method, Prepare
-
-__all__ = ["WithBlurred", "blur"]
+__all__ = ["blur", "blurred"]
 
 # Standard deviation of the blur, as a share of the image's height: 2 pixels of 32, 14 of 224.
 _SIGMA_SHARE = 1 / 16
@@ -22,27 +19,8 @@ _CUT_OFF = 3.0
 _SOURCE = "Song et al. 2023"
 
 
-class WithBlurred(dict[str, "Method"]):
-    """Methods by name; ``NAME+blur`` is the blurred form of each, made when it is asked for.
-
-    Only the methods themselves are listed, counted and gone through.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        """Whether it is a method, or the blurred form of one."""
-        own = name.removesuffix(BLURRED) if isinstance(name, str) else name
-        return super().__contains__(own)
-
-    def __missing__(self, name: str) -> Method:
-        """The blurred form of a method."""
-        own = name.removesuffix(BLURRED)
-        if not super().__contains__(own):
-            raise KeyError(name)
-        return _blurred(self[own], name)
-
-
 def blur(maps: Tensor) -> Tensor:
-    """Maps through a Gaussian of one sixteenth of their height, mirrored at the border.
+    """Blur maps with a Gaussian of one sixteenth of their height, mirrored at the border.
 
     Args:
         maps: `(N, H, W)` or `(N, C, H, W)`.
@@ -60,15 +38,20 @@ def blur(maps: Tensor) -> Tensor:
     reach = min(math.ceil(_CUT_OFF * sigma), min(maps.shape[-2:]) - 1)
     size = [2 * reach + 1] * 2
     planes = maps.unsqueeze(1) if maps.ndim == 3 else maps
-    blurred: Tensor = gaussian_blur(planes, size, [sigma, sigma])
-    return blurred.reshape(maps.shape)
+    smooth: Tensor = gaussian_blur(planes, size, [sigma, sigma])
+    return smooth.reshape(maps.shape)
 
 
-def _blurred(method: Method, name: str) -> Method:
-    # With no scales: a LOVI picture of the method would be another method's.
+def blurred(method: Method) -> Method:
+    """Return the blurred form of a method: a control with the same passes.
+
+    Args:
+        method: not blurred itself.
+    """
+    # Without scales: their LOVI picture would be that of the method itself.
     return replace(
         method,
-        name=name,
+        name=method.name + BLURRED,
         title=f"{method.title}, blurred",
         group="control",
         citation=f"{method.citation}; {_SOURCE}",

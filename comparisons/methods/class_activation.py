@@ -1,7 +1,7 @@
 """Class activation maps alone, times Guided Backprop, and as Fast-CAM.
 
-The three of one map differ in what stands beside it, and in nothing else: the same layer, the
-same upsampling. The paper says that SMOE Scale in the place of Guided Backprop is better.
+The three methods of a class activation map share its layer and its upsampling. The paper claims
+that SMOE Scale is better than Guided Backprop as the second factor.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from captum.attr import GuidedBackprop, GuidedGradCam
 from torch import Tensor, nn
 
 from comparisons.budget import Rows, within_budget
+from comparisons.methods.base import PAPER, Explain, Prepare
 from comparisons.methods.gradients import abs_sum
-from comparisons.methods.registry import Explain, Prepare, method
+from comparisons.methods.registry import method
 from fastsal import (
     ClassActivationMap,
     FastCAM,
@@ -22,7 +23,7 @@ from fastsal import (
     SmoothGradCAMPlusPlus,
     find_scales,
 )
-from fastsal.cam.registry import Cam
+from fastsal.cam.registry import CAMS, Cam
 from fastsal.maps.resize import upsample
 
 __all__ = ["register_cam_methods"]
@@ -34,18 +35,18 @@ _TITLES = {
 }
 
 _Build = Callable[[nn.Module, Cam], Rows]
-_PAPER = "Mundhenk, Chen and Friedland 2020"
 _INTERPOLATION = "bilinear"
 
 
-def register_cam_methods(cam: Cam) -> None:
-    """Register the three methods of a class activation map.
+def register_cam_methods() -> None:
+    """Register the three methods of each class activation map of `fastsal.cam`."""
+    for cam in CAMS.values():
+        _register(cam)
 
-    Args:
-        cam: of the registry in `fastsal.cam`.
-    """
+
+def _register(cam: Cam) -> None:
     title = _TITLES.get(cam.name, cam.name)
-    # One of the image itself, and one for each noisy copy.
+    # One pass for the image itself, and one for each noisy copy.
     passes = 1 + (cam.samples if cam.noise else 0)
     noise = {"copies": cam.samples, "noise_share": cam.noise} if cam.noise else {}
     plain = {"cam": cam.name, "layer": "last scale", "interpolate": _INTERPOLATION, **noise}
@@ -67,7 +68,7 @@ def register_cam_methods(cam: Cam) -> None:
         "fastcam" if cam.name == "gradcam" else f"fastcam-{cam.name}",
         "Fast-CAM" if cam.name == "gradcam" else f"Fast-CAM, {title}",
         "cam",
-        _PAPER,
+        PAPER,
         {"weights": "linear", "cam": cam.name, **noise},
         passes=passes,
         gradients=0,

@@ -1,6 +1,6 @@
-"""Methods whose cost is measured and that are not retrained: peers' class activation maps.
+"""Methods whose cost is measured but which are not retrained: CAMs of other packages.
 
-To add one, decorate a function as in `comparisons.methods.controls`, with `cost_only`.
+To add one, decorate a function with `cost_only`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from comparisons.methods.controls import METHODS
-from comparisons.methods.registry import SETS, Batch, Explain, Group, Method, Prepare, expanded
+from comparisons.methods.base import Batch, Explain, Group, Method, Prepare
+from comparisons.methods.registry import METHODS, SETS, expanded
 from fastsal import find_scales
 from fastsal.networks.hooks import Tap, forward
 from fastsal.networks.layers import NamedLayer
@@ -24,7 +24,7 @@ from fastsal.networks.scales import Scale
 __all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
 
 COST_ONLY: dict[str, Method] = {}
-# The package that a method comes from, where it is none of the harness's own.
+# The package of each method that needs one beyond the harness's own.
 _PACKAGES: dict[str, str] = {}
 _SELVARAJU = "Selvaraju et al. 2017"
 
@@ -50,12 +50,12 @@ def cost_only(
 
 
 def installed(name: str) -> bool:
-    """Whether a method's package is there."""
+    """Return True if the package of a method is installed."""
     return name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
 
 
 def costed() -> dict[str, Method]:
-    """Every method whose cost can be measured here; the true object is no method."""
+    """Return every method whose cost can be measured here, by name; the oracle has none."""
     return {
         name: entry
         for name, entry in {**METHODS, **COST_ONLY}.items()
@@ -64,7 +64,7 @@ def costed() -> dict[str, Method]:
 
 
 def resolve_costed(names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The methods that names, or words of `SETS`, mean; None for all that are installed.
+    """Return the methods of a list of names and `SETS`; of None, all that are installed.
 
     Raises:
         ValueError: an unknown method, one that needs the true object, or one whose package is
@@ -113,7 +113,7 @@ def _read_once(model: nn.Module) -> Explain:
 def taps_of_scales(
     model: nn.Module, image: Tensor, read: Callable[[Tensor], Tensor]
 ) -> Iterator[Tap]:
-    """What reads every scale of a network during a forward pass.
+    """Yield a tap for every scale of a network.
 
     Args:
         model: the network.
@@ -191,7 +191,7 @@ def _torchcam(model: nn.Module) -> Explain:
 
 
 def _last_scale(model: nn.Module, batch: Batch, found: list[nn.Module]) -> nn.Module:
-    """The module that ends the last scale, looked for once."""
+    """Return the module that ends the last scale, looked for once."""
     if not found:
         found.append(find_scales(model, batch.inputs[:1])[-1].module)
     return found[0]

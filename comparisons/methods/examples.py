@@ -1,4 +1,4 @@
-"""Images as methods get them, and the maps of a few of them for reports."""
+"""Batches of images for methods, and full-precision maps of a few images for reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.methods.controls import METHODS, Batch, Explain
+from comparisons.methods.base import Batch, Explain
+from comparisons.methods.registry import get_method
 from evaluation.datasets.dataset import Dataset
 from evaluation.masking.level_files import Levels
 from evaluation.masking.views import InputView, View
@@ -32,10 +33,10 @@ def write_gallery(
     cuts: tuple[float, ...],
     device: str = "cpu",
 ) -> None:
-    """Keep full-precision maps of a few test images, one of each class in turn, for reports.
+    """Save full-precision maps of test images for reports, one image a class.
 
-    Their levels are those that networks are trained with: a method that draws noise would draw
-    another for this batch.
+    The levels beside them are those that networks are trained with: a method that draws noise
+    would draw other noise for this batch.
     """
     labels = np.asarray(dataset.test.labels)
     per_class = [np.flatnonzero(labels == label)[0] for label in np.unique(labels)]
@@ -49,7 +50,7 @@ def write_gallery(
         "levels": np.concatenate([levels.read(index, index + 1) for index in chosen.tolist()]),
         "cuts": np.asarray(cuts),
     }
-    scales = METHODS[method].scales
+    scales = get_method(method).scales
     if scales is not None:
         arrays["scales"] = scales(model)(batch).detach().cpu().numpy().astype(np.float32)
     store.save_arrays(store.gallery(cell), arrays)
@@ -63,14 +64,14 @@ def example_batch(
     device: str = "cpu",
     view: View | None = None,
 ) -> Batch:
-    """Some images of a split as methods get them.
+    """Return images of a split as a batch.
 
     Args:
         dataset: the images.
         split_name: ``"train"`` or ``"test"``.
         targets: the class to explain for each image of the split.
-        indices: which images.
-        device: where the network is.
+        indices: of the images in the split.
+        device: of the network.
         view: the images of the split as methods see them; None for whole ones.
     """
     split = dataset.split(split_name)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
+from torch import Tensor, nn
 
 from comparisons.budget import Passes, Rows, in_slices
-from comparisons.methods.registry import Batch
+from comparisons.methods.base import Batch, Explain, Prepare
+from comparisons.methods.registry import method
 
-__all__ = ["Gradients", "abs_sum", "smoothed"]
+__all__ = ["Gradients", "abs_sum", "register_gradients", "smoothed"]
+
+# SmoothGrad of Hooker et al. 2018: 15 copies, noise of 0.15 of the range of the input.
+_NOISY_COPIES = 15
+_NOISE_SHARE = 0.15
+_IG_STEPS = 25
+# Each noisy copy takes as many gradients as steps; the copies average over the path as well.
+_IG_STEPS_SMOOTHED = 3
 
 # Noise is drawn for so many copies of each image in turn, whatever fits into a pass.
 _COPIES_DRAWN = 5
@@ -26,7 +36,7 @@ class Gradients:
 
     Args:
         attributor: the method.
-        arguments: what its `attribute` takes for a batch, beside inputs and target.
+        arguments: further arguments of `attribute` for a batch, beside inputs and target.
         steps: points of the path of a method that integrates; None for one that does not.
     """
 
@@ -37,12 +47,12 @@ class Gradients:
         self._passes = Passes()
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The attribution of a batch, in the shape of its inputs."""
+        """Return the attribution of a batch, in the shape of its inputs."""
         explain, at_once = self.rows(batch)
         return in_slices(explain, batch.inputs, batch.target, at_once)
 
     def rows(self, batch: Batch) -> tuple[Rows, int]:
-        """What explains images like those of a batch, and how many it takes together.
+        """Return a function that explains images like a batch's, and how many it takes at once.
 
         As many as their steps fit into a pass; of a single image the steps may take several.
         """
@@ -93,11 +103,11 @@ def smoothed(
     """
     if copies % _COPIES_DRAWN:
         raise ValueError(f"copies={copies}: expected a multiple of {_COPIES_DRAWN}")
-    # The same wherever and whenever the batch is computed, and on every device.
+    # The same noise on every device and at every call.
     generator = torch.Generator().manual_seed(int(batch.index[0]))
     images = torch.arange(len(batch.inputs)).repeat_interleave(_COPIES_DRAWN)
     explain, at_once = gradients.rows(batch)
-    # Of an odd size, numbers drawn in slices would be others than those drawn together.
+    # For other sizes, noise drawn in slices differs from noise drawn at once.
     sliced = batch.inputs[0].numel() % _DRAWN_TOGETHER == 0
     drawn = at_once if sliced else len(images)
     total = torch.zeros_like(batch.inputs)
@@ -120,3 +130,107 @@ def abs_sum(attribution: Tensor) -> Tensor:
     [[[3.0]]]
     """
     return attribution.detach().abs().sum(1)
+
+
+def register_gradients() -> None:
+    """Register Captum's gradient methods: each plain, with SmoothGrad and with its squares."""
+    _register_gradient("gradient", "Gradient", "Simonyan et al. 2013", _saliency)
+    _register_gradient("guided-backprop", "Guided Backprop", "Springenberg et al. 2014", _guided)
+    _register_gradient(
+        "ig",
+        "Integrated Gradients",
+        "Sundararajan et al. 2017",
+        _integrated,
+        plain={"steps": _IG_STEPS, "baseline": "black"},
+        with_noise={"steps": _IG_STEPS_SMOOTHED, "baseline": "black"},
+    )
+
+
+class _Captum(Protocol):
+    """A function that sets up one of Captum's gradient methods for a model."""
+
+    def __call__(self, model: nn.Module, *, smoothed: bool) -> Gradients:
+        """Return the attribution function."""
+
+
+def _saliency(model: nn.Module, *, smoothed: bool) -> Gradients:
+    del smoothed
+    return Gradients(Saliency(model), lambda _: {"abs": False})
+
+
+def _guided(model: nn.Module, *, smoothed: bool) -> Gradients:
+    del smoothed
+    return Gradients(GuidedBackprop(model), lambda _: {})
+
+
+def _integrated(model: nn.Module, *, smoothed: bool) -> Gradients:
+    def arguments(batch: Batch) -> dict[str, Any]:
+        black = torch.tensor(batch.black).to(batch.inputs)[None, :, None, None]
+        return {"baselines": black.expand_as(batch.inputs[:1])}
+
+    steps = _IG_STEPS_SMOOTHED if smoothed else _IG_STEPS
+    return Gradients(IntegratedGradients(model), arguments, steps)
+
+
+def _register_gradient(
+    name: str,
+    title: str,
+    citation: str,
+    build: _Captum,
+    plain: Mapping[str, Any] = MappingProxyType({}),
+    with_noise: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    def channels(model: nn.Module) -> Explain:
+        gradients = build(model, smoothed=False)
+        return lambda batch: gradients(batch).abs()
+
+    @method(
+        name,
+        title,
+        "gradient",
+        citation,
+        {"reduction": "abs_sum", **plain},
+        passes=plain.get("steps", 1),
+        by_channel=channels,
+    )
+    def prepare(model: nn.Module) -> Explain:
+        gradients = build(model, smoothed=False)
+        return lambda batch: abs_sum(gradients(batch))
+
+    for suffix, squared, added, source, reduction in (
+        ("sg", False, "SmoothGrad", "Smilkov et al. 2017", "abs_sum"),
+        ("sgsq", True, "SmoothGrad-Squared", "Hooker et al. 2018", "sq_sum"),
+    ):
+        parameters = {
+            "reduction": reduction,
+            "copies": _NOISY_COPIES,
+            "noise_share": _NOISE_SHARE,
+            **with_noise,
+        }
+        named = method(
+            f"{name}-{suffix}",
+            f"{title}, {added}",
+            "gradient",
+            f"{citation}; {source}",
+            parameters,
+            passes=_NOISY_COPIES * with_noise.get("steps", 1),
+            # Averaged squares are their own absolute value.
+            by_channel=_smoothed(build, squared, torch.abs),
+        )
+        named(_smoothed(build, squared, abs_sum))
+
+
+def _smoothed(build: _Captum, squared: bool, reduce: Callable[[Tensor], Tensor]) -> Prepare:
+    def prepare(model: nn.Module) -> Explain:
+        gradients = build(model, smoothed=True)
+        return lambda batch: reduce(
+            smoothed(
+                gradients,
+                batch,
+                copies=_NOISY_COPIES,
+                deviation=_NOISE_SHARE * batch.input_range,
+                squared=squared,
+            )
+        )
+
+    return prepare

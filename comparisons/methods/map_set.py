@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.methods.controls import Batch, Explain
+from comparisons.methods.base import Batch, Explain
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS, Dataset, Split
 from evaluation.masking.level_files import CHUNK_IMAGES, Levels, shards_of
@@ -26,14 +26,14 @@ __all__ = ["Made", "MapCost", "MapSet"]
 
 @dataclass(frozen=True)
 class MapCost:
-    """What writing the maps of a method took and gave.
+    """The cost of writing the maps of a method, and their hash.
 
     Args:
         hash: content hash of the levels of both splits.
         stored_bytes: bytes on disk an image.
         attribution_ms: milliseconds an image, as it ran; None if all maps were there already.
         pointing_game: share of test images whose most salient pixel is in the object; None
-            where the object is unknown.
+            without object masks.
     """
 
     hash: str
@@ -42,7 +42,7 @@ class MapCost:
     pointing_game: float | None
 
     def metrics(self) -> dict[str, float]:
-        """The measured numbers by the name of their metric."""
+        """Return the measured numbers by metric."""
         named = {
             "stored_bytes": self.stored_bytes,
             "attribution_ms": self.attribution_ms,
@@ -54,10 +54,10 @@ class MapCost:
 
 @dataclass(frozen=True)
 class Made:
-    """Maps that were made, and what that took.
+    """The number of maps made, and the seconds they took.
 
     Args:
-        images: how many.
+        images: number of images.
         seconds: time in the method.
     """
 
@@ -72,7 +72,7 @@ class Made:
 class MapSet:
     """The maps of one method over every training and test image, as levels on disk.
 
-    Shards that are there are kept, so that what was interrupted continues. Several workers may
+    Shards that exist are kept, so that an interrupted set continues. Several workers may
     write shards of one set at a time; one of them finishes it. No more than the levels of a shard
     and the maps of a chunk are held.
 
@@ -83,10 +83,10 @@ class MapSet:
         folder: gets ``train.zarr`` and ``test.zarr``, and the peaks of each shard.
         cuts: fractions at which levels change.
         seed: seed of the order of tied pixels.
-        device: where the network is.
-        unit: what is ranked: ``pixel``, or ``element``, a channel of a pixel.
-        before: images masked at a smaller fraction, by split, where the maps are of those; what
-            they miss goes first within the one cut. None for whole images.
+        device: of the network.
+        unit: that is ranked: ``pixel``, or ``element``, a channel of a pixel.
+        before: images masked at a smaller fraction, by split, if the maps are of those; their
+            removed pixels rank first within the one cut. None for whole images.
     """
 
     explain: Explain
@@ -100,10 +100,10 @@ class MapSet:
     before: Mapping[str, InputView] | None = None
 
     def write(self, shards: range) -> Made:
-        """Write some shards, and leave what that took beside them.
+        """Write some shards, and their time beside them.
 
         Args:
-            shards: which, counted through the training images first and then the test images.
+            shards: counted through the training images first, then the test images.
 
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
@@ -119,7 +119,7 @@ class MapSet:
         return made
 
     def finish(self) -> MapCost:
-        """Write every shard that is not there, and seal the whole with its hash.
+        """Write every missing shard, and seal the maps with their hash.
 
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
@@ -149,7 +149,7 @@ class MapSet:
         ]
 
     def _elements(self) -> int:
-        """How many numbers of a pixel are ranked."""
+        """Return how many numbers of a pixel are ranked."""
         return self.dataset.train.images.shape[3] if self.unit == "element" else 1
 
     def _levels(self, name: str) -> Levels:
@@ -185,7 +185,7 @@ class MapSet:
                     saliency, removed, self.cuts[0], indices, seed=self.seed
                 )
             peaks[rows] = most_salient(saliency, indices, seed=self.seed) // self._elements()
-        # Peaks before levels: a shard that exists has both.
+        # Peaks are written before levels, so that a shard that exists has both.
         _save(self._peaks(name, shard), peaks)
         levels.write(shard, ranked)
         return Made(len(shard), seconds)

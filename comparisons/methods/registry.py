@@ -1,109 +1,18 @@
-"""What a method of the comparison is, and the registry that holds them all."""
+"""The registry of methods, sets of them, and lists that a command line names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from torch import Tensor, nn
-
-from comparisons.methods.blurred import WithBlurred
-from comparisons.methods.work import Work
+from comparisons.methods.base import Group, Method, Prepare
+from comparisons.methods.blurred import blurred
 from evaluation.masking.variants import BLURRED
+from fastsal.registry import Registry
 
-__all__ = [
-    "GROUPS",
-    "METHODS",
-    "SETS",
-    "Batch",
-    "Explain",
-    "Method",
-    "Prepare",
-    "expanded",
-    "method",
-    "resolve",
-]
+__all__ = ["METHODS", "SETS", "expanded", "get_method", "is_method", "method", "resolve"]
 
-Group = Literal["control", "smoe", "cam", "gradient"]
-GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a method may look at.
-
-    Args:
-        inputs: ``(N, 3, H, W)``, normalised as the network expects.
-        target: ``(N,)``, the class to explain: the frozen model's prediction.
-        index: ``(N,)``, which image of its split each is; seeds what is fixed an image.
-        input_range: how far apart black and white are in `inputs`, the unit of noise.
-        black: what a black pixel is in `inputs`, one value a channel.
-        object_mask: ``(N, H, W)`` bool, the true object, where the data knows it.
-    """
-
-    inputs: Tensor
-    target: Tensor
-    index: Tensor
-    input_range: float
-    black: tuple[float, float, float]
-    object_mask: Tensor | None = None
-
-
-Explain = Callable[[Batch], Tensor]
-
-
-class Prepare(Protocol):
-    """A model to a function that explains batches; what is costly is done here, once."""
-
-    def __call__(self, model: nn.Module) -> Explain:
-        """The function that maps a batch to saliency ``(N, H, W)``, higher for more salient."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A saliency method as the comparison sees it.
-
-    Args:
-        name: key of the registry, as the command takes it.
-        title: how reports call it.
-        group: ``control``, ``smoe``, ``cam`` or ``gradient``.
-        citation: who proposed it.
-        parameters: what it was run with; recorded with every number. ``reduction`` says
-            what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.
-        prepare: the method itself.
-        passes: forward passes an image.
-        gradients: of these, how many go back to the input; None for all. The gradient of what
-            follows the last scale alone is a small part of a pass and does not count.
-        needs_object_mask: works only where the data knows the true object.
-        self_dual: keeping the top t is the same experiment as removing the top 1 - t.
-        scales: for methods that have one map a spatial scale: explains a batch with
-            ``(N, R, H, W)``.
-        by_channel: for methods whose channels differ: explains a batch with ``(N, 3, H, W)``,
-            for masks that remove each channel of a pixel by itself.
-    """
-
-    name: str
-    title: str
-    group: Group
-    citation: str
-    parameters: Mapping[str, Any]
-    prepare: Prepare = field(repr=False)
-    passes: int = 0
-    needs_object_mask: bool = False
-    self_dual: bool = False
-    scales: Prepare | None = field(default=None, repr=False)
-    by_channel: Prepare | None = field(default=None, repr=False)
-    gradients: int | None = None
-
-    @property
-    def work(self) -> Work:
-        """What the map of one image takes, its ranking included."""
-        gradients = self.passes if self.gradients is None else self.gradients
-        return Work(forward=self.passes - gradients, gradient=gradients, ranking=1)
-
-
-METHODS: dict[str, Method] = WithBlurred()
+METHODS: Registry[Method] = Registry("method")
 
 # Rows of the paper's Table 5, in its order.
 _TABLE_5 = (
@@ -112,7 +21,7 @@ _TABLE_5 = (
     *("smoe-prior", "smoe-linear", "smoe-equal", "std-prior", "truncnormal_entropy-prior"),
 )
 
-# Words that stand for several methods, and which.
+# Words that stand for several methods.
 SETS: dict[str, Callable[[Method], bool]] = {
     "all": lambda _: True,
     "controls": lambda entry: entry.group == "control",
@@ -139,10 +48,10 @@ def method(
     scales: Prepare | None = None,
     by_channel: Prepare | None = None,
 ) -> Callable[[Prepare], Prepare]:
-    """Register a method; the order of registration is the order in reports."""
+    """Register the decorated function as a method; reports keep the order of registration."""
 
     def register(prepare: Prepare) -> Prepare:
-        METHODS[name] = Method(
+        entry = Method(
             name,
             title,
             group,
@@ -156,21 +65,44 @@ def method(
             by_channel,
             gradients,
         )
+        METHODS.register(name, entry)
         return prepare
 
     return register
 
 
-def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ...]:
-    """Names and sets as names, each once; a word that is neither stays as it is.
+def is_method(name: str) -> bool:
+    """Return True if a name is that of a registered method or of its blurred form.
 
-    A set's word may end in ``+blur`` too, for the blurred form of each.
+    >>> is_method("gradient+blur"), is_method("lime+blur")
+    (True, False)
+    """
+    return name.removesuffix(BLURRED) in METHODS
+
+
+def get_method(name: str) -> Method:
+    """Return a registered method, or its blurred form for ``NAME+blur``.
+
+    Raises:
+        fastsal.registry.UnknownNameError: `name` is neither.
+
+    >>> get_method("gradient+blur").title
+    'Gradient, blurred'
+    """
+    if name in METHODS or not is_method(name):
+        return METHODS[name]
+    return blurred(METHODS[name.removesuffix(BLURRED)])
+
+
+def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ...]:
+    """Replace words that stand for sets by the names of their methods; each name comes once.
+
+    A set's word may end in ``+blur``, for the blurred form of each; other words stay as they are.
 
     Args:
         words: names of methods, or of `SETS`.
         known: the methods that a set may hold.
 
-    >>> import comparisons.methods.controls
     >>> expanded(["sobel", "controls", "lime"], METHODS)
     ('sobel', 'random', 'random-blobs', 'centre', 'oracle', 'lime')
     """
@@ -187,14 +119,13 @@ def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ..
 
 
 def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
-    """The methods a comma-separated list names; None for all that the data allows.
+    """Return the methods of a comma-separated list; of None, all that the data allows.
 
     A word of `SETS` stands for those of its methods that the data allows.
 
     Raises:
-        ValueError: an unknown method, or one that needs the true object where it is unknown.
+        ValueError: an unknown method, or one that needs object masks, which the data lacks.
 
-    >>> import comparisons.methods.controls
     >>> resolve("random,centre", has_object_masks=False)
     ('random', 'centre')
     """
@@ -208,12 +139,12 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
     words = [name.strip() for name in names.split(",") if name.strip()]
     chosen = expanded(words, allowed)
     for name in chosen:
-        if name not in METHODS:
+        if not is_method(name):
             raise ValueError(
                 f"unknown method {name!r}: expected some of {', '.join(METHODS)}, or a set of "
                 f"them: {', '.join(SETS)}"
             )
-        if METHODS[name].needs_object_mask and not has_object_masks:
+        if get_method(name).needs_object_mask and not has_object_masks:
             raise ValueError(
                 f"method {name!r} needs the true object's pixels, which these images do not "
                 "have: leave it out, or use --data shapes"

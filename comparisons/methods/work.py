@@ -1,4 +1,4 @@
-"""How much work a cell is, in images, what it leaves, and how long it takes at a throughput."""
+"""The work of a cell in images, and its time at a throughput."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Rates", "Work"]
 
 @dataclass(frozen=True)
 class Work:
-    """Images through the network, maps to rank, and what is kept.
+    """Counts of images through the network, of maps to rank and of results kept.
 
     Args:
         training: images forward and backward, with their share of an optimizer's step.
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one process on one device does in a second, in images.
+    """Throughput of one process on one device, in images a second.
 
     Args:
         training: images a second.
@@ -57,13 +57,13 @@ class Rates:
     ranking: float = float("inf")
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be divided by."""
+        """Check that each rate is above 0."""
         for name, rate in asdict(self).items():
             if not rate > 0:
                 raise ValueError(f"{name} of {rate:g} images a second: expected more than 0")
 
     def seconds(self, work: Work) -> float:
-        """The time of some work.
+        """Return the seconds that some work takes.
 
         >>> Rates(training=100.0, forward=300.0, gradient=150.0).seconds(Work(200, 300))
         3.0

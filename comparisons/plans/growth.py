@@ -1,4 +1,4 @@
-"""The runs whose time and memory are measured: plans that differ in one thing at a time."""
+"""Plans of the runs whose time and memory are measured, which differ in one option at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evaluation.training.retraining import Recipe
 
 __all__ = ["ENGINES", "SERIES", "Case", "Sizes", "cases"]
 
-# What is varied, and how the axis of a figure calls it.
+# The option that a series varies, and the title of its axis.
 SERIES: dict[str, str] = {
     "workers": "worker processes",
     "engine": "engine",
@@ -20,19 +20,19 @@ SERIES: dict[str, str] = {
     "fractions": "fractions",
 }
 ENGINES = ("local", "ray")
-# Of each kind some, the cheap ones first.
+# Some of each group, the cheap ones first.
 _METHODS = (
     *("random", "gradient", "smoe-linear", "centre"),
     *("sobel", "fastcam", "guided-backprop", "gradcam"),
 )
 _FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
-# So many equal trainings that two workers end within a few percent of each other.
+# Enough equal trainings that two workers end within a few percent of each other.
 _EQUAL_SEEDS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the measured runs are.
+    """Sizes of the measured runs.
 
     Args:
         workers: numbers of worker processes.
@@ -54,7 +54,7 @@ class Sizes:
     cell_images: int = 4000
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Check every size and name."""
         most = {"methods": len(_METHODS), "fractions": len(_FRACTIONS)}
         for name in ("workers", "images", "methods", "fractions"):
             numbers = getattr(self, name)
@@ -76,11 +76,11 @@ class Case:
     """One run to measure.
 
     Args:
-        series: key of `SERIES`, what is varied.
+        series: a key of `SERIES`.
         value: its value.
-        plan: what is run.
-        engine: which engine runs it.
-        workers: how many processes.
+        plan: of the run.
+        engine: that runs the cells.
+        workers: number of processes.
     """
 
     series: str
@@ -91,16 +91,16 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Of the run itself: the same for two series that share it."""
+        """Id of the run: the same for two series that share it."""
         own = {"plan": asdict(self.plan), "engine": self.engine, "workers": self.workers}
         return spec_id(own)
 
 
 def cases(sizes: Sizes, precision: str) -> list[Case]:
-    """Every run to measure, those of a series together.
+    """Return every run to measure, series by series.
 
     Args:
-        sizes: how large.
+        sizes: of the runs.
         precision: of all trainings.
 
     >>> sizes = Sizes(workers=(1, 2), engines=(), images=(), methods=(2,), fractions=(1, 3))
@@ -126,7 +126,7 @@ def cases(sizes: Sizes, precision: str) -> list[Case]:
         seeds=_EQUAL_SEEDS,
         train_images=sizes.cell_images,
     )
-    # Cells that take next to nothing, so that what is between them shows.
+    # Cells that take next to no time, so that the time between them shows.
     tiny = replace(
         base,
         methods=("random", "centre"),
@@ -145,6 +145,6 @@ def cases(sizes: Sizes, precision: str) -> list[Case]:
 
 
 def _spread(number: int) -> tuple[float, ...]:
-    """So many fractions, from the middle out."""
+    """Return the given number of fractions, from the middle out, rising."""
     from_middle = sorted(_FRACTIONS, key=lambda fraction: (abs(fraction - 0.5), fraction))
     return tuple(sorted(from_middle[:number]))

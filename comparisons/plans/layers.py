@@ -1,4 +1,4 @@
-"""What a run inside the network is: every option that its results depend on."""
+"""The plan of a run inside the network, and the recipe of its fine-tuning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AS_BUILT = "as-built"
 
 
 def tuning_recipe(**options: Any) -> Recipe:
-    """How the part after a mask is fine-tuned; without crops and flips, since what it sees is kept.
+    """Return the recipe of fine-tuning, without crops and flips, since activations are cached.
 
     >>> tuning_recipe(epochs=3).learning_rate
     0.02
@@ -29,24 +29,24 @@ def tuning_recipe(**options: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class LayersPlan:
-    """Every option that a result depends on.
+    """Every option that a result of a run inside the network depends on.
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
         model: as `evaluation.training.networks.build_network` takes it.
         statistics: keys of `fastsal.statistics.STATISTICS`, in the order of the report; the
             random control always comes along.
-        start: where the network's weights come from: ``"train"`` trains one a seed from scratch,
+        start: origin of the network's weights: ``"train"`` trains one a seed from scratch,
             ``"as-built"`` takes those it is built with, anything else is a file of weights.
-        locations: how many locations pass the mask.
+        locations: shares of locations that pass the mask.
         seeds: of the networks and of fine-tuning.
         train_images: training images at most; None for all.
         test_images: test images at most; None for all.
         tuning_images: training images that fine-tuning sees at most; None for all.
         image_size: height and width to resize to; None to take images as they are.
         data_seed: seed of generated images, and of which images are taken.
-        base: how the network itself is trained.
-        tuning: how the part after the mask is fine-tuned.
+        base: recipe of the network itself.
+        tuning: recipe of the part after the mask.
 
     Raises:
         PlanError: an option that cannot be run; says which.
@@ -67,7 +67,7 @@ class LayersPlan:
     tuning: Recipe = field(default_factory=tuning_recipe)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, at the edge."""
+        """Check every option."""
         if not self.statistics or len(set(self.statistics)) < len(self.statistics):
             raise PlanError("statistics: expected at least one, and each once")
         for name in self.statistics:
@@ -102,6 +102,6 @@ class LayersPlan:
         return cls(**values)
 
     def conflicts(self, other: LayersPlan) -> list[str]:
-        """The options that keep two plans from sharing a directory; statistics and seeds may."""
+        """Return the options, except statistics and seeds, in which two plans differ."""
         names = [entry.name for entry in fields(self) if entry.name not in ("statistics", "seeds")]
         return [name for name in names if getattr(self, name) != getattr(other, name)]

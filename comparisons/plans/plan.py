@@ -1,4 +1,4 @@
-"""What a comparison is: every option that a result depends on, and the presets."""
+"""The plan of a comparison, and the presets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS, is_method
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
 from evaluation.training.pretrained import Weights
@@ -17,12 +17,12 @@ __all__ = ["PRESETS", "Plan", "PlanError"]
 
 
 class PlanError(ValueError):
-    """The options cannot be a comparison; the message says which and what to do."""
+    """Options that cannot be a comparison; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every option that a result depends on.
+    """Every option that a result of a comparison depends on.
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
@@ -36,14 +36,13 @@ class Plan:
         fractions: shares of the pixels, in (0, 1).
         seeds: seeds of retraining; the first one trains the network that the maps explain.
         first_seed_only: methods that are retrained with the first seed alone.
-        mask_only: what to train on the masks alone, at the first seed: mode and fraction.
-        measures: what to measure without retraining; keys of its registry.
-        measure_images: how many test images at most those measures take.
-        fill: what removed pixels are set to.
-        unit: what is ranked and removed: ``pixel``, or ``element``.
-        variants: other readings of ROAR and KAR, each beside the first, which `fill` and `unit`
-            say.
-        recipe: how networks are trained.
+        mask_only: modes and fractions of trainings on the masks alone, at the first seed.
+        measures: measures without retraining; keys of their registry.
+        measure_images: test images at most for those measures.
+        fill: value of removed pixels.
+        unit: that is ranked and removed: ``pixel``, or ``element``.
+        variants: further variants of ROAR and KAR, beside the first, which `fill` and `unit` say.
+        recipe: of every training.
         weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
             takes them; None for the one that the first seed trains. Retraining and its unmasked
             reference start from scratch either way.
@@ -72,7 +71,7 @@ class Plan:
     weights_expect: str = "published"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, at the edge."""
+        """Check every option."""
         object.__setattr__(self, "fractions", check_fractions(self.fractions))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise PlanError(f"seeds {list(self.seeds)}: expected at least one, and each once")
@@ -105,23 +104,23 @@ class Plan:
                     f"labels, and its weights are given: leave out --weights, or {name} of "
                     "--measures"
                 )
-        for track in self.tracks:
-            if self.tracks.count(track) > 1:
-                raise PlanError(f"the track {track.title or 'of the protocol'} is given twice")
-        if any(track.recursive for track in self.variants) and "roar" not in self.modes:
+        for variant in self.all_variants:
+            if self.all_variants.count(variant) > 1:
+                raise PlanError(f"the variant {variant.title or 'of the protocol'} is given twice")
+        if any(variant.recursive for variant in self.variants) and "roar" not in self.modes:
             raise PlanError("recursive is a form of ROAR: expected roar among the modes")
         for name in (*self.methods, *self.first_seed_only):
-            if name not in METHODS:
+            if not is_method(name):
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
 
     @property
-    def tracks(self) -> tuple[Variant, ...]:
-        """Every reading of ROAR and KAR: the first, then the variants."""
+    def all_variants(self) -> tuple[Variant, ...]:
+        """The first variant of ROAR and KAR, which `fill` and `unit` say, then the others."""
         return (Variant(self.fill, self.unit), *self.variants)
 
     @property
     def given_weights(self) -> Weights | None:
-        """The weights that the maps explain, where they are not trained here.
+        """The weights of the explained network, if they are not trained here.
 
         Raises:
             ValueError: there are no such weights.
@@ -132,12 +131,12 @@ class Plan:
 
     @property
     def cuts(self) -> tuple[float, ...]:
-        """The fractions at which levels change: all that any cell asks for."""
+        """The fractions at which levels change: those of all cells."""
         wanted = {*self.fractions, *(fraction for _, fraction in self.mask_only)}
         return check_fractions(sorted(wanted))
 
     def seeds_of(self, method: str) -> tuple[int, ...]:
-        """The seeds a method is retrained with."""
+        """Return the seeds that a method is retrained with."""
         return self.seeds[:1] if method in self.first_seed_only else self.seeds
 
     @classmethod
@@ -152,14 +151,14 @@ class Plan:
         values = dict(data)
         values["recipe"] = Recipe(**values["recipe"])
         values["mask_only"] = tuple((mode, fraction) for mode, fraction in values["mask_only"])
-        values["variants"] = tuple(Variant(**track) for track in values.get("variants", ()))
+        values["variants"] = tuple(Variant(**variant) for variant in values.get("variants", ()))
         for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
             # A plan from before there were measures has none.
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
     def conflicts(self, other: Plan) -> list[str]:
-        """The options that keep two plans from sharing a directory.
+        """Return the options that keep two plans from sharing a folder.
 
         Methods, modes, seeds and variants may be added later; what every cell depends on may not
         change.

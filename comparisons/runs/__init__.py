@@ -1,1 +1,1 @@
-"""Runs, from the first cell to the page and to the archive."""
+"""Runs of every kind, from the first cell to the page and the archive."""

@@ -1,24 +1,18 @@
-"""Archives of runs: one is made of a run's folder, and its cells are taken up in another folder."""
+"""Archive a run, and continue a run from an archive."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from comparisons.cells.run import Cell
-from comparisons.graph.layers import Layers, build_layer_nodes
-from comparisons.graph.nodes import Node, build_nodes
 from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
+from comparisons.runs.plan_on_disk import PLAN, PlanOnDisk, kind_of
+from comparisons.runs.remaining import Remaining
 from comparisons.runs.session import RunError
-from evaluation.datasets.dataset import SPLITS, Dataset, Split
+from evaluation.datasets.dataset import SPLITS
 from evaluation.storage.archive import (
     CELLS,
     RunArchive,
@@ -42,12 +36,12 @@ class Archived:
 
     Args:
         place: its folder.
-        cells: how many finished cells it holds.
-        left: how many cells of the plan are left to run; None where that cannot be told.
+        cells: number of finished cells.
+        left: number of cells of the plan that are left to run; None if it is unknown.
         sizes: bytes of each file.
         models_bytes: of networks and predictions that cells left to run read.
         maps_bytes: of levels that they read; None where these were left out.
-        old_page: whether the page that was there was kept, since what it was made of is gone.
+        old_page: True if the existing page was kept, since its images or maps are gone.
     """
 
     place: Path
@@ -60,7 +54,7 @@ class Archived:
 
 
 def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
-    """Make the archive of a run: whole, or not at all.
+    """Write the archive of a run, whole or not at all.
 
     Args:
         run: the run's folder; finished or not.
@@ -78,12 +72,12 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
     files = open_run(run)
     if not isinstance(files, RunFolder):
         raise RunError(f"{run} is an archive already: copy the folder")
-    plan = _plan_of(run)
+    plan = PlanOnDisk.read(run)
     if plan is None:
         raise RunError(f"{run} has no plan.json: nothing says which run it is")
-    _refuse_another(plan, run, to)
+    _refuse_another(plan, to)
     results = files.results()
-    remaining = _Remaining.of(plan, results, files)
+    remaining = Remaining.of(plan, results, files)
     members = page_members(files, results)
     models = {
         f"models/{path.name}": path
@@ -92,9 +86,9 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
         if path.exists()
     }
     levels = dict(_levels(files.store, remaining.maps)) if maps else {}
-    old_page = _page_outlives_its_parts(files, results)
+    old_page = _page_outlives_its_images(files, results)
     with new_archive(to) as partial:
-        shutil.copyfile(run / "plan.json", partial / "plan.json")
+        shutil.copyfile(run / PLAN, partial / PLAN)
         write_members(partial / CELLS, {**members, **models, **levels})
         content = read_run(partial)
         write_records(content, partial)
@@ -116,7 +110,7 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
 
 
 def take_up(source: Path, out: Path, plan: Plan | LayersPlan) -> None:
-    """Put the cells of an archive into a run's folder, which then goes on as if it were its own.
+    """Copy the cells of an archive into a run's folder, which then continues them.
 
     Args:
         source: the archive's folder.
@@ -127,9 +121,7 @@ def take_up(source: Path, out: Path, plan: Plan | LayersPlan) -> None:
         RunError: `source` holds no archive, or one of another plan.
         evaluation.storage.archive.ArchiveError: it is damaged.
     """
-    before = archived_plan(source, "run" if isinstance(plan, Plan) else "layers")
-    read = type(plan).from_json(before["plan"])
-    changed = read.conflicts(plan)  # type: ignore[arg-type]
+    changed = archived_plan(source, kind_of(plan)).conflicts(plan)
     if changed:
         raise RunError(
             f"{source} holds a run with another {', '.join(changed)}: give --from alone, which "
@@ -137,13 +129,13 @@ def take_up(source: Path, out: Path, plan: Plan | LayersPlan) -> None:
         )
     archive = RunArchive(source)
     archive.unpack(out)
-    if not (out / "plan.json").exists():
-        content = (source / "plan.json").read_bytes()
-        write_atomically(out / "plan.json", lambda file: file.write(content))
+    if not (out / PLAN).exists():
+        content = (source / PLAN).read_bytes()
+        write_atomically(out / PLAN, lambda file: file.write(content))
 
 
-def archived_plan(source: Path, kind: str) -> dict[str, Any]:
-    """What ``plan.json`` of an archive says.
+def archived_plan(source: Path, kind: str) -> PlanOnDisk:
+    """Read the plan of an archive.
 
     Args:
         source: the archive's folder.
@@ -152,136 +144,37 @@ def archived_plan(source: Path, kind: str) -> dict[str, Any]:
     Raises:
         RunError: `source` holds no archive, or one of a run of another kind.
     """
-    found = _plan_of(source)
+    found = PlanOnDisk.read(source)
     if found is None or not (source / CELLS).exists():
         raise RunError(
             f"--from {source}: expected an archive, with plan.json and {CELLS}; a run's own folder "
             "is continued with --out"
         )
-    if found.get("kind", "run") != kind:
-        raise RunError(
-            f"--from {source} holds what `python -m comparisons {found.get('kind', 'run')}` made"
-        )
+    if found.kind != kind:
+        raise RunError(f"--from {source} holds what `python -m comparisons {found.kind}` made")
     return found
 
 
-def _plan_of(folder: Path) -> dict[str, Any] | None:
-    path = folder / "plan.json"
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
-def _refuse_another(plan: Mapping[str, Any], run: Path, to: Path) -> None:
+def _refuse_another(plan: PlanOnDisk, to: Path) -> None:
     """Refuse to replace the archive of another run."""
-    there = _plan_of(to) if to.is_dir() and (to / CELLS).exists() else None
+    there = PlanOnDisk.read(to) if to.is_dir() and (to / CELLS).exists() else None
     if there is None:
         return
-    kind = plan.get("kind", "run")
-    if kind != there.get("kind", "run"):
+    if plan.kind != there.kind:
         changed = ["kind"]
-    elif kind == "run":
-        changed = Plan.from_json(plan["plan"]).conflicts(Plan.from_json(there["plan"]))
-    elif kind == "layers":
-        changed = LayersPlan.from_json(plan["plan"]).conflicts(LayersPlan.from_json(there["plan"]))
-    else:  # costs that were measured with other options stand beside each other
+    elif plan.kind == "profile":  # costs that were measured with other options are joined
         changed = []
+    else:
+        changed = plan.conflicts(there.plan)
     if changed:
         raise RunError(
-            f"{to} holds the archive of another run than {run}, with another "
+            f"{to} holds the archive of another run than {plan.folder}, with another "
             f"{', '.join(changed)}: give another --to, or delete that one"
         )
 
 
-@dataclass(frozen=True)
-class _Remaining:
-    """What a run has still to do, and what of its artefacts that reads.
-
-    Args:
-        count: cells of the plan that are not finished; None where it cannot be told.
-        networks: ids of finished cells whose networks or predictions are read, directly or to make
-            again what is.
-        maps: ids of cells whose levels are read, or made in part.
-    """
-
-    count: int | None
-    networks: frozenset[str] = frozenset()
-    maps: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(
-        cls, plan: Mapping[str, Any], results: Sequence[CellResult], files: RunFolder
-    ) -> _Remaining:
-        """Look the cells of a plan up among those that are finished."""
-        kind = plan.get("kind", "run")
-        if kind == "profile":  # its cells read nothing of each other
-            return cls(None)
-        finished = {result.id: result for result in results}
-        try:
-            return cls._among(_nodes(kind, plan, results, files), finished)
-        except (OSError, ValueError, TypeError, KeyError):
-            # A file of weights or a method is not here, or the plan is of other code: all is kept.
-            every = frozenset(finished)
-            return cls(None, every, every)
-
-    @classmethod
-    def _among(cls, nodes: list[Node], finished: Mapping[str, CellResult]) -> _Remaining:
-        by_name = {node.name: node for node in nodes}
-        done: dict[str, CellResult] = {}
-        left: list[Node] = []
-        maps: set[str] = set()
-        graph = {node.name: node.needs for node in nodes}
-        for name in TopologicalSorter(graph).static_order():
-            node = by_name[name]
-            cell = node.make(done) if all(need in done for need in node.needs) else None
-            if cell is not None and cell.id in finished:
-                done[name] = finished[cell.id]
-                continue
-            left.append(node)
-            maps |= {done[need].id for need in node.needs if need in done}
-            if cell is not None and cell.kind in ("maps", "part"):
-                maps.add(_whole(cell).id)
-        networks: set[str] = set()
-        seen: set[str] = set()
-        queue = [need for node in left for need in node.needs]
-        while queue:
-            name = queue.pop()
-            if name not in seen:
-                seen.add(name)
-                queue += by_name[name].needs
-                networks |= {done[name].id} if name in done else set()
-        return cls(len(left), frozenset(networks), frozenset(maps))
-
-
-def _whole(cell: Cell) -> Cell:
-    """The cell of all maps that a part is of."""
-    return Cell("maps", {name: value for name, value in cell.spec.items() if name != "shards"})
-
-
-def _nodes(
-    kind: str, plan: Mapping[str, Any], results: Sequence[CellResult], files: RunFolder
-) -> list[Node]:
-    options = plan["plan"]
-    facts: Mapping[str, Any] = {}
-    for result in results:
-        facts = (result.kind == "data" and files.image_facts(result.id)) or facts
-    train, test = (int(facts.get(f, options.get(f"{f}_images") or 0)) for f in SPLITS)
-    if kind == "run":
-        return build_nodes(Plan.from_json(options), train_images=train, test_images=test)
-    names = tuple(plan["layers"])
-    # Times and sizes are of no interest here.
-    layers = Layers(names, (0,) * len(names), (0.0,) * len(names), 0.0)
-    dataset = Dataset(str(options["data"]), (), _counted(train), _counted(test))
-    return build_layer_nodes(LayersPlan.from_json(options), layers, dataset)
-
-
-def _counted(images: int) -> Split:
-    return Split(np.empty((0, 0, 0, 3), np.uint8), np.zeros(images, np.int64))
-
-
 def _levels(store: Store, cells: Iterable[str]) -> Iterable[tuple[str, Path]]:
-    """Levels of maps cells and what lies beside them, but not what is unpacked of them."""
+    """Yield the files of maps cells, without the unpacked copies."""
     for cell in sorted(cells):
         folder = store.maps(cell)
         for path in sorted(folder.rglob("*")):
@@ -296,8 +189,8 @@ def _levels(store: Store, cells: Iterable[str]) -> Iterable[tuple[str, Path]]:
 _UNPACKED = ("npy", "hash")
 
 
-def _page_outlives_its_parts(files: RunFolder, results: Sequence[CellResult]) -> bool:
-    """Whether a page is there that shows images or maps which are gone."""
+def _page_outlives_its_images(files: RunFolder, results: Sequence[CellResult]) -> bool:
+    """Return True if the page shows images or maps that are gone."""
     if not (files.root / "report.html").exists():
         return False
     facts = [files.image_facts(result.id) for result in results if result.kind == "data"]

@@ -1,29 +1,27 @@
-"""One run of a plan: what is said before, during and after it, and what keeps it whole."""
+"""Runs that compare methods by ROAR and KAR."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-import reports
 from comparisons.budget import set_memory_budget
+from comparisons.engines.engine import Executor
 from comparisons.engines.select import Engine
 from comparisons.estimates.cost import Cost, cost_of
 from comparisons.estimates.files import PlanFile
 from comparisons.estimates.throughput import measured
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.graph.specs import data_cell
-from comparisons.methods.controls import METHODS
+from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
-from comparisons.runs.archive import take_up
-from comparisons.runs.session import RunError, kept_plan, run_nodes, staged, told, working_in
+from comparisons.runs.engine_run import EngineRun
+from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
+from comparisons.runs.session import RunError
 from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.load import Extent
-from evaluation.storage.store import Store, write_atomically
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import check_device
 from reports.formatting import duration
@@ -45,14 +43,14 @@ def run_plan(
     plan_file: PlanFile | None = None,
     source: Path | None = None,
 ) -> Path:
-    """Run what is not done yet of a plan, and write the report.
+    """Run the cells of a plan that are not done yet, and write the report.
 
     Args:
         plan: the options.
-        out: directory of the run.
-        engine: where cells run, and what each worker has.
-        command: what was typed, for the record.
-        console: where to say what happens.
+        out: folder of the run.
+        engine: runs the cells.
+        command: the command line, for the record.
+        console: gets the messages.
         scratch: folder on each machine's own disk for what trainings read; None for `out` itself.
         plan_file: the file that says the plan, if one does; the report cites it.
         source: an archive whose cells are taken up; None for none.
@@ -67,50 +65,71 @@ def run_plan(
         ValueError: the network cannot be used.
     """
     set_memory_budget(engine.resources.memory_budget_mib)
-    store = Store(out, scratch)
-    with working_in(out):
-        _refuse_another_plan(plan, out)
-        if source is not None:
-            take_up(source, out, plan)
-        weights = plan.given_weights
-        console.print(f"Images: {plan.data}", soft_wrap=True, markup=False)
-        dataset = staged(data_cell(plan), store, console)
+    return _Comparison(plan, out, engine, command, console, scratch, source, plan_file).run()
+
+
+@dataclass
+class _Comparison(EngineRun[Plan]):
+    plan_file: PlanFile | None = None
+
+    def check(self) -> None:
+        super().check()
+        _ = self.plan.given_weights  # refuses weights that there are not
+
+    def nodes(self, dataset: Dataset) -> list[Node]:
+        plan, classes = self.plan, len(dataset.classes)
         for skipped in dataset.skipped:
-            console.print(f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False)
-        build_network(plan.model, len(dataset.classes), 0, size=dataset.size)
-        if weights is not None:
-            weights.check_classes(len(dataset.classes))
-        # Only now: a mistyped option must not keep the directory from the corrected one.
-        _keep_plan(plan, out, command, plan_file)
-        nodes = build_nodes(
-            plan,
-            train_images=len(dataset.train.labels),
-            test_images=len(dataset.test.labels),
-        )
-        with engine.running(store) as executor:
-            workers = executor.slots
-            console.print(executor.about(), soft_wrap=True, markup=False)
-            if plan.recipe.ranks > executor.slots:
-                console.print(
-                    f"A training takes {plan.recipe.ranks} workers at once, and waits until there "
-                    "are so many"
-                )
-            if _has(engine.resources.device):
-                _announce(_estimate(plan, nodes, dataset, engine, workers), workers, console)
-            else:
-                console.print(
-                    f"No {engine.resources.device} here for a trial: what the plan takes is not "
-                    "estimated"
-                )
-            failures = run_nodes(nodes, store, executor, console)
-        report = reports.build(out)
-    if failures:
-        raise RunError(told(failures, report))
-    return report
+            self.console.print(
+                f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False
+            )
+        build_network(plan.model, classes, 0, size=dataset.size)
+        if plan.given_weights is not None:
+            plan.given_weights.check_classes(classes)
+        # Kept after the checks: a mistyped option must not claim the folder.
+        self._keep_plan()
+        train, test = len(dataset.train.labels), len(dataset.test.labels)
+        return build_nodes(plan, train_images=train, test_images=test)
+
+    def announce(self, nodes: list[Node], dataset: Dataset, executor: Executor) -> None:
+        workers, device = executor.slots, self.engine.resources.device
+        if self.plan.recipe.ranks > workers:
+            self.console.print(
+                f"A training takes {self.plan.recipe.ranks} workers at once, and waits until there "
+                "are so many"
+            )
+        if _can_use(device):
+            cost = _estimate(self.plan, nodes, dataset, self.engine, workers)
+            _announce(cost, workers, self.console)
+        else:
+            self.console.print(
+                f"No {device} here for a trial: what the plan takes is not estimated"
+            )
+
+    def _keep_plan(self) -> None:
+        content: dict[str, Any] = {
+            "plan": asdict(self.plan),
+            "command": self.command,
+            "methods": {name: get_method(name).described for name in self.plan.methods},
+        }
+        cited = _citation(self.plan, self.out, self.plan_file)
+        if cited is not None:
+            content["plan_file"] = cited
+        keep_plan(self.out, content)
 
 
-def _has(device: str) -> bool:
-    """Whether this process could use a device: the driver of a cluster need not."""
+def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, Any] | None:
+    """Return the citation of the plan's file; a run continued with the same plan keeps it."""
+    if plan_file is not None:
+        return plan_file.citation
+    before = PlanOnDisk.of_kind(out, "run")
+    if before is None or "plan_file" not in before.content:
+        return None
+    same = Plan.from_json(before.content["plan"]) == plan
+    return before.content["plan_file"] if same else None
+
+
+def _can_use(device: str) -> bool:
+    """Return True if this process can use a device; the driver of a cluster may not."""
     try:
         check_device(device)
     except ValueError:
@@ -148,42 +167,3 @@ def _announce(cost: Cost, workers: int, console: Console) -> None:
             "command continues. Fewer --methods, --fractions, --seeds or --epochs take less.",
             soft_wrap=True,
         )
-
-
-def _refuse_another_plan(plan: Plan, out: Path) -> None:
-    before = kept_plan(out, "run")
-    if before is None:
-        return
-    changed = Plan.from_json(before["plan"]).conflicts(plan)
-    if changed:
-        raise RunError(
-            f"{out} holds a run with another {', '.join(changed)}: give another --out, or "
-            "the same options to continue it"
-        )
-
-
-def _keep_plan(plan: Plan, out: Path, command: str, plan_file: PlanFile | None) -> None:
-    methods = {
-        name: {
-            "title": METHODS[name].title,
-            "citation": METHODS[name].citation,
-            "parameters": dict(METHODS[name].parameters),
-            "group": METHODS[name].group,
-        }
-        for name in plan.methods
-    }
-    content: dict[str, Any] = {"plan": asdict(plan), "command": command, "methods": methods}
-    cited = _citation(plan, out, plan_file)
-    if cited is not None:
-        content["plan_file"] = cited
-    text = json.dumps(content, indent=1).encode()
-    write_atomically(out / "plan.json", lambda file: file.write(text))
-
-
-def _citation(plan: Plan, out: Path, plan_file: PlanFile | None) -> dict[str, Any] | None:
-    """What is said of the plan's file; a run that goes on with the same plan keeps it."""
-    if plan_file is not None:
-        return plan_file.citation
-    before = kept_plan(out, "run") or {}
-    same = "plan_file" in before and Plan.from_json(before["plan"]) == plan
-    return before["plan_file"] if same else None

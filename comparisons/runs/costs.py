@@ -1,8 +1,7 @@
-"""One run that measures costs: a cell at a time in this process, since each is timed."""
+"""Runs that measure costs, one cell at a time in this process, since each is timed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +15,13 @@ import reports
 from comparisons.budget import set_memory_budget
 from comparisons.cells.costs import NETWORK_ALONE
 from comparisons.cells.run import run_cell
+from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
 from comparisons.plans.costs import CostPlan
-from comparisons.runs.session import RunError, kept_plan, working_in
+from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
+from comparisons.runs.session import RunError, failure_message, working_in
 from evaluation.profiling.timing import Interval
-from evaluation.storage.store import Store, write_atomically
+from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
 from reports.analysis.cost_rows import TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
@@ -31,13 +32,13 @@ __all__ = ["run_costs"]
 
 
 def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> Path:
-    """Measure what is not measured yet, print a table, and write the report.
+    """Run the measurements that are not done yet, print a table, and write the report.
 
     Args:
         plan: the options.
         out: directory of the run; one that exists is continued, other options added to it.
-        command: what was typed, for the record.
-        console: where to say what happens.
+        command: the command line, for the record.
+        console: gets the messages.
 
     Returns:
         The report's path.
@@ -50,12 +51,12 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
     store = Store(out)
     failures = []
     with working_in(out):
-        before = kept_plan(out, "profile")
+        before = PlanOnDisk.of_kind(out, "profile")
         for model in plan.models:
             build_network(model, plan.classes, 0, size=(plan.size, plan.size))
-        _keep_plan(plan, before or {}, out, command)
+        _keep_plan(plan, {} if before is None else before.content, out, command)
         set_memory_budget(plan.memory_budget_mib)
-        cells = list(plan.cells())
+        cells = list(build_cost_cells(plan))
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -86,27 +87,15 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
             console.print(_shown(table, tables))
         report = reports.build(out)
     if failures:
-        listed = "\n".join(f"  {failure}" for failure in failures)
-        raise RunError(
-            f"{len(failures)} measurements failed; the others are kept and reported in {report}:"
-            f"\n{listed}"
-        )
+        raise RunError(failure_message("measurements", failures, report))
     return report
 
 
 def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: str) -> None:
     known = costed()
-    about = {
-        name: {
-            "title": known[name].title,
-            "citation": known[name].citation,
-            "parameters": dict(known[name].parameters),
-            "group": known[name].group,
-        }
-        for name in plan.methods
-    }
+    about = {name: known[name].described for name in plan.methods}
     earlier = before.get("plan", {})
-    # Networks, batches and the like that were measured before stay on the page.
+    # Networks, batches and methods of earlier measurements stay on the page.
     joined = {
         name: list(dict.fromkeys([*earlier.get(name, ()), *value]))
         for name, value in asdict(plan).items()
@@ -119,12 +108,11 @@ def _keep_plan(plan: CostPlan, before: Mapping[str, Any], out: Path, command: st
         "command": "\n".join(line for line in commands if line),
         "methods": {**before.get("methods", {}), **about},
     }
-    text = json.dumps(content, indent=1).encode()
-    write_atomically(out / "plan.json", lambda file: file.write(text))
+    keep_plan(out, content)
 
 
 def _shown(table: TimeTable, tables: CostTables) -> Table:
-    """The most important columns, for a terminal."""
+    """Return the most important columns as a table for a terminal."""
     shown = Table(title=table.title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("method", no_wrap=True)
     for heading in ("rounds", "ms", "added %", "x SMOE", "peak"):

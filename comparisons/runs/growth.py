@@ -1,4 +1,4 @@
-"""One run in processes of its own: how long it took, what lay between its cells, its memory."""
+"""Measure the time and memory of a run in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _BETWEEN_SAMPLES_S = 0.1
 
 @dataclass(frozen=True)
 class Times:
-    """What the cells of a run tell of its time.
+    """Times of a run, from the records of its cells.
 
     Args:
-        cells: how many workers did.
+        cells: number of cells that workers ran.
         start_s: from the start of the process until the first of them began: imports, a trial,
             images, workers.
         run_s: from then until the last one was recorded.
@@ -46,11 +46,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run took.
+    """Time, memory and disk of a run.
 
     Args:
         total_s: wall time of the command.
-        times: what its cells tell.
+        times: from the records of its cells.
         largest_mib: peak of the largest process's own memory: files that it maps left out.
         all_mib: peak of all its processes' own memory together.
         disk_mib: of its directory, afterwards.
@@ -63,16 +63,16 @@ class Measured:
     disk_mib: float
 
     def row(self) -> dict[str, float]:
-        """As a line of a table."""
+        """Return the numbers as a row of a table."""
         numbers = {name: value for name, value in asdict(self).items() if name != "times"}
         return numbers | asdict(self.times)
 
 
 def measure_run(case: Case, folder: Path) -> Measured:
-    """Run a case with the command, as a user would, and watch its processes.
+    """Run a case with the command line, and sample the memory of its processes.
 
     Args:
-        case: what to run.
+        case: the run.
         folder: an empty one, for its plan and its directory.
 
     Raises:
@@ -111,14 +111,14 @@ def measure_run(case: Case, folder: Path) -> Measured:
 
 
 def times(ended: Sequence[tuple[float, CellResult]], began: float, workers: int) -> Times:
-    """What cells tell of the time of their run.
+    """Compute the times of a run from its cells.
 
     The images are read before there are workers and count as part of the start.
 
     Args:
         ended: when each result was recorded, and the result.
         began: when the process was started.
-        workers: how many processes there were.
+        workers: number of processes.
     """
     by_workers = sorted(
         ((end, result.seconds) for end, result in ended if result.kind != "data"),
@@ -133,7 +133,7 @@ def times(ended: Sequence[tuple[float, CellResult]], began: float, workers: int)
 
 
 def _watch(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Wait for a process; the peaks of its largest process's memory, and of all together."""
+    """Wait for a process; return the peak memory of its largest process, and of all together."""
     watched = psutil.Process(process.pid)
     largest = together = 0
     while process.poll() is None:
@@ -141,7 +141,7 @@ def _watch(process: subprocess.Popen[bytes]) -> tuple[int, int]:
         try:
             for each in (watched, *watched.children(recursive=True)):
                 info = each.memory_info()
-                # Pages of mapped files are the system's to drop.
+                # Pages of mapped files do not count: the system can drop them.
                 held.append(info.rss - getattr(info, "shared", 0))
         except psutil.NoSuchProcess:
             pass  # one of them ended meanwhile; the others are counted

@@ -1,4 +1,4 @@
-"""One weight a scale for a user's own network, from what masking each of its scales costs."""
+"""Prior weights of the scales of a user's network, from the accuracies of a run inside it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PREFERRED = "smoe_scale"
 def write_prior(
     path: Path, results: Sequence[CellResult], plan: LayersPlan, layers: Sequence[str]
 ) -> None:
-    """Write weights that ``SMOEScale(weights=path)`` takes.
+    """Write a file of weights for ``SMOEScale(weights=path)``.
 
     A scale's weight is its own difference score, ``(z - rho) + (kappa - z)`` of Eq 8, mean over
     the seeds; a negative one counts as 0, since there the statistic is worse than chance.
@@ -83,7 +83,7 @@ def write_prior(
 
 
 def has_accuracies(results: Sequence[CellResult], plan: LayersPlan, layers: Sequence[str]) -> bool:
-    """Whether every fine-tuning that weights are made of is finished.
+    """Return True if every fine-tuning that the weights need is finished.
 
     Args:
         results: the finished cells of a run.

@@ -1,4 +1,4 @@
-"""What a run says while it works: a line a cell, over a bar with the time left."""
+"""Progress of a run: a line for each cell, above a bar with the time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINE_SECONDS = 60.0
 
 
 class RunProgress:
-    """Says what happens, a line a cell, over a bar with the time left."""
+    """Progress of cells: a line for each, above a bar with the time left."""
 
     def __init__(self, nodes: list[Node], console: Console) -> None:
         self.bar = Progress(
@@ -44,7 +44,7 @@ class RunProgress:
         self._count, self._total, self._found = 0, len(nodes), 0
 
     def show(self, event: Event) -> None:
-        """Take note of what happened to a node, and say it."""
+        """Print an event of a node, and update the bar."""
         node = event.node
         if event.kind == "started":
             if self._found and not self._running:
@@ -77,11 +77,11 @@ class RunProgress:
 
 
 class StagingProgress:
-    """Says how many images are read: a bar, or in a log a line a minute.
+    """Progress of staging: a bar on a terminal, a line a minute in a log.
 
     Args:
-        title: what is done with them.
-        console: where to say it.
+        title: of the bar.
+        console: gets the lines.
     """
 
     def __init__(self, title: str, console: Console) -> None:
@@ -108,10 +108,10 @@ class StagingProgress:
         self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Take note of how many images are done."""
+        """Update the bar with the number of staged images."""
         now = time.monotonic()
         if self._first is None:
-            # What an earlier start did took no time of this one.
+            # Images staged by an earlier start do not count for the rate.
             self._first, self._started = done, now
         left = ""
         if done > self._first:
@@ -132,7 +132,7 @@ def _outcome(event: Event) -> str:
         f"  {record.metric.replace('_', ' ')} {100 * record.value:.1f} %"
         for record in event.result.records
         if record.unit == "1" and record.derived_from is None and not record.timed
-        # Of measures at several layers the page tells; an accuracy inside a network is one number.
+        # Measures at several layers are on the page; an accuracy inside a network is one number.
         if record.layer is None or record.metric == "accuracy"
     ]
     return "".join(shown) + f"  ({duration(event.result.seconds)})"

@@ -1,4 +1,4 @@
-"""What every run needs: a directory for itself, workers that end with it, one message if not."""
+"""A run's lock on its folder, its images, its progress and its one error message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import Event, Executor, execute
 from comparisons.engines.on_ray import RayMissing
 from comparisons.graph.nodes import Node
@@ -28,31 +28,30 @@ from evaluation.storage.store import Store, remove_partial, write_atomically
 
 __all__ = [
     "RunError",
-    "kept_plan",
+    "failure_message",
     "one_message",
     "run_nodes",
     "staged",
-    "told",
     "working_in",
 ]
 
 
 class RunError(RuntimeError):
-    """The run cannot start or go on; the message says why and what to do."""
+    """A run cannot start or continue; the message says why and what to do."""
 
 
 @contextmanager
 def one_message(console: Console, out: Path) -> Iterator[None]:
-    """Turn what keeps a command from its end into one message and an exit status.
+    """Turn an error of a command into one message and an exit status.
 
     Args:
-        console: where to say it.
+        console: gets the message.
         out: the run's directory, which keeps what is finished.
     """
     try:
         yield
     except (RunError, RayMissing, ValueError, OSError) as error:
-        # Escaped: a path may hold brackets, which mean styles.
+        # Escaped, since a path may hold brackets, which rich reads as styles.
         console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, markup=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
@@ -64,31 +63,11 @@ def one_message(console: Console, out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def kept_plan(out: Path, kind: str) -> dict[str, Any] | None:
-    """What ``plan.json`` in a run's directory says, or None in a new one.
-
-    Args:
-        out: the directory.
-        kind: of the run that asks: ``"run"``, ``"layers"`` or ``"profile"``.
-
-    Raises:
-        RunError: the directory holds a run of another kind.
-    """
-    path = out / "plan.json"
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    found = content.get("kind", "run")
-    if found != kind:
-        raise RunError(f"{out} holds what `python -m comparisons {found}` made: give another --out")
-    return content
-
-
 @contextmanager
 def working_in(out: Path) -> Iterator[None]:
-    """Hold a run's directory; a polite kill ends the run as Ctrl-C does.
+    """Lock a run's folder; SIGTERM ends the run like Ctrl-C.
 
-    What an earlier run was writing when it was killed is removed.
+    Partial files of an earlier run that was killed are removed.
 
     Raises:
         RunError: another run holds it.
@@ -99,12 +78,12 @@ def working_in(out: Path) -> Iterator[None]:
 
 
 def staged(cell: Cell, store: Store, console: Console) -> Dataset:
-    """The images of a run, read or made at its first start.
+    """Return the images of a run, staged at its first start.
 
     Args:
-        cell: that reads or makes them.
-        store: where they are kept.
-        console: where to say how far it is.
+        cell: the data cell.
+        store: the run's folder.
+        console: gets the progress.
 
     Raises:
         RunError: they are others now than those that were staged.
@@ -127,7 +106,7 @@ def staged(cell: Cell, store: Store, console: Console) -> Dataset:
 
 
 def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Console) -> list[Event]:
-    """Run what is not done yet, and say so.
+    """Run the nodes that are not done yet, with progress.
 
     Returns:
         The events of the cells that failed; everything else is done.
@@ -142,11 +121,17 @@ def run_nodes(nodes: list[Node], store: Store, executor: Executor, console: Cons
     return failures
 
 
-def told(failures: list[Event], report: Path) -> str:
-    """What to say of the cells that failed, and what to do about them."""
-    listed = "\n".join(f"  {event.node.name}: {event.error}" for event in failures)
+def failure_message(what: str, failures: list[str], report: Path) -> str:
+    """Return the message about cells that failed: which, and how to try them again.
+
+    Args:
+        what: failed, in the plural.
+        failures: the name and the error of each.
+        report: the page that was written.
+    """
+    listed = "\n".join(f"  {failure}" for failure in failures)
     return (
-        f"{len(failures)} cells failed; the others are kept and reported in {report}. "
+        f"{len(failures)} {what} failed; the others are kept and reported in {report}. "
         f"Start the same command again to try these once more:\n{listed}"
     )
 
@@ -158,8 +143,8 @@ def _alone(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"another run is working in {out}: wait for it, stop it{_told_holder(holder)}, or give "
-            "another --out"
+            f"another run is working in {out}: wait for it, stop it{_holder_in_words(holder)}, or "
+            "give another --out"
         ) from None
     try:
         who = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
@@ -171,8 +156,8 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _told_holder(holder: Path) -> str:
-    """Who holds a directory, as far as it can be read."""
+def _holder_in_words(holder: Path) -> str:
+    """Return the holder of a folder in words, if it can be read."""
     try:
         who = json.loads(holder.read_text())
         return f" (process {who['process']} on {who['host']}, since {who['since']})"
@@ -186,7 +171,7 @@ def _now() -> str:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let a polite kill end the run as Ctrl-C does: workers stopped, the lock released."""
+    """Let SIGTERM end the run like Ctrl-C: workers stopped, the lock released."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

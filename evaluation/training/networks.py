@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastsal.networks.by_name import named_function
 from fastsal.optional import needed
 
-__all__ = ["BUILT_IN", "build_network", "state_hash"]
+__all__ = ["BUILT_IN", "build_network", "check_network", "state_hash"]
 
 
 class _ConvNormAct(nn.Sequential):
@@ -150,6 +150,20 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
             )
         _try_out(network, name, classes, size)
     return network
+
+
+def check_network(name: str) -> None:
+    """Refuse a name that stands for no network, without building one.
+
+    Args:
+        name: as `build_network` takes it; of ``timm:NAME`` only the package is looked for.
+
+    Raises:
+        ValueError: an unknown name; says which there are.
+
+    >>> check_network("resnet9")
+    """
+    _builder(name)
 
 
 def state_hash(network: nn.Module) -> str:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from comparisons.cells.run import Cell, run_cell
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines.engine import Event, execute
 from comparisons.engines.select import Engine
 from comparisons.graph.nodes import build_nodes

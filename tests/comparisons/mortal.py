@@ -64,8 +64,8 @@ def _node() -> str:
 
 def network(classes: int) -> nn.Module:
     """What ``--model .../mortal.py:network`` builds."""
-    in_gang = distributed.is_initialized()
-    if in_gang and distributed.get_rank() == 1 and (HERE / "rank-1-fails").exists():
+    in_ranks = distributed.is_initialized()
+    if in_ranks and distributed.get_rank() == 1 and (HERE / "rank-1-fails").exists():
         raise OverflowError("too much for this rank")
     if not _in_driver():
         with (HERE / "built").open("a") as file:

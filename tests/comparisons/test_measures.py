@@ -16,7 +16,7 @@ from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
 from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES, Sample, resolve_measures
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import open_staged
 from evaluation.datasets.load import Request, load_dataset

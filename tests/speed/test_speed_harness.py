@@ -8,8 +8,7 @@ from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
 from comparisons.budget import MEMORY_BUDGET_MIB, memory_budget_bytes, rows_at_once
-from comparisons.methods.controls import METHODS
-from comparisons.methods.registry import Batch
+from comparisons.methods import METHODS, Batch
 from evaluation.training.networks import build_network
 
 COPIES, STEPS, NOISE = 15, 25, 0.15

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS, Batch
 from comparisons.methods.costed import COST_ONLY, costed, installed
-from comparisons.methods.registry import Batch
 from evaluation.training.networks import build_network
 
 FORWARD = "forward pass"

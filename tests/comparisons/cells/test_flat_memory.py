@@ -103,7 +103,7 @@ import torch
 from torch import nn
 
 from comparisons.methods.map_set import MapSet
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from evaluation.datasets.dataset import Dataset, Split
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking

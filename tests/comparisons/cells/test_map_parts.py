@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from comparisons.cells import maps as map_cells
-from comparisons.cells.maps import part_of, parts_of
 from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
 from comparisons.engines.local import LocalExecutor
 from comparisons.engines.resources import Resources
+from comparisons.graph import parts as map_parts
 from comparisons.graph.nodes import build_nodes
-from comparisons.methods import map_set
-from comparisons.methods.controls import METHODS
+from comparisons.graph.parts import part_of, parts_of
+from comparisons.methods import METHODS, map_set
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels
 from evaluation.masking.variants import Variant, crossfitted
@@ -57,7 +56,7 @@ def plan(make_tiny_plan):
 
 @pytest.fixture(scope="module")
 def whole(plan, small_shards, tmp_path_factory, inline_executor):
-    """A finished run of every track, whose maps were made at once."""
+    """A finished run of every variant, whose maps were made at once."""
     store = Store(tmp_path_factory.mktemp("whole"))
     executor = inline_executor(store)
     nodes = build_nodes(plan, train_images=TRAIN, test_images=TEST)
@@ -101,7 +100,7 @@ def test_parts_hold_every_shard_once_and_few_images_have_none():
 def test_a_plan_in_parts_gives_the_cells_of_one_without(
     plan, whole, without_maps, monkeypatch, inline_executor
 ):
-    monkeypatch.setattr(map_cells, "PART_SHARDS", 2)
+    monkeypatch.setattr(map_parts, "PART_SHARDS", 2)
     nodes = build_nodes(plan, train_images=TRAIN, test_images=TEST)
     sets = [node for node in nodes if node.stage == "maps"]
     assert len(nodes) == len(whole.nodes) + 3 * len(sets)
@@ -213,7 +212,7 @@ def test_processes_make_parts_of_one_array_at_a_time(
         return {event.node.name: event.result for event in events if event.result is not None}
 
     before = run(Store(tmp_path / "whole"), inline_executor(Store(tmp_path / "whole")))
-    monkeypatch.setattr(map_cells, "PART_SHARDS", 1)
+    monkeypatch.setattr(map_parts, "PART_SHARDS", 1)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     store = Store(tmp_path / "parts")
     shutil.rmtree(store.root / "maps")

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from comparisons.cells import run as cells_module
-from comparisons.cells.run import Cell, run_cell
-from comparisons.methods.controls import METHODS, Batch, Method
+from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
+from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels
@@ -237,7 +238,7 @@ def test_the_gallery_holds_one_image_of_each_class(tiny):
 
 
 def test_a_finished_cell_is_not_run_again(tiny, monkeypatch):
-    monkeypatch.setattr(cells_module, "_WORK", {})
+    monkeypatch.setattr(cells_module, "CELL_KINDS", {})
     for cell in tiny.cells.values():
         assert run_cell(cell, tiny.store).to_json() == tiny.store.result(cell.id).to_json()
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from comparisons.cells.run import run_cell
-from comparisons.cli.options import as_tracks
+from comparisons.cli.options import as_variants
 from comparisons.engines.engine import execute
 from comparisons.graph.nodes import build_nodes
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import Plan, PlanError
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
@@ -48,8 +48,8 @@ def plain(make_tiny_plan) -> Plan:
 
 @pytest.fixture(scope="module")
 def run(plain, tmp_path_factory, inline_executor):
-    """A finished run of every track, on 64 images of 16x16."""
-    store = Store(tmp_path_factory.mktemp("tracks"))
+    """A finished run of every variant, on 64 images of 16x16."""
+    store = Store(tmp_path_factory.mktemp("variants"))
     executor = inline_executor(store)
     nodes = build_nodes(replace(plain, variants=VARIANTS), train_images=64, test_images=32)
     events = list(execute(nodes, store, executor))
@@ -63,8 +63,8 @@ def run(plain, tmp_path_factory, inline_executor):
     )
 
 
-def _tagged(name: str, track: Variant) -> str:
-    return f"{name} [{track.title}]"
+def _tagged(name: str, variant: Variant) -> str:
+    return f"{name} [{variant.title}]"
 
 
 def _levels(run, name: str, split: str) -> np.ndarray:
@@ -112,8 +112,8 @@ def test_every_track_has_its_trainings(run):
         kinds.setdefault((name.partition("[")[2], result.kind), []).append(name)
     count = {key: len(names) for key, names in kinds.items()}
     # 0.3 and 0.6 have no duals: 3 methods x 2 modes x 2 fractions.
-    for track in ("", "fill noisy-linear]", "unit element]"):
-        assert count[track, "retrain"] == 12
+    for variant in ("", "fill noisy-linear]", "unit element]"):
+        assert count[variant, "retrain"] == 12
     # Only the gradient explains a class: the others' masks are those they were.
     crossfit = f"{CROSSFIT.title}]"
     assert count[crossfit, "same"] == 8
@@ -215,7 +215,7 @@ def test_crossfitted_targets_are_of_networks_that_never_saw_the_image(run):
     expected = saliency_levels(inputs.grad.abs().sum(1).numpy(), FRACTIONS, np.arange(64))
     kept = _levels(run, _tagged("maps of gradient", CROSSFIT), "train")
     assert (kept == expected).mean() > 0.99
-    # The class of a test image is the explained network's own, in every track.
+    # The class of a test image is the explained network's own, in every variant.
     before = _levels(run, "maps of gradient", "test")
     after = _levels(run, _tagged("maps of gradient", CROSSFIT), "test")
     np.testing.assert_array_equal(before, after)
@@ -293,11 +293,11 @@ def test_folds_are_balanced_and_depend_on_the_seed():
         fold_of(10, 11, 0)
 
 
-@pytest.mark.parametrize("track", VARIANTS, ids=lambda track: track.title)
-def test_a_cell_done_again_gives_the_same(run, tmp_path, track):
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
+def test_a_cell_done_again_gives_the_same(run, tmp_path, variant):
     shutil.copytree(run.store.root, tmp_path / "copy")
     store = Store(tmp_path / "copy")
-    before = run.results[_tagged("gradient, roar 60 %, seed 0", track)]
+    before = run.results[_tagged("gradient, roar 60 %, seed 0", variant)]
     store.cell(before.id).unlink()
     again = run_cell(run.cells[before.id], store)
     assert again.hashes == before.hashes
@@ -317,7 +317,7 @@ def test_interrupted_maps_of_a_chain_go_on(run, tmp_path):
 
 
 def test_options_make_tracks_that_differ_in_one_thing():
-    options = as_tracks("noisy-linear,mean", "pixel,element", 3, True)
+    options = as_variants("noisy-linear,mean", "pixel,element", 3, True)
     assert (options["fill"], options["unit"]) == ("noisy-linear", "pixel")
     assert options["variants"] == (
         Variant("mean", "pixel"),
@@ -325,7 +325,7 @@ def test_options_make_tracks_that_differ_in_one_thing():
         Variant("noisy-linear", "pixel", "crossfit-3"),
         Variant("noisy-linear", "pixel", recursive=True),
     )
-    assert as_tracks(None, None, None, False)["variants"] == ()
+    assert as_variants(None, None, None, False)["variants"] == ()
 
 
 @pytest.mark.parametrize(
@@ -338,13 +338,13 @@ def test_options_make_tracks_that_differ_in_one_thing():
 )
 def test_tracks_that_are_none_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        as_tracks(*options)
+        as_variants(*options)
 
 
 def test_plans_refuse_tracks_twice_and_recursion_without_roar(plain):
-    with pytest.raises(PlanError, match="the track fill noisy-linear is given twice"):
+    with pytest.raises(PlanError, match="the variant fill noisy-linear is given twice"):
         replace(plain, variants=(NOISY, NOISY))
-    with pytest.raises(PlanError, match="the track of the protocol is given twice"):
+    with pytest.raises(PlanError, match="the variant of the protocol is given twice"):
         replace(plain, variants=(Variant(),))
     with pytest.raises(PlanError, match="recursive is a form of ROAR"):
         replace(plain, modes=("kar",), variants=(RECURSIVE,))

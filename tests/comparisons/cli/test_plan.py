@@ -190,7 +190,7 @@ def test_gpus_of_a_cell_may_not_change_a_plan_s_file(invoke, plan_file, tmp_path
 def test_ranks_take_their_workers_together(invoke, tmp_path):
     file = tmp_path / "plan.json"
     options = ("--preset", "smoke", "--ranks", "2", *THROUGHPUT, "--out", str(file))
-    code, said = invoke("plan", *options, "--workers", "2", "--gang-efficiency", "0.8")
+    code, said = invoke("plan", *options, "--workers", "2", "--rank-efficiency", "0.8")
     assert code == 0, said
     assert "2 processes that train one network together are 1.6 times as fast as one (not" in said
     cost = json.loads(file.read_text())["cost"]
@@ -220,7 +220,7 @@ def test_a_run_s_own_plan_json_is_no_plan_file(invoke, tmp_path):
         ("--counts 10,5", "--counts '10,5': expected training images, test images and classes"),
         ("--counts 10,5,0", "--counts '10,5,0': expected training images"),
         ("--counts a,b,c", "--counts 'a,b,c': expected whole numbers"),
-        ("--gang-efficiency 2", "gang efficiency 2: expected more than 0 and at most 1"),
+        ("--rank-efficiency 2", "rank efficiency 2: expected more than 0 and at most 1"),
         ("--workers 0", "workers=0: expected at least 1"),
         ("--device tpu", "device 'tpu': expected one of cpu, cuda"),
         ("--model resnet99", "unknown model 'resnet99'"),

@@ -18,9 +18,11 @@ from rich.console import Console
 from torch import nn
 
 from comparisons import __main__ as command
+from comparisons.cli import methods as methods_command
+from comparisons.cli import run as run_command
 from comparisons.engines import select
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import PRESETS, Plan
 from evaluation.storage import store
 
@@ -50,7 +52,7 @@ def planned(monkeypatch, tmp_path):
         plans.append(plan)
         return out / "report.html"
 
-    monkeypatch.setattr(command, "run_plan", run_plan)
+    monkeypatch.setattr(run_command, "run_plan", run_plan)
 
     def plan(*arguments: str) -> Plan:
         arguments = ("run", "--out", str(tmp_path), *arguments)
@@ -258,7 +260,7 @@ def test_ctrl_c_says_how_to_go_on(invoke, tmp_path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run_plan", interrupted)
+    monkeypatch.setattr(run_command, "run_plan", interrupted)
     code, said = invoke("run", "--out", str(tmp_path / "[r]"))
     assert code == 130
     assert f"kept in {tmp_path / '[r]'}; the same command continues" in said
@@ -329,7 +331,7 @@ def test_the_command_is_recorded(invoke, monkeypatch, tmp_path):
         seen.update(more)
         return out
 
-    monkeypatch.setattr(command, "run_plan", run_plan)
+    monkeypatch.setattr(run_command, "run_plan", run_plan)
     monkeypatch.setattr(sys, "argv", ["x", "run", "--out", "a folder"])
     invoke("run", "--out", str(tmp_path))
     assert seen["command"] == "python -m comparisons run --out 'a folder'"
@@ -337,7 +339,7 @@ def test_the_command_is_recorded(invoke, monkeypatch, tmp_path):
 
 def test_methods_are_listed_with_their_citation(invoke, monkeypatch):
     # So wide that no title is cut in two, wherever the tests run.
-    monkeypatch.setattr(command, "_console", Console(highlight=False, width=400))
+    monkeypatch.setattr(methods_command, "_console", Console(highlight=False, width=400))
     code, said = invoke("methods")
     assert code == 0
     squeezed = " ".join(said.split())

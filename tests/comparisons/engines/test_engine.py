@@ -20,14 +20,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import select
 from comparisons.engines.engine import Event, WorkerLost, execute
 from comparisons.engines.resources import Resources
 from comparisons.engines.select import Engine
 from comparisons.estimates.throughput import given
 from comparisons.graph.nodes import Node, build_nodes
-from comparisons.methods.controls import METHODS, Method
+from comparisons.methods import METHODS, Method
 from comparisons.plans.plan import Plan
 from comparisons.runs import compare
 from comparisons.runs.compare import RunError, run_plan
@@ -178,11 +178,11 @@ def test_a_cell_that_loses_every_worker_fails_alone(tmp_path):
 
 
 def test_a_training_of_several_ranks_takes_several_slots(tmp_path):
-    def gang(name: str, ranks: int, priority: int) -> Node:
+    def ranked(name: str, ranks: int, priority: int) -> Node:
         spec = {"name": name, "alone": False, "recipe": {"ranks": ranks}}
         return Node(name, "fake", (), (priority, 0, 0), 1, lambda _: Cell("fake", spec))
 
-    nodes = [gang("a", 2, 0), gang("b", 1, 1), gang("c", 2, 2), gang("d", 1, 3)]
+    nodes = [ranked("a", 2, 0), ranked("b", 1, 1), ranked("c", 2, 2), ranked("d", 1, 3)]
 
     class Counting(SlowExecutor):
         """Three slots: a and b fill them; c comes when both are through, d beside it."""

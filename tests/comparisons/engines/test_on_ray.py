@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import on_ray
 from comparisons.engines.on_ray import RayExecutor, RayMissing
 from comparisons.engines.resources import Resources
@@ -135,7 +135,7 @@ def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
 
 
 @pytest.mark.slow
-def test_a_gang_that_loses_a_rank_is_the_gang_here(
+def test_ranks_of_which_one_is_lost_are_those_here(
     cluster, mortal, tmp_path, make_tiny_plan, run_on
 ):
     plan = make_tiny_plan("centre")

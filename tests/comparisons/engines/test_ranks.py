@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture
-def gang_plan(mortal, make_tiny_plan):
+def plan_of_ranks(mortal, make_tiny_plan):
     plan = make_tiny_plan("centre")
     return replace(
         plan,
@@ -26,11 +26,11 @@ def gang_plan(mortal, make_tiny_plan):
 
 
 @pytest.mark.slow
-def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_path, run_on):
+def test_ranks_that_are_lost_change_nothing(mortal, plan_of_ranks, tmp_path, run_on):
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
-    run_on(gang_plan, whole, Engine(workers=2))
+    run_on(plan_of_ranks, whole, Engine(workers=2))
     (mortal / "kill-0").touch()  # whichever rank is first at its second step
-    run_on(gang_plan, disturbed, Engine(workers=2))
+    run_on(plan_of_ranks, disturbed, Engine(workers=2))
     assert not (mortal / "kill-0").exists()
     expected = {result.id: result for result in Store(whole).results()}
     found = {result.id: result for result in Store(disturbed).results()}
@@ -42,7 +42,7 @@ def test_a_gang_that_loses_ranks_ends_as_if_it_had_not(mortal, gang_plan, tmp_pa
     assert {result.spec["recipe"]["ranks"] for result in trained} == {2}
 
 
-def test_a_rank_that_fails_says_why(mortal, gang_plan, tmp_path, run_on):
+def test_a_rank_that_fails_says_why(mortal, plan_of_ranks, tmp_path, run_on):
     (mortal / "rank-1-fails").touch()
     with pytest.raises(RunError, match=r"rank 1 failed: .*too much for this rank"):
-        run_on(gang_plan, tmp_path / "run", Engine(workers=2))
+        run_on(plan_of_ranks, tmp_path / "run", Engine(workers=2))

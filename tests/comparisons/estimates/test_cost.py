@@ -11,7 +11,7 @@ from comparisons.estimates.cost import Cost, cost_of
 from comparisons.estimates.throughput import given
 from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.methods.registry import SETS
 from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
@@ -158,9 +158,9 @@ def test_measures_are_passes_of_their_images():
 
 
 @pytest.mark.parametrize("efficiency", [0.0, 1.5, float("nan")])
-def test_a_gang_is_not_faster_than_its_processes(efficiency):
-    with pytest.raises(ValueError, match=r"gang efficiency .*: expected more than 0 and at most 1"):
-        cost_of(_plan("random"), SMALL, (32, 32), RATES, workers=1, gang_efficiency=efficiency)
+def test_ranks_are_not_faster_than_their_number(efficiency):
+    with pytest.raises(ValueError, match=r"rank efficiency .*: expected more than 0 and at most 1"):
+        cost_of(_plan("random"), SMALL, (32, 32), RATES, workers=1, rank_efficiency=efficiency)
 
 
 @pytest.mark.parametrize("text", ["", "fast", "0", "-3", "nan", "1,2,3,4,5", "100,,3", "inf"])

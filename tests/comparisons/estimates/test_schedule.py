@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from comparisons.cells.run import Cell
+from comparisons.cells.cell import Cell
 from comparisons.engines import engine
 from comparisons.engines.engine import execute
 from comparisons.estimates.schedule import Task, critical_path, simulate
@@ -66,16 +66,16 @@ def test_what_is_timed_runs_alone():
     assert found.seconds == 6.0
 
 
-def test_a_gang_takes_its_workers_together():
-    # 3 workers: a gang of 2 beside one, then the second gang alone, then what waited behind it.
+def test_ranks_take_their_workers_together():
+    # 3 workers: two ranks beside one, then the second pair alone, then what waited behind it.
     tasks = [
         _task("one", 5.0, priority=0),
-        _task("gang", 3.0, priority=1, width=2),
-        _task("second gang", 3.0, priority=2, width=2),
+        _task("pair", 3.0, priority=1, width=2),
+        _task("second pair", 3.0, priority=2, width=2),
         _task("behind", 1.0, priority=3),
     ]
     found = simulate(tasks, 3)
-    assert found.started == {"one": 0.0, "gang": 0.0, "second gang": 3.0, "behind": 5.0}
+    assert found.started == {"one": 0.0, "pair": 0.0, "second pair": 3.0, "behind": 5.0}
     assert found.seconds == 6.0
     assert found.busy_seconds == 5 + 6 + 6 + 1
     with pytest.raises(ValueError, match="takes 2 workers at once, and there are 1: give at least"):

@@ -13,7 +13,7 @@ import pytest
 
 from comparisons.graph.nodes import build_nodes
 from comparisons.graph.specs import data_cell
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.plans.plan import PRESETS, Plan, PlanError
 from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.records import CellResult

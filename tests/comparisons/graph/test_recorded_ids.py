@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from comparisons.cli.plan_options import _plan
+from comparisons.graph.costs import build_cost_cells
 from comparisons.graph.layers import Layers, build_layer_nodes
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.plans.costs import CostPlan
@@ -73,7 +74,7 @@ def _layers() -> dict[str, str]:
 def _profile() -> dict[str, str]:
     methods = ("smoe-linear", "fastcam", "gradient", "gradient-sgsq", "captum-layer-gradcam")
     plan = CostPlan(("resnet18", "resnet50"), methods, precisions=("float32", "bfloat16"))
-    return {cell.id: name for name, cell in plan.cells()}
+    return {cell.id: name for name, cell in build_cost_cells(plan)}
 
 
 PLANS = {
@@ -91,7 +92,7 @@ def test_ids_are_those_recorded(plan):
 
 @pytest.mark.parametrize("run", RECORDED_RUNS, ids=lambda path: path.name)
 def test_cells_of_recorded_runs_have_the_ids_of_what_they_say(run):
-    from comparisons.cells.run import Cell
+    from comparisons.cells.cell import Cell
 
     results = RunArchive(run).results()
     assert results

@@ -11,7 +11,7 @@ from torch import nn
 
 from comparisons import budget
 from comparisons.budget import in_slices, rows_at_once, set_memory_budget
-from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods import METHODS, Batch
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.profiling.memory import peak_bytes

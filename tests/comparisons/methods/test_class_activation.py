@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from comparisons.methods.controls import METHODS, Batch, resolve
+from comparisons.methods import METHODS, Batch, resolve
 from comparisons.methods.costed import resolve_costed
 from comparisons.methods.examples import example_batch
 from comparisons.methods.registry import SETS

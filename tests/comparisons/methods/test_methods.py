@@ -14,8 +14,7 @@ from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Salien
 from scipy import ndimage
 from torch import nn
 
-from comparisons.methods import controls as registry
-from comparisons.methods.controls import GROUPS, METHODS, Batch, resolve
+from comparisons.methods import GROUPS, METHODS, Batch, gradients, resolve
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
@@ -382,8 +381,8 @@ def test_smoothgrad_is_captum_s_noise_tunnel(name, suffix, kind, network, batch)
 
 @pytest.mark.parametrize("name", _SMOOTHED)
 def test_smoothgrad_without_noise_is_the_method_itself(name, network, batch, monkeypatch):
-    monkeypatch.setattr(registry, "_NOISE_SHARE", 0.0)
-    monkeypatch.setattr(registry, "_IG_STEPS", registry._IG_STEPS_SMOOTHED)
+    monkeypatch.setattr(gradients, "_NOISE_SHARE", 0.0)
+    monkeypatch.setattr(gradients, "_IG_STEPS", gradients._IG_STEPS_SMOOTHED)
     plain = _explain(name, network, batch)
     tolerance = {"rtol": 1e-3, "atol": 1e-5 * float(plain.max())}
     torch.testing.assert_close(_explain(f"{name}-sg", network, batch), plain, **tolerance)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, label
 
+from comparisons.methods import METHODS, Batch, get_method, is_method, resolve
 from comparisons.methods.blobs import arrival_times
 from comparisons.methods.blurred import blur
-from comparisons.methods.controls import METHODS, Batch, resolve
 from evaluation.masking.levels import Masking, pixels_at, saliency_levels
 from evaluation.masking.variants import BLURRED
 from evaluation.training.networks import build_network
@@ -102,7 +102,7 @@ def test_a_map_smaller_than_the_blur_s_reach_is_blurred_all_the_same():
 
 @pytest.mark.parametrize("name", ["random", "oracle", "smoe-linear", "gradient", "fastcam"])
 def test_a_blurred_method_is_the_method_s_map_blurred(name, network, batch):
-    plain, blurred = METHODS[name], METHODS[name + BLURRED]
+    plain, blurred = get_method(name), get_method(name + BLURRED)
     torch.testing.assert_close(
         blurred.prepare(network)(batch), blur(plain.prepare(network)(batch).detach())
     )
@@ -114,12 +114,14 @@ def test_a_blurred_method_is_the_method_s_map_blurred(name, network, batch):
 
 
 def test_blurred_forms_are_known_but_not_listed():
-    assert "gradient+blur" in METHODS
-    assert "lime+blur" not in METHODS
-    assert "gradient+blur+blur" not in METHODS
+    assert is_method("gradient+blur")
+    assert not is_method("lime+blur")
+    assert not is_method("gradient+blur+blur")
     assert all(BLURRED not in name for name in METHODS)
     with pytest.raises(KeyError, match=r"lime\+blur"):
-        METHODS["lime+blur"]
+        get_method("lime+blur")
+    with pytest.raises(ValueError, match=r"unknown method 'gradient\+blur\+blur'; choose"):
+        get_method("gradient+blur+blur")
 
 
 def test_a_list_may_name_blurred_methods_and_blurred_sets():

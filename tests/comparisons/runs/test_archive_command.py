@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 import reports
 from comparisons.__main__ import app
-from comparisons.cells import run as cells_run
+from comparisons.cells.cell import CELL_KINDS, Cell
 from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
-from comparisons.graph.layers import build_layer_nodes, data_cell, look_at
+from comparisons.graph.layers import build_layer_nodes, probe_layers
 from comparisons.graph.nodes import build_nodes
+from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan, tuning_recipe
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import archive_run, take_up
@@ -61,7 +62,7 @@ def stopped(finished) -> Path:
     return finished
 
 
-def _go_on(plan: Plan, store: Store, inline_executor) -> list[cells_run.Cell]:
+def _go_on(plan: Plan, store: Store, inline_executor) -> list[Cell]:
     """Run what is left of a plan; the cells that were run."""
     executor = inline_executor(store)
     nodes = build_nodes(plan, train_images=64, test_images=32)
@@ -146,8 +147,8 @@ def _counted(monkeypatch) -> list[str]:
 
         return count
 
-    for kind, work in list(cells_run._WORK.items()):
-        monkeypatch.setitem(cells_run._WORK, kind, counting(kind, work))
+    for kind, work in list(CELL_KINDS.items()):
+        monkeypatch.setitem(CELL_KINDS, kind, counting(kind, work))
     return worked
 
 
@@ -182,9 +183,9 @@ def test_a_machine_that_makes_other_maps_says_so(
     archive_run(stopped, archive, maps=False)
     out = Store(tmp_path / "new")
     take_up(archive, out.root, tiny.plan)
-    make = cells_run._WORK["maps"]
+    make = CELL_KINDS["maps"]
     monkeypatch.setitem(
-        cells_run._WORK, "maps", lambda *given: make(*given) | {"hashes": {"maps": "others"}}
+        CELL_KINDS, "maps", lambda *given: make(*given) | {"hashes": {"maps": "others"}}
     )
     executor = inline_executor(out)
     nodes = build_nodes(tiny.plan, train_images=64, test_images=32)
@@ -219,10 +220,10 @@ def test_a_layers_run_is_taken_up(tmp_path, inline_executor):
         tuning=tuning_recipe(epochs=1, batch_size=16),
     )
 
-    def go_on(store: Store) -> list[cells_run.Cell]:
+    def go_on(store: Store) -> list[Cell]:
         data = run_cell(data_cell(plan), store)
         dataset = open_staged(store.data(data.id))
-        layers = look_at(plan, dataset)
+        layers = probe_layers(plan, dataset)
         content = {"kind": "layers", "plan": asdict(plan), "layers": layers.names, "methods": {}}
         content |= {"log_base": None, "command": "python -m comparisons layers"}
         (store.root / "plan.json").write_text(json.dumps(content))
@@ -252,7 +253,7 @@ def test_a_layers_run_is_taken_up(tmp_path, inline_executor):
     for path in places:
         np.save(path, ~np.load(path))
     executor = inline_executor(out)
-    error = executor.submit(cells_run.Cell("tune", spec)).exception()
+    error = executor.submit(Cell("tune", spec)).exception()
     assert f"the locations of {spec['method']} at {spec['layer']}" in str(error)
 
 

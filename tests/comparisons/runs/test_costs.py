@@ -16,8 +16,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from comparisons.__main__ import app
+from comparisons.graph.costs import build_cost_cells
+from comparisons.methods import METHODS, Batch, resolve
 from comparisons.methods import costed as costs_methods
-from comparisons.methods.controls import METHODS, Batch, resolve
 from comparisons.methods.costed import COST_ONLY, costed, installed, resolve_costed
 from comparisons.plans.costs import CostPlan
 from comparisons.runs import costs
@@ -254,10 +255,10 @@ def test_every_precision_and_the_compiled_network_have_cells():
         ("none", "read-once"),
     )
     names = ("model", "precision", "compiled", "batch", "method")
-    found = [cell.spec for _, cell in plan.cells() if cell.kind == "cost"]
+    found = [cell.spec for _, cell in build_cost_cells(plan) if cell.kind == "cost"]
     assert [tuple(spec[name] for name in names) for spec in found] == list(wanted)
     # What is counted does not depend on the batch, and a compiled network's cannot be followed.
-    counted = [cell for _, cell in plan.cells() if cell.kind == "counts"]
+    counted = [cell for _, cell in build_cost_cells(plan) if cell.kind == "counts"]
     assert len(counted) == len({cell.id for cell in counted}) == 2 * 2 * 2
 
 

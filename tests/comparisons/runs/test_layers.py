@@ -26,7 +26,8 @@ from comparisons.cells.run import run_cell
 from comparisons.engines import select
 from comparisons.engines.engine import execute
 from comparisons.engines.select import Engine
-from comparisons.graph.layers import build_layer_nodes, data_cell, look_at
+from comparisons.graph.layers import build_layer_nodes, probe_layers
+from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan, tuning_recipe
 from comparisons.plans.plan import PlanError
 from comparisons.runs import prior
@@ -69,7 +70,7 @@ class LayersRun:
         self.plan, self.store, self.executor = plan, store, executor
         self.data = run_cell(data_cell(plan), store)
         self.dataset = open_staged(store.data(self.data.id))
-        self.layers = look_at(plan, self.dataset)
+        self.layers = probe_layers(plan, self.dataset)
         self.nodes = build_layer_nodes(plan, self.layers, self.dataset)
         self.events = list(execute(self.nodes, store, executor))
         self.results = {e.node.name: e.result for e in self.events if e.result is not None}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from comparisons.methods.controls import METHODS
+from comparisons.methods import METHODS
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS
 from evaluation.datasets.load import Request, load_dataset

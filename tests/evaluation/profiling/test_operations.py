@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from comparisons.methods.controls import METHODS, Batch
+from comparisons.methods import METHODS, Batch
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.profiling.smoe_scale_steps import paper_operations
 from evaluation.training.networks import build_network
