@@ -1,7 +1,7 @@
 """Maps, exports, trainings and commands on a GPU equal those on the CPU; skipped without a GPU.
 
-To run it alone: `python -m pytest tests/fastsal/kernels/test_cuda.py`; it needs torchvision, and Pillow
-and tqdm for the command.
+To run it alone: `python -m pytest tests/fastsal/kernels/test_cuda.py`. It needs torchvision, and
+Pillow and tqdm for the command.
 """
 
 import copy
