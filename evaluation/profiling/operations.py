@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from evaluation.profiling.operation_rules import ELEMENTWISE, costs_of
-from fastsal.kernels.memory import plain
+from fastsal.kernels.memory import without_kernels
 
 __all__ = ["Operations", "count_operations"]
 
@@ -76,7 +76,7 @@ def count_operations(call: Callable[[], object]) -> Operations:
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
     """
     meter = _OperationMeter()
-    with plain(), meter:
+    with without_kernels(), meter:
         call()
     return Operations(**meter.counts, unknown=tuple(sorted(meter.unknown)))
 

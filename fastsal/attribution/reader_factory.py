@@ -16,7 +16,7 @@ from fastsal.attribution.planned_reader import CacheKey, PlanCache, PlannedReade
 from fastsal.attribution.reader import LayerNotes, ScaleReader
 from fastsal.attribution.settings import Settings
 from fastsal.attribution.tiles import crop
-from fastsal.kernels.memory import unfollowed
+from fastsal.kernels.memory import untraced
 from fastsal.networks import state
 from fastsal.networks.layers import Layer, NamedLayer, name_layers
 from fastsal.networks.scales import Scale, find_scales
@@ -113,7 +113,7 @@ class ReaderFactory:
             yield ordinary()
             return
         key = CacheKey.of(self.settings, layers, image, layer_input)
-        planned = self._plans.take(key) if unfollowed() else None
+        planned = self._plans.take(key) if untraced() else None
         if planned is None:
             reader = ordinary()
             yield reader

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.attribution.tiles import Tiling, checked_tile
 from fastsal.maps.normalization import Normalization, NormalizeOver, get_normalization
-from fastsal.maps.prior import Prior, Weights, layer_weights, loaded
+from fastsal.maps.prior import Prior, Weights, layer_weights, load_weights
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
 
@@ -65,7 +65,7 @@ class Settings:
         Raises:
             ValueError: If a name is unknown or a number is out of its range.
         """
-        given = loaded(weights)
+        given = load_weights(weights)
         if normalize_over not in ("image", "batch"):
             raise ValueError(f"normalize_over is 'image' or 'batch', got {normalize_over!r}")
         return cls(

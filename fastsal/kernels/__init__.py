@@ -1,1 +1,1 @@
-"""SMOE Scale in one pass over memory: Numba on a CPU, Triton on a GPU."""
+"""Kernels that read each activation once: by Numba on a CPU, by Triton on a GPU."""

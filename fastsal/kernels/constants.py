@@ -1,6 +1,7 @@
-"""Numbers that kernels and their plain forms share."""
+"""Constants shared by kernels and the same formulas in PyTorch's operations."""
 
-# Added to every activation before a logarithm, so that zeros have one.
+# Added to each activation, so that zeros have a logarithm.
 EPSILON = 1e-6
-# A spread this small beside the values is what float32 leaves of a constant map.
+# A map counts as constant if its spread, divided by its largest magnitude, is no more than this:
+# float32 leaves as much by rounding.
 CONSTANT_SPREAD = 1e-6

@@ -1,7 +1,7 @@
-"""When the fused forms stand in for the plain ones on a CPU; `launched` says it of a GPU.
+"""SMOE Scale, the normal CDF and the weighted sum on a CPU, by kernels that Numba compiles.
 
-Each function returns None, or False, where the plain PyTorch form has to be taken: on other devices
-and types, where gradients, a compiler or a transform follow the operations, and without Numba.
+Each function returns None, or False, where PyTorch's operations have to be used instead: for other
+devices and types, under autograd, a compiler or a transform, and without Numba.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fastsal.kernels.constants import EPSILON
 from fastsal.kernels.memory import (
     DTYPE_NAMES,
     Layout,
-    fits_statistic,
+    contiguous_float32,
+    has_statistic_kernel,
+    kernels_disabled,
     layout_of,
     ordinary,
-    plain_alone,
-    plain_maps,
 )
 from fastsal.kernels.tasks import (
     STATISTIC_SCRATCH_BYTES,
@@ -32,22 +32,22 @@ from fastsal.kernels.tasks import (
     StatisticTask,
     combine_scratch_bytes,
 )
-from fastsal.kernels.threads import share, workers_for
+from fastsal.kernels.threads import run_in_parallel, workers_for
 
-# Locations whose sums stay in the cache while the channels go by, at most and at least.
+# Locations of a block, at most and at least: their sums stay in the cache over all channels.
 LARGEST_BLOCK, SMALLEST_BLOCK = 1024, 16
-# Bands of rows for each thread, so that one that is late leaves some to the others.
+# Bands of rows for each thread, so that a slow thread leaves some to the others.
 BANDS = 4
 
 
 def available() -> bool:
-    """Return whether there are fused forms: Numba is installed, and `plain` does not hold."""
-    return not plain_alone() and _kernels() is not None
+    """Return True if kernels may be used: Numba is installed, and no `without_kernels` is open."""
+    return not kernels_disabled() and _kernels() is not None
 
 
 @cache
 def _kernels() -> Callable[[str], Any] | None:
-    """Return what gives a kernel of a name, compiled, or None without Numba."""
+    """Return a function from a kernel's name to the compiled kernel, or None without Numba."""
     try:
         import numba
     except (ImportError, OSError):
@@ -55,39 +55,48 @@ def _kernels() -> Callable[[str], Any] | None:
     if numba.config.DISABLE_JIT:
         return None
     from fastsal.kernels import numba_maps, numba_statistic
-    from fastsal.kernels.jit import entry
+    from fastsal.kernels.jit import compile_kernel
 
-    return lambda name: entry(getattr(numba_statistic, name, None) or getattr(numba_maps, name))
+    def compiled(name: str) -> Any:
+        return compile_kernel(getattr(numba_statistic, name, None) or getattr(numba_maps, name))
+
+    return compiled
 
 
 def _kernel(name: str) -> Any:
-    """Return a kernel, compiled, where Numba is installed."""
+    """Return the compiled kernel of a name; Numba must be installed."""
     kernels: Any = _kernels()
     return kernels(name)
 
 
-class StatisticWork:
-    """SMOE Scale of tensors that lie alike, but for where they are, what comes of it and scratch.
+class StatisticCall:
+    """One reusable kernel call: SMOE Scale of tensors with one layout.
+
+    Args:
+        layout: The layout of the activations, as `(N, C, H, W)`.
+        epsilon: Added to each activation.
 
     Attributes:
-        task: What the kernel reads; `source`, `target` and `scratch` are to be set.
-        bytes: How many `target` takes.
-        scratch_bytes: How many `scratch` takes.
+        task: The kernel's arguments. The caller sets the addresses `target` and `scratch`.
+        bytes: The size of the memory at `target`.
+        scratch_bytes: The size of the memory at `scratch`.
+        workers: The number of threads.
     """
 
     def __init__(self, layout: Layout, epsilon: float = EPSILON) -> None:
         images, channels, height, width = layout.shape
         of_images, of_channels, _, of_columns = layout.stride
         locations = height * width
-        planes = of_columns == 1 or locations == 1
-        kernel = _kernel(f"{'planes' if planes else 'columns'}_{DTYPE_NAMES[layout.dtype]}")
+        channels_first = of_columns == 1 or locations == 1
+        order = "channels_first" if channels_first else "channels_last"
+        kernel = _kernel(f"{order}_{DTYPE_NAMES[layout.dtype]}")
         self._call, self._address = kernel.call, kernel.address
         workers = workers_for(images * -(-locations // SMALLEST_BLOCK), layout.shape.numel())
-        # As many blocks as threads at least, each in whole vectors.
-        each = -(-locations * images // workers)
-        # And no more scratch for many threads than for two.
+        # At least as many blocks as threads, each of whole vectors.
+        per_worker = -(-locations * images // workers)
+        # No more scratch for many threads than for two.
         largest = min(LARGEST_BLOCK, 2 * LARGEST_BLOCK // workers)
-        block = max(SMALLEST_BLOCK, min(largest, -(-min(each, locations) // 16) * 16))
+        block = max(SMALLEST_BLOCK, min(largest, -(-min(per_worker, locations) // 16) * 16))
         units = images * -(-locations // block)
         self.bytes = 4 * images * locations
         self.workers = min(workers, units)
@@ -96,7 +105,7 @@ class StatisticWork:
             workers=self.workers,
             units=units,
             image_stride=of_images,
-            stride=of_channels if planes else of_columns,
+            stride=of_channels if channels_first else of_columns,
             channels=channels,
             locations=locations,
             block=block,
@@ -104,29 +113,34 @@ class StatisticWork:
         )
         self._task = addressof(self.task)
 
-    def do(self, source: int) -> None:
-        """Read the activations at an address."""
+    def run(self, source: int) -> None:
+        """Compute SMOE Scale of the activations at an address."""
         task = self.task
         task.source, task.claimed, task.joined = source, 0, 0
-        share(self._call, self._address, self._task, self.workers)
+        run_in_parallel(self._call, self._address, self._task, self.workers)
 
 
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
-    """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None."""
-    if not readable(activations) or not fits_statistic(layout := layout_of(activations)):
+    """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None without a kernel."""
+    if not readable(activations) or not has_statistic_kernel(layout := layout_of(activations)):
         return None
-    work = StatisticWork(layout, epsilon)
+    call = StatisticCall(layout, epsilon)
     images, _, height, width = layout.shape
     values = torch.empty((images, height, width), device="cpu", dtype=torch.float32)
-    scratch = torch.empty(work.scratch_bytes, device="cpu", dtype=torch.uint8)
-    work.task.target, work.task.scratch = values.data_ptr(), scratch.data_ptr()
-    work.do(activations.data_ptr())
+    scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
+    call.task.target, call.task.scratch = values.data_ptr(), scratch.data_ptr()
+    call.run(activations.data_ptr())
     return values
 
 
 def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
-    """Return maps `(N, H, W)` through the normal CDF, or None."""
-    if not readable(maps) or not plain_maps(maps):
+    """Return the normal CDF of maps `(N, H, W)`, or None without a kernel.
+
+    Args:
+        maps: Each is normalised by its own mean and standard deviation.
+        in_place: True writes the result over the maps.
+    """
+    if not readable(maps) or not contiguous_float32(maps):
         return None
     squashed = maps if in_place else torch.empty_like(maps)
     task = SquashTask(
@@ -140,13 +154,21 @@ def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
     return squashed
 
 
-class CombineWork:
-    """The weighted sum of maps of given sizes, but for where they and the sum are, and scratch.
+class CombineCall:
+    """One reusable kernel call: the weighted sum of maps of given sizes, upsampled.
+
+    Args:
+        sizes: (h, w) of each scale's maps.
+        weights: The weight of each scale.
+        images: The number of images.
+        size: (H, W) of the sum.
+        squash: True puts each map through the normal CDF first.
 
     Attributes:
-        task: What the kernel reads; `target`, its strides and `scratch` are to be set.
-        scales: Where the scales' maps are; each `source` is to be set.
-        scratch_bytes: How many `scratch` takes.
+        task: The kernel's arguments. The caller sets the address `scratch`.
+        scales: The maps of each scale. The caller sets each `source`.
+        scratch_bytes: The size of the memory at `scratch`.
+        workers: The number of threads.
     """
 
     def __init__(
@@ -159,9 +181,9 @@ class CombineWork:
     ) -> None:
         height, width = size
         widest = max(columns for _, columns in sizes)
-        each = combine_scratch_bytes(len(sizes), width, widest)
-        # Scratch of all threads is no more than a byte for each location.
-        affordable = max(1, images * height * width // each)
+        scratch_bytes = combine_scratch_bytes(len(sizes), width, widest)
+        # The scratch of all threads together is at most one byte for each location of the result.
+        affordable = max(1, images * height * width // scratch_bytes)
         workers = min(affordable, workers_for(images * height, 8 * images * height * width))
         bands = min(height, -(-BANDS * workers // images) if workers > 1 else 1)
         band = -(-height // bands)
@@ -173,7 +195,7 @@ class CombineWork:
                 for (rows, columns), weight in zip(sizes, weights, strict=True)
             )
         )
-        self.scratch_bytes = self.workers * each
+        self.scratch_bytes = self.workers * scratch_bytes
         self.task = CombineTask(
             workers=self.workers,
             units=units,
@@ -184,11 +206,11 @@ class CombineWork:
             width=width,
             band=band,
             widest=widest,
-            scratch_bytes=each,
+            scratch_bytes=scratch_bytes,
         )
 
-    def do(self, result: Tensor) -> None:
-        """Write the sum to a result `(N, channels, H, W)`, to all its channels alike."""
+    def run(self, result: Tensor) -> None:
+        """Write the sum to each channel of a result `(N, channels, H, W)`."""
         task = self.task
         task.target = result.data_ptr()
         task.channels = result.shape[1]
@@ -196,15 +218,15 @@ class CombineWork:
         _run("combine", task)
 
     def not_finite(self) -> list[int]:
-        """Return which scales had values that are not finite, as found where they were squashed."""
+        """Return the scales whose maps had values that are not finite, when they were squashed."""
         return [index for index, scale in enumerate(self.scales) if scale.not_finite]
 
 
 def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
-    """Write the weighted sum of maps `(N, h, w)`, upsampled, to all channels of `(N, C, H, W)`.
+    """Write the weighted sum of maps `(N, h, w)`, upsampled, to each channel of `(N, C, H, W)`.
 
     Returns:
-        Whether it was done.
+        False if there is no kernel for it, and nothing was written.
     """
     images, _, height, width = out.shape
     if (
@@ -212,25 +234,25 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
         or out.dtype != torch.float32
         or out.stride()[2:] != (width, 1)
         or not out.numel()
-        or not all(readable(given) and plain_maps(given) for given in maps)
+        or not all(readable(one) and contiguous_float32(one) for one in maps)
     ):
         return False
-    sizes = [(given.shape[1], given.shape[2]) for given in maps]
-    work = CombineWork(sizes, weights, images, (height, width), squash=False)
-    scratch = torch.empty(work.scratch_bytes, device="cpu", dtype=torch.uint8)
-    work.task.scratch = scratch.data_ptr()
-    for scale, given in zip(work.scales, maps, strict=True):
-        scale.source = given.data_ptr()
-    work.do(out)
+    sizes = [(one.shape[1], one.shape[2]) for one in maps]
+    call = CombineCall(sizes, weights, images, (height, width), squash=False)
+    scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
+    call.task.scratch = scratch.data_ptr()
+    for scale, scale_maps in zip(call.scales, maps, strict=True):
+        scale.source = scale_maps.data_ptr()
+    call.run(out)
     return True
 
 
 def readable(tensor: Tensor) -> bool:
-    """Return whether kernels are there and may read a tensor's memory unseen by PyTorch."""
+    """Return True if there are kernels, and they may read this tensor's memory."""
     return tensor.is_cpu and ordinary(tensor) and available()
 
 
 def _run(name: str, task: Any) -> None:
     kernel = _kernel(name)
     task.claimed, task.joined = 0, 0
-    share(kernel.call, kernel.address, addressof(task), task.workers)
+    run_in_parallel(kernel.call, kernel.address, addressof(task), task.workers)

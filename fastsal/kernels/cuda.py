@@ -1,8 +1,8 @@
-"""When Triton's kernels stand in for the plain forms on a GPU, and how they are launched.
+"""SMOE Scale, the normal CDF and the weighted sum on a GPU, by launches of Triton's kernels.
 
-Triton comes with PyTorch's builds for GPUs. Each function returns None, or False, where the plain
-PyTorch form has to be taken, as in `fused`, and where Triton cannot compile: without a C compiler,
-or for an old GPU.
+Triton comes with PyTorch's builds for GPUs. Each function returns None, or False, where PyTorch's
+operations have to be used instead: as in `cpu`, and where Triton cannot compile, without a C
+compiler or for an old GPU.
 """
 
 from __future__ import annotations
@@ -17,28 +17,34 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels.constants import EPSILON
-from fastsal.kernels.memory import Layout, fits_statistic, layout_of, ordinary, plain_maps
+from fastsal.kernels.memory import (
+    Layout,
+    contiguous_float32,
+    has_statistic_kernel,
+    layout_of,
+    ordinary,
+)
 
-# Elements of a block of activations, in registers with their sums, mantissas and exponents.
+# Elements of a block of activations, which with their sums, mantissas and exponents fit registers.
 ELEMENTS = 2048
-# Locations of a block, where there are enough to keep the GPU busy, and where not.
+# Locations of a block: if there are enough to keep the GPU busy, and if not.
 MANY_LOCATIONS, FEW_LOCATIONS = 64, 16
-# Blocks that keep a large GPU busy.
+# The number of blocks that keeps a large GPU busy.
 ENOUGH_BLOCKS = 264
-# Values of a map, and pixels of the result, that a program takes at a time.
+# Values of a map, and pixels of the result, in a program's block.
 SQUASH_BLOCK, COMBINE_BLOCK = 4096, 512
 SQUASH_WARPS = 16
-# A map of more locations is left to PyTorch's operations, which share it out among programs.
+# Larger maps are left to PyTorch's operations, which use several programs for one map.
 LARGEST_MAP = 1 << 20
-# Each scale's maps begin at a multiple of so many elements, for whole vectors.
+# The maps of each scale begin at a multiple of so many elements, for whole vectors.
 ALIGNMENT = 16
-# Below it, float32 numbers have no mantissa of 24 bits.
+# Smaller epsilons leave float32 numbers without a mantissa of 24 bits.
 LEAST_EPSILON = 1e-30
 
 
 @cache
 def available(device: torch.device) -> bool:
-    """Return whether Triton is installed and compiles for a device."""
+    """Return True if Triton is installed and compiles for a device."""
     kernels = _kernels()
     if kernels is None:
         return False
@@ -48,13 +54,13 @@ def available(device: torch.device) -> bool:
             kernels.probe[(1,)](target)
             return bool(target.item() == 1)
     except Exception:
-        # Whatever its compiler, or the C compiler it calls, may raise.
+        # Triton's compiler and the C compiler that it calls raise any class of error.
         return False
 
 
 @cache
 def _kernels() -> Any:
-    """Return the kernels' module, or None without Triton."""
+    """Return the module of kernels, or None without Triton."""
     try:
         from fastsal.kernels import triton_kernels
     except (ImportError, OSError, RuntimeError):
@@ -63,35 +69,40 @@ def _kernels() -> Any:
 
 
 def readable(tensor: Tensor) -> bool:
-    """Return whether kernels are there and may read a tensor on a GPU unseen by PyTorch."""
+    """Return True if there are kernels, and they may read this tensor's memory on a GPU."""
     return ordinary(tensor) and reachable(tensor) and available(tensor.device)
 
 
 def reachable(tensor: Tensor) -> bool:
-    """Return whether a tensor lies where Triton's kernels run."""
+    """Return True if a tensor is on a device on which Triton's kernels run."""
     return tensor.is_cuda
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a device the current one, on whose stream Triton launches."""
+    """Make a device the current one: Triton launches on its stream."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
 
 
 class StatisticLaunch:
-    """SMOE Scale of tensors that lie alike, written to a memory of maps from `start` on.
+    """One reusable launch: SMOE Scale of tensors with one layout.
+
+    Args:
+        layout: The layout of the activations, as `(N, C, H, W)`.
+        start: The place of the first value in the memory of maps.
+        epsilon: Added to each activation.
 
     Attributes:
-        block: How many locations a program of the GPU's takes.
+        block: The number of locations for each program.
     """
 
     def __init__(self, layout: Layout, start: int = 0, epsilon: float = EPSILON) -> None:
         images, channels, height, width = layout.shape
         of_images, of_channels, _, of_columns = layout.stride
         locations = height * width
-        planes = of_columns == 1 and of_channels != 1
-        many = planes and images * (locations // MANY_LOCATIONS) >= ENOUGH_BLOCKS
+        channels_first = of_columns == 1 and of_channels != 1
+        many = channels_first and images * (locations // MANY_LOCATIONS) >= ENOUGH_BLOCKS
         self.block = MANY_LOCATIONS if many else FEW_LOCATIONS
         rows = min(ELEMENTS // self.block, 1 << (channels - 1).bit_length())
         blocks = -(-locations // self.block)
@@ -111,18 +122,25 @@ class StatisticLaunch:
             self.block,
         )
 
-    def do(self, source: Tensor, maps: Tensor) -> None:
-        """Read activations on the current device."""
+    def run(self, source: Tensor, maps: Tensor) -> None:
+        """Compute SMOE Scale of activations on the current device, into a memory of maps."""
         self._launch(source, maps, *self._arguments)
 
 
 class CombineLaunch:
-    """The weighted sum of maps of given sizes, that lie in one memory.
+    """Reusable launches: the normal CDF and the weighted sum of maps that lie in one memory.
+
+    Args:
+        sizes: (h, w) of each scale's maps.
+        weights: The weight of each scale.
+        images: The number of images.
+        size: (H, W) of the sum.
+        device: The GPU.
 
     Attributes:
-        starts: Where each scale's maps begin.
-        elements: How many float32 numbers the memory has: the maps, and one for each whether it has
-            a value that is not finite.
+        starts: The place of each scale's first value in the memory.
+        elements: The number of float32 numbers in the memory: the maps, then one flag for each map,
+            set if the map has a value that is not finite.
     """
 
     def __init__(
@@ -138,7 +156,7 @@ class CombineLaunch:
         *self.starts, self._flags = accumulate(lengths, initial=0)
         self._maps = images * len(sizes)
         self.elements = self._flags + self._maps
-        rows = [[start, *of] for start, of in zip(self.starts, sizes, strict=True)]
+        rows = [[start, *each] for start, each in zip(self.starts, sizes, strict=True)]
         self._table = torch.tensor(rows, dtype=torch.int64).to(device)
         self._factors = torch.tensor(
             [
@@ -150,12 +168,12 @@ class CombineLaunch:
         self._blocks = -(-size[0] * size[1] // COMBINE_BLOCK)
 
     def squash(self, maps: Tensor) -> None:
-        """Put the normal CDF of every map in its place."""
+        """Replace each map by its normal CDF."""
         kernel = _kernels().squash[(self._maps,)]
         kernel(maps, self._table, self._images, self._flags, SQUASH_BLOCK, num_warps=SQUASH_WARPS)
 
     def combine(self, maps: Tensor, result: Tensor) -> None:
-        """Write the sum to a contiguous result `(N, channels, H, W)`, to all its channels alike."""
+        """Write the sum to each channel of a contiguous result `(N, channels, H, W)`."""
         height, width = self._size
         _kernels().combine[(self._images * self._blocks,)](
             maps,
@@ -171,31 +189,31 @@ class CombineLaunch:
         )
 
     def not_finite(self, maps: Tensor) -> list[int]:
-        """Return which scales had values that are not finite, as found where they were squashed.
+        """Return the scales whose maps had values that are not finite, when they were squashed.
 
-        It waits for the GPU.
+        This waits for the GPU.
         """
         flags = maps[self._flags : self.elements].tolist()
         return sorted({place // self._images for place, flag in enumerate(flags) if flag})
 
 
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
-    """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None."""
+    """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None without a kernel."""
     if not readable(activations) or epsilon < LEAST_EPSILON:
         return None
     layout = layout_of(activations)
-    if not fits_statistic(layout):
+    if not has_statistic_kernel(layout):
         return None
     images, _, height, width = layout.shape
     values = activations.new_empty((images, height, width), dtype=torch.float32)
     with on(layout.device):
-        _statistic(layout, epsilon).do(activations, values)
+        _statistic(layout, epsilon).run(activations, values)
     return values
 
 
 def gaussian(maps: Tensor) -> Tensor | None:
-    """Return maps `(N, H, W)` through the normal CDF, or None."""
-    if not readable(maps) or not plain_maps(maps) or maps[0].numel() > LARGEST_MAP:
+    """Return the normal CDF of maps `(N, H, W)`, or None without a kernel."""
+    if not readable(maps) or not contiguous_float32(maps) or maps[0].numel() > LARGEST_MAP:
         return None
     images, height, width = maps.shape
     launch = _combination(((height, width),), (1.0,), images, (height, width), maps.device)
@@ -208,25 +226,25 @@ def gaussian(maps: Tensor) -> Tensor | None:
 
 
 def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
-    """Write the weighted sum of maps `(N, h, w)`, upsampled, to all channels of `(N, C, H, W)`.
+    """Write the weighted sum of maps `(N, h, w)`, upsampled, to each channel of `(N, C, H, W)`.
 
     Returns:
-        Whether it was done.
+        False if there is no kernel for it, and nothing was written.
     """
     images, _, height, width = out.shape
     if (
         not readable(out)
-        or not plain_maps(out)
+        or not contiguous_float32(out)
         or not all(
-            readable(given) and plain_maps(given) and given.device == out.device for given in maps
+            readable(one) and contiguous_float32(one) and one.device == out.device for one in maps
         )
     ):
         return False
-    sizes = tuple((given.shape[1], given.shape[2]) for given in maps)
+    sizes = tuple((one.shape[1], one.shape[2]) for one in maps)
     launch = _combination(sizes, tuple(weights), images, (height, width), out.device)
     memory = out.new_empty(launch.elements)
-    for start, given in zip(launch.starts, maps, strict=True):
-        memory[start : start + given.numel()].view(given.shape).copy_(given)
+    for start, one in zip(launch.starts, maps, strict=True):
+        memory[start : start + one.numel()].view(one.shape).copy_(one)
     with on(out.device):
         launch.combine(memory, out)
     return True
@@ -238,5 +256,5 @@ def _statistic(layout: Layout, epsilon: float) -> StatisticLaunch:
 
 
 @lru_cache(64)
-def _combination(*given: Any) -> CombineLaunch:
-    return CombineLaunch(*given)
+def _combination(*arguments: Any) -> CombineLaunch:
+    return CombineLaunch(*arguments)

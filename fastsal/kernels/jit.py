@@ -1,9 +1,9 @@
-"""How kernels are compiled, by Numba, and reach a tensor's memory.
+"""Compilation of kernels by Numba, and their access to memory.
 
-Tensors come as addresses, which the caller keeps alive, and strides in elements, all in one task:
-a kernel takes the task's address alone, and is called as C code. Numba's own calls look at the
-types of their arguments, which between two layers of a network takes longer than the kernel.
-Its own threads are not used: not all of its threading layers bear several callers at once.
+A kernel is C code with one argument: the address of a task, which holds the addresses of tensors,
+kept alive by the caller, and strides in elements. Numba's own calls inspect the types of their
+arguments, which between two layers of a network takes longer than the kernel. Numba's threads are
+not used, since not all of its threading layers allow several callers at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastsal.kernels.tasks import Task
 
 
 def _cached(decorator: Callable[..., Any]) -> Callable[..., Any]:
-    """Return Numba's decorator with its cache on disk, where one can be written."""
+    """Return a decorator of Numba that caches compiled code on disk, if the disk can be written."""
 
     def decorate(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
         options.update(error_model="numpy")
@@ -41,12 +41,15 @@ def _cached(decorator: Callable[..., Any]) -> Callable[..., Any]:
 compiled = _cached(njit)
 
 
-class Entry:
-    """A kernel as C code: called with a task's address, without the interpreter's lock.
+class CompiledKernel:
+    """A kernel as C code: a function of a task's address that releases the interpreter lock.
+
+    Args:
+        function: The kernel in Python.
 
     Attributes:
-        address: The code's.
-        call: Runs it in this thread.
+        address: The address of the code.
+        call: Runs the kernel in this thread.
     """
 
     def __init__(self, function: Callable[[int], None]) -> None:
@@ -56,14 +59,14 @@ class Entry:
 
 
 @cache
-def entry(function: Callable[[int], None]) -> Entry:
-    """Return a function of a task's address as C code, compiled once."""
-    return Entry(function)
+def compile_kernel(function: Callable[[int], None]) -> CompiledKernel:
+    """Return the compiled kernel of a function of a task's address, compiled once."""
+    return CompiledKernel(function)
 
 
 @intrinsic
 def pointer(_: Any, address: Any, kind: Any) -> Any:
-    """Return an address as a pointer to numbers, or records, of a NumPy type."""
+    """Return an address as a pointer to numbers or records of a NumPy type."""
     result = types.CPointer(kind.dtype)
 
     def generate(context: Any, builder: Any, __: Any, arguments: Any) -> Any:
@@ -74,7 +77,7 @@ def pointer(_: Any, address: Any, kind: Any) -> Any:
 
 @intrinsic
 def _add(_: Any, __: Any) -> Any:
-    """Add 1 to the number at an address, and return what it was; no other thread gets the same."""
+    """Add 1 to the number at an address atomically, and return the number before."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         number = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -89,13 +92,13 @@ _CLAIMED, _JOINED = Task.claimed.offset, Task.joined.offset
 
 @compiled()
 def claim(task: int) -> int:
-    """Return the next unit of a task's work, or -1 after the last."""
+    """Return the next unit of a task, or -1 after the last."""
     unit = _add(task + _CLAIMED)
     return unit if unit < carray(pointer(task, _TASK), 1)[0].units else -1
 
 
 @compiled()
 def join(task: int) -> int:
-    """Return which of a task's workers this thread is, or -1 where there are enough."""
+    """Return this thread's number among a task's workers, or -1 if there are enough workers."""
     worker = _add(task + _JOINED)
     return worker if worker < carray(pointer(task, _TASK), 1)[0].workers else -1

@@ -1,4 +1,4 @@
-"""Conditions on which kernels may read a tensor's memory, and the tensor's layout there."""
+"""Layouts of tensors in memory, and the conditions for a kernel to read that memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# The types of activations that have kernels, as the kernels' names end.
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_PLAIN: ContextVar[bool] = ContextVar("fastsal_plain", default=False)
-# By one name each: between two layers of a network every look-up waits for memory.
+_DISABLED: ContextVar[bool] = ContextVar("fastsal_kernels_disabled", default=False)
+# Local names, since between two layers of a network each look-up waits for memory.
 _tracing_state = torch._C._get_tracing_state
 _transform = torch._C._functorch.peek_interpreter_stack
 _forward_ad = torch.autograd.forward_ad
@@ -31,29 +32,29 @@ _MODES = (
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """Take the plain PyTorch forms inside, in this thread, as where Numba is not installed.
+def without_kernels() -> Iterator[None]:
+    """Use PyTorch's operations in place of kernels inside the block, in this thread.
 
-    They are what a counter of operations can follow.
+    Counters of operations see those, and do not see kernels.
 
-    >>> with plain():
-    ...     plain_alone()
+    >>> with without_kernels():
+    ...     kernels_disabled()
     True
     """
-    token = _PLAIN.set(True)
+    token = _DISABLED.set(True)
     try:
         yield
     finally:
-        _PLAIN.reset(token)
+        _DISABLED.reset(token)
 
 
-def plain_alone() -> bool:
-    """Return whether `plain` holds, on any device."""
-    return _PLAIN.get()
+def kernels_disabled() -> bool:
+    """Return True inside `without_kernels`."""
+    return _DISABLED.get()
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in memory."""
+    """The layout of a tensor in memory, with its type and device."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -62,7 +63,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(tensor: Tensor) -> Layout:
-    """Return how a tensor lies in memory.
+    """Return the layout of a tensor.
 
     >>> layout_of(torch.zeros(1, 2, 3, 4)).stride
     (24, 12, 4, 1)
@@ -71,15 +72,20 @@ def layout_of(tensor: Tensor) -> Layout:
 
 
 def channels_first(layout: Layout, channels_last: bool) -> Layout:
-    """Return how a layer's tensor lies when seen as `(N, C, H, W)`."""
+    """Return the layout `(N, C, H, W)` of a tensor that may be `(N, H, W, C)`.
+
+    Args:
+        layout: The layout of a layer's tensor.
+        channels_last: True if the tensor's last dimension is its channels.
+    """
     if not channels_last:
         return layout
     (n, h, w, c), (of_n, of_h, of_w, of_c) = layout.shape, layout.stride
     return layout._replace(shape=torch.Size((n, c, h, w)), stride=(of_n, of_c, of_h, of_w))
 
 
-def fits_statistic(layout: Layout) -> bool:
-    """Return whether there is a kernel for activations `(N, C, H, W)` that lie so."""
+def has_statistic_kernel(layout: Layout) -> bool:
+    """Return True if the kernels of SMOE Scale take activations `(N, C, H, W)` of this layout."""
     if layout.dtype not in DTYPE_NAMES or not layout.shape.numel():
         return False
     _, _, height, width = layout.shape
@@ -90,9 +96,9 @@ def fits_statistic(layout: Layout) -> bool:
 
 
 def ordinary(tensor: Tensor) -> bool:
-    """Return whether a tensor has values in its device's memory, and nothing follows what is read.
+    """Return True if a tensor has its values in memory, and nothing traces the operations on it.
 
-    Not where `plain` holds.
+    False inside `without_kernels`.
     """
     return (
         not torch.compiler.is_compiling()
@@ -100,21 +106,21 @@ def ordinary(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_neg()
         and not (tensor.requires_grad and torch.is_grad_enabled())
-        and unfollowed()
-        and not plain_alone()
+        and untraced()
+        and not kernels_disabled()
     )
 
 
 def in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor has values in its device's memory that kernels may read.
+    """Return True if a tensor has its values in memory, in a pass that `ordinary` allowed before.
 
-    What holds for a whole forward pass, as `readable` asks for it, is not asked for again.
+    The conditions that hold for a whole forward pass are not checked again.
     """
     return tensor.layout is torch.strided and not tensor.is_neg() and _transform() is None
 
 
-def unfollowed() -> bool:
-    """Return whether no tracer, transform or mode of PyTorch's follows the operations."""
+def untraced() -> bool:
+    """Return True if no tracer, transform or dispatch mode of PyTorch sees the operations."""
     return (
         _tracing_state() is None
         and _transform() is None
@@ -123,6 +129,6 @@ def unfollowed() -> bool:
     )
 
 
-def plain_maps(maps: Tensor) -> bool:
-    """Return whether maps are float32 numbers that follow each other in memory."""
+def contiguous_float32(maps: Tensor) -> bool:
+    """Return True if maps are contiguous float32 numbers, and at least one."""
     return maps.dtype == torch.float32 and maps.is_contiguous() and maps.numel() > 0

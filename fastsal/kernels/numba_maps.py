@@ -1,4 +1,4 @@
-"""Normalising maps, and combining those of all scales in one pass; `fused` says when."""
+"""The normal CDF and the weighted sum of maps, as functions for Numba to compile."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SQUASH = np.dtype(SquashTask)
 
 @compiled()
 def _normal_cdf(score: Any) -> Any:
-    """Return the normal CDF by a rational function for erf, to 1e-7, flat beyond 5.65.
+    """Return the normal CDF by a rational function for erf, to 1e-7, constant beyond 5.65.
 
-    In double, so that rounding never turns two values' order around.
+    In double precision, so that rounding never reverses the order of two values.
     """
     x = min(max(score * 0.7071067811865476, -4), 4)
     t = x * x
@@ -40,7 +40,7 @@ def _normal_cdf(score: Any) -> Any:
 
 @compiled(fastmath={"reassoc"})
 def _moments(values: Any) -> Any:
-    """Return mean, standard deviation and largest magnitude."""
+    """Return the mean, the standard deviation and the largest magnitude of a map."""
     total, largest = 0.0, np.float32(0)
     for l in range(values.size):  # noqa: E741
         total += values[l]
@@ -54,16 +54,23 @@ def _moments(values: Any) -> Any:
 
 @compiled()
 def _centre(values: Any) -> Any:
-    """Return a map's mean and the inverse of its deviation: NaN and 0 where those say nothing."""
+    """Return a map's mean and the inverse of its standard deviation.
+
+    The inverse is 0 for a constant map; the mean is NaN if a value is not finite.
+    """
     mean, deviation, largest = _moments(values)
     if not np.isfinite(mean):
         return np.nan, 0.0
-    # Of a constant map every score is 0.
+    # All scores of a constant map are 0.
     return mean, 0.0 if deviation <= CONSTANT_SPREAD * largest else 1 / deviation
 
 
 def gaussian(address: int) -> None:
-    """Write the normal CDF of maps by each one's mean and standard deviation; a unit is a map."""
+    """Write the normal CDF of maps, each with its own mean and standard deviation.
+
+    Args:
+        address: The address of a `SquashTask`.
+    """
     if join(address) < 0:
         return
     task = carray(pointer(address, SQUASH), 1)[0]
@@ -91,7 +98,7 @@ def _squash(values: Any, squashed: Any, mean: Any, per_deviation: Any) -> None:
 
 @compiled()
 def _source(position: Any, size: Any, scale: Any) -> Any:
-    """Return the first neighbour of an upsampled position and the next's weight, as PyTorch's."""
+    """Return the first neighbour of an upsampled position and the next's weight, as in PyTorch."""
     real = max(scale * (np.float32(position) + np.float32(0.5)) - np.float32(0.5), np.float32(0))
     lower = min(np.int32(real), np.int32(size - 1))
     return np.int64(lower), min(max(real - np.float32(lower), np.float32(0)), np.float32(1))
@@ -123,7 +130,10 @@ def _blended(out: Any, a: Any, b: Any, above: Any, below: Any, first: Any) -> No
 def combine(address: int) -> None:
     """Write the weighted sum of maps, upsampled as by PyTorch's "bilinear", corners not aligned.
 
-    A unit is a band of rows of one image, in which each row of a map is squashed and widened once.
+    In a band of rows, each row of a map is squashed and widened once.
+
+    Args:
+        address: The address of a `CombineTask`.
     """
     worker = join(address)
     if worker < 0:
@@ -135,7 +145,7 @@ def combine(address: int) -> None:
     images = task.units // bands
     extent = (images - 1) * task.image_stride + (task.channels - 1) * task.channel_stride
     result = carray(pointer(task.target, np.float32), (extent + height * width,))
-    # Per scale: mean, inverse deviation, and which rows are held widened, the even and the odd.
+    # For each scale: mean, inverse deviation, and the even and the odd row that are held widened.
     at = task.scratch + worker * task.scratch_bytes
     centres = carray(pointer(at, np.float64), (count, 2))
     held = carray(pointer(at + 16 * count, np.int64), (count, 2))

@@ -1,7 +1,8 @@
-"""SMOE Scale in one pass over the activations; `fused` says when.
+"""SMOE Scale in one pass over the activations, as functions for Numba to compile.
 
-Of a location's channels a sum is kept, and their product as a mantissa and an exponent: one
-logarithm of it stands for all of theirs. A unit of the work is a block of an image's locations.
+For each location the sum of the channels is kept, and their product as a mantissa and an exponent:
+one logarithm of the product is the sum of the channels' logarithms. A unit of a task is a block of
+one image's locations.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from fastsal.kernels.jit import claim, compiled, join, pointer
 from fastsal.kernels.tasks import STATISTIC_SCRATCH_BYTES, StatisticTask
 
 TASK = np.dtype(StatisticTask)
-# Below it four values' product is a float32 number, if none is below the least epsilon.
+# The product of four values below this, and none below LEAST_EPSILON, is a float32 number.
 LARGEST = 4e9
 LEAST_EPSILON = 1e-9
-# Channels of a column whose mantissas' product, a fourth as many, is below 2 ** 64.
-COLUMN = 256
+# Channels to one product of mantissas, a fourth as many, which is then below 2 ** 64.
+CHANNELS_A_PRODUCT = 256
 
 
 def _number(value: Any) -> Any:
-    """Return a stored number as float32; int16 are a bfloat16's bits, uint16 a float16's."""
+    """Return a stored number as float32: int16 is a bfloat16's bits, uint16 a float16's."""
     raise NotImplementedError
 
 
@@ -35,7 +36,7 @@ def _from_bfloat16(value: Any) -> Any:
 def _from_float16(value: Any) -> Any:
     bits = np.int32(value)
     magnitude = np.int32((bits & np.int32(0x7FFF)) << np.int32(13)).view(np.float32)
-    # float16's least exponent is 112 above float32's; infinities and NaN stay none.
+    # float16's least exponent is 112 above float32's; infinities become NaN, and NaN stays.
     number = magnitude * np.float32(2.0**112)
     if number >= np.float32(65536):
         number = np.float32(np.nan)
@@ -56,7 +57,7 @@ def _number_of(value: Any) -> Any:
 @compiled()
 def _shifted(value: Any, epsilon: Any) -> Any:
     number = _number(value)
-    # NaN is not below 0 and stays.
+    # A NaN is not below 0, and stays.
     return (np.float32(0) if number < np.float32(0) else number) + epsilon
 
 
@@ -82,11 +83,11 @@ def _log2(mantissa: Any) -> Any:
 
 @compiled()
 def _smoe(total: Any, product: Any, exponent: Any, channels: Any) -> Any:
-    """Return the statistic of a location from its sum, and its product as mantissa and exponent."""
+    """Return SMOE Scale of a location from its sum and its product's mantissa and exponent."""
     mean = np.float32(total / channels)
     log_mean = _exponent(mean) + _log2(_mantissa(mean))
     difference = log_mean - (exponent + _log2(product)) / channels
-    # What equal values leave behind is rounding, which a later normalisation would amplify.
+    # Equal values leave rounding behind, which a later normalisation would amplify.
     if difference < 8 * 1.1920929e-07 * (1 + abs(log_mean)):
         difference = 0.0
     return mean * np.float32(difference)
@@ -94,7 +95,7 @@ def _smoe(total: Any, product: Any, exponent: Any, channels: Any) -> Any:
 
 @compiled()
 def _one_by_one(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: Any) -> None:
-    """Add channels to a block's sums, one by one; any positive finite value will do."""
+    """Add channels to a block's sums one by one; for any positive finite values."""
     total, product, exponent = sums
     size = total.size
     for channel in range(channels):
@@ -109,7 +110,7 @@ def _one_by_one(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums:
 
 @compiled()
 def _by_eights(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: Any) -> None:
-    """Add channels, a multiple of 8, to a block's sums; none of the values too large or small."""
+    """Add channels, a multiple of 8, to a block's sums; for values LEAST_EPSILON to LARGEST."""
     total, product, exponent = sums
     size = total.size
     for channel in range(0, channels, 8):
@@ -138,7 +139,7 @@ def _by_eights(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: 
 @compiled()
 def _clear(sums: Any) -> None:
     total, product, exponent = sums
-    # One by one, which Numba compiles in a part of the time that whole arrays take.
+    # By a loop, which Numba compiles faster than assignments to whole arrays.
     for l in range(total.size):  # noqa: E741
         total[l], product[l], exponent[l] = 0.0, np.float32(1), 0
 
@@ -168,8 +169,8 @@ def _sums(task: Any, worker: Any) -> Any:
 
 
 @compiled()
-def _planes(address: Any, kind: Any) -> None:
-    """Write SMOE Scale of activations whose locations follow each other in memory."""
+def _channels_first(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose locations are adjacent in memory."""
     task = carray(pointer(address, TASK), 1)[0]
     worker = join(address)
     if worker < 0:
@@ -202,7 +203,7 @@ def _planes(address: Any, kind: Any) -> None:
 
 @compiled(fastmath={"reassoc"})
 def _column(column: Any, epsilon: Any) -> Any:
-    """Return a column's sum, and its product's mantissa and exponent, four values at a time."""
+    """Return the sum of a location's channels, and their product's mantissa and exponent."""
     exponent = 0
     quarter = column.size // 4
     a, b, c, d = column[:quarter], column[quarter:], column[2 * quarter :], column[3 * quarter :]
@@ -218,8 +219,8 @@ def _column(column: Any, epsilon: Any) -> Any:
 
 
 @compiled()
-def _columns(address: Any, kind: Any) -> None:
-    """Write SMOE Scale of activations whose channels follow each other in memory."""
+def _channels_last(address: Any, kind: Any) -> None:
+    """Write SMOE Scale of activations whose channels are adjacent in memory."""
     task = carray(pointer(address, TASK), 1)[0]
     worker = join(address)
     if worker < 0:
@@ -240,8 +241,8 @@ def _columns(address: Any, kind: Any) -> None:
         for l in range(size):  # noqa: E741
             at = unit // blocks * task.image_stride + (begin + l) * task.stride
             total, product, exponent = 0.0, np.float32(1), 0
-            for start in range(0, fours, COLUMN):
-                part = _column(x[at + start : at + min(start + COLUMN, fours)], shift)
+            for start in range(0, fours, CHANNELS_A_PRODUCT):
+                part = _column(x[at + start : at + min(start + CHANNELS_A_PRODUCT, fours)], shift)
                 total += part[0]
                 p = product * part[1]
                 exponent += part[2] + _exponent(p)
@@ -257,46 +258,46 @@ def _columns(address: Any, kind: Any) -> None:
                 product = _mantissa(p)
             totals[l], products[l], exponents[l] = total, product, exponent
         first = unit // blocks * locations + begin
-        # Apart from the columns, so that the logarithms go through several at a time.
+        # In a loop of its own, so that several logarithms are computed at a time.
         _write(values[first : first + size], (totals, products, exponents), channels)
         unit = claim(address)
 
 
-def planes_float32(address: int) -> None:
-    """Write SMOE Scale of float32 activations, location after location in memory."""
-    _planes(address, np.float32)
+def channels_first_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations whose locations are adjacent in memory."""
+    _channels_first(address, np.float32)
 
 
-def planes_float64(address: int) -> None:
-    """Write SMOE Scale of float64 activations, location after location in memory."""
-    _planes(address, np.float64)
+def channels_first_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations whose locations are adjacent in memory."""
+    _channels_first(address, np.float64)
 
 
-def planes_bfloat16(address: int) -> None:
-    """Write SMOE Scale of bfloat16 activations, location after location in memory."""
-    _planes(address, np.int16)
+def channels_first_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations whose locations are adjacent in memory."""
+    _channels_first(address, np.int16)
 
 
-def planes_float16(address: int) -> None:
-    """Write SMOE Scale of float16 activations, location after location in memory."""
-    _planes(address, np.uint16)
+def channels_first_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations whose locations are adjacent in memory."""
+    _channels_first(address, np.uint16)
 
 
-def columns_float32(address: int) -> None:
-    """Write SMOE Scale of float32 activations, channel after channel in memory."""
-    _columns(address, np.float32)
+def channels_last_float32(address: int) -> None:
+    """Write SMOE Scale of float32 activations whose channels are adjacent in memory."""
+    _channels_last(address, np.float32)
 
 
-def columns_float64(address: int) -> None:
-    """Write SMOE Scale of float64 activations, channel after channel in memory."""
-    _columns(address, np.float64)
+def channels_last_float64(address: int) -> None:
+    """Write SMOE Scale of float64 activations whose channels are adjacent in memory."""
+    _channels_last(address, np.float64)
 
 
-def columns_bfloat16(address: int) -> None:
-    """Write SMOE Scale of bfloat16 activations, channel after channel in memory."""
-    _columns(address, np.int16)
+def channels_last_bfloat16(address: int) -> None:
+    """Write SMOE Scale of bfloat16 activations whose channels are adjacent in memory."""
+    _channels_last(address, np.int16)
 
 
-def columns_float16(address: int) -> None:
-    """Write SMOE Scale of float16 activations, channel after channel in memory."""
-    _columns(address, np.uint16)
+def channels_last_float16(address: int) -> None:
+    """Write SMOE Scale of float16 activations whose channels are adjacent in memory."""
+    _channels_last(address, np.uint16)

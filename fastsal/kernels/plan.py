@@ -1,4 +1,8 @@
-"""Reading the scales of a batch like an earlier one, by kernels that are set up once."""
+"""Plans: the kernels for all scales of a batch of a known shape, set up once.
+
+A plan keeps the calls of its kernels from one forward pass to the next, and takes memory for each
+pass: the maps of all scales and scratch.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,14 @@ import torch
 from torch import Tensor
 
 from fastsal.kernels import cpu, cuda
-from fastsal.kernels.memory import Layout, fits_statistic, plain_alone
+from fastsal.kernels.memory import Layout, has_statistic_kernel, kernels_disabled
 
 
 class Plan(Protocol):
-    """How scales whose tensors lie as planned are read and combined on a device."""
+    """The kernels for the scales of a batch with known layouts, on one device."""
 
     def available(self) -> bool:
-        """Return whether the kernels may be used now."""
+        """Return True if the kernels may be used now."""
 
     def begin(self) -> None:
         """Take the memory for one pass."""
@@ -26,60 +30,60 @@ class Plan(Protocol):
         """Give the memory back."""
 
     def read(self, index: int, tensor: Tensor, /) -> None:
-        """Take the statistic of a layer's tensor."""
+        """Compute the statistic of a layer's tensor."""
 
     def combined(self, channels: int, /) -> tuple[Tensor, list[int]]:
-        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
+        """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
 
     def values(self, index: int, /) -> Tensor:
-        """Return the statistic of a layer; once they are combined it may be its normalised map."""
+        """Return a layer's statistic `(N, h, w)`; after `combined` it may be its normalised map."""
 
 
 class CpuPlan:
-    """Reads scales whose tensors lie as planned, and combines them, on a CPU.
+    """The `Plan` on a CPU: SMOE Scale, the normal CDF and the weighted average.
 
     Args:
-        firsts: How each layer's tensor lies, seen as `(N, C, h, w)`.
-        shares: The scales' weights, which sum to 1.
-        size: (H, W) of the combined map.
+        layouts: The layout of each layer's tensor, as `(N, C, h, w)`.
+        shares: The weights of the scales, which sum to 1.
+        size: (H, W) of the average.
     """
 
     def __init__(
-        self, firsts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
+        self, layouts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
     ) -> None:
         self._size = size
-        self._works = [cpu.StatisticWork(first) for first in firsts]
-        self._images = firsts[0].shape[0]
-        sizes = [(first.shape[2], first.shape[3]) for first in firsts]
+        self._statistics = [cpu.StatisticCall(layout) for layout in layouts]
+        self._images = layouts[0].shape[0]
+        sizes = [(layout.shape[2], layout.shape[3]) for layout in layouts]
         self._shapes = [(self._images, *size) for size in sizes]
-        self._combination = cpu.CombineWork(sizes, shares, self._images, size, squash=True)
+        self._combination = cpu.CombineCall(sizes, shares, self._images, size, squash=True)
         self._starts = []
         end = 0
-        for work in self._works:
+        for statistic in self._statistics:
             self._starts.append(end)
-            end += work.bytes
+            end += statistic.bytes
         self._scratch = -(-end // 64) * 64
-        scratches = [work.scratch_bytes for work in self._works]
+        scratches = [statistic.scratch_bytes for statistic in self._statistics]
         self._bytes = self._scratch + max(*scratches, self._combination.scratch_bytes)
         self.available = cpu.available
-        # Of one pass: the maps and scratch.
+        # The maps and scratch of one pass.
         self._memory: Any = None
 
     @staticmethod
-    def fits(firsts: Sequence[Layout]) -> bool:
-        """Return whether there are kernels for tensors that lie so."""
-        return all(map(fits_statistic, firsts))
+    def fits(layouts: Sequence[Layout]) -> bool:
+        """Return True if there are kernels for these layouts."""
+        return all(map(has_statistic_kernel, layouts))
 
     def begin(self) -> None:
         """Take the memory for one pass."""
         self._memory = torch.empty(self._bytes, device="cpu", dtype=torch.uint8)
         start = self._memory.data_ptr()
         scratch = start + self._scratch
-        for work, scale, offset in zip(
-            self._works, self._combination.scales, self._starts, strict=True
+        for statistic, scale, offset in zip(
+            self._statistics, self._combination.scales, self._starts, strict=True
         ):
-            work.task.target = scale.source = start + offset
-            work.task.scratch = scratch
+            statistic.task.target = scale.source = start + offset
+            statistic.task.scratch = scratch
             scale.not_finite = 0
         self._combination.task.scratch = scratch
 
@@ -88,59 +92,59 @@ class CpuPlan:
         self._memory = None
 
     def read(self, index: int, tensor: Tensor) -> None:
-        """Take the statistic of a layer's tensor."""
-        self._works[index].do(tensor.data_ptr())
+        """Compute the statistic of a layer's tensor."""
+        self._statistics[index].run(tensor.data_ptr())
 
     def combined(self, channels: int) -> tuple[Tensor, list[int]]:
-        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
+        """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
         shape = (self._images, channels, *self._size)
         result = torch.empty(shape, device="cpu", dtype=torch.float32)
-        self._combination.do(result)
+        self._combination.run(result)
         return result, self._combination.not_finite()
 
     def values(self, index: int) -> Tensor:
-        """Return the statistic of a layer, as the kernel wrote it."""
+        """Return a layer's statistic `(N, h, w)`."""
         start = self._starts[index]
-        values: Tensor = self._memory[start : start + self._works[index].bytes]
+        values: Tensor = self._memory[start : start + self._statistics[index].bytes]
         return values.view(torch.float32).view(self._shapes[index])
 
 
 class GpuPlan:
-    """Reads scales whose tensors lie as planned, and combines them, on a GPU.
+    """The `Plan` on a GPU: SMOE Scale, the normal CDF and the weighted average.
 
     Args:
-        firsts: As for `CpuPlan`.
+        layouts: As for `CpuPlan`.
         shares: As for `CpuPlan`.
         size: As for `CpuPlan`.
     """
 
     def __init__(
-        self, firsts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
+        self, layouts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
     ) -> None:
-        self._device = firsts[0].device
+        self._device = layouts[0].device
         self._size = size
-        self._shapes = [(first.shape[0], *first.shape[2:]) for first in firsts]
+        self._shapes = [(layout.shape[0], *layout.shape[2:]) for layout in layouts]
         self._images = self._shapes[0][0]
         sizes = [(height, width) for _, height, width in self._shapes]
         self._combination = cuda.CombineLaunch(sizes, shares, self._images, size, self._device)
         self._starts = self._combination.starts
         self._launches = [
-            cuda.StatisticLaunch(first, start)
-            for first, start in zip(firsts, self._starts, strict=True)
+            cuda.StatisticLaunch(layout, start)
+            for layout, start in zip(layouts, self._starts, strict=True)
         ]
         self._memory: Any = None
 
     @staticmethod
-    def fits(firsts: Sequence[Layout]) -> bool:
-        """Return whether there are kernels for tensors that lie so, and fast ones."""
+    def fits(layouts: Sequence[Layout]) -> bool:
+        """Return True if there are kernels for these layouts, and they are fast."""
         return all(
-            fits_statistic(first) and math.prod(first.shape[2:]) <= cuda.LARGEST_MAP
-            for first in firsts
+            has_statistic_kernel(layout) and math.prod(layout.shape[2:]) <= cuda.LARGEST_MAP
+            for layout in layouts
         )
 
     def available(self) -> bool:
-        """Return whether the kernels may be used now."""
-        return not plain_alone()
+        """Return True if the kernels may be used now."""
+        return not kernels_disabled()
 
     def begin(self) -> None:
         """Take the memory for one pass."""
@@ -153,12 +157,12 @@ class GpuPlan:
         self._memory = None
 
     def read(self, index: int, tensor: Tensor) -> None:
-        """Take the statistic of a layer's tensor."""
+        """Compute the statistic of a layer's tensor."""
         with cuda.on(self._device):
-            self._launches[index].do(tensor, self._memory)
+            self._launches[index].run(tensor, self._memory)
 
     def combined(self, channels: int) -> tuple[Tensor, list[int]]:
-        """Return the average `(N, channels, H, W)`, and the scales that are not finite."""
+        """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
         shape = (self._images, channels, *self._size)
         result = torch.empty(shape, device=self._device, dtype=torch.float32)
         with cuda.on(self._device):
@@ -167,7 +171,7 @@ class GpuPlan:
             return result, self._combination.not_finite(self._memory)
 
     def values(self, index: int) -> Tensor:
-        """Return the statistic of a layer, normalised once it is combined."""
+        """Return a layer's statistic `(N, h, w)`; after `combined` its normalised map."""
         start, shape = self._starts[index], self._shapes[index]
         values: Tensor = self._memory[start : start + math.prod(shape)].view(shape)
         return values

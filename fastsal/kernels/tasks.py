@@ -1,11 +1,14 @@
-"""What kernels are given the address of; each thread claims a unit of the work at a time."""
+"""Tasks: C structures with the arguments of kernels, which take a task's address.
+
+A task is divided into units. Each thread claims one unit after another until none is left.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
-# Bytes a location of a block: a double sum, a product and an exponent.
+# Scratch bytes for each location of a block: a double sum, a product and an exponent.
 STATISTIC_SCRATCH_BYTES = 16
 
 
@@ -14,14 +17,14 @@ def _numbers(*names: str) -> list[tuple[str, Any]]:
 
 
 class Task(ctypes.Structure):
-    """Work in units, and who does it; each other task begins with the same.
+    """The first fields of all tasks: the units, and the threads that work on them.
 
     Attributes:
-        claimed: Units that threads have claimed.
-        joined: Threads that have come for work.
-        workers: Threads that get any.
-        units: How much work there is.
-        scratch: Address of memory for each worker.
+        claimed: The number of units that threads have claimed so far.
+        joined: The number of threads that have started so far.
+        workers: The number of threads that get units.
+        units: The number of units.
+        scratch: The address of scratch memory for all workers.
     """
 
     _fields_ = _numbers("claimed", "joined", "workers", "units", "scratch")
@@ -31,14 +34,15 @@ class StatisticTask(ctypes.Structure):
     """SMOE Scale of activations `(N, C, HW)`.
 
     Attributes:
-        source: Address of the activations.
+        source: The address of the activations.
         image_stride: Elements from one image to the next.
-        stride: From one channel to the next in `planes`, from one location in `columns`.
+        stride: Elements from one channel to the next if locations are adjacent, else from one
+            location to the next.
         channels: C.
         locations: HW.
-        block: Locations of a unit; their sums stay in the cache while the channels go by.
-        target: Address of the float32 values `(N, HW)`.
-        epsilon: Added to every activation.
+        block: The locations of a unit; their sums stay in the cache over all channels.
+        target: The address of the float32 values `(N, HW)`.
+        epsilon: Added to each activation.
     """
 
     _fields_ = [
@@ -49,11 +53,11 @@ class StatisticTask(ctypes.Structure):
 
 
 class SquashTask(ctypes.Structure):
-    """Maps through the normal CDF, each a unit.
+    """The normal CDF of maps; a unit is one map.
 
     Attributes:
-        source: Address of the float32 maps `(N, HW)`.
-        target: Address of the result, of the same shape.
+        source: The address of the float32 maps `(N, HW)`.
+        target: The address of the result, of the same shape.
         locations: HW.
     """
 
@@ -61,14 +65,14 @@ class SquashTask(ctypes.Structure):
 
 
 class ScaleMaps(ctypes.Structure):
-    """The maps of one scale.
+    """The maps of one scale, as an argument of a `CombineTask`.
 
     Attributes:
-        source: Address of the float32 maps `(N, h, w)`.
+        source: The address of the float32 maps `(N, h, w)`.
         rows: h.
         columns: w.
-        not_finite: Set to 1 where a value is not.
-        weight: Their share of the average.
+        not_finite: Set to 1 by the kernel if a value is not finite.
+        weight: The scale's weight.
     """
 
     _fields_ = [
@@ -78,21 +82,21 @@ class ScaleMaps(ctypes.Structure):
 
 
 class CombineTask(ctypes.Structure):
-    """The weighted sum of maps, upsampled.
+    """The weighted sum of maps, upsampled; a unit is a band of rows of one image.
 
     Attributes:
-        scales: Address of K `ScaleMaps`.
+        scales: The address of K `ScaleMaps`.
         count: K.
-        squash: 1 if each map goes through the normal CDF first, 0 if they are as they should be.
-        target: Address of the float32 result `(N, channels, H, W)`, whose rows follow each other.
-        image_stride: The result's, in elements.
-        channel_stride: The result's, in elements.
-        channels: How many are written, all the same.
+        squash: 1 to put each map through the normal CDF first, 0 to take the maps unchanged.
+        target: The address of the float32 result `(N, channels, H, W)`, whose rows are adjacent.
+        image_stride: Elements from one image of the result to the next.
+        channel_stride: Elements from one channel of the result to the next.
+        channels: The number of equal channels to write.
         height: H.
         width: W.
-        band: Rows of a unit.
-        widest: The widest map's w.
-        scratch_bytes: For each worker.
+        band: The number of rows of a unit.
+        widest: The largest w.
+        scratch_bytes: The size of each worker's scratch memory.
     """
 
     _fields_ = [
@@ -103,5 +107,5 @@ class CombineTask(ctypes.Structure):
 
 
 def combine_scratch_bytes(scales: int, width: int, widest: int) -> int:
-    """Return the bytes that each worker at a `CombineTask` needs."""
+    """Return the size of each worker's scratch memory for a `CombineTask`."""
     return -(-(4 * (4 * scales * width + widest + 1) + 32 * scales) // 64) * 64

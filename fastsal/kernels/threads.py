@@ -1,4 +1,4 @@
-"""How threads share a kernel's work: on the threads that PyTorch's own operations run on."""
+"""Run a kernel on PyTorch's own intra-op thread pool."""
 
 from __future__ import annotations
 
@@ -13,49 +13,54 @@ import torch
 
 Kernel = Callable[[int], None]
 
-# Elements read that a further thread must have to itself, to be worth its part of the work.
+# Elements to read for each thread, at least: fewer are not worth a thread's start.
 ELEMENTS_A_THREAD = 1 << 16
 
 
 def workers_for(units: int, elements: int) -> int:
-    """Return how many threads, of as many as PyTorch uses, work of some size is worth."""
+    """Return the number of threads for a task of some size, at most as many as PyTorch uses.
+
+    Args:
+        units: The number of units of the task.
+        elements: The number of elements that the task reads.
+    """
     return max(1, min(torch.get_num_threads(), units, elements // ELEMENTS_A_THREAD))
 
 
-def share(kernel: Kernel, address: int, task: int, workers: int) -> None:
-    """Run a kernel on a task whose `workers` are set, in this thread and others.
+def run_in_parallel(kernel: Kernel, address: int, task: int, workers: int) -> None:
+    """Run a kernel on a task, in this thread and others.
 
     Args:
-        kernel: Takes the task's address, and gives up the interpreter's lock.
-        address: The kernel's own.
-        task: The task's.
-        workers: As the task has it.
+        kernel: A function of a task's address that releases the global interpreter lock.
+        address: The kernel's address.
+        task: The task's address.
+        workers: The number of threads, as in the task's `workers`.
     """
     if workers < 2:
         kernel(task)
         return
     team = _team()
     if team is not None:
-        # All of PyTorch's threads, of which OpenMP would end those that a smaller team leaves out.
+        # All of PyTorch's threads: OpenMP ends the threads that a smaller team leaves out.
         team(address, task, torch.get_num_threads(), 0)
         return
     others = [_pool().submit(kernel, task) for _ in range(workers - 1)]
     try:
         kernel(task)
     finally:
-        # What they read and write must not go before they are done.
+        # The memory that they use must outlive them.
         wait(others)
 
 
 @cache
 def _team() -> Any:
-    """Return what runs a function on the threads of PyTorch's own OpenMP, or None.
+    """Return OpenMP's function that runs another on the threads of PyTorch's own team, or None.
 
-    They are awake between a network's operations, where waking any other takes longer than reading
-    a layer.
+    Those threads are awake between a network's operations. To wake other threads takes longer than
+    the statistic of a layer.
     """
     if os.getpid() != _PROCESS:
-        # A forked process has no threads but the one that forked, which OpenMP does not know.
+        # A forked process has one thread alone, which OpenMP does not know.
         return None
     try:
         function = ctypes.CDLL(torch._C.__file__).GOMP_parallel

@@ -1,8 +1,8 @@
-"""SMOE Scale, the normal CDF and the combination on a GPU, one launch each; `launched` says when.
+"""SMOE Scale, the normal CDF and the weighted sum, as kernels for Triton to compile.
 
-Maps of all scales lie in one float32 memory, one scale after another. `table` has for each scale
-where its maps `(N, h, w)` start, h and w. Numbers that make no access faster are not specialised
-on, so that other batches need no other code.
+The maps of all scales lie in one float32 memory, one scale after another. `table` has for each
+scale the start of its maps `(N, h, w)`, h and w. Kernels are not specialised on numbers that make
+no memory access faster, so that another batch size needs no other code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLAT = tl.constexpr(CONSTANT_SPREAD)
 
 @triton.jit
 def probe(target):
-    """Write 1, where Triton can compile and launch."""
+    """Write 1, to see if Triton can compile and launch."""
     tl.store(target, 1.0)
 
 
@@ -50,11 +50,12 @@ def statistic(
     CHANNELS: tl.constexpr,
     LOCATIONS: tl.constexpr,
 ):
-    """Write SMOE Scale of a block of an image's locations.
+    """Write SMOE Scale of a block of one image's locations.
 
-    `step` leads from one block of channels to the next, and `share` is 1 over the channels.
-    Of the channels a sum is kept, and their product as a mantissa and an exponent, which no value
-    above epsilon can overflow: a logarithm for each of the block's rows stands for all of theirs.
+    `step` is the distance from one block of channels to the next, and `share` is 1 over the number
+    of channels. The sum of the channels is kept, and their product as a mantissa and an exponent,
+    which no value above epsilon can overflow: one logarithm for each row of the block is the sum of
+    the logarithms of that row's channels.
     """
     program = tl.program_id(0)
     image = (program // blocks).to(tl.int64)
@@ -69,7 +70,7 @@ def statistic(
     for first in range(0, channels, CHANNELS):
         there = (channel[:, None] + first < channels) & inside[None, :]
         value = tl.load(pointers, mask=there, other=0.0).to(tl.float32)
-        # NaN is not below 0 and stays.
+        # A NaN is not below 0, and stays.
         value = tl.where(value < 0, 0.0, value) + epsilon
         total += tl.where(there, value, 0.0) * share
         value = tl.where(there, value, 1.0)
@@ -79,11 +80,11 @@ def statistic(
         pointers += step
     mean = tl.sum(total, 0)
     logarithm = tl.log2(_mantissa(mean))
-    # Whole and broken parts apart: of nearly equal logarithms all digits stay.
-    whole = (_exponent(mean) * channels - tl.sum(exponent, 0)).to(tl.float32)
-    broken = logarithm * channels - tl.sum(tl.log2(product), 0)
-    difference = (whole + broken) * share
-    # What equal values leave behind is rounding, which a later normalisation would amplify.
+    # Integers and fractions apart, so that nearly equal logarithms keep all digits.
+    integer = (_exponent(mean) * channels - tl.sum(exponent, 0)).to(tl.float32)
+    fraction = logarithm * channels - tl.sum(tl.log2(product), 0)
+    difference = (integer + fraction) * share
+    # Equal values leave rounding behind, which a later normalisation would amplify.
     log_mean = _exponent(mean).to(tl.float32) + logarithm
     rounding = 8 * 1.1920929e-07 * (1 + tl.abs(log_mean))
     difference = tl.where(difference < rounding, 0.0, difference)
@@ -92,16 +93,16 @@ def statistic(
 
 @triton.jit(do_not_specialize=["images", "flags"])
 def squash(maps, table, images, flags, BLOCK: tl.constexpr):
-    """Put the normal CDF of a map in its place, by its own mean and standard deviation.
+    """Replace a map by its normal CDF, with its own mean and standard deviation.
 
-    At `flags` 1 is written for each map with a value that is not finite, and 0 for each other.
+    The map's flag, in the memory from `flags` on, is set to 1 if a value is not finite, else to 0.
     """
     program = tl.program_id(0)
     row = table + 3 * (program // images)
     size = tl.load(row + 1) * tl.load(row + 2)
     values = maps + tl.load(row) + (program % images) * size
     offset = tl.arange(0, BLOCK)
-    # In double, where no square leaves the range, and little is lost beside a large mean.
+    # In double precision: no square leaves the range, and little is lost beside a large mean.
     total = tl.zeros((BLOCK,), tl.float64)
     squares = tl.zeros((BLOCK,), tl.float64)
     peak = tl.zeros((BLOCK,), tl.float64)
@@ -115,7 +116,7 @@ def squash(maps, table, images, flags, BLOCK: tl.constexpr):
     mean = tl.sum(total, 0) / count
     spread = tl.maximum(tl.sum(squares, 0) - count * mean * mean, 0.0)
     deviation = tl.sqrt(spread / tl.maximum(count - 1, 1.0))
-    # Of a constant map every score is 0.
+    # All scores of a constant map are 0.
     constant = deviation <= tl.max(peak, 0) * FLAT
     per_deviation = tl.where(constant, 0.0, 1 / tl.where(constant, 1.0, deviation))
     for first in range(0, size, BLOCK):
@@ -123,14 +124,14 @@ def squash(maps, table, images, flags, BLOCK: tl.constexpr):
         value = tl.load(values + first + offset, mask=there, other=0.0).to(tl.float64)
         score = ((value - mean) * per_deviation).to(tl.float32)
         tl.store(values + first + offset, 0.5 + 0.5 * tl.erf(score * 0.70710678), mask=there)
-    # A mean of float32 numbers is below this; NaN is below nothing.
+    # The mean of finite float32 numbers is below this; a NaN is not below any number.
     finite = tl.abs(mean) < 1e39
     tl.store(maps + flags + program, tl.where(finite, 0.0, 1.0))
 
 
 @triton.jit
 def _neighbours(position, ratio, size):
-    """Return the neighbours of an upsampled position and the second's weight, as PyTorch's."""
+    """Return both neighbours of an upsampled position and the second's weight, as in PyTorch."""
     real = tl.maximum(ratio * (position.to(tl.float32) + 0.5) - 0.5, 0.0)
     lower = tl.minimum(real.to(tl.int32), size - 1)
     weight = tl.minimum(tl.maximum(real - lower.to(tl.float32), 0.0), 1.0)
@@ -150,10 +151,10 @@ def combine(
     blocks,
     BLOCK: tl.constexpr,
 ):
-    """Write a block of an image of the weighted sum of maps, upsampled, to all channels alike.
+    """Write a block of one image of the weighted sum of maps to each channel of the result.
 
-    Upsampled as by PyTorch's "bilinear", corners not aligned. `factors` has for each scale its
-    weight, h / H and w / W.
+    The maps are upsampled as by PyTorch's "bilinear", corners not aligned. `factors` has for each
+    scale its weight, h / H and w / W.
     """
     program = tl.program_id(0)
     image = (program // blocks).to(tl.int64)

@@ -33,7 +33,7 @@ def register_normalization(name: str) -> Callable[[Normalization], Normalization
     """Register the decorated function as a normalisation; the function is returned unchanged.
 
     Args:
-        name (str): The name for `SMOEScale(normalization=name)`.
+        name (str): The name for `SMOEScale(normalize=name)`.
 
     Returns:
         A decorator.

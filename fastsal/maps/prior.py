@@ -85,10 +85,10 @@ class Prior:
 Weights = str | Path | Prior | Sequence[float]
 
 
-def loaded(weights: Weights) -> str | Prior | Sequence[float]:
+def load_weights(weights: Weights) -> str | Prior | Sequence[float]:
     """Return weights unchanged, or the content of a file if they are a path ending in ".json".
 
-    >>> loaded("linear"), loaded([1, 2])
+    >>> load_weights("linear"), load_weights([1, 2])
     ('linear', [1, 2])
     """
     if isinstance(weights, (str, Path)):
@@ -112,7 +112,7 @@ def layer_weights(weights: Weights, layers: int, names: Sequence[str] = ()) -> t
     >>> layer_weights("linear", 3), layer_weights("prior", 2)
     ((1.0, 2.0, 3.0), (0.4, 0.72))
     """
-    weights = loaded(weights)
+    weights = load_weights(weights)
     if isinstance(weights, Prior):
         return weights.for_layers(names)
     if isinstance(weights, str):

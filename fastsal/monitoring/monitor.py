@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
-from fastsal.maps.prior import Weights, loaded
+from fastsal.maps.prior import Weights, load_weights
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
 from fastsal.monitoring.sample import Sample
 from fastsal.monitoring.sampler import NotFiniteError, Sampler
@@ -117,7 +117,7 @@ def watch(
         SMOEScale,
         _network(model),
         # A file of weights is read once.
-        weights=loaded(weights),
+        weights=load_weights(weights),
         statistic=get_statistic(statistic),
         **_RAW,
     )

@@ -1,4 +1,4 @@
-"""A batch in parts gives what it gives whole."""
+"""Maps of a batch split by `max_batch` equal those of the whole batch."""
 
 from collections import OrderedDict, namedtuple
 

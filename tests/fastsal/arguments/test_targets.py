@@ -40,7 +40,7 @@ def trunk():
 
 
 class Model(nn.Module):
-    """A trunk that ends in class scores of every place, and what is made of them."""
+    """A fully convolutional network: class scores at each location, and an output made of them."""
 
     def __init__(self, trunk, head):
         super().__init__()
@@ -55,7 +55,7 @@ def pooled(places):
 
 
 def of_scores(trunk, images, scores, target=None):
-    """Captum's map of a model that returns the scores themselves."""
+    """Captum's LayerGradCam of a model that returns the scores themselves."""
     model = Model(trunk, scores)
     return LayerGradCam(model, trunk[4]).attribute(images, target).detach()
 
@@ -71,7 +71,7 @@ def check(model, trunk, images, target, expected):
 
 
 def test_segmentation_by_a_mask(trunk, images):
-    """The sum of a class's scores where the network sees that class."""
+    """The sum of a class's scores over the locations where that class is predicted."""
 
     def masked(places):
         seen = places.argmax(1) == 2
@@ -112,7 +112,7 @@ def test_a_callable_on_any_output(trunk, images, head, target):
 
 
 def test_detections(trunk, images):
-    """A list with one dict for each image, of another number of boxes in each."""
+    """A list with one dict for each image, with different numbers of boxes."""
 
     def detect(places):
         found = []

@@ -12,7 +12,7 @@ from evaluation.profiling.memory import peak_bytes
 from fastsal import FastCAM, SMOEScale
 from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
-from fastsal.kernels.memory import plain
+from fastsal.kernels.memory import without_kernels
 from fastsal.networks.scales import Scale
 
 pytestmark = pytest.mark.heavy
@@ -86,7 +86,7 @@ def test_memory_grows_with_the_maps_and_not_with_the_activations(form, size, cha
     shapes = ((channels, size), (8 * channels, size // 4))
     net, batch = Activations(shapes, images), torch.zeros(images, 1, size, size)
     attributor = SMOEScale(net, net.scales)
-    with plain() if form == "plain" else torch.no_grad():
+    with without_kernels() if form == "plain" else torch.no_grad():
         most = peak_bytes(lambda: attributor.attribute(batch, expand_channels=False))
     # The largest map before and after its normalisation, or those of all scales and the result.
     allowed = 2.2 * map_bytes(shapes, images)

@@ -1,4 +1,4 @@
-"""Photographs in against planted pixels, Pillow and torchvision; pictures out, pixel for pixel."""
+"""Photographs read, against planted pixels, Pillow and torchvision; pictures written, by pixel."""
 
 from pathlib import Path
 

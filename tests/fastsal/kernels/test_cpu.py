@@ -1,4 +1,4 @@
-"""The fused forms against float64 rewrites, PyTorch's own operations and the plain forms."""
+"""CPU kernels against float64 rewrites of the formulas and against PyTorch's operations."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fastsal import SMOEScale
 from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
-from fastsal.kernels.memory import plain
+from fastsal.kernels.memory import without_kernels
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
@@ -36,7 +36,7 @@ def in_float64(activations, epsilon=EPSILON):
     return mean * (mean.log2() - shifted.log2().mean(1))
 
 
-def fused_smoe_scale(activations, epsilon=EPSILON):
+def kernel_smoe_scale(activations, epsilon=EPSILON):
     values = cpu.smoe_scale(activations, epsilon)
     assert values is not None
     return values
@@ -62,7 +62,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("channels", [1, 3, 4, 8, 21, 260, 1030])
 def test_smoe_scale_is_the_equation(channels, dtype, layout):
     activations = (3 * normal((2, channels, 5, 7), channels)).to(dtype)
-    values = fused_smoe_scale(LAYOUTS[layout](activations))
+    values = kernel_smoe_scale(LAYOUTS[layout](activations))
     assert values.dtype == torch.float32
     mean = activations.float().clamp_min(0).mean(1).double()
     expected = in_float64(activations)
@@ -86,8 +86,8 @@ VALUES = {
 @pytest.mark.parametrize("kind", VALUES)
 def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
     activations = LAYOUTS[layout](VALUES[kind]())
-    values, plain = fused_smoe_scale(activations), smoe_scale_plain(activations)
-    # Of two nearly equal logarithms the plain form keeps what float32 does, of 127 five digits.
+    values, plain = kernel_smoe_scale(activations), smoe_scale_plain(activations)
+    # The difference of two nearly equal logarithms has float32's digits: five of 127.
     mean = activations.double().mean(1)
     relative = 1e-4 if kind == "largest" else 1e-5
     assert ((values - plain).abs() <= relative * plain + 1e-6 + 1e-6 * mean).all()
@@ -98,7 +98,7 @@ def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-9, 1e-10, 1e-30])
 def test_smoe_scale_of_another_epsilon(epsilon, layout):
     activations = LAYOUTS[layout](normal((1, 70, 6, 6)).relu())
-    values = fused_smoe_scale(activations, epsilon)
+    values = kernel_smoe_scale(activations, epsilon)
     torch.testing.assert_close(
         values.double(), in_float64(activations, epsilon), rtol=2e-6, atol=1e-7
     )
@@ -111,7 +111,7 @@ def test_a_value_that_is_not_finite_stays_in_its_location(value, dtype, layout):
     for channel in range(19):
         activations = normal((1, 19, 3, 3)).to(dtype)
         activations[0, channel, 1, 2] = value
-        finite = fused_smoe_scale(LAYOUTS[layout](activations)).isfinite()
+        finite = kernel_smoe_scale(LAYOUTS[layout](activations)).isfinite()
         assert not finite[0, 1, 2]
         assert finite.sum() == 8
 
@@ -120,7 +120,7 @@ def test_float16s_smallest_and_largest_numbers():
     bits = torch.arange(0x7C00, dtype=torch.int32).to(torch.int16)
     activations = bits.view(torch.float16).reshape(1, 2, -1, 2)
     torch.testing.assert_close(
-        fused_smoe_scale(activations).double(), in_float64(activations), rtol=1e-5, atol=1e-6
+        kernel_smoe_scale(activations).double(), in_float64(activations), rtol=1e-5, atol=1e-6
     )
 
 
@@ -165,7 +165,7 @@ def test_gaussian_is_the_normal_distributions(size):
         deviation = values.std(ddof=1) if values.size > 1 else 0
         expected = norm.cdf(values, values.mean(), deviation) if deviation else 0.5
         assert abs(result - expected).max() < 3e-7
-    with plain():
+    with without_kernels():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=3e-7)
 
 
@@ -205,7 +205,7 @@ def test_combining_is_pytorchs_upsampling(size):
 def test_channels_are_each_their_own():
     maps = [normal((2, 4, 4)), normal((2, 2, 2))]
     for forms in (cpu.available, lambda: False):
-        with plain() if not forms() else torch.no_grad():
+        with without_kernels() if not forms() else torch.no_grad():
             repeated = combine(maps, [1, 2], (8, 9), 3)
             assert repeated.is_contiguous()
             assert torch.equal(repeated[:, 1], combine(maps, [1, 2], (8, 9)))
@@ -221,7 +221,7 @@ def test_shared_work_is_the_same_work(monkeypatch, threads):
 
     def results():
         return [
-            *[fused_smoe_scale(given) for given in activations],
+            *[kernel_smoe_scale(given) for given in activations],
             cpu.gaussian(maps[0]),
             combine(maps, [1, 2], (45, 40)),
         ]
@@ -279,13 +279,13 @@ def test_numba_is_imported_by_the_first_map_alone():
 
 
 def test_no_place_for_compiled_code():
-    """A directory that cannot be written to costs the compiled code's cache alone."""
+    """Without a directory that can be written, kernels are compiled and not cached."""
     code = (
         "from numba.core import caching\n"
         "(getattr(caching, 'CacheImpl', None) or caching._CacheImpl)._locator_classes = []\n"
         "import torch, fastsal\n"
-        "from fastsal import fused\n"
-        "print(fused.gaussian(torch.tensor([[[1.0, 2.0, 3.0]]])).flatten().tolist()[1])"
+        "from fastsal.kernels import cpu\n"
+        "print(cpu.gaussian(torch.tensor([[[1.0, 2.0, 3.0]]])).flatten().tolist()[1])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **OUTPUT)
     assert done.stdout.split() == ["0.5"]
@@ -295,14 +295,14 @@ def test_no_place_for_compiled_code():
 def test_a_forked_process_has_threads_of_its_own():
     code = (
         "import os, torch\n"
-        "from fastsal import fused, sharing\n"
-        "sharing.ELEMENTS_A_THREAD = 1\n"
+        "from fastsal.kernels import cpu, threads\n"
+        "threads.ELEMENTS_A_THREAD = 1\n"
         "torch.get_num_threads = lambda: 2\n"
         "maps = torch.rand(4, 9, 9)\n"
-        "expected = fused.gaussian(maps)\n"
+        "expected = cpu.gaussian(maps)\n"
         "child = os.fork()\n"
         "if not child:\n"
-        "    os._exit(7 if torch.equal(fused.gaussian(maps), expected) else 1)\n"
+        "    os._exit(7 if torch.equal(cpu.gaussian(maps), expected) else 1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     done = subprocess.run(

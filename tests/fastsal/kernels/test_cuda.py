@@ -1,7 +1,7 @@
-"""On a GPU everything gives what it gives on the CPU. Skipped where there is none.
+"""Maps, exports, trainings and commands on a GPU equal those on the CPU; skipped without a GPU.
 
-By itself: `python -m pytest tests/fastsal/kernels/test_cuda.py`; it needs torchvision, and Pillow
-and tqdm for the command.
+To run it alone: `python -m pytest tests/fastsal/kernels/test_cuda.py`. It needs torchvision, and
+Pillow and tqdm for the command.
 """
 
 import copy
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Convolutions and products in all of float32, by the same algorithm each time."""
+    """Convolutions and products in full float32 precision, by the same algorithm each time."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
@@ -83,7 +83,7 @@ def pair():
 
 
 def assert_near(found, expected):
-    """Alike but for rounding, which at a location where an activation is beside 0 is larger."""
+    """Equal up to rounding, which is larger where an activation is near 0."""
     assert found.device.type == DEVICE
     found, expected = found.detach().cpu().double(), expected.detach().double()
     assert found.shape == expected.shape
@@ -189,7 +189,7 @@ def test_data_parallel(pair, devices):
 
 
 def trained(network, context=None, autocast=False):
-    """Losses, gradients and parameters of a training on the GPU, watched where asked for."""
+    """Losses, gradients and parameters of a training on the GPU, watched or not."""
     network = copy.deepcopy(network).to(DEVICE).train()
     torch.manual_seed(3)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)

@@ -1,7 +1,7 @@
-"""Triton's kernels against float64 rewrites, PyTorch's operations and the plain forms.
+"""Triton's kernels against float64 rewrites of the formulas and against PyTorch's operations.
 
-On a GPU where there is one; else by Triton's interpreter, in a process of its own, since it is
-switched on before Triton is imported.
+The kernels run on a GPU if there is one. Else Triton's interpreter runs them in a process of its
+own, since it has to be switched on before Triton is imported.
 """
 
 import copy
@@ -24,7 +24,7 @@ from fastsal import FastCAM, SMOEScale
 from fastsal.attribution import planned_reader
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.kernels import cpu, cuda
-from fastsal.kernels.memory import layout_of, plain
+from fastsal.kernels.memory import layout_of, without_kernels
 from fastsal.kernels.plan import GpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
@@ -56,14 +56,14 @@ def test_by_the_interpreter():
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Convolutions in all of float32, by the same algorithm each time."""
+    """Convolutions in full float32 precision, by the same algorithm each time."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch):
-    """Under the interpreter tensors on the CPU count as on a GPU."""
+    """Under the interpreter, tensors on the CPU count as tensors on a GPU."""
     if INTERPRETED:
         monkeypatch.setattr(cuda, "reachable", lambda _: True)
         monkeypatch.setattr(planned_reader, "CpuPlan", GpuPlan)
@@ -112,7 +112,7 @@ def in_float64(activations, epsilon=EPSILON):
     return mean * (mean.log2() - shifted.log2().mean(1))
 
 
-def launched_smoe_scale(activations, epsilon=EPSILON):
+def kernel_smoe_scale(activations, epsilon=EPSILON):
     values = cuda.smoe_scale(activations, epsilon)
     assert values is not None
     return values
@@ -133,7 +133,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("channels", [1, 21, 260])
 def test_smoe_scale_is_the_equation(channels, dtype, layout):
     activations = (3 * normal((2, channels, 3, 3), channels)).to(dtype)
-    values = launched_smoe_scale(LAYOUTS[layout](activations))
+    values = kernel_smoe_scale(LAYOUTS[layout](activations))
     assert values.dtype == torch.float32
     mean = activations.float().clamp_min(0).mean(1).double()
     expected = in_float64(activations)
@@ -160,8 +160,8 @@ VALUES = {
 @pytest.mark.parametrize("kind", VALUES)
 def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
     activations = LAYOUTS[layout](VALUES[kind]())
-    values, plain = launched_smoe_scale(activations), smoe_scale_plain(activations)
-    # Of two nearly equal logarithms the plain form keeps what float32 does, of 127 five digits.
+    values, plain = kernel_smoe_scale(activations), smoe_scale_plain(activations)
+    # The difference of two nearly equal logarithms has float32's digits: five of 127.
     mean = activations.double().mean(1)
     relative = 1e-4 if kind == "largest" else 1e-5
     assert ((values - plain).abs() <= relative * plain + 1e-6 + 1e-6 * mean).all()
@@ -176,7 +176,7 @@ def test_smoe_scale_of_many_locations(monkeypatch):
     activations = normal((3, 33, 9, 15)).relu()
     assert cuda.StatisticLaunch(layout_of(activations)).block == cuda.MANY_LOCATIONS
     torch.testing.assert_close(
-        launched_smoe_scale(activations).double(), in_float64(activations), rtol=5e-6, atol=1e-6
+        kernel_smoe_scale(activations).double(), in_float64(activations), rtol=5e-6, atol=1e-6
     )
 
 
@@ -184,7 +184,7 @@ def test_smoe_scale_of_many_locations(monkeypatch):
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-10, 1e-30])
 def test_smoe_scale_of_another_epsilon(epsilon):
     activations = normal((1, 70, 3, 6)).relu()
-    values = launched_smoe_scale(activations, epsilon)
+    values = kernel_smoe_scale(activations, epsilon)
     expected = in_float64(activations, epsilon)
     torch.testing.assert_close(values.double(), expected, rtol=5e-6, atol=1e-7)
     assert cuda.smoe_scale(activations, 1e-40) is None
@@ -198,7 +198,7 @@ def test_a_value_that_is_not_finite_stays_in_its_location(value, dtype, layout):
     for channel in (0, 18):
         activations = normal((1, 19, 3, 3)).to(dtype)
         activations[0, channel, 1, 2] = value
-        finite = launched_smoe_scale(LAYOUTS[layout](activations)).isfinite()
+        finite = kernel_smoe_scale(LAYOUTS[layout](activations)).isfinite()
         assert not finite[0, 1, 2]
         assert finite.sum() == 8
 
@@ -219,7 +219,7 @@ def test_what_is_left_to_the_plain_form(case, tensor):
     if tensor.stride() != on_device.stride():
         on_device = torch.zeros(1, 4, 4, 4, device=DEVICE)[:, :, ::2, ::2]
     assert cuda.smoe_scale(on_device, EPSILON) is None
-    with plain():
+    with without_kernels():
         assert cuda.smoe_scale(normal((1, 4, 2, 2)), EPSILON) is None
 
 
@@ -238,7 +238,7 @@ def test_gaussian_is_the_normal_distributions(size):
         expected = 0.5 if constant else norm.cdf(values, values.mean(), deviation)
         assert abs(result.numpy() - expected).max() < 4e-7
     assert (squashed[1] == 0.5).all()
-    with plain():
+    with without_kernels():
         torch.testing.assert_close(squashed, gaussian(maps), rtol=0, atol=4e-7)
 
 
@@ -298,7 +298,7 @@ def images(count=2, height=12, width=10, seed=1):
 
 def by_hand(net, batch, weights=(1, 2)):
     """Eq 1 to 3 by PyTorch's own operations."""
-    with torch.no_grad(), plain():
+    with torch.no_grad(), without_kernels():
         first = net[0](batch)
         combined = 0
         for weight, tensor in zip(weights, [first, net[2](net[1](first))], strict=True):
@@ -392,7 +392,7 @@ def test_the_plain_forms_give_the_same(planned_passes, launches):
         assert len(planned_passes) == 1
         planned_passes.clear()
         launches.clear()
-        with plain():
+        with without_kernels():
             assert_near(attributor.attribute(batch, 1), second)
         assert not launches
         assert not planned_passes
@@ -527,7 +527,7 @@ def test_a_network_that_is_used(kind, layout, count):
     net.eval().to(kind)
     batch = images(count, 224, 200).to(kind, memory_format=layout)
     for attributor in (SMOEScale(net), FastCAM(net)):
-        with plain():
+        with without_kernels():
             expected = attributor.attribute(batch, 3)
         assert expected.std() > 0.05
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Weights from a file: what is read, and what is refused."""
+"""Layer weights from a file: the numbers, and the errors."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ REFERENCES = {
 
 
 def activations(kind, channels=64):
-    """(1, C, 2, 3): what layers give, and what is hard."""
+    """Typical and difficult activations (1, C, 2, 3)."""
     generator = torch.Generator().manual_seed(channels)
     normal = torch.randn(1, channels, 2, 3, generator=generator)
     return {
@@ -69,7 +69,7 @@ def activations(kind, channels=64):
 
 
 def columns(tensor):
-    """Each location's channels in float64."""
+    """The channels of each location in float64."""
     return tensor.double().permute(0, 2, 3, 1).reshape(-1, tensor.shape[1]).numpy()
 
 
@@ -122,7 +122,7 @@ def test_truncated_normal_wherever_its_mean_lies(deviations):
 
 
 def exact_truncated(mu, sigma):
-    """The formulas as printed, with as many digits as their cancellations eat."""
+    """The formulas as printed, with enough digits for their cancellations."""
     mpmath = pytest.importorskip("mpmath")
     with mpmath.workdps(40):
         mu, sigma = mpmath.mpf(mu), mpmath.mpf(sigma)

@@ -1,4 +1,4 @@
-"""The rank correlations that `gamma_scale` documents, measured anew on a trained network."""
+"""The rank correlations in the docstring of `gamma_scale`, measured again on a trained network."""
 
 import re
 
