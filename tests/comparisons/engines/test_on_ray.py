@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from comparisons.cells.cell import Cell
+from comparisons.cells.run import run_cell
 from comparisons.engines import on_ray
 from comparisons.engines.on_ray import RayExecutor, RayMissing
 from comparisons.engines.resources import Resources
@@ -167,7 +168,12 @@ def test_what_a_cell_raises_comes_back_as_it_was(cluster, tmp_path):
     ) as executor:
         error = executor.submit(Cell("no such kind", {})).exception(timeout=_PATIENCE_S)
     assert isinstance(error, KeyError)
-    assert str(error) == "'no such kind'"
+    # The same type and message as where the cell runs in this process.
+    with pytest.raises(KeyError) as here:
+        run_cell(Cell("no such kind", {}), store)
+    assert type(error) is type(here.value)
+    assert str(error) == str(here.value)
+    assert "'no such kind'" in str(error)
     assert print is PRINT
 
 
