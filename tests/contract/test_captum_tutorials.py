@@ -212,6 +212,7 @@ def test_the_segmentation_flow(segmenter, photograph, method):
     assert len(results["figure"].axes[0].images) == 1
 
 
+@pytest.mark.slow
 def test_the_segmentation_flow_gives_the_product(segmenter, photograph):
     results = segmentation_flow(FastCAM, segmenter, photograph)
     wrapped, normalised = PixelsOfAClass(segmenter), results["normalised"]

@@ -200,6 +200,7 @@ def test_zarr_python_reads_what_parts_wrote_and_their_hash(whole, without_maps, 
         assert opened.attrs["content_hash"] == before.attrs["content_hash"]
 
 
+@pytest.mark.slow
 def test_processes_make_parts_of_one_array_at_a_time(
     make_tiny_plan, tmp_path, monkeypatch, inline_executor
 ):

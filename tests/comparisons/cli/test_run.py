@@ -24,7 +24,6 @@ from comparisons.engines import select
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
 from comparisons.plans.plan import PRESETS, Plan
-from evaluation.storage import store
 
 pytestmark = pytest.mark.training
 
@@ -243,7 +242,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(invoke, tmp_path, mo
     def no_space(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.os, "fsync", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     code, said = invoke("run", "--preset", "smoke", "--out", str(tmp_path / "r"))
     assert code == 2
     _refused(said, "No space left on device")

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::UserWarn
 _BUILD = ("base", "maps", "retrain", "mask_only", "profile")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_nothing_along(mortal, tmp_path, make_tiny_plan, run_on):
     model = f"{mortal}/mortal.py:network"
     plan = replace(make_tiny_plan("centre"), model=model, modes=("roar",), mask_only=())

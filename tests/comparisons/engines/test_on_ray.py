@@ -82,6 +82,7 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_a_worker_and_a_node_is_the_run_here(
     cluster, mortal, tmp_path, make_tiny_plan, run_on
 ):

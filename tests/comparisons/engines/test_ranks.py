@@ -42,6 +42,7 @@ def test_ranks_that_are_lost_change_nothing(mortal, plan_of_ranks, tmp_path, run
     assert {result.spec["recipe"]["ranks"] for result in trained} == {2}
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_says_why(mortal, plan_of_ranks, tmp_path, run_on):
     (mortal / "rank-1-fails").touch()
     with pytest.raises(RunError, match=r"rank 1 failed: .*too much for this rank"):

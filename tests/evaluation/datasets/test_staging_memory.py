@@ -91,6 +91,7 @@ def _peaks(tmp_path: Path, counts: tuple[int, ...], size: int) -> dict[int, int]
     return peaks
 
 
+@pytest.mark.slow
 def test_four_times_the_images_take_no_more_memory(tmp_path):
     # Large enough that to keep the 3,000 images more would take a quarter of the memory.
     peaks = _peaks(tmp_path, (1000, 4000), size=96)

@@ -113,6 +113,7 @@ def check_network(network, path, sizes=((64, 64), (64, 96)), side=64):
         assert (seen[-1][0] - seen[-1][1]).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_batches_and_sizes_that_the_export_has_not_seen(tmp_path):
     check_network(calibrated("resnet18"), tmp_path / "model.onnx")
 
