@@ -33,7 +33,8 @@ check: setup ## lint, types and the tests that need no training: a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m pytest -q -m 'not slow and not training and not heavy' -n 2 --dist loadfile; \
+	$(BIN)/python -m pytest -q -m 'not slow and not training and not heavy' \
+		--ignore tests/speed -n 2 --dist loadfile; \
 	tests=$$?; wait $$types && exit $$tests
 
 test: setup ## lint, types, the pages and every test but the long ones

@@ -40,6 +40,7 @@ def batch(images: int, size: int) -> Batch:
     return Batch(inputs, target, torch.arange(images), 1.0, (0.0, 0.0, 0.0))
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("images", [1, 8])
 @pytest.mark.parametrize("name", [FORWARD, *NAMES])

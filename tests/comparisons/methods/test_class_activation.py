@@ -186,6 +186,7 @@ def _slow_smoe(statistic: str, weights: list[float], network: nn.Module, batch: 
 _STATISTICS = [name for name, entry in METHODS.items() if entry.group == "smoe"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", _STATISTICS)
 def test_every_statistic_s_map_is_its_equation(name, network, batch):
     stated = METHODS[name].parameters

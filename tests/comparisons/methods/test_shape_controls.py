@@ -138,6 +138,7 @@ def test_a_list_may_name_blurred_methods_and_blurred_sets():
 _BY_CHANNEL = [name for name, entry in METHODS.items() if entry.by_channel is not None]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", [n for n in _BY_CHANNEL if METHODS[n].passes <= 25])
 def test_channels_add_up_to_the_method_s_map(name, network, batch):
     entry = METHODS[name]

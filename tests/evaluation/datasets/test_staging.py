@@ -68,6 +68,7 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*skipped")
 @pytest.mark.parametrize("kills", [(1,), (9,), (37, 41, 60), (89,), (90,), (94, 101), (102,)])
 def test_staging_goes_on_after_a_kill(pets, tmp_path, small_steps, kills):
@@ -107,6 +108,7 @@ def test_what_was_noted_is_not_read_again(pets, tmp_path, small_steps, monkeypat
     assert read == []
 
 
+@pytest.mark.heavy
 def test_a_process_that_dies_leaves_what_the_next_goes_on_with(tmp_path):
     # os._exit ends a process as a kill does: nothing is closed, nothing is tidied up.
     program = (

@@ -146,6 +146,7 @@ os.kill(os.getpid(), 9)  # without waiting for the write of the second shard
 """
 
 
+@pytest.mark.heavy
 def test_after_a_kill_only_whole_shards_are_visible_and_the_rest_is_written(tmp_path, array):
     path = tmp_path / "train.zarr"
     np.save(tmp_path / "array.npy", array)
@@ -291,6 +292,7 @@ print(level_files.levels_hash(level_files.unpack_levels(levels, Path(sys.argv[2]
 """
 
 
+@pytest.mark.heavy
 def test_of_two_processes_that_stage_at_once_one_unpacks_and_both_have_it(written, tmp_path):
     expected = written.seal()
     (tmp_path / "staged").mkdir()

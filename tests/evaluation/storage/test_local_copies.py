@@ -107,6 +107,7 @@ print(sorted(path.name for path in Store(sys.argv[1], sys.argv[2]).local_data("d
 """
 
 
+@pytest.mark.heavy
 def test_of_two_processes_of_a_machine_one_copies_and_both_have_it(source, tmp_path):
     arguments = [tmp_path / "shared", tmp_path / "scratch", tmp_path / "count"]
     processes = [

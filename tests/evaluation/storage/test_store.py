@@ -170,6 +170,7 @@ write_atomically(store.cell("ab"), write)
 """
 
 
+@pytest.mark.heavy
 def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path):
     store = Store(tmp_path)
     store.save_result(_result("ab"))
@@ -286,6 +287,7 @@ for number in range(200):
 """
 
 
+@pytest.mark.heavy
 def test_of_two_attempts_at_a_cell_both_get_what_is_recorded(tmp_path):
     processes = [
         subprocess.Popen(

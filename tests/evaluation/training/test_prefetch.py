@@ -88,6 +88,7 @@ def test_a_training_is_the_same_to_the_last_byte(depth):
     assert len(hashes) == 1
 
 
+@pytest.mark.heavy
 def test_a_training_that_works_while_others_read_waits_less():
     # Each step takes as long as a batch takes to be read: nearly all of the wait is hidden.
     waits = []

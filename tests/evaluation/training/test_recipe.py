@@ -160,6 +160,7 @@ def _compiled_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network: compiled(network, backend=backend))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_training_leaves_the_plain_network(backend, monkeypatch):
     _compiled_by(backend, monkeypatch)

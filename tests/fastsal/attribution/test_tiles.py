@@ -34,6 +34,7 @@ def images(height=150, width=203, count=2):
 ENOUGH = {"tile": (64, 48), "overlap": 8}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "options",
     [

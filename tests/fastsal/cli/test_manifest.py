@@ -112,6 +112,7 @@ with folder_lock(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.heavy
 def test_a_folder_is_held_by_one_run_until_its_process_ends(tmp_path):
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
