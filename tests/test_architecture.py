@@ -38,7 +38,6 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 MOST_LINES = 400
 # Of fastsal, what is imported inside functions alone.
 LAZY = {
-    "fastsal/cli/main.py": {"torchvision", "PIL", "numpy"},
     "fastsal/kernels/cpu.py": {"numba", "numpy"},
     "fastsal/kernels/cuda.py": {"triton"},
 }

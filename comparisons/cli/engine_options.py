@@ -72,7 +72,4 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
         engine = EngineOptions(**{each.name: values.pop(each.name) for each in shown})
         command(*given, **{taken.name: engine}, **values)
 
-    merged = inspect.Signature([first, *own, *shown])
-    called.__signature__ = merged  # type: ignore[attr-defined]
-    called.__annotations__ = {each.name: each.annotation for each in merged.parameters.values()}
-    return called
+    return shared.declare_parameters(called, [first, *own, *shown])

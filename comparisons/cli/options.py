@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ __all__ = [
     "as_variants",
     "as_whole_numbers",
     "as_words",
+    "declare_parameters",
     "typed_command",
 ]
 
@@ -64,6 +67,24 @@ RECURSIVE = typer.Option(
     help="A further variant: at each fraction the maps come from the network retrained before "
     "(ROAR alone)."
 )
+
+
+def declare_parameters(
+    command: Callable[..., None], parameters: Iterable[inspect.Parameter]
+) -> Callable[..., None]:
+    """Declare the parameters of a command that takes them as keywords.
+
+    Args:
+        command: takes any keywords; changed in place.
+        parameters: with their annotations, from which typer makes the options.
+
+    Returns:
+        The command.
+    """
+    declared = inspect.Signature(list(parameters))
+    command.__signature__ = declared  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in declared.parameters.values()}
+    return command
 
 
 def typed_command() -> str:

@@ -211,7 +211,4 @@ def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(PlanOptions(plan_values, stated), **values)
 
-    merged = inspect.Signature([context, *shown, *own])
-    called.__signature__ = merged  # type: ignore[attr-defined]
-    called.__annotations__ = {each.name: each.annotation for each in merged.parameters.values()}
-    return called
+    return shared.declare_parameters(called, [context, *shown, *own])

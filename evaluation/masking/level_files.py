@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from evaluation.storage.hashes import ContentHash, content_hash
 from evaluation.storage.local_copies import locked
 from evaluation.storage.writing import ArrayFile, write_atomically
+from fastsal.files import PARTIAL
 
 __all__ = [
     "CHUNK_IMAGES",
@@ -251,7 +252,7 @@ def _is_unpacked(levels: Levels, place: Path) -> bool:
 
 
 def _unpack(levels: Levels, place: Path) -> None:
-    for left in place.parent.glob(f".partial-{place.name}-*"):  # by a process that was killed
+    for left in place.parent.glob(f"{PARTIAL}{place.name}-*"):  # by a process that was killed
         left.unlink(missing_ok=True)
     hashed, expected = ContentHash(), levels.content_hash
     with ArrayFile(place, levels.shape, "|u1") as file:

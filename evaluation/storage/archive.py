@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFiles, RunFolder, arrays_in
 from evaluation.storage.writing import write_atomically
+from fastsal.files import PARTIAL
 
 __all__ = [
     "CELLS",
@@ -271,7 +272,7 @@ def new_archive(place: Path) -> Iterator[Path]:
     """
     _refuse_others(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".partial-{place.name}-", dir=place.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{place.name}-", dir=place.parent))
     old = partial.with_name(f"{partial.name}-replaced")
     try:
         yield partial

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fastsal.files import PARTIAL
+
 __all__ = ["copied", "locked"]
 
 
@@ -41,7 +43,7 @@ def copied(source: Path, place: Path) -> Path:
         return place
     with locked(place.parent):
         if _files(place) != _files(source):
-            prefix = f".partial-{place.name}-"
+            prefix = f"{PARTIAL}{place.name}-"
             for left in place.parent.glob(f"{prefix}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             partial = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
 from evaluation.storage.writing import write_atomically, write_once
-from fastsal.files import short_hash
+from fastsal.files import PARTIAL, short_hash
 
 __all__ = ["Store"]
 
@@ -109,7 +109,7 @@ class Store:
 
     def again_folder(self, cell: str) -> Path:
         """Folder of a cell's artefacts made again; `remove_partial` removes it."""
-        return self.root / f".partial-again-{cell}"
+        return self.root / f"{PARTIAL}again-{cell}"
 
     def keep_again(self, cell: str) -> None:
         """Move artefacts made again to their places; a gallery that is there stays."""

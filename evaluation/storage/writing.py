@@ -90,7 +90,7 @@ class ArrayFile:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent)
         self._path, self._partial = path, Path(name)
         self._shape, self._dtype, self._written = shape, np.dtype(dtype), 0
         # Written, not mapped: a full disk is then an error, and no signal that ends the process.

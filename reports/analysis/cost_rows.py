@@ -205,11 +205,6 @@ class CountRow:
         return self.value(metric) - _value(self.network, metric)
 
     @property
-    def other_operations(self) -> float:
-        """Operations other than convolutions and matrix products."""
-        return sum(self.value(kind) for kind in _KINDS)
-
-    @property
     def added_percent(self) -> float | None:
         """Added operations in percent of the network's multiply-adds.
 
