@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Part(NamedTuple):
-    """One part of a batch: images with their targets and further arguments."""
-
-    inputs: tuple[Tensor, ...]
-    target: Any
-    additional_forward_args: object
+from fastsal.arguments.call import Call
 
 
 def checked_max_batch(max_batch: int | None) -> int | None:
@@ -35,24 +29,20 @@ def checked_max_batch(max_batch: int | None) -> int | None:
     return max_batch
 
 
-def parts(
-    inputs: tuple[Tensor, ...],
-    target: Any,
-    additional_forward_args: object,
-    max_batch: int | None,
-) -> list[Part]:
-    """Split a batch into parts of at most `max_batch` images; None leaves it whole.
+def split(call: Call, max_batch: int | None) -> list[Call]:
+    """Split a call into calls of at most `max_batch` images each; None leaves it whole.
 
     As in Captum's `internal_batch_size`, tensors among the further arguments are split with the
     images, and so are targets of which each image has one. Other arguments, and tensors whose first
-    dimension is not the batch's, go to every part unchanged.
+    dimension is not the batch's, go to every call unchanged.
 
-    >>> [part.target for part in parts((torch.ones(3, 1, 2, 2),), [5, 6, 7], None, 2)]
+    >>> call = Call(torch.nn.Identity(), (torch.ones(3, 1, 2, 2),), [5, 6, 7])
+    >>> [part.target for part in split(call, 2)]
     [[5, 6], [7]]
     """
-    images = inputs[0].shape[0]
+    images = call.inputs[0].shape[0]
     if max_batch is None or images <= max_batch:
-        return [Part(inputs, target, additional_forward_args)]
+        return [call]
 
     def select(value: Any, start: int) -> Any:
         if isinstance(value, Tensor):
@@ -62,10 +52,10 @@ def parts(
         return value[start : start + max_batch] if one_per_image else value
 
     return [
-        Part(
-            tuple(select(tensor, start) for tensor in inputs),
-            select(target, start),
-            _select_tensors(additional_forward_args, start, select),
+        call._replace(
+            inputs=tuple(select(tensor, start) for tensor in call.inputs),
+            target=select(call.target, start),
+            additional_forward_args=_select_tensors(call.additional_forward_args, start, select),
         )
         for start in range(0, images, max_batch)
     ]

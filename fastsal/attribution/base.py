@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from captum.attr._utils.attribution import Attribution
 
-from fastsal.arguments.batches import parts
+from fastsal.arguments.batches import split
 from fastsal.arguments.call import Call
 from fastsal.arguments.inputs import Inputs, as_tuple
 
@@ -44,7 +44,6 @@ class NamedAttribution(Attribution):  # type: ignore[misc]
         max_batch: int | None = None,
     ) -> list[Call]:
         """Return the calls of the model that a batch takes, one for every `max_batch` images."""
-        return [
-            Call(self.forward_func, *part, self.device_ids)
-            for part in parts(as_tuple(inputs), target, additional_forward_args, max_batch)
-        ]
+        tensors = as_tuple(inputs)
+        call = Call(self.forward_func, tensors, target, additional_forward_args, self.device_ids)
+        return split(call, max_batch)
