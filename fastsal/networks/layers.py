@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.geometry.placement import Located, stretch_of
 from fastsal.networks import state
-from fastsal.networks.backbone import image_layout
 from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
@@ -129,6 +129,7 @@ def describe_layer(
     tensor: Tensor,
     size: tuple[int, int],
     signed: bool | None = None,
+    place: Located | None = None,
 ) -> Scale:
     """Return the scale of a layer that was given, from its tensor and the image's size.
 
@@ -138,25 +139,29 @@ def describe_layer(
         tensor: The layer's tensor.
         size: (H, W) of the image.
         signed: True if the layer has negative values; None searches the tensor for them.
+        place: The tensor's place, if the pass that made it was followed; else the tensor counts as
+            `(N, C, h, w)`, stretched over the image.
 
     Raises:
         ValueError: If the tensor does not lie on the image's grid.
     """
-    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
-    if layout is None:
+    if place is None:
+        place = stretch_of(tensor.shape, size)
+    if place is None:
         raise ValueError(
             f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
             f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
         )
-    channels_last, octave = layout
     return Scale(
         name=name,
         module=module,
         call=None,
         shape=tuple(tensor.shape),
-        stride=2 ** max(octave, 0),
+        strides=place.octaves,
         signed=bool(tensor.amin() < 0) if signed is None else signed,
-        channels_last=channels_last,
+        layout=place.layout,
+        placement=place.placement,
+        doubt=place.doubt,
     )
 
 

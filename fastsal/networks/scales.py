@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.arguments.inputs import as_tuple
+from fastsal.geometry.placement import CHANNELS_FIRST, CHANNELS_LAST, Layout, Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,
@@ -32,11 +33,14 @@ class Scale:
         module: The module.
         call: The call of the module in a forward pass, from 0; None for the last.
         shape: The tensor's shape as traced, in the network's layout.
-        stride: Input pixels along a side for one location of the layer, a power of two (nominal).
+        strides: Elements of the first weights' input for one location of the layer, down and
+            across; each a power of two (nominal).
         signed: True if the tensor had negative values that the network does not rectify.
-        channels_last: True if the layout is `(N, H, W, C)`.
+        layout: The meaning of the tensor's dimensions.
         functional_relu: True if the network rectifies the tensor by a function, not a module.
         layer_input: True if the tensor is the module's input; it is no module's output then.
+        placement: The places of its maps on the image; None if they are stretched over all of it.
+        doubt: The reason why the places are not certain; empty if they are.
 
     Example:
         >>> net = nn.Sequential(
@@ -52,15 +56,32 @@ class Scale:
     module: nn.Module
     call: int | None
     shape: tuple[int, ...]
-    stride: int
+    strides: tuple[int, int]
     signed: bool
-    channels_last: bool
+    layout: Layout = CHANNELS_FIRST
     functional_relu: bool = False
     layer_input: bool = False
+    placement: Placement | None = None
+    doubt: str = ""
+
+    @property
+    def stride(self) -> int:
+        """The larger of the strides."""
+        return max(self.strides)
+
+    @property
+    def channels_last(self) -> bool:
+        """True if the tensor is `(N, H, W, C)`."""
+        return self.layout == CHANNELS_LAST
+
+    @property
+    def plain(self) -> bool:
+        """True if the tensor is `(N, C, H, W)` or `(N, H, W, C)`, stretched over the image."""
+        return self.placement is None and self.layout in (CHANNELS_FIRST, CHANNELS_LAST)
 
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the layer's tensor as a view `(N, C, H, W)`."""
-        return tensor.movedim(-1, 1) if self.channels_last else tensor
+        return self.layout.channels_first(tensor)
 
 
 @dataclass(frozen=True)

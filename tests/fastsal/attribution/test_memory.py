@@ -34,7 +34,7 @@ class Activations(nn.Module):
             for channels, size in shapes
         ]
         self.scales = [
-            Scale(f"taps.{k}", tap, None, tuple(tensor.shape), 2, False, False)
+            Scale(f"taps.{k}", tap, None, tuple(tensor.shape), (2, 2), False)
             for k, (tap, tensor) in enumerate(zip(self.taps, self.tensors, strict=True))
         ]
 

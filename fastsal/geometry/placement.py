@@ -1,0 +1,313 @@
+"""Placements: the dimensions of a tensor that are rows and columns, and their places in the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsal.geometry.coordinates import Fields, Seen
+from fastsal.geometry.fields import positions
+
+# A location may be so many locations off the plain stretch that is taken instead: windows of
+# stride 2 with symmetric padding are centred half a location before it.
+TOLERANCE = 0.75
+# In pixels: below, two places are one.
+EQUAL = 1e-2
+
+
+class Layout(NamedTuple):
+    """The meaning of a tensor's dimensions.
+
+    Attributes:
+        order: The dimensions of image, channel, row and column, after `tokens` are unfolded.
+        tokens: For locations in one dimension: that dimension, the first location, and (h, w), or
+            (w, h) if they go down the columns first; None for rows and columns of their own.
+
+    >>> Layout((0, 3, 1, 2)).channels_first(torch.zeros(1, 7, 7, 768)).shape
+    torch.Size([1, 768, 7, 7])
+    >>> Layout((0, 3, 1, 2), (1, 1, 14, 14)).channels_first(torch.zeros(1, 197, 384)).shape
+    torch.Size([1, 384, 14, 14])
+    """
+
+    order: tuple[int, ...]
+    tokens: tuple[int, int, int, int] | None = None
+
+    def channels_first(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as a view `(N, C, h, w)`."""
+        if self.tokens is not None:
+            dimension, first, height, width = self.tokens
+            tensor = tensor.narrow(dimension, first, height * width)
+            tensor = tensor.unflatten(dimension, (height, width))
+        return tensor if self.order == (0, 1, 2, 3) else tensor.permute(self.order)
+
+
+CHANNELS_FIRST = Layout((0, 1, 2, 3))
+CHANNELS_LAST = Layout((0, 3, 1, 2))
+
+
+class View(NamedTuple):
+    """The places of one map's locations.
+
+    Attributes:
+        block: The map's number among those of one image.
+        rows: The pixel row of each row of locations, `math.inf` for what shows no pixel.
+        columns: The pixel column of each column of locations, likewise.
+        seen: (first, last) of the pixel rows, and of the columns, that the network sees.
+    """
+
+    block: int
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
+    seen: tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The places of a scale's maps on the image, where they are not the plain stretch over it.
+
+    Attributes:
+        views: The views, of which an image's maps are the mean.
+        blocks: The number of maps for each image: more than one if the batch grows inside.
+        interleaved: True if an image's maps follow each other; False if each block holds all images.
+    """
+
+    views: tuple[View, ...]
+    blocks: int = 1
+    interleaved: bool = False
+
+
+class Located(NamedTuple):
+    """A tensor's place on the image.
+
+    Attributes:
+        layout: The meaning of its dimensions.
+        steps: Pixels from a location to the next, down and across.
+        strides: The same, counted in elements of the first weights' input: 1 at its size.
+        placement: Its places; None for the plain stretch over the whole image.
+        doubt: The reason why the places are not certain; empty if they are.
+    """
+
+    layout: Layout
+    steps: tuple[float, float]
+    strides: tuple[float, float]
+    placement: Placement | None = None
+    doubt: str = ""
+
+    @property
+    def octaves(self) -> tuple[int, int]:
+        """The strides as powers of two (nominal), 1 or more."""
+        down, across = (2 ** max(0, round(math.log2(stride))) for stride in self.strides)
+        return down, across
+
+
+def stretch_of(shape: Sequence[int], size: tuple[int, int]) -> Located | None:
+    """Return the place of a tensor that counts as stretched over the image, by its shape alone.
+
+    Args:
+        shape: `(N, C, h, w)`; None is returned for another number of dimensions.
+        size: (H, W) of the image.
+
+    >>> stretch_of((1, 8, 4, 4), (32, 32)).octaves
+    (8, 8)
+    """
+    if len(shape) != 4 or 0 in shape:
+        return None
+    steps = size[0] / shape[2], size[1] / shape[3]
+    return Located(CHANNELS_FIRST, steps, steps)
+
+
+def located(
+    fields: Fields, shape: Sequence[int], images: int, size: tuple[int, int]
+) -> Located | None:
+    """Return the place of a tensor on the image, None if it shows no places along rows or columns.
+
+    Args:
+        fields: The tensor's coordinates.
+        shape: Its shape.
+        images: N of the images.
+        size: (H, W) of the images.
+    """
+    if not fields.places or not 3 <= len(shape) <= 4:
+        return None
+    layout = layout_of(fields.places[0], shape, images)
+    if layout is None:
+        return None
+    whole_image = Seen((0.0, float(size[0])), (0.0, float(size[1])), (1.0, 1.0))
+    seen, base = (fields.seen or whole_image)[:2], (fields.seen or whole_image).steps
+    doubt = ""
+    if fields.unknown:
+        doubt = f"it is not known where {', '.join(fields.unknown)} brings the pixels"
+    views: list[View] = []
+    steps = (math.nan, math.nan)
+    blocks, interleaved = 1, False
+    for field in fields.places:
+        whole = field.expand(-1, *shape)
+        places = torch.stack([layout.channels_first(part) for part in positions(whole)])
+        # Channels show one place, or their mean does.
+        places = places.nanmean(2)
+        blocks = max(1, places.shape[1] // images)
+        index = places[2].flatten(1).nanmean(1)
+        interleaved = blocks > 1 and bool((index[:blocks] - index[0]).abs().max() < EQUAL)
+        for block in range(blocks):
+            entry = places[:, block if interleaved else block * images]
+            of_block = places[:2, block::blocks] if interleaved else places[
+                :2, block * images : (block + 1) * images
+            ]
+            if not _equal(of_block, of_block[:, :1]):
+                doubt = doubt or "the places differ from image to image"
+            rows, columns = entry[0].nanmean(1), entry[1].nanmean(0)
+            steps = _step(rows, size[0]), _step(columns, size[1])
+            if not _separable(entry, rows, columns, steps):
+                doubt = doubt or "rows and columns of locations are none of the image"
+            views.append(View(block, _finite(rows), _finite(columns), seen))
+    steps = tuple(
+        step if math.isfinite(step) else (last - first) / max(count, 1)
+        for step, (first, last), count in zip(
+            steps, seen, (len(views[0].rows), len(views[0].columns)), strict=True
+        )
+    )
+    placement: Placement | None = Placement(tuple(views), blocks, interleaved)
+    if doubt or (blocks == 1 and all(_is_stretch(view, size) for view in views)):
+        placement = None
+    strides = steps[0] / base[0], steps[1] / base[1]
+    return Located(layout, (steps[0], steps[1]), strides, placement, doubt)
+
+
+def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None:
+    """Return the meaning of a tensor's dimensions by its coordinates, None if there is no map in it.
+
+    Args:
+        field: The tensor's field.
+        shape: The tensor's shape.
+        images: N of the images.
+    """
+    places = positions(field)
+    varying = [
+        tuple(_varies(component, dimension) for component in places)
+        for dimension in range(places.dim() - 1)
+    ]
+    dimensions = range(len(shape))
+    of_image = [d for d in dimensions if varying[d][2] and not (varying[d][0] and varying[d][1])]
+    rows = [d for d in dimensions if varying[d][0] and d not in of_image]
+    columns = [d for d in dimensions if varying[d][1] and d not in of_image]
+    if len(of_image) > 1 or not (rows or columns):
+        return None
+    if of_image:
+        batch = of_image[0]
+    else:
+        free = [d for d in dimensions if d not in rows + columns and shape[d] % images == 0]
+        if not free:
+            return None
+        batch = free[0]
+    if len(shape) == 3:
+        if len(set(rows + columns)) != 1:
+            return None
+        dimension = (rows or columns)[0]
+        (channel,) = (d for d in dimensions if d not in (batch, dimension))
+        tokens = _token_grid(places[:2], dimension, shape[dimension])
+        if tokens is None:
+            return None
+        first, height, width, by_column = tokens
+        # Unfolding moves the dimensions after it by one.
+        order = [d + (d > dimension) for d in (batch, channel)]
+        order += [dimension + 1, dimension] if by_column else [dimension, dimension + 1]
+        return Layout(tuple(order), (dimension, first, height, width))
+    if len(rows) > 1 or len(columns) > 1 or rows == columns:
+        return None
+    others = [d for d in dimensions if d not in (batch, *rows, *columns)]
+    if rows and columns:
+        row, column = rows[0], columns[0]
+    elif columns:
+        # One row: the dimension of size 1 beside the columns, or the first of that size.
+        column = columns[0]
+        beside = sorted((d for d in others if shape[d] == 1), key=lambda d: abs(column - 1 - d))
+        if not beside:
+            return None
+        row = beside[0]
+    else:
+        row = rows[0]
+        beside = sorted((d for d in others if shape[d] == 1), key=lambda d: abs(row + 1 - d))
+        if not beside:
+            return None
+        column = beside[0]
+    (channel,) = (d for d in dimensions if d not in (batch, row, column))
+    return Layout((batch, channel, row, column))
+
+
+def _varies(component: Tensor, dimension: int) -> bool:
+    if component.shape[dimension] == 1:
+        return False
+    least = component.nan_to_num(math.inf).amin(dimension)
+    most = component.nan_to_num(-math.inf).amax(dimension)
+    return bool((most - least > EQUAL).any())
+
+
+def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, int, bool] | None:
+    """Return the first token with a place, the grid's (h, w), and True if it goes by columns."""
+    if places.shape[dimension + 1] != count:
+        return None
+    along = places.movedim(dimension + 1, -1).flatten(1, -2).nanmean(1)
+    known = (~along[0].isnan()).nonzero()[:, 0]
+    first, last = int(known[0]), int(known[-1]) + 1
+    along = along[:, first:last]
+    length = last - first
+    for slow, fast in ((0, 1), (1, 0)):
+        line = int((along[slow] - along[slow, 0]).abs().lt(EQUAL).long().cumprod(0).sum())
+        if length % line:
+            continue
+        grid = along.unflatten(1, (length // line, line))
+        same_line = (grid[slow] - grid[slow, :, :1]).abs().amax() < EQUAL
+        same_place = (grid[fast] - grid[fast, :1]).abs().amax() < EQUAL
+        if bool(same_line) and bool(same_place):
+            return first, length // line, line, slow == 1
+    return None
+
+
+def _step(places: Tensor, length: int) -> float:
+    """Return the median distance of neighbours; NaN for one location."""
+    steps = places.diff().abs()
+    steps = steps[~steps.isnan() & (steps > EQUAL)]
+    return float(steps.median()) if steps.numel() else math.nan
+
+
+def _separable(entry: Tensor, rows: Tensor, columns: Tensor, steps: tuple[float, float]) -> bool:
+    """Return True if all locations of a row show one pixel row, and of a column one column."""
+    for places, mean, step in (
+        (entry[0], rows[:, None], steps[0]),
+        (entry[1], columns[None, :], steps[1]),
+    ):
+        off = (places - mean).abs()
+        off = off[~off.isnan()]
+        limit = 0.5 * step if math.isfinite(step) else 0.5 * float(1 + off.numel())
+        if off.numel() and float(off.quantile(0.9) if off.numel() < 1e6 else off.median()) > limit:
+            return False
+    return True
+
+
+def _equal(places: Tensor, other: Tensor) -> bool:
+    off = (places - other).abs()
+    return bool((off.nan_to_num(0.0) < 1.0).all())
+
+
+def _finite(places: Tensor) -> tuple[float, ...]:
+    return tuple(math.inf if math.isnan(place) else place for place in places.tolist())
+
+
+def _is_stretch(view: View, size: tuple[int, int]) -> bool:
+    for places, length, (first, last) in zip(
+        (view.rows, view.columns), size, view.seen, strict=True
+    ):
+        step = length / len(places)
+        if any(
+            not abs(place - (index + 0.5) * step) <= TOLERANCE * step
+            for index, place in enumerate(places)
+        ):
+            return False
+        if first > step or last < length - step:
+            return False
+    return True
