@@ -13,7 +13,6 @@ from fastsal.arguments.call import Call
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.networks import hooks
-from fastsal.networks.backbone import image_layout
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
 from fastsal.networks.layers import NamedLayer, check_finite
 
@@ -89,10 +88,7 @@ def layer_contributions(
         if cam.noise:
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
-        if scale is None or layer_input:
-            channels_last = _channels_last(activations, inputs)
-        else:
-            channels_last = scale.channels_last
+        channels_last = scale is not None and not layer_input and scale.channels_last
         if channels_last:
             activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
         contributions = cam.contributions(activations, derivatives)
@@ -151,11 +147,3 @@ def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Ten
     pattern = torch.randn(images.shape[1:], generator=generator).to(images)
     return images + deviation.reshape(-1, *[1] * pattern.dim()) * pattern
 
-
-def _channels_last(activations: Tensor, inputs: tuple[Tensor, ...]) -> bool:
-    """Return True if a layer's tensor lies on an image's grid with its channels last."""
-    image = next((tensor for tensor in inputs if tensor.dim() == 4), None)
-    if image is None or activations.dim() != 4:
-        return False
-    layout = image_layout(activations.shape, image.shape[2], image.shape[3])
-    return layout is not None and layout[0]

@@ -37,6 +37,13 @@ class Layout(NamedTuple):
     order: tuple[int, ...]
     tokens: tuple[int, int, int, int] | None = None
 
+    @property
+    def channel(self) -> int:
+        """The dimension of channels in the tensor as it is."""
+        dimension = self.order[1]
+        unfolded = self.tokens is not None and dimension > self.tokens[0]
+        return dimension - 1 if unfolded else dimension
+
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the tensor as a view `(N, C, h, w)`."""
         if self.tokens is not None:

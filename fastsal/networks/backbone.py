@@ -1,111 +1,93 @@
-"""A network's trunk: the path from the images down to its coarsest scale, without branches."""
+"""A network's trunk: the path from the images to the decision, down to its coarsest scale."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastsal.networks.trace import WEIGHTED, Node, Trace
+from fastsal.networks.roles import is_pooling, role_of, short_name
+from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
-PRODUCTS = ("matmul", "bmm", "einsum")
-
-
-def image_layout(
-    shape: Sequence[int], height: int, width: int, channels_last: bool = False
-) -> tuple[bool, int] | None:
-    """Return (channels last, octave) of a 4-D shape on an image's grid, None if it is on none.
-
-    The octave is the base-2 logarithm of the stride. The layout whose locations have exactly the
-    image's proportions is taken. If both layouts have them, or both have them only roughly,
-    `channels_last` decides.
-
-    Args:
-        shape: The tensor's shape.
-        height: The image's height.
-        width: The image's width.
-        channels_last: The layout that is tried first.
-
-    >>> image_layout((1, 256, 56, 56), 224, 224), image_layout((1, 7, 7, 768), 224, 224)
-    ((False, 2), (True, 5))
-    """
-    about = None
-    for last in (channels_last, not channels_last):
-        rows, columns = shape[1:3] if last else shape[2:4]
-        if not (0 < rows <= 2 * height and 0 < columns <= 2 * width):
-            continue
-        octaves = math.log2(height / rows), math.log2(width / columns)
-        octave = round(sum(octaves) / 2)
-        # After five roundings up, a short side has one location more than its share; and one
-        # location is the least that remains of a side, however long it was.
-        near = max(abs(rows - height / 2**octave), abs(columns - width / 2**octave)) < 1
-        if near:
-            return last, octave
-        alike = round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6
-        if alike and about is None:
-            about = last, octave
-    return about
+# More maps than this for an image are boxes that are looked at, and no scale.
+MOST_BLOCKS = 16
+# The least share of the parameters on a branch for the branch to be the network's trunk. A gate
+# has less, the encoder of a U-Net and the backbone of a feature pyramid have more.
+TRUNK_SHARE = 0.2
 
 
-def grid_size(trace: Trace) -> tuple[int, int]:
-    """Return (H, W) from which strides are counted: the size that the first weights see.
-
-    It differs from the images' size if the network resizes them, as a detection model does.
-    """
-    nodes = trace.nodes
-    batch, channels, height, width = nodes[0].shape or (0, 0, 0, 0)
-    first = next((node for node in nodes if node.operation.startswith(WEIGHTED)), None)
-    read = () if first is None else nodes[first.sources[0]].shape or ()
-    if len(read) != 4 or read[:2] != (batch, channels):
-        return height, width
-    layout = image_layout(read, height, width)
-    on_grid = layout is not None and layout[1] >= 0
-    return (height, width) if on_grid else (read[2], read[3])
-
-
-def find_trunk(trace: Trace, output: Any, size: tuple[int, int]) -> list[int]:
+def find_trunk(trace: Trace, output: Any) -> list[int]:
     """Return the nodes that every path down the trunk crosses, in the network's order.
 
     The trunk leads to the output; with several outputs, to the first. If branches leave it on the
     way (the skips of a U-Net, the laterals of a feature pyramid), few tensors are crossed by every
-    path to the output. If those miss the coarsest scale, the trunk ends there instead, where the
-    network first goes back to a finer scale: at a U-Net's bottleneck, or at the end of a pyramid's
-    backbone. Tensors that are read through attention, and heads that run over several scales with
-    the same weights, do not count as scales.
+    path to the output. If those miss the coarsest scale, and most weights lie there, the trunk ends
+    there instead, where the network first goes back to a finer scale: at a U-Net's bottleneck, or
+    at the end of a pyramid's backbone. Of two networks in a row the second counts: the trunk starts
+    where the first has come back to the images' size. Heads that run over several scales with the
+    same weights do not count as scales.
 
     Args:
         trace: The traced pass.
         output: The network's output.
-        size: (H, W) of the grid, from `grid_size`.
     """
-    ends = trace.nodes_in(output)
+    # Without tensors in the output, as where it is text: the pass itself has an end.
+    ends = trace.nodes_in(output) or (len(trace.nodes) - 1,)
     nodes = trace.nodes
-    areas = _grid_areas(trace, ends, size)
-    first = trace.cuts(ends[:1])
-    least = min(areas.values(), default=0)
-    # An octave is a factor of four, a valid convolution or a padding less than two.
-    if not areas or any(areas[node] < 2 * least for node in first if node in areas):
-        return first
-    coarsest = _first_stretch(nodes, areas, 2 * least)
+    cuts = trace.cuts(ends[:1])
+    areas = _pixels_per_location(trace, ends)
+    begin = _second_network(cuts, areas)
+    cuts = [cut for cut in cuts if cut >= begin]
+    areas = {node: pixels for node, pixels in areas.items() if node >= begin}
+    most = max(areas.values(), default=0.0)
+    on_cuts = max((areas[node] for node in cuts if node in areas), default=0.0)
+    # An octave is a factor of four, by one axis of two.
+    if not areas or on_cuts > most / 1.7:
+        return cuts
+    branches = sum(nodes[node].parameters for node, pixels in areas.items() if pixels > 1.7 * on_cuts)
+    every = sum(node.parameters for node in nodes[begin:])
+    if on_cuts > 1.7 * min(areas.values()) and branches < TRUNK_SHARE * every:
+        return cuts
+    coarsest = _first_stretch(nodes, areas, most / 1.7)
     sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
     to_first = trace.before(ends[:1])
-    return trace.cuts(sinks & to_first or sinks)
+    return [cut for cut in trace.cuts(sinks & to_first or sinks) if cut >= begin]
 
 
-def have_locations(nodes: Sequence[Node]) -> list[bool]:
-    """Return for each node True if it has locations, False after pooling or flattening."""
-    images = (nodes[0].shape or ())[:1]
-    found = [True]
-    for node in nodes[1:]:
-        shape = node.shape
-        # One vector for each image, or fewer numbers.
-        flat = shape is not None and (len(shape) < 2 or (len(shape) == 2 and shape[:1] == images))
-        kept = any(found[source] for source in node.sources)
-        shapes = [nodes[source].shape or () for source in node.sources]
-        found.append(kept and not flat and not _pooled_away(node, shapes))
+def output_nodes(trace: Trace, output: Any) -> set[int]:
+    """Return the nodes of the output itself: those after the last weights, and what these make.
+
+    A map of features that ends in an activation function, as that of a network's backbone, is none;
+    a map of one channel is.
+
+    Args:
+        trace: The traced pass.
+        output: The network's output.
+    """
+    found: set[int] = set()
+    for end in trace.nodes_in(output):
+        chain, features = [end], False
+        while True:
+            index = chain[-1]
+            node = trace.nodes[index]
+            role = role_of(trace.nodes, index)
+            if role.source is not None:
+                features |= role.activation and not role.of_outputs
+                chain.append(role.source)
+            elif len(node.sources) == 1 and (
+                node.operation in REARRANGEMENTS
+                or is_pooling(node)
+                or short_name(node) in ("softmax", "log_softmax", "__getitem__")
+            ):
+                chain.append(node.sources[0])
+            else:
+                break
+        if not trace.nodes[chain[-1]].operation.startswith(WEIGHTED):
+            chain.pop()
+            features = True
+        found.update(node for node in chain if not features or trace.channels(node) == 1)
     return found
 
 
@@ -118,11 +100,6 @@ def before_weights(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
-def is_pooling(node: Node) -> bool:
-    """Return True if a node's operation pools locations."""
-    return "pool" in node.operation or node.operation in ("mean", "amax")
-
-
 def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Module, str]) -> str:
     """Return the reason why there is no candidate, and the tensors that every path crosses.
 
@@ -132,22 +109,32 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
         names: The name of every module.
     """
     scripted = [name for part, name in names.items() if isinstance(part, torch.jit.ScriptModule)]
+    shape = trace.nodes[0].shape or ()
+    located = [node for node in trunk if trace.located(node) is not None]
     if scripted:
         why = (
             f"what goes on inside the torch.jit module {scripted[0]!r} is not seen; put the module "
             "that it was scripted or traced from in its place"
         )
-    elif not trunk:
-        why = "the output does not depend on the images, or by operations that a trace does not see"
-    elif any(len(trace.nodes[node].shape or ()) == 4 for node in trunk):
+    elif len(trace.nodes) == 1:
+        why = "no operation on the images was seen; its operations are not those of PyTorch"
+    elif len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] > 4:
         why = (
-            "none of the tensors with locations (N, C, H, W) is a module's output or input, as in "
-            "a program of torch.export; give the module that it was made from"
+            f"the images {shape} have their channels last, expected (N, C, H, W); permute them "
+            "before the model, and inside it back"
+        )
+    elif located and any(trace.place(node, names) is not None for node in located):
+        why = "all tensors with locations are the output itself, or the images before any weights"
+    elif located:
+        why = (
+            "none of the tensors with locations is the output or input of a module that is "
+            "registered, as in a program of torch.export or where layers are kept in a Python "
+            "list; give the module that it was made from, or keep layers in a torch.nn.ModuleList"
         )
     else:
         why = (
-            "no tensor on the way has locations (N, C, H, W), as where the pixels are flattened "
-            "for fully connected layers"
+            "no tensor on the way has locations on the images' grid, as where the pixels are "
+            "flattened for fully connected layers"
         )
     passed = []
     for node in trunk:
@@ -160,38 +147,33 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
     )
 
 
-def _pooled_away(node: Node, sources: Sequence[Sequence[int]]) -> bool:
-    """Return True if pooling left one location, or a number independent of the image's size."""
-    if not is_pooling(node) or node.shape is None or len(node.shape) != 4:
-        return False
-    before = [source[2:] for source in sources if len(source) == 4]
-    if "adaptive" in node.operation or node.shape[2:] == (1, 1):
-        return all(tuple(size) != node.shape[2:] for size in before)
-    return False
-
-
-def _grid_areas(trace: Trace, ends: Sequence[int], size: tuple[int, int]) -> dict[int, int]:
-    """Return the number of locations of each tensor that lies on the image's grid."""
+def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
+    """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    with_locations, shared = have_locations(nodes), _shared_heads(nodes)
+    shared = _shared_heads(nodes)
     areas = {}
-    for index in trace.before(ends, through=lambda node: not _is_attention(node)) - {0}:
-        shape = nodes[index].shape
-        if shape is None or len(shape) != 4 or shape[:1] != (nodes[0].shape or ())[:1]:
+    for index in trace.before(ends) - {0}:
+        found = trace.located(index)
+        if found is None or shared[index] or nodes[index].operation == "pad":
             continue
-        if not with_locations[index] or shared[index] or nodes[index].operation == "pad":
+        if found.placement is not None and found.placement.blocks > MOST_BLOCKS:
             continue
-        layout = image_layout(shape, *size)
-        area = 0 if layout is None else math.prod(shape[1:3] if layout[0] else shape[2:4])
-        # A single location is a global context and no map.
-        if layout is not None and layout[1] >= 0 and area > 1:
-            areas[index] = area
+        areas[index] = found.steps[0] * found.steps[1]
     return areas
 
 
-def _is_attention(node: Node) -> bool:
-    product = any(name in node.operation for name in PRODUCTS) and len(node.sources) > 1
-    return product or "attention" in node.operation or node.operation == "softmax"
+def _second_network(cuts: Sequence[int], areas: Mapping[int, float]) -> int:
+    """Return the last cut at the finest scale with coarser tensors both before it and after it."""
+    on_grid = [cut for cut in cuts if cut in areas]
+    if not on_grid:
+        return 0
+    finest = min(areas.values())
+    coarser = [node for node, pixels in areas.items() if pixels > 1.7 * finest]
+    for cut in reversed(on_grid):
+        back = areas[cut] < 1.7 * finest
+        if back and min(coarser, default=cut) < cut < max(coarser, default=cut):
+            return cut
+    return 0
 
 
 def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
@@ -207,19 +189,19 @@ def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
-def _first_stretch(nodes: Sequence[Node], areas: dict[int, int], limit: int) -> set[int]:
-    """Return the nodes with fewer locations than a limit, up to where paths return to finer ones.
+def _first_stretch(nodes: Sequence[Node], areas: dict[int, float], limit: float) -> set[int]:
+    """Return the nodes coarser than a limit, up to where paths return to finer ones.
 
     Args:
         nodes: The nodes of the trace.
-        areas: The number of locations of each node on the grid.
-        limit: The number of locations from which a node is finer.
+        areas: The area of a location of each node on the grid.
+        limit: The area up to which a node is finer.
     """
     stretch: set[int] = set()
     reached: set[int] = set()
     left: set[int] = set()
     for index, node in enumerate(nodes):
-        finer = areas.get(index, 0) >= limit
+        finer = areas.get(index, limit + 1) <= limit
         if any(source in left or (finer and source in reached) for source in node.sources):
             left.add(index)
         elif index in areas and not finer:

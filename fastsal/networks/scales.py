@@ -15,13 +15,15 @@ from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,
     find_trunk,
-    grid_size,
-    have_locations,
-    image_layout,
-    is_pooling,
+    output_nodes,
     why_no_candidate,
 )
+from fastsal.networks.roles import is_pooling, role_of
 from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
+
+# The share of a stage's parameters up to an activation function's output from which on that is
+# taken, and not the stage's last tensor.
+MOST_BEFORE = 0.75
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Candidate:
         operation: The function that made the tensor.
         preferred: True for an activation function's output, or a non-negative tensor, that comes
             from neither pooling nor a norm.
-        eligible: True if the tensor comes from neither pooling nor a norm.
+        eligible: True if the tensor comes from neither pooling nor a norm, and is no output.
+        output: True if the tensor is the network's output, with nothing but a sigmoid or the like
+            after it. It is taken if its scale has nothing else and it has several channels.
         chosen: True if the tensor ends its scale.
     """
 
@@ -101,6 +105,7 @@ class Candidate:
     operation: str
     preferred: bool
     eligible: bool
+    output: bool = False
     chosen: bool = False
 
 
@@ -228,73 +233,84 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
         ScalesError: As in `candidates`.
     """
     names = {module: name for name, module in root.named_modules()}
-    size = grid_size(trace)
-    trunk = find_trunk(trace, output, size)
-    found = _choose(_candidates(trace, trunk, names, size))
-    if not found:
+    trunk = find_trunk(trace, output)
+    runs = _candidates(trace, trunk, output_nodes(trace, output), names)
+    every = [one for run in runs for one in run]
+    if not every:
         raise ScalesError(why_no_candidate(trace, trunk, names))
-    return found
+    several = [run for run in runs if len({c.scale.strides for _, c in run}) > 1]
+    # Of two networks in a row the second makes the decision.
+    chosen = _choose(trace, several[-1] if several else runs[0] or every)
+    return tuple(replace(candidate, chosen=index in chosen) for index, candidate in every)
 
 
 def _candidates(
-    trace: Trace, trunk: list[int], names: dict[nn.Module, str], size: tuple[int, int]
-) -> list[Candidate]:
-    found: list[Candidate] = []
+    trace: Trace, trunk: list[int], outputs: set[int], names: dict[nn.Module, str]
+) -> list[list[tuple[int, Candidate]]]:
+    """Return the candidates with their nodes, one list for each run of ever coarser scales."""
+    runs: list[list[tuple[int, Candidate]]] = [[]]
     nodes = trace.nodes
-    with_locations, unweighted = have_locations(nodes), before_weights(nodes)
-    channels_last, octave = False, 0
-    # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
-    first_size = size
+    unweighted = before_weights(nodes)
+    coarsest = (0, 0)
     for index in trunk:
-        node = nodes[index]
-        if unweighted[index] or node.operation == "pad":
+        node, found = nodes[index], trace.located(index)
+        if unweighted[index] or found is None or node.operation == "pad":
             continue
-        if node.shape is None or len(node.shape) != 4:
+        if index in outputs and trace.channels(index) == 1:
             continue
-        if not with_locations[index]:
-            break
-        layout = image_layout(node.shape, *first_size, channels_last)
-        if layout is None:
-            continue
-        channels_last, octaves = layout
-        # A decoder repeats earlier scales.
-        if octaves < 0:
-            break
-        if octaves > 0:
-            octave += octaves
-            rows = 1 if channels_last else 2
-            first_size = node.shape[rows], node.shape[rows + 1]
         place = trace.place(index, names)
         if place is None:
             continue
-        maker = trace.maker(index)
+        octaves = found.octaves
+        # A decoder repeats earlier scales.
+        if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
+            runs.append([])
+        coarsest = octaves
         scale = Scale(
             name=names[place.module],
             module=place.module,
             call=place.call,
-            shape=node.shape,
-            stride=2 ** max(octave, 0),
+            shape=node.shape or (),
+            strides=octaves,
             signed=not node.non_negative,
-            channels_last=channels_last,
+            layout=found.layout,
             functional_relu=place.functional_relu,
             layer_input=place.layer_input,
+            placement=found.placement,
+            doubt=found.doubt,
         )
-        eligible = not is_pooling(maker) and "norm" not in maker.operation
-        preferred = eligible and (maker.operation in ACTIVATIONS or node.non_negative)
-        found.append(Candidate(scale, maker.operation, preferred, eligible))
-    return found
+        maker_index = trace.maker(index)
+        maker, role = nodes[maker_index], role_of(nodes, maker_index)
+        output = index in outputs
+        eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
+        activation = maker.operation in ACTIVATIONS or role.activation
+        preferred = eligible and (activation or node.non_negative)
+        candidate = Candidate(scale, maker.operation, preferred, eligible, output)
+        runs[-1].append((index, candidate))
+    return runs
 
 
-def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
+def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:
+    """Return the nodes that end the scales of one run."""
+    nodes = trace.nodes
     chosen = set()
-    for stride in {candidate.scale.stride for candidate in found}:
-        group = [index for index, c in enumerate(found) if c.scale.stride == stride]
-        eligible = [index for index in group if found[index].eligible]
-        preferred = [index for index in eligible if found[index].preferred]
-        chosen.update((preferred or eligible)[-1:])
-    return tuple(
-        replace(candidate, chosen=index in chosen) for index, candidate in enumerate(found)
-    )
+    before = 0
+    for strides in dict.fromkeys(candidate.scale.strides for _, candidate in found):
+        group = [(index, c) for index, c in found if c.scale.strides == strides]
+        eligible = [index for index, c in group if c.eligible]
+        eligible = eligible or [index for index, c in group if c.output]
+        preferred = [index for index, c in group if c.preferred]
+        if eligible:
+            last = eligible[-1]
+            of_stage = trace.before([last])
+            parameters = {
+                index: sum(nodes[node].parameters for node in of_stage if before < node <= index)
+                for index in (last, *preferred[-1:])
+            }
+            late = preferred and parameters[preferred[-1]] >= MOST_BEFORE * parameters[last]
+            chosen.add(preferred[-1] if late else last)
+        before = group[-1][0]
+    return chosen
 
 
 def too_few(found: Sequence[Candidate]) -> str:

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.geometry.coordinates import Coordinates, Fields
+from fastsal.geometry.placement import Located, located
 from fastsal.networks import hooks, state
 from fastsal.networks.gradients import outside_inference
 
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
-    "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
+    """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
+    dropout2d view reshape flatten unflatten squeeze unsqueeze flip roll rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
@@ -27,6 +30,8 @@ ACTIVATIONS = frozenset(
     softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
 )
 RELUS = frozenset(("relu", "relu_"))
+# Pooling inside boxes.
+BOX_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
 
 
 @dataclass
@@ -37,8 +42,11 @@ class Node:
         operation: The function's name, or the type of a module whose inside is not traced.
         sources: The nodes that the operation reads.
         shape: The shape of its output; None for several outputs.
-        non_negative: True if its output has four dimensions and no negative value.
+        non_negative: True if its output has three or four dimensions and no negative value.
         weight: The `id` of the parameter that it applies, if it applies one.
+        parameters: The number of elements of the tensors that it applies and the images do not
+            reach.
+        fields: The coordinates of its output.
     """
 
     operation: str
@@ -46,6 +54,8 @@ class Node:
     shape: tuple[int, ...] | None = None
     non_negative: bool = False
     weight: int | None = None
+    parameters: int = 0
+    fields: Fields = Fields()
 
 
 class Place(NamedTuple):
@@ -95,12 +105,16 @@ class Trace(TorchFunctionMode):
 
     def __init__(self, images: Sequence[Tensor]) -> None:
         super().__init__()
-        self.nodes = [Node("input", (), tuple(images[0].shape))]
+        self.coordinates = Coordinates(images)
+        self.nodes = [
+            Node("input", (), tuple(images[0].shape), fields=self.coordinates.of(images[0]))
+        ]
+        self._located: dict[int, Located | None] = {}
         self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
-        self._inputs_of: dict[nn.Module, tuple[int, ...]] = {}
+        self._inputs_of: dict[nn.Module, list[Tensor]] = {}
         for image in images:
             self._assign(image, 0)
 
@@ -114,13 +128,18 @@ class Trace(TorchFunctionMode):
         if name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(hooks.tensors_in(result))
+        read = list(hooks.tensors_in((args, kwargs)))
+        if sources and not (name.startswith(BOX_POOLING) and len(sources) > 1):
+            # Boxes that are found in the image differ from image to image.
+            self.coordinates.follow(func, args, kwargs, read, made)
         if name in DROPOUTS and len(sources) == 1:
             # In either mode the tensor before the dropout is read.
             self._assign(made[0], sources[0])
         elif sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
             weighted = name.startswith(WEIGHTED) and len(args) > 1
             weight = id(args[1]) if weighted and isinstance(args[1], nn.Parameter) else None
-            self._add(name, sources, made, weight)
+            applied = sum(tensor.numel() for tensor in read if self._node(tensor) is None)
+            self._add(name, sources, made, weight, applied)
         return result
 
     def hooks(self, network: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
@@ -143,13 +162,17 @@ class Trace(TorchFunctionMode):
             node = self._node(read[0]) if len(read) == 1 else None
             if node is not None:
                 self.readers_of.setdefault(node, []).append((module, call))
-            self._inputs_of[module] = self.nodes_in(read)
+            self._inputs_of[module] = read
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
-            sources = self._inputs_of.pop(module, ())
+            read = self._inputs_of.pop(module, [])
+            sources = self.nodes_in(read)
             if sources and not whole and not self.nodes_in(output):
                 made = list(hooks.tensors_in(output))
-                self._add(type(module).__name__.lower(), sources, made)
+                name = type(module).__name__.lower()
+                self.coordinates.assume(type(module).__name__, read, made)
+                applied = sum(parameter.numel() for parameter in module.parameters())
+                self._add(name, sources, made, None, applied)
             node = self._node(output) if isinstance(output, Tensor) else None
             if node is not None:
                 self.makers_of.setdefault(node, []).append((module, self.calls[module] - 1))
@@ -193,12 +216,27 @@ class Trace(TorchFunctionMode):
             furthest = max(furthest, reach[node])
         return [cut for cut in cuts if cut > 0]
 
-    def maker(self, index: int) -> Node:
+    def maker(self, index: int) -> int:
         """Return the node that computed a tensor's values, before any rearrangement of them."""
         nodes = self.nodes
         while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
             index = nodes[index].sources[0]
-        return nodes[index]
+        return index
+
+    def located(self, index: int) -> Located | None:
+        """Return the place of a node's tensor on the image, None if it shows none."""
+        if index not in self._located:
+            node, found = self.nodes[index], None
+            if node.shape is not None and node.fields.places:
+                images, size = self.coordinates.images, self.coordinates.size
+                found = located(node.fields, node.shape, images, size)
+            self._located[index] = found
+        return self._located[index]
+
+    def channels(self, index: int) -> int:
+        """Return the number of channels of a node's tensor, 0 if it shows no places."""
+        found, shape = self.located(index), self.nodes[index].shape
+        return 0 if found is None or shape is None else shape[found.layout.channel]
 
     def place(self, index: int, names: Mapping[nn.Module, str]) -> Place | None:
         """Return the module call that makes or takes a node's tensor, None if no module does.
@@ -236,12 +274,18 @@ class Trace(TorchFunctionMode):
         return sorted(modules, key=lambda module: self.calls[module[0]] > 1)
 
     def _add(
-        self, name: str, sources: tuple[int, ...], made: list[Tensor], weight: int | None = None
+        self,
+        name: str,
+        sources: tuple[int, ...],
+        made: list[Tensor],
+        weight: int | None = None,
+        parameters: int = 0,
     ) -> None:
-        operation = Node(name, sources, weight=weight)
+        operation = Node(name, sources, weight=weight, parameters=parameters)
         if len(made) == 1:
             operation.shape = tuple(made[0].shape)
-            if made[0].dim() == 4 and made[0].is_floating_point() and made[0].numel():
+            operation.fields = self.coordinates.of(made[0])
+            if made[0].dim() in (3, 4) and made[0].is_floating_point() and made[0].numel():
                 operation.non_negative = bool(made[0].detach().amin() >= 0)
         self.nodes.append(operation)
         for tensor in made:
