@@ -146,4 +146,3 @@ def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Ten
     deviation = share * (values.amax(1) - values.amin(1))
     pattern = torch.randn(images.shape[1:], generator=generator).to(images)
     return images + deviation.reshape(-1, *[1] * pattern.dim()) * pattern
-

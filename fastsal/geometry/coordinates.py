@@ -152,7 +152,7 @@ class Coordinates:
             self.assume(name, known, made)
             return
         for tensor, places in zip(made, found, strict=False):
-            if places:
+            if places and tensor.numel():
                 self._write(name, tensor, Fields(f.distinct(places), unknown, seen))
 
     def assume(self, name: str, read: Iterable[Tensor], made: Iterable[Tensor]) -> None:
@@ -187,7 +187,8 @@ class Coordinates:
         whole = self._whole(base, places)
         offset = tensor.storage_offset() - base.storage_offset()
         for component, new in zip(whole, fields.places[0], strict=True):
-            part = component.as_strided(tensor.shape, tensor.stride(), offset)
+            first = component.storage_offset() + offset
+            part = component.as_strided(tensor.shape, tensor.stride(), first)
             part.copy_(new.expand(tensor.shape))
         known = [one for one in (seen, fields.seen) if one is not None]
         united = _united((unknown, fields.unknown))
@@ -248,7 +249,9 @@ class Coordinates:
         places: Sequence[Tensor] = self.of(first).places
         if "conv" in name and windows is not None:
             places = self._of_channels(first, -1 - len(windows))
-        return [[windowed(place, windows, first.shape, made[0].shape) for place in places]] * len(made)
+        return [[windowed(place, windows, first.shape, made[0].shape) for place in places]] * len(
+            made
+        )
 
     def _pointwise(self, known: Sequence[Tensor], made: Tensor) -> list[Tensor]:
         """Return the places of a function that computes an element from those at its place."""
@@ -310,7 +313,9 @@ class Coordinates:
             return type(value)(self._exchanged(item, place, component, joins) for item in value)
         return value
 
-    def _assigned(self, function: Callable[..., Any], target: Tensor, index: Any, value: Any) -> Made:
+    def _assigned(
+        self, function: Callable[..., Any], target: Tensor, index: Any, value: Any
+    ) -> Made:
         whole = self._whole(target, self.of(target).places)
         new = self.of(value).places if isinstance(value, Tensor) else ()
         for component in range(f.COMPONENTS):
@@ -321,9 +326,7 @@ class Coordinates:
         self, tensor: Tensor, pad: Sequence[int], mode: str = "constant", value: object = None
     ) -> list[Tensor]:
         sizes = [-1] * (tensor.dim() - len(pad) // 2) + list(tensor.shape)[-(len(pad) // 2) :]
-        return [
-            f.padded(place.expand(-1, *sizes), pad, mode) for place in self.of(tensor).places
-        ]
+        return [f.padded(place.expand(-1, *sizes), pad, mode) for place in self.of(tensor).places]
 
     def _resampled(
         self, function: Callable[..., Any], tensor: Tensor, args: Any, kwargs: Any
@@ -372,7 +375,9 @@ class Coordinates:
             raise ValueError("no factor has coordinates")
         return best[1]
 
-    def _reduced(self, tensor: Tensor, args: Any, kwargs: Any, made: Sequence[Tensor]) -> Made | None:
+    def _reduced(
+        self, tensor: Tensor, args: Any, kwargs: Any, made: Sequence[Tensor]
+    ) -> Made | None:
         dims = kwargs.get("dim", kwargs.get("axis"))
         if dims is None:
             dims = next((arg for arg in args[1:] if isinstance(arg, (int, tuple, list))), None)
@@ -392,22 +397,12 @@ def _seen(places: Sequence[Tensor], size: tuple[int, int]) -> Seen:
     for axis, length in enumerate(size):
         of_axis = [f.positions(place)[axis] for place in places]
         shown = torch.cat([rows[~rows.isnan()].flatten() for rows in of_axis])
-        step = min((found for rows in of_axis if (found := _step(rows)) > 0), default=float(length))
+        found = [f.step(rows.movedim(d, -1)) for rows in of_axis for d in range(rows.dim())]
+        step = min((one for one in found if one > 0), default=float(length))
         first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
         sides.append((max(0.0, first - step / 2), min(float(length), last + step / 2)))
         steps.append(step)
     return Seen(sides[0], sides[1], (steps[0], steps[1]))
-
-
-def _step(places: Tensor) -> float:
-    """Return the median distance of neighbours along the dimension with the closest; 0 for none."""
-    found = []
-    for dimension in range(places.dim()):
-        steps = places.diff(dim=dimension).abs()
-        steps = steps[~steps.isnan() & (steps > 1e-3)]
-        if steps.numel():
-            found.append(float(steps.median()))
-    return min(found, default=0.0)
 
 
 def _union(seen: Sequence[Seen]) -> Seen | None:

@@ -74,6 +74,32 @@ def spacing(field: Tensor) -> float:
     return min(found, default=0.0)
 
 
+def step(places: Tensor) -> float:
+    """Return the distance of neighbours along the last dimension, 0 if there is none.
+
+    For places in order that is the mean, so that places which are repeated, as by nearest-neighbour
+    interpolation, count as closer; else the median.
+
+    Args:
+        places: Rows, or columns, in pixels; NaN counts as none.
+
+    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
+    (0.6666666865348816, 2.0)
+    """
+    lines = places.flatten(0, -2) if places.dim() > 1 else places[None]
+    lines = lines[:, ~lines.isnan().all(0)]
+    differences = lines.diff(dim=-1)
+    differences = differences[~differences.isnan().any(1)]
+    if not differences.numel():
+        return 0.0
+    line = differences[0]
+    moves = line[line.abs() > 1e-3].abs()
+    if not moves.numel():
+        return 0.0
+    ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
+    return float(line.abs().mean() if ordered else moves.median())
+
+
 def compressed(field: Tensor) -> Tensor:
     """Return a field with size 1 along the dimensions in which all is equal."""
     for dimension in range(1, field.dim()):

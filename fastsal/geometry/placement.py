@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsal.geometry.coordinates import Fields, Seen
-from fastsal.geometry.fields import positions
+from fastsal.geometry.fields import positions, step
 
 # A location may be so many locations off the plain stretch that is taken instead: windows of
 # stride 2 with symmetric padding are centred half a location before it.
@@ -94,7 +94,8 @@ class Located(NamedTuple):
     Attributes:
         layout: The meaning of its dimensions.
         steps: Pixels from a location to the next, down and across.
-        strides: The same, counted in elements of the first weights' input: 1 at its size.
+        strides: The same; if the network enlarges the image before its first weights, or makes it
+            square, counted in elements of their input.
         placement: Its places; None for the plain stretch over the whole image.
         doubt: The reason why the places are not certain; empty if they are.
     """
@@ -162,27 +163,31 @@ def located(
         interleaved = blocks > 1 and bool((index[:blocks] - index[0]).abs().max() < EQUAL)
         for block in range(blocks):
             entry = places[:, block if interleaved else block * images]
-            of_block = places[:2, block::blocks] if interleaved else places[
-                :2, block * images : (block + 1) * images
-            ]
+            of_block = (
+                places[:2, block::blocks]
+                if interleaved
+                else places[:2, block * images : (block + 1) * images]
+            )
             if not _equal(of_block, of_block[:, :1]):
                 doubt = doubt or "the places differ from image to image"
             rows, columns = entry[0].nanmean(1), entry[1].nanmean(0)
-            steps = _step(rows, size[0]), _step(columns, size[1])
+            steps = step(rows) or math.nan, step(columns) or math.nan
             if not _separable(entry, rows, columns, steps):
                 doubt = doubt or "rows and columns of locations are none of the image"
             views.append(View(block, _finite(rows), _finite(columns), seen))
     steps = tuple(
-        step if math.isfinite(step) else (last - first) / max(count, 1)
-        for step, (first, last), count in zip(
+        one if math.isfinite(one) else (last - first) / max(count, 1)
+        for one, (first, last), count in zip(
             steps, seen, (len(views[0].rows), len(views[0].columns)), strict=True
         )
     )
     placement: Placement | None = Placement(tuple(views), blocks, interleaved)
     if doubt or (blocks == 1 and all(_is_stretch(view, size) for view in views)):
         placement = None
-    strides = steps[0] / base[0], steps[1] / base[1]
-    return Located(layout, (steps[0], steps[1]), strides, placement, doubt)
+    # If the network enlarges the image, or squares it, there is no one stride on the image.
+    even = min(base) > 0.7 and abs(math.log2(base[0] / base[1])) < 0.6
+    strides = steps if even else (steps[0] / base[0], steps[1] / base[1])
+    return Located(layout, (steps[0], steps[1]), (strides[0], strides[1]), placement, doubt)
 
 
 def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None:
@@ -275,22 +280,15 @@ def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, i
     return None
 
 
-def _step(places: Tensor, length: int) -> float:
-    """Return the median distance of neighbours; NaN for one location."""
-    steps = places.diff().abs()
-    steps = steps[~steps.isnan() & (steps > EQUAL)]
-    return float(steps.median()) if steps.numel() else math.nan
-
-
 def _separable(entry: Tensor, rows: Tensor, columns: Tensor, steps: tuple[float, float]) -> bool:
     """Return True if all locations of a row show one pixel row, and of a column one column."""
-    for places, mean, step in (
+    for places, mean, apart in (
         (entry[0], rows[:, None], steps[0]),
         (entry[1], columns[None, :], steps[1]),
     ):
         off = (places - mean).abs()
         off = off[~off.isnan()]
-        limit = 0.5 * step if math.isfinite(step) else 0.5 * float(1 + off.numel())
+        limit = 0.5 * apart if math.isfinite(apart) else 0.5 * float(1 + off.numel())
         if off.numel() and float(off.quantile(0.9) if off.numel() < 1e6 else off.median()) > limit:
             return False
     return True
@@ -309,12 +307,12 @@ def _is_stretch(view: View, size: tuple[int, int]) -> bool:
     for places, length, (first, last) in zip(
         (view.rows, view.columns), size, view.seen, strict=True
     ):
-        step = length / len(places)
+        even = length / len(places)
         if any(
-            not abs(place - (index + 0.5) * step) <= TOLERANCE * step
+            not abs(place - (index + 0.5) * even) <= TOLERANCE * even
             for index, place in enumerate(places)
         ):
             return False
-        if first > step or last < length - step:
+        if first > even or last < length - even:
             return False
     return True

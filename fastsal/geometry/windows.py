@@ -89,7 +89,10 @@ def windows_of(
         if given.get("stride") in (None, (), []):
             given["stride"] = kernel
     count = len(kernel)
-    strides, dilations = _each(given.get("stride", 1), count), _each(given.get("dilation", 1), count)
+    strides, dilations = (
+        _each(given.get("stride", 1), count),
+        _each(given.get("dilation", 1), count),
+    )
     padding = given.get("padding", 0)
     if padding == "valid":
         paddings = [0] * count
@@ -100,7 +103,8 @@ def windows_of(
     else:
         paddings = _each(padding, count)
     return [
-        Windows(*each, transposed) for each in zip(kernel, strides, paddings, dilations, strict=True)
+        Windows(*each, transposed)
+        for each in zip(kernel, strides, paddings, dilations, strict=True)
     ]
 
 

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastsal.networks import hooks
 from fastsal.networks.roles import is_pooling, role_of, short_name
 from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
 # More maps than this for an image are boxes that are looked at, and no scale.
 MOST_BLOCKS = 16
-# The least share of the parameters on a branch for the branch to be the network's trunk. A gate
-# has less, the encoder of a U-Net and the backbone of a feature pyramid have more.
-TRUNK_SHARE = 0.2
+# A scale's location covers at least so many times the next finer scale's: two, where only one side
+# is halved, but for rounding.
+OCTAVE = 1.7
+# The share of the weights at coarser scales between two tensors from which on the second is not
+# the first with a gate, but the end of a decoder.
+WAY_BACK = 0.2
 
 
 def find_trunk(trace: Trace, output: Any) -> list[int]:
@@ -23,8 +27,7 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
 
     The trunk leads to the output; with several outputs, to the first. If branches leave it on the
     way (the skips of a U-Net, the laterals of a feature pyramid), few tensors are crossed by every
-    path to the output. If those miss the coarsest scale, and most weights lie there, the trunk ends
-    there instead, where the network first goes back to a finer scale: at a U-Net's bottleneck, or
+    path to the output. If more weights lie before the coarsest scale, the trunk ends there instead, where the network first goes back to a finer scale: at a U-Net's bottleneck, or
     at the end of a pyramid's backbone. Of two networks in a row the second counts: the trunk starts
     where the first has come back to the images' size. Heads that run over several scales with the
     same weights do not count as scales.
@@ -33,27 +36,31 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
         trace: The traced pass.
         output: The network's output.
     """
-    # Without tensors in the output, as where it is text: the pass itself has an end.
-    ends = trace.nodes_in(output) or (len(trace.nodes) - 1,)
+    ends = trace.nodes_in(output)
+    if not ends and not any(True for _ in hooks.tensors_in(output)):
+        # Without tensors in the output, as where it is text, the pass itself has an end.
+        ends = (len(trace.nodes) - 1,)
     nodes = trace.nodes
     cuts = trace.cuts(ends[:1])
     areas = _pixels_per_location(trace, ends)
-    begin = _second_network(cuts, areas)
+    to_first = trace.before(ends[:1])
+    begin = _second_network(cuts, {node: area for node, area in areas.items() if node in to_first})
     cuts = [cut for cut in cuts if cut >= begin]
     areas = {node: pixels for node, pixels in areas.items() if node >= begin}
     most = max(areas.values(), default=0.0)
-    on_cuts = max((areas[node] for node in cuts if node in areas), default=0.0)
-    # An octave is a factor of four, by one axis of two.
-    if not areas or on_cuts > most / 1.7:
-        return cuts
-    branches = sum(nodes[node].parameters for node, pixels in areas.items() if pixels > 1.7 * on_cuts)
-    every = sum(node.parameters for node in nodes[begin:])
-    if on_cuts > 1.7 * min(areas.values()) and branches < TRUNK_SHARE * every:
-        return cuts
-    coarsest = _first_stretch(nodes, areas, most / 1.7)
+    coarsest = _first_stretch(nodes, areas, most / OCTAVE)
     sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
-    to_first = trace.before(ends[:1])
-    return [cut for cut in trace.cuts(sinks & to_first or sinks) if cut >= begin]
+    branch = [cut for cut in trace.cuts(sinks & to_first or sinks) if cut >= begin]
+    # More weights lie before the end of a U-Net's encoder than before its first skip; but before
+    # the end of a trunk there are more than before a gate that leaves it.
+    descent = _last_descent(nodes, cuts, areas)
+    if descent is None:
+        return branch or cuts
+    weights = [
+        sum(nodes[node].parameters for node in trace.before(ends) if node >= begin)
+        for ends in ([descent], branch[-1:])
+    ]
+    return branch if weights[1] > weights[0] else cuts
 
 
 def output_nodes(trace: Trace, output: Any) -> set[int]:
@@ -100,6 +107,17 @@ def before_weights(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
+def pooled_away(nodes: Sequence[Node]) -> list[bool]:
+    """Return for each node True after adaptive pooling to a number of cells, which is no scale."""
+    found = [False]
+    for node in nodes[1:]:
+        shapes = [nodes[source].shape for source in node.sources]
+        adaptive = "adaptive" in node.operation and node.shape is not None
+        own = adaptive and all(shape is not None and shape != node.shape for shape in shapes)
+        found.append(own or all(found[source] for source in node.sources))
+    return found
+
+
 def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Module, str]) -> str:
     """Return the reason why there is no candidate, and the tensors that every path crosses.
 
@@ -116,8 +134,8 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
             f"what goes on inside the torch.jit module {scripted[0]!r} is not seen; put the module "
             "that it was scripted or traced from in its place"
         )
-    elif len(trace.nodes) == 1:
-        why = "no operation on the images was seen; its operations are not those of PyTorch"
+    elif not trunk:
+        why = "the output does not depend on the images, or by operations that a trace does not see"
     elif len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] > 4:
         why = (
             f"the images {shape} have their channels last, expected (N, C, H, W); permute them "
@@ -127,14 +145,14 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
         why = "all tensors with locations are the output itself, or the images before any weights"
     elif located:
         why = (
-            "none of the tensors with locations is the output or input of a module that is "
-            "registered, as in a program of torch.export or where layers are kept in a Python "
-            "list; give the module that it was made from, or keep layers in a torch.nn.ModuleList"
+            "none of the tensors with locations (N, C, H, W) is a registered module's output or "
+            "input, as in a program of torch.export or where layers are kept in a Python list; "
+            "give the module that it was made from, or keep the layers in a torch.nn.ModuleList"
         )
     else:
         why = (
-            "no tensor on the way has locations on the images' grid, as where the pixels are "
-            "flattened for fully connected layers"
+            "no tensor on the way has locations (N, C, H, W), as where the pixels are flattened "
+            "for fully connected layers"
         )
     passed = []
     for node in trunk:
@@ -150,11 +168,11 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
 def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    shared = _shared_heads(nodes)
+    shared, pooled = _shared_heads(nodes), pooled_away(nodes)
     areas = {}
     for index in trace.before(ends) - {0}:
         found = trace.located(index)
-        if found is None or shared[index] or nodes[index].operation == "pad":
+        if found is None or shared[index] or pooled[index] or nodes[index].operation == "pad":
             continue
         if found.placement is not None and found.placement.blocks > MOST_BLOCKS:
             continue
@@ -168,12 +186,37 @@ def _second_network(cuts: Sequence[int], areas: Mapping[int, float]) -> int:
     if not on_grid:
         return 0
     finest = min(areas.values())
-    coarser = [node for node, pixels in areas.items() if pixels > 1.7 * finest]
+    coarser = [node for node, pixels in areas.items() if pixels > OCTAVE * finest]
     for cut in reversed(on_grid):
-        back = areas[cut] < 1.7 * finest
+        back = areas[cut] < OCTAVE * finest
         if back and min(coarser, default=cut) < cut < max(coarser, default=cut):
             return cut
     return 0
+
+
+def _last_descent(
+    nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[int, float]
+) -> int | None:
+    """Return the last cut of the last run of cuts over several scales, None if there is none.
+
+    A run ends where the network comes back from coarser scales with a good part of its weights.
+    """
+    end = None
+    first = before = 0.0
+    every = sum(nodes[node].parameters for node in areas)
+    on_grid = [cut for cut in cuts if cut in areas]
+    for last, cut in zip([0, *on_grid], on_grid, strict=False):
+        between = sum(
+            nodes[node].parameters
+            for node in range(last + 1, cut)
+            if areas.get(node, 0.0) > OCTAVE * areas[cut]
+        )
+        if not before or areas[cut] < before / OCTAVE or between > WAY_BACK * every:
+            first = areas[cut]
+        if areas[cut] > OCTAVE * first:
+            end = cut
+        before = areas[cut]
+    return end
 
 
 def _shared_heads(nodes: Sequence[Node]) -> list[bool]:

@@ -16,6 +16,7 @@ from fastsal.networks.backbone import (
     before_weights,
     find_trunk,
     output_nodes,
+    pooled_away,
     why_no_candidate,
 )
 from fastsal.networks.roles import is_pooling, role_of
@@ -23,7 +24,7 @@ from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
-MOST_BEFORE = 0.75
+MOST_BEFORE = 0.7
 
 
 @dataclass(frozen=True)
@@ -250,11 +251,11 @@ def _candidates(
     """Return the candidates with their nodes, one list for each run of ever coarser scales."""
     runs: list[list[tuple[int, Candidate]]] = [[]]
     nodes = trace.nodes
-    unweighted = before_weights(nodes)
+    unweighted, pooled = before_weights(nodes), pooled_away(nodes)
     coarsest = (0, 0)
     for index in trunk:
         node, found = nodes[index], trace.located(index)
-        if unweighted[index] or found is None or node.operation == "pad":
+        if unweighted[index] or found is None or pooled[index] or node.operation == "pad":
             continue
         if index in outputs and trace.channels(index) == 1:
             continue
