@@ -139,7 +139,7 @@ class Coordinates:
             return
         name = getattr(function, "__name__", str(function))
         unknown = _united(self.of(tensor).unknown for tensor in known)
-        seen = _union([found for tensor in known if (found := self.of(tensor).seen) is not None])
+        seen = _union([part for tensor in known if (part := self.of(tensor).seen) is not None])
         if seen is None and name.startswith(WEIGHTED):
             seen = _seen(self.of(known[0]).places, self.size)
         try:
@@ -323,7 +323,7 @@ class Coordinates:
         return [[f.compressed(whole)]]
 
     def _padded(
-        self, tensor: Tensor, pad: Sequence[int], mode: str = "constant", value: object = None
+        self, tensor: Tensor, pad: Sequence[int], mode: str = "constant", *_: object
     ) -> list[Tensor]:
         sizes = [-1] * (tensor.dim() - len(pad) // 2) + list(tensor.shape)[-(len(pad) // 2) :]
         return [f.padded(place.expand(-1, *sizes), pad, mode) for place in self.of(tensor).places]

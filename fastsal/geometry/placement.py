@@ -1,4 +1,4 @@
-"""Placements: the dimensions of a tensor that are rows and columns, and their places in the image."""
+"""Placements: a tensor's dimensions of rows and columns, and their places in the image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         if self.tokens is not None:
             dimension, first, height, width = self.tokens
             tensor = tensor.narrow(dimension, first, height * width)
-            tensor = tensor.unflatten(dimension, (height, width))
+            tensor = torch.unflatten(tensor, dimension, (height, width))
         return tensor if self.order == (0, 1, 2, 3) else tensor.permute(self.order)
 
 
@@ -80,7 +80,7 @@ class Placement:
     Attributes:
         views: The views, of which an image's maps are the mean.
         blocks: The number of maps for each image: more than one if the batch grows inside.
-        interleaved: True if an image's maps follow each other; False if each block holds all images.
+        interleaved: True if an image's maps follow each other; False if a block holds all images.
     """
 
     views: tuple[View, ...]
@@ -175,7 +175,7 @@ def located(
             if not _separable(entry, rows, columns, steps):
                 doubt = doubt or "rows and columns of locations are none of the image"
             views.append(View(block, _finite(rows), _finite(columns), seen))
-    steps = tuple(
+    down, across = (
         one if math.isfinite(one) else (last - first) / max(count, 1)
         for one, (first, last), count in zip(
             steps, seen, (len(views[0].rows), len(views[0].columns)), strict=True
@@ -186,12 +186,12 @@ def located(
         placement = None
     # If the network enlarges the image, or squares it, there is no one stride on the image.
     even = min(base) > 0.7 and abs(math.log2(base[0] / base[1])) < 0.6
-    strides = steps if even else (steps[0] / base[0], steps[1] / base[1])
-    return Located(layout, (steps[0], steps[1]), (strides[0], strides[1]), placement, doubt)
+    strides = (down, across) if even else (down / base[0], across / base[1])
+    return Located(layout, (down, across), strides, placement, doubt)
 
 
 def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None:
-    """Return the meaning of a tensor's dimensions by its coordinates, None if there is no map in it.
+    """Return the meaning of a tensor's dimensions by its coordinates, None if it is no map.
 
     Args:
         field: The tensor's field.
@@ -272,7 +272,7 @@ def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, i
         line = int((along[slow] - along[slow, 0]).abs().lt(EQUAL).long().cumprod(0).sum())
         if length % line:
             continue
-        grid = along.unflatten(1, (length // line, line))
+        grid = torch.unflatten(along, 1, (length // line, line))
         same_line = (grid[slow] - grid[slow, :, :1]).abs().amax() < EQUAL
         same_place = (grid[fast] - grid[fast, :1]).abs().amax() < EQUAL
         if bool(same_line) and bool(same_place):

@@ -67,6 +67,7 @@ def windows_of(
         One for each of the last dimensions; None for adaptive pooling and others whose windows
         cover the input evenly.
     """
+    order: tuple[str, ...]
     if "conv" in name:
         transposed = "transpose" in name
         order = _TRANSPOSED if transposed else _CONV

@@ -27,10 +27,11 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
 
     The trunk leads to the output; with several outputs, to the first. If branches leave it on the
     way (the skips of a U-Net, the laterals of a feature pyramid), few tensors are crossed by every
-    path to the output. If more weights lie before the coarsest scale, the trunk ends there instead, where the network first goes back to a finer scale: at a U-Net's bottleneck, or
-    at the end of a pyramid's backbone. Of two networks in a row the second counts: the trunk starts
-    where the first has come back to the images' size. Heads that run over several scales with the
-    same weights do not count as scales.
+    path to the output. If more weights lie before the coarsest scale, the trunk ends there instead,
+    where the network first goes back to a finer scale: at a U-Net's bottleneck, or at the end of a
+    pyramid's backbone. Of two networks in a row the second counts: the trunk starts where the first
+    has come back to the images' size. Heads that run over several scales with the same weights do
+    not count as scales.
 
     Args:
         trace: The traced pass.

@@ -33,6 +33,8 @@ RELUS = frozenset(("relu", "relu_"))
 # Pooling inside boxes.
 BOX_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
 
+NO_FIELDS = Fields()
+
 
 @dataclass
 class Node:
@@ -55,7 +57,7 @@ class Node:
     non_negative: bool = False
     weight: int | None = None
     parameters: int = 0
-    fields: Fields = Fields()
+    fields: Fields = NO_FIELDS
 
 
 class Place(NamedTuple):
