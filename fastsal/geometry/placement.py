@@ -27,6 +27,7 @@ class Layout(NamedTuple):
         order: The dimensions of image, channel, row and column, after `tokens` are unfolded.
         tokens: For locations in one dimension: that dimension, the first location, and (h, w), or
             (w, h) if they go down the columns first; None for rows and columns of their own.
+        sequence: The locations of that dimension row by row, where they come in another order.
 
     >>> Layout((0, 3, 1, 2)).channels_first(torch.zeros(1, 7, 7, 768)).shape
     torch.Size([1, 768, 7, 7])
@@ -36,6 +37,7 @@ class Layout(NamedTuple):
 
     order: tuple[int, ...]
     tokens: tuple[int, int, int, int] | None = None
+    sequence: tuple[int, ...] | None = None
 
     @property
     def channel(self) -> int:
@@ -45,10 +47,14 @@ class Layout(NamedTuple):
         return dimension - 1 if unfolded else dimension
 
     def channels_first(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as a view `(N, C, h, w)`."""
+        """Return the tensor as `(N, C, h, w)`, a view unless there is a `sequence`."""
         if self.tokens is not None:
             dimension, first, height, width = self.tokens
-            tensor = tensor.narrow(dimension, first, height * width)
+            if self.sequence is None:
+                tensor = tensor.narrow(dimension, first, height * width)
+            else:
+                index = torch.tensor(self.sequence, device=tensor.device)
+                tensor = tensor.index_select(dimension, index)
             tensor = torch.unflatten(tensor, dimension, (height, width))
         return tensor if self.order == (0, 1, 2, 3) else tensor.permute(self.order)
 
@@ -222,13 +228,18 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
         dimension = (rows or columns)[0]
         (channel,) = (d for d in dimensions if d not in (batch, dimension))
         tokens = _token_grid(places[:2], dimension, shape[dimension])
+        sequence = None
         if tokens is None:
-            return None
+            found = _scattered_grid(places[:2], dimension)
+            if found is None:
+                return None
+            height, width, sequence = found
+            tokens = (0, height, width, False)
         first, height, width, by_column = tokens
         # Unfolding moves the dimensions after it by one.
         order = [d + (d > dimension) for d in (batch, channel)]
         order += [dimension + 1, dimension] if by_column else [dimension, dimension + 1]
-        return Layout(tuple(order), (dimension, first, height, width))
+        return Layout(tuple(order), (dimension, first, height, width), sequence)
     if len(rows) > 1 or len(columns) > 1 or rows == columns:
         return None
     others = [d for d in dimensions if d not in (batch, *rows, *columns)]
@@ -278,6 +289,23 @@ def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, i
         if bool(same_line) and bool(same_place):
             return first, length // line, line, slow == 1
     return None
+
+
+def _scattered_grid(places: Tensor, dimension: int) -> tuple[int, int, tuple[int, ...]] | None:
+    """Return the (h, w) of tokens that are all locations of a grid, and their order row by row."""
+    along = places.movedim(dimension + 1, -1).flatten(1, -2).nanmean(1)
+    known = (~along[0].isnan()).nonzero()[:, 0]
+    lines = [(along[axis][known] / EQUAL).round().unique() for axis in (0, 1)]
+    height, width = len(lines[0]), len(lines[1])
+    if height * width != len(known):
+        return None
+    cells = [
+        torch.searchsorted(lines[axis], (along[axis][known] / EQUAL).round()) for axis in (0, 1)
+    ]
+    cell = cells[0] * width + cells[1]
+    if len(cell.unique()) != len(cell):
+        return None
+    return height, width, tuple(known[cell.argsort()].tolist())
 
 
 def _separable(entry: Tensor, rows: Tensor, columns: Tensor, steps: tuple[float, float]) -> bool:

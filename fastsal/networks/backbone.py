@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,10 +48,7 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
     begin = _second_network(cuts, {node: area for node, area in areas.items() if node in to_first})
     cuts = [cut for cut in cuts if cut >= begin]
     areas = {node: pixels for node, pixels in areas.items() if node >= begin}
-    most = max(areas.values(), default=0.0)
-    coarsest = _first_stretch(nodes, areas, most / OCTAVE)
-    sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
-    branch = [cut for cut in trace.cuts(sinks & to_first or sinks) if cut >= begin]
+    branch = [cut for cut in _way_down(trace, areas, to_first) if cut >= begin]
     # More weights lie before the end of a U-Net's encoder than before its first skip; but before
     # the end of a trunk there are more than before a gate that leaves it.
     descent = _last_descent(nodes, cuts, areas)
@@ -195,6 +192,30 @@ def _second_network(cuts: Sequence[int], areas: Mapping[int, float]) -> int:
     return 0
 
 
+def _way_down(trace: Trace, areas: Mapping[int, float], to_first: set[int]) -> list[int]:
+    """Return the nodes that every path to the coarsest scale crosses.
+
+    Args:
+        trace: The traced pass.
+        areas: The area of a location of each node on the grid.
+        to_first: The nodes before the first output.
+    """
+    nodes = trace.nodes
+    coarsest = _first_stretch(nodes, areas, max(areas.values(), default=0.0) / OCTAVE)
+    sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
+    found = trace.cuts(sinks & to_first or sinks)
+
+    def scales(of: Iterable[int]) -> int:
+        places = (trace.located(node) for node in of if node in areas)
+        return len({place.octaves for place in places if place is not None})
+
+    if scales(found) == scales(areas):
+        return found
+    # Branches at several scales that read each other: the way down is before the first exchange.
+    ways = [trace.cuts([end]) for end in sorted(coarsest & to_first or coarsest)]
+    return max([found, *ways], key=lambda way: (scales(way), len(way)))
+
+
 def _last_descent(
     nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[int, float]
 ) -> int | None:
@@ -233,7 +254,7 @@ def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
-def _first_stretch(nodes: Sequence[Node], areas: dict[int, float], limit: float) -> set[int]:
+def _first_stretch(nodes: Sequence[Node], areas: Mapping[int, float], limit: float) -> set[int]:
     """Return the nodes coarser than a limit, up to where paths return to finer ones.
 
     Args:
