@@ -205,14 +205,11 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
         images: N of the images.
     """
     places = positions(field)
-    varying = [
-        tuple(_varies(component, dimension) for component in places)
-        for dimension in range(places.dim() - 1)
-    ]
     dimensions = range(len(shape))
-    of_image = [d for d in dimensions if varying[d][2] and not (varying[d][0] and varying[d][1])]
-    rows = [d for d in dimensions if varying[d][0] and d not in of_image]
-    columns = [d for d in dimensions if varying[d][1] and d not in of_image]
+    rows, columns, of_image = (_varying(component) for component in places)
+    of_image = [d for d in of_image if not (d in rows and d in columns)]
+    rows = [d for d in rows if d not in of_image]
+    columns = [d for d in columns if d not in of_image]
     if len(of_image) > 1 or not (rows or columns):
         return None
     if of_image:
@@ -262,12 +259,24 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
     return Layout((batch, channel, row, column))
 
 
-def _varies(component: Tensor, dimension: int) -> bool:
-    if component.shape[dimension] == 1:
-        return False
-    least = component.nan_to_num(math.inf).amin(dimension)
-    most = component.nan_to_num(-math.inf).amax(dimension)
-    return bool((most - least > EQUAL).any())
+def _varying(component: Tensor) -> list[int]:
+    """Return the dimensions along which rows, columns or images change.
+
+    Of a patch of pixels in the channels, or branches whose windows are centred differently, all
+    channels show one place: what changes by less than the distance of locations is left out.
+    """
+    ranges = []
+    for dimension in range(component.dim()):
+        least = component.nan_to_num(math.inf).amin(dimension)
+        most = component.nan_to_num(-math.inf).amax(dimension)
+        ranges.append(max(0.0, float((most - least).max())))
+    widest = max(range(len(ranges)), key=ranges.__getitem__)
+    apart = step(component.movedim(widest, -1))
+    return [
+        dimension
+        for dimension, width in enumerate(ranges)
+        if width > EQUAL and (dimension == widest or width >= apart)
+    ]
 
 
 def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, int, bool] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ OCTAVE = 1.7
 # The share of the weights at coarser scales between two tensors from which on the second is not
 # the first with a gate, but the end of a decoder.
 WAY_BACK = 0.2
+# The share of a way's weights that lie before the end of a scale.
+MOST_WEIGHTS = 0.8
 
 
 def find_trunk(trace: Trace, output: Any) -> list[int]:
@@ -49,6 +52,7 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
     cuts = [cut for cut in cuts if cut >= begin]
     areas = {node: pixels for node, pixels in areas.items() if node >= begin}
     branch = [cut for cut in _way_down(trace, areas, to_first) if cut >= begin]
+    cuts = _with_skipped_scales(trace, cuts, areas)
     # More weights lie before the end of a U-Net's encoder than before its first skip; but before
     # the end of a trunk there are more than before a gate that leaves it.
     descent = _last_descent(nodes, cuts, areas)
@@ -214,6 +218,52 @@ def _way_down(trace: Trace, areas: Mapping[int, float], to_first: set[int]) -> l
     # Branches at several scales that read each other: the way down is before the first exchange.
     ways = [trace.cuts([end]) for end in sorted(coarsest & to_first or coarsest)]
     return max([found, *ways], key=lambda way: (scales(way), len(way)))
+
+
+def _with_skipped_scales(trace: Trace, cuts: list[int], areas: Mapping[int, float]) -> list[int]:
+    """Return cuts with the last tensor of each scale that no tensor cuts.
+
+    A network in which two paths lie side by side, each read by the next two cells, has such scales.
+    A tensor counts if nothing finer is made of it, and most weights up to its scale come before it.
+
+    Args:
+        trace: The traced pass.
+        cuts: The nodes that every path crosses.
+        areas: The area of a location of each node on the grid.
+    """
+    nodes = trace.nodes
+    on_grid = [cut for cut in cuts if cut in areas]
+    if len(on_grid) < 2:
+        return cuts
+    to_last = trace.before(on_grid[-1:])
+    places = {node: place for node in areas if (place := trace.located(node)) is not None}
+    there = {places[cut].octaves for cut in on_grid}
+    low, high = places[on_grid[0]].octaves, places[on_grid[-1]].octaves
+    added = []
+    for octaves in {place.octaves for place in places.values()} - there:
+        between = all(a <= b <= c for a, b, c in zip(low, octaves, high, strict=True))
+        of_scale = [n for n, place in places.items() if place.octaves == octaves and n in to_last]
+        if not between or not of_scale:
+            continue
+        last = max(of_scale)
+        up_to_it = trace.before([last])
+        every = [n for n in to_last if n <= last and n > on_grid[0]]
+        share = sum(nodes[n].parameters for n in up_to_it if n > on_grid[0])
+        if share < MOST_WEIGHTS * sum(nodes[n].parameters for n in every):
+            continue
+        made = _made_of(nodes, last)
+        if not any(areas.get(n, math.inf) < areas[last] / OCTAVE for n in made):
+            added.append(last)
+    return sorted([*cuts, *added])
+
+
+def _made_of(nodes: Sequence[Node], index: int) -> set[int]:
+    """Return the nodes that a node's tensor goes into."""
+    found = {index}
+    for node in range(index + 1, len(nodes)):
+        if any(source in found for source in nodes[node].sources):
+            found.add(node)
+    return found - {index}
 
 
 def _last_descent(

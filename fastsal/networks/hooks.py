@@ -38,6 +38,7 @@ class Tap(NamedTuple):
             in place of the tensor.
         mode: A torch function mode that sees all operations of the pass, in the threads of
             `DataParallel` too.
+        functions: Reads what so many functions after the module's output make, 0 the output itself.
     """
 
     name: str
@@ -47,6 +48,33 @@ class Tap(NamedTuple):
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
     mode: TorchFunctionMode | None = None
+    functions: int = 0
+
+
+class FunctionCounter(TorchFunctionMode):
+    """A torch function mode that reads the result of a function some functions after a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def arm(self, reading: Reading) -> None:
+        """Read the result of the function that its tap's number of functions from now is called."""
+        waiting: list[list[Any]] = self._local.__dict__.setdefault("waiting", [])
+        waiting.append([reading.tap.functions, reading])
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function, and read its result if a tap waits for it."""
+        result = func(*args, **(kwargs or {}))
+        waiting = self._local.__dict__.get("waiting")
+        if not waiting:
+            return result
+        for entry in tuple(waiting):
+            entry[0] -= 1
+            if not entry[0]:
+                waiting.remove(entry)
+                result = entry[1].take(result)
+        return result
 
 
 def forward(
@@ -90,11 +118,14 @@ def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[lis
         taps: The places that are read.
         parallel: The module that a `DataParallel` copies into other threads; None without one.
     """
-    readings = [Reading(tap) for tap in taps]
+    counter = FunctionCounter() if any(tap.functions for tap in taps) else None
+    readings = [Reading(tap, counter) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
     ]
     modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
+    if counter is not None:
+        modes.append(counter)
     if parallel is not None:
         for mode in modes:
             before, after = in_other_threads(mode)
@@ -118,15 +149,23 @@ def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
 class Reading:
     """The forward hook of one tap; `DataParallel` calls it from one thread for each device."""
 
-    def __init__(self, tap: Tap) -> None:
+    def __init__(self, tap: Tap, counter: FunctionCounter | None = None) -> None:
         self.tap = tap
-        self.output = not tap.layer_input and tap.replace is None
+        self.output = not tap.layer_input and tap.replace is None and not tap.functions
+        self.counter = counter
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
+        if self.counter is None:
+            return self._called(args, other)
+        # What a hook computes is no function of the network.
+        with torch._C.DisableTorchFunction():
+            return self._called(args, other)
+
+    def _called(self, args: Any, other: Any) -> Any:
         tap = self.tap
         if self.output and type(other) is Tensor and not grad_enabled():
             # The same as below in fewer steps, since every step between two layers waits for
@@ -138,20 +177,42 @@ class Reading:
                 self.values[device] = tap.read(other)
             return None
         source = (*args, *other.values()) if tap.layer_input else other
-        tensor = only_tensor(source, tap.name)
+        tensor = None if tap.functions else only_tensor(source, tap.name)
+        device = next((found.device for found in tensors_in(source)), CPU)
         with self.lock:
-            call = self.calls.get(tensor.device, 0)
-            self.calls[tensor.device] = call + 1
+            call = self.calls.get(device, 0)
+            self.calls[device] = call + 1
         if tap.call is not None and call != tap.call:
             return None
+        if tensor is None:
+            if self.counter is not None:
+                self.counter.arm(self)
+            return None
+        new = self.take(tensor)
+        if new is tensor:
+            return None
+        return _exchange(args, other, source, tensor, new, tap.layer_input)
+
+    def take(self, tensor: Any) -> Any:
+        """Keep what the tap reads of the tensor, and return the tensor that goes on.
+
+        Raises:
+            LayerError: If it is no tensor.
+        """
+        tap = self.tap
+        if not isinstance(tensor, Tensor):
+            raise LayerError(
+                f"{tap.functions} function(s) after layer {tap.name!r} came a "
+                f"{type(tensor).__name__}, expected the tensor of the first pass: the network's "
+                "functions change from pass to pass; put the operation into a module, and give it "
+                "as layer"
+            )
         with torch.no_grad():
             # A tensor after a gradient source requires gradients, which `read` does not need.
             value = tap.read(tensor)
         with self.lock:
             self.values[tensor.device] = value
-        if tap.replace is None:
-            return None
-        return _exchange(args, other, source, tensor, tap.replace(tensor), tap.layer_input)
+        return tensor if tap.replace is None else tap.replace(tensor)
 
     def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
         """Return the value that was read, joined on the first device if there are several."""

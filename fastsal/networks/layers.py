@@ -55,7 +55,8 @@ class NamedLayer(NamedTuple):
         scale = self.scale
         call = None if scale is None else scale.call
         layer_input = layer_input or (scale is not None and scale.layer_input)
-        return Tap(self.name, self.module, read, call, layer_input, replace, mode)
+        functions = 0 if scale is None or layer_input else scale.functions
+        return Tap(self.name, self.module, read, call, layer_input, replace, mode, functions)
 
 
 def name_layers(

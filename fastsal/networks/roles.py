@@ -10,7 +10,7 @@ from fastsal.networks.trace import ACTIVATIONS, Node
 # Functions of each element alone, in which activation functions and norms are written by hand.
 LINEAR = frozenset(
     """add sub rsub neg mul multiply div divide true_divide positive subtract clone to float
-    __getitem__""".split()  # noqa: SIM905
+    __getitem__ output""".split()  # noqa: SIM905
 )
 NONLINEAR = ACTIVATIONS | frozenset(
     """clamp clamp_min clamp_max clip maximum minimum fmax fmin exp expm1 exp2 log log2 log1p sqrt

@@ -42,6 +42,8 @@ class Scale:
         layout: The meaning of the tensor's dimensions.
         functional_relu: True if the network rectifies the tensor by a function, not a module.
         layer_input: True if the tensor is the module's input; it is no module's output then.
+        functions: The tensor is what so many functions after the module's output make of it; 0 for
+            the output itself.
         placement: The places of its maps on the image; None if they are stretched over all of it.
         doubt: The reason why the places are not certain; empty if they are.
 
@@ -64,6 +66,7 @@ class Scale:
     layout: Layout = CHANNELS_FIRST
     functional_relu: bool = False
     layer_input: bool = False
+    functions: int = 0
     placement: Placement | None = None
     doubt: str = ""
 
@@ -277,6 +280,7 @@ def _candidates(
             layout=found.layout,
             functional_relu=place.functional_relu,
             layer_input=place.layer_input,
+            functions=place.functions,
             placement=found.placement,
             doubt=found.doubt,
         )

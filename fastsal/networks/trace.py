@@ -49,6 +49,7 @@ class Node:
         parameters: The number of elements of the tensors that it applies and the images do not
             reach.
         fields: The coordinates of its output.
+        place: The last module call before the operation, and the number of functions since.
     """
 
     operation: str
@@ -58,6 +59,7 @@ class Node:
     weight: int | None = None
     parameters: int = 0
     fields: Fields = NO_FIELDS
+    place: tuple[nn.Module, int, int] | None = None
 
 
 class Place(NamedTuple):
@@ -68,12 +70,15 @@ class Place(NamedTuple):
         call: Which call of the module in the pass, from 0.
         functional_relu: The tensor is a ReLU function of the module's output.
         layer_input: The tensor is the module's input in place of its output.
+        functions: The tensor is what so many functions after the module's output make of it and of
+            others; 0 for the output itself.
     """
 
     module: nn.Module
     call: int
     functional_relu: bool = False
     layer_input: bool = False
+    functions: int = 0
 
 
 def trace_forward(
@@ -117,12 +122,16 @@ class Trace(TorchFunctionMode):
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
         self._inputs_of: dict[nn.Module, list[Tensor]] = {}
+        # The last module call that has ended, and the number of functions since.
+        self._last: tuple[nn.Module, int] | None = None
+        self._since = 0
         for image in images:
             self._assign(image, 0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and record its inputs and outputs."""
         kwargs = kwargs or {}
+        self._since += 1
         sources = self.nodes_in((args, kwargs))
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
@@ -167,6 +176,13 @@ class Trace(TorchFunctionMode):
             self._inputs_of[module] = read
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
+            # What a hook computes is no function of the network.
+            with torch._C.DisableTorchFunction():
+                leave(output)
+            if not whole:
+                self._last, self._since = (module, self.calls[module] - 1), 0
+
+        def leave(output: Any) -> None:
             read = self._inputs_of.pop(module, [])
             sources = self.nodes_in(read)
             if sources and not whole and not self.nodes_in(output):
@@ -256,7 +272,12 @@ class Trace(TorchFunctionMode):
             if modules:
                 return Place(*modules[0], functional_relu=True)
         modules = self._once_first(self.readers_of.get(index, []))
-        return Place(*modules[0], layer_input=True) if modules else None
+        if modules:
+            return Place(*modules[0], layer_input=True)
+        if node.place is None or not names.get(node.place[0]) or not node.place[2]:
+            return None
+        module, call, functions = node.place
+        return Place(module, call, functions=functions)
 
     def _makers(self, index: int, names: Mapping[nn.Module, str]) -> list[tuple[nn.Module, int]]:
         """Return the modules whose output a node is, the outermost first: a reader knows its name.
@@ -283,19 +304,29 @@ class Trace(TorchFunctionMode):
         weight: int | None = None,
         parameters: int = 0,
     ) -> None:
-        operation = Node(name, sources, weight=weight, parameters=parameters)
-        if len(made) == 1:
-            operation.shape = tuple(made[0].shape)
-            operation.fields = self.coordinates.of(made[0])
-            if made[0].dim() in (3, 4) and made[0].is_floating_point() and made[0].numel():
-                operation.non_negative = bool(made[0].detach().amin() >= 0)
+        place = None if self._last is None else (*self._last, self._since)
+        operation = Node(name, sources, weight=weight, parameters=parameters, place=place)
         self.nodes.append(operation)
+        index = len(self.nodes) - 1
+        if len(made) > 1:
+            for tensor in made:
+                self.nodes.append(self._of_tensor(Node("output", (index,)), tensor))
+                self._assign(tensor, len(self.nodes) - 1)
+            return
         for tensor in made:
-            self._assign(tensor, len(self.nodes) - 1)
+            self._of_tensor(operation, tensor)
+            self._assign(tensor, index)
             # Values written into a view are in its base as well.
             in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
             if in_place and tensor._base is not None:
-                self._add("part", (len(self.nodes) - 1,), [tensor._base])
+                self._add("part", (index,), [tensor._base])
+
+    def _of_tensor(self, node: Node, tensor: Tensor) -> Node:
+        node.shape = tuple(tensor.shape)
+        node.fields = self.coordinates.of(tensor)
+        if tensor.dim() in (3, 4) and tensor.is_floating_point() and tensor.numel():
+            node.non_negative = bool(tensor.detach().amin() >= 0)
+        return node
 
     def _assign(self, tensor: Tensor, node: int) -> None:
         self.node_of[id(tensor)] = (weakref.ref(tensor), node)
