@@ -39,6 +39,7 @@ class CacheKey(NamedTuple):
         settings: The attributor's settings.
         layers: The layers that are read.
         shape: The shape of the images.
+        dtype: The type of the images.
         layer_input: True if the layers' inputs are read.
         threads: How many threads share the work.
         device: The device of the images.
@@ -47,6 +48,7 @@ class CacheKey(NamedTuple):
     settings: Settings
     layers: tuple[NamedLayer, ...]
     shape: torch.Size
+    dtype: torch.dtype
     layer_input: bool
     threads: int
     device: torch.device
@@ -57,7 +59,7 @@ class CacheKey(NamedTuple):
     ) -> CacheKey:
         """Return the key of a call with an image batch, made now."""
         threads = torch.get_num_threads()
-        return cls(settings, layers, image.shape, layer_input, threads, image.device)
+        return cls(settings, layers, image.shape, image.dtype, layer_input, threads, image.device)
 
 
 class PlannedReader:
@@ -120,6 +122,7 @@ class PlannedReader:
             or settings.normalize_over != "image"
             or settings.tiling is not None
             or len(layouts) != len(reader.layers)
+            or not all(scale.plain and not scale.doubt for scale in reader.scales)
         ):
             return None
         (device, *others) = {device for _, device in layouts}

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import image_of
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
+from fastsal.geometry.following import Following
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
-from fastsal.networks.layers import NamedLayer, check_finite
+from fastsal.networks.layers import NamedLayer, check_finite, scale_of
+from fastsal.networks.scales import Scale
+
+# The number of kinds of batches whose places are kept.
+MOST_KINDS = 64
+# The scales of layers, by the kind of batch.
+Places = dict[Hashable, Scale]
+
+
+class Contributions(NamedTuple):
+    """Each channel's contribution to a layer's class activation map.
+
+    Attributes:
+        maps: `(N, C, h, w)`, rows and columns as in the image; float32 or the layer's type if that
+            is finer.
+        scale: The layer's scale, with the maps' places in the image.
+        values: What each further tap's `read` returned.
+    """
+
+    maps: Tensor
+    scale: Scale
+    values: list[Tensor]
 
 
 def layer_contributions(
@@ -22,9 +45,11 @@ def layer_contributions(
     layer: NamedLayer,
     call: Call,
     *,
+    places: Places,
+    found: bool = False,
     layer_input: bool = False,
     taps: Sequence[hooks.Tap] = (),
-) -> tuple[Tensor, list[Tensor]]:
+) -> Contributions:
     """Return each channel's contribution to a layer's map, and the values of further taps.
 
     One forward pass, with gradients for the part of the network after the layer alone, and one
@@ -35,26 +60,37 @@ def layer_contributions(
         cam: The class activation map.
         layer: The layer.
         call: The model with its inputs and the target.
+        places: The scales of layers that were given; new kinds of batches are added.
+        found: The layer's scale was found for images like these.
         layer_input: Takes the layer's input in place of its output.
         taps: Further places that are read during the pass of the images themselves.
-
-    Returns:
-        `(N, C, ...)` at the layer's size, float32 or the layer's type if that is finer, channels
-        second whatever the network's layout; and what each tap's `read` returned.
 
     Raises:
         ValueError: If the target does not fit the output, the layer cannot be read, or its
             activations or gradients are not finite.
     """
-    scale = layer.scale
-    rectify = scale is not None and scale.functional_relu and not layer_input
+    rectify = layer.scale is not None and layer.scale.functional_relu and not layer_input
+    image = image_of(call.inputs)
+    key = (layer, image.shape, image.dtype, image.device, layer_input)
+    scale = layer.scale if found and not layer_input else places.get(key)
+    following = Following() if scale is None else None
+    size = image.shape[2], image.shape[3]
     device_ids = call.device_ids
+
+    def noted(tensor: Tensor) -> Tensor:
+        if scale is None and key not in places:
+            if len(places) >= MOST_KINDS:
+                places.pop(next(iter(places)))
+            given = layer._replace(scale=None) if layer_input else layer
+            places[key] = scale_of(given, tensor, size, following)
+        return tensor.detach()
 
     def run(
         inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
         source = GradientSource(rectify)
-        tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
+        modes = () if following is None or key in places else (following,)
+        tap = layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
         output, values = hooks.forward(
             call.forward_func, inputs, additional, [*taps, tap], device_ids
         )
@@ -88,12 +124,12 @@ def layer_contributions(
         if cam.noise:
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
-        channels_last = scale is not None and not layer_input and scale.channels_last
-        if channels_last:
-            activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
+        scale = places[key] if scale is None else scale
+        activations = scale.channels_first(activations)
+        derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
         contributions = cam.contributions(activations, derivatives)
     check_finite(layer.name, "activations or gradients", contributions)
-    return contributions, values
+    return Contributions(contributions, scale, values)
 
 
 def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:

@@ -14,10 +14,11 @@ from fastsal.arguments.inputs import Inputs, as_tuple, image_of
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.recording import Recorder, Recording, recording_copy
+from fastsal.geometry.following import Following
 from fastsal.images.colour import lovi_colours
 from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks import hooks
-from fastsal.networks.layers import Layer, describe_layer, name_layers
+from fastsal.networks.layers import Layer, NamedLayer, name_layers, scale_of
 from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
@@ -287,20 +288,20 @@ def _scales_of(
 ) -> tuple[Scale, ...]:
     """Return the scales of given layers; layers that are not scales cost one forward pass."""
     named = name_layers(root, layers)
+    following = Following()
     found: dict[int, Scale] = {}
 
-    def describe(index: int, name: str, module: nn.Module, tensor: Tensor) -> Tensor:
-        found[index] = describe_layer(name, module, tensor, size)
+    def noted(index: int, layer: NamedLayer, tensor: Tensor) -> Tensor:
+        found[index] = scale_of(layer, tensor, size, following)
         return tensor.new_empty(0)
 
     taps = [
-        layer.tap(partial(describe, index, layer.name, layer.module))
+        layer.tap(partial(noted, index, layer), modes=(following,))
         for index, layer in enumerate(named)
-        if layer.scale is None
     ]
     with torch.no_grad():
         hooks.forward(root, inputs, None, taps)
-    return tuple(scale or found[index] for index, (_, _, scale) in enumerate(named))
+    return tuple(found[index] for index in range(len(named)))
 
 
 def _checked(module: ModelWithMap, example: Inputs) -> ModelWithMap:

@@ -40,6 +40,11 @@ class Layout(NamedTuple):
     sequence: tuple[int, ...] | None = None
 
     @property
+    def transposed(self) -> bool:
+        """True if the tensor has the image's columns before its rows."""
+        return self.order[2] > self.order[3]
+
+    @property
     def channel(self) -> int:
         """The dimension of channels in the tensor as it is."""
         dimension = self.order[1]
@@ -206,10 +211,12 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
     """
     places = positions(field)
     dimensions = range(len(shape))
-    rows, columns, of_image = (_varying(component) for component in places)
+    of_image = _varying(places[2], ())
+    if len(shape) == 4 and shape[0] % images == 0 and of_image in ([], [0]):
+        # Views of one image in a batch that grows differ in rows and columns too.
+        of_image = [0]
+    rows, columns = (_varying(component, of_image) for component in places[:2])
     of_image = [d for d in of_image if not (d in rows and d in columns)]
-    rows = [d for d in rows if d not in of_image]
-    columns = [d for d in columns if d not in of_image]
     if len(of_image) > 1 or not (rows or columns):
         return None
     if of_image:
@@ -237,6 +244,10 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
         order = [d + (d > dimension) for d in (batch, channel)]
         order += [dimension + 1, dimension] if by_column else [dimension, dimension + 1]
         return Layout(tuple(order), (dimension, first, height, width), sequence)
+    if len(rows) == 2 and rows == columns:
+        # Turned by an angle: rows and columns of locations, but not of pixels.
+        (channel,) = (d for d in dimensions if d not in (batch, *rows))
+        return Layout((batch, channel, *rows))
     if len(rows) > 1 or len(columns) > 1 or rows == columns:
         return None
     others = [d for d in dimensions if d not in (batch, *rows, *columns)]
@@ -259,8 +270,8 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
     return Layout((batch, channel, row, column))
 
 
-def _varying(component: Tensor) -> list[int]:
-    """Return the dimensions along which rows, columns or images change.
+def _varying(component: Tensor, without: Sequence[int]) -> list[int]:
+    """Return the dimensions, but for some, along which rows, columns or images change.
 
     Of a patch of pixels in the channels, or branches whose windows are centred differently, all
     channels show one place: what changes by less than the distance of locations is left out.
@@ -269,7 +280,8 @@ def _varying(component: Tensor) -> list[int]:
     for dimension in range(component.dim()):
         least = component.nan_to_num(math.inf).amin(dimension)
         most = component.nan_to_num(-math.inf).amax(dimension)
-        ranges.append(max(0.0, float((most - least).max())))
+        wide = 0.0 if dimension in without else float((most - least).max())
+        ranges.append(max(0.0, wide))
     widest = max(range(len(ranges)), key=ranges.__getitem__)
     apart = step(component.movedim(widest, -1))
     return [

@@ -115,7 +115,7 @@ class Pass:
         self.reader = self._make_reader(image)
         taps = [tap._replace(read=self._of_first(tap.read)) for tap in self.reader.taps]
         parallel = network if isinstance(model, nn.DataParallel) else None
-        self._readings = self._hooks.enter_context(hooks.held(taps, parallel))
+        self._readings = self._hooks.enter_context(hooks.held(taps, given, parallel))
 
     def values(self) -> list[Tensor]:
         """Return the statistic of the first images, `(n, h, w)` for each scale.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.geometry.following import Following
 from fastsal.networks.state import (
     ForwardFunction,
     LayerError,
@@ -36,8 +37,8 @@ class Tap(NamedTuple):
         layer_input: Reads the module's input in place of its output.
         replace: Called with the layer's tensor after `read`; its result goes on through the network
             in place of the tensor.
-        mode: A torch function mode that sees all operations of the pass, in the threads of
-            `DataParallel` too.
+        modes: Torch function modes that see all operations of the pass, in the threads of
+            `DataParallel` too. One that follows pixels is told the inputs.
         functions: Reads what so many functions after the module's output make, 0 the output itself.
     """
 
@@ -47,7 +48,7 @@ class Tap(NamedTuple):
     call: int | None = None
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
-    mode: TorchFunctionMode | None = None
+    modes: tuple[TorchFunctionMode, ...] = ()
     functions: int = 0
 
 
@@ -103,7 +104,7 @@ def forward(
         forward_func = uncompiled(forward_func)
     root = root_module(forward_func)
     parallel = root if isinstance(forward_func, nn.DataParallel) else None
-    with evaluation_pass(root), held(taps, parallel) as readings:
+    with evaluation_pass(root), held(taps, inputs, parallel) as readings:
         output = forward_func(*inputs, *as_arguments(additional_forward_args))
     if device_ids is None:
         device_ids = getattr(forward_func, "device_ids", None)
@@ -111,19 +112,24 @@ def forward(
 
 
 @contextmanager
-def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
+def held(
+    taps: Sequence[Tap], inputs: Sequence[Tensor], parallel: nn.Module | None = None
+) -> Iterator[list[Reading]]:
     """Keep taps on their layers, for the passes that this thread runs meanwhile.
 
     Args:
         taps: The places that are read.
+        inputs: The tensors that the passes are of.
         parallel: The module that a `DataParallel` copies into other threads; None without one.
     """
     counter = FunctionCounter() if any(tap.functions for tap in taps) else None
     readings = [Reading(tap, counter) for tap in taps]
+    for mode in {mode for tap in taps for mode in tap.modes if isinstance(mode, Following)}:
+        mode.begin(inputs)
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
     ]
-    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
+    modes = list(dict.fromkeys(mode for tap in taps for mode in tap.modes))
     if counter is not None:
         modes.append(counter)
     if parallel is not None:
@@ -153,13 +159,14 @@ class Reading:
         self.tap = tap
         self.output = not tap.layer_input and tap.replace is None and not tap.functions
         self.counter = counter
+        self.quiet = counter is not None or bool(tap.modes)
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
-        if self.counter is None:
+        if not self.quiet:
             return self._called(args, other)
         # What a hook computes is no function of the network.
         with torch._C.DisableTorchFunction():

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastsal.geometry.placement import Located, stretch_of
+from fastsal.geometry.following import Following
+from fastsal.geometry.placement import stretch_of
 from fastsal.networks import state
 from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
 Layer = str | nn.Module
+NOT_FOLLOWED = "it is not known where in the image its locations lie"
 
 
 class NamedLayer(NamedTuple):
@@ -42,7 +44,7 @@ class NamedLayer(NamedTuple):
         *,
         layer_input: bool = False,
         replace: Callable[[Tensor], Tensor] | None = None,
-        mode: TorchFunctionMode | None = None,
+        modes: tuple[TorchFunctionMode, ...] = (),
     ) -> Tap:
         """Return a tap on the layer, at the call and the side that its scale names.
 
@@ -50,13 +52,13 @@ class NamedLayer(NamedTuple):
             read: As for `Tap`.
             layer_input: Reads the layer's input in place of its output.
             replace: As for `Tap`.
-            mode: As for `Tap`.
+            modes: As for `Tap`.
         """
         scale = self.scale
         call = None if scale is None else scale.call
         layer_input = layer_input or (scale is not None and scale.layer_input)
         functions = 0 if scale is None or layer_input else scale.functions
-        return Tap(self.name, self.module, read, call, layer_input, replace, mode, functions)
+        return Tap(self.name, self.module, read, call, layer_input, replace, modes, functions)
 
 
 def name_layers(
@@ -124,43 +126,46 @@ def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
     return named[0]
 
 
-def describe_layer(
-    name: str,
-    module: nn.Module,
-    tensor: Tensor,
-    size: tuple[int, int],
-    signed: bool | None = None,
-    place: Located | None = None,
+def scale_of(
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
 ) -> Scale:
-    """Return the scale of a layer that was given, from its tensor and the image's size.
+    """Return the scale of a layer that was given, from its tensor in a pass.
 
     Args:
-        name: The layer's name.
-        module: The layer.
+        layer: The layer; of a scale that it has, the call and the function are kept.
         tensor: The layer's tensor.
         size: (H, W) of the image.
-        signed: True if the layer has negative values; None searches the tensor for them.
-        place: The tensor's place, if the pass that made it was followed; else the tensor counts as
+        following: Has followed the pass; None, or a tensor that it does not know, counts as
             `(N, C, h, w)`, stretched over the image.
 
     Raises:
-        ValueError: If the tensor does not lie on the image's grid.
+        ValueError: If the tensor has no locations.
     """
+    place = None if following is None else following.located(tensor)
+    if place is None and layer.scale is not None and layer.scale.shape[1:] == tensor.shape[1:]:
+        return layer.scale
     if place is None:
         place = stretch_of(tensor.shape, size)
+        if place is not None and following is not None and following.active:
+            place = place._replace(doubt=NOT_FOLLOWED)
     if place is None:
         raise ValueError(
-            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
-            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+            f"layer {layer.name!r} gives a tensor of shape {tuple(tensor.shape)}, expected "
+            f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} "
+            "image; choose another layer"
         )
+    known = layer.scale
     return Scale(
-        name=name,
-        module=module,
-        call=None,
+        name=layer.name,
+        module=layer.module,
+        call=None if known is None else known.call,
         shape=tuple(tensor.shape),
         strides=place.octaves,
-        signed=bool(tensor.amin() < 0) if signed is None else signed,
+        signed=bool(tensor.amin() < 0) if known is None else known.signed,
         layout=place.layout,
+        functional_relu=known is not None and known.functional_relu,
+        layer_input=known is not None and known.layer_input,
+        functions=0 if known is None else known.functions,
         placement=place.placement,
         doubt=place.doubt,
     )

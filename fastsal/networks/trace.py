@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastsal.geometry.coordinates import Coordinates, Fields
+from fastsal.geometry.following import BOX_POOLING
 from fastsal.geometry.placement import Located, located
 from fastsal.networks import hooks, state
 from fastsal.networks.gradients import outside_inference
@@ -30,8 +31,6 @@ ACTIVATIONS = frozenset(
     softsign threshold threshold_ logsigmoid tanhshrink""".split()  # noqa: SIM905
 )
 RELUS = frozenset(("relu", "relu_"))
-# Pooling inside boxes.
-BOX_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
 
 NO_FIELDS = Fields()
 
