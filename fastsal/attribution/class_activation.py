@@ -123,7 +123,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
             found=self._layer is None,
             layer_input=attribute_to_layer_input,
         )
-        if scale.layout.transposed:
+        if scale is not None and scale.layout.transposed:
             # At the layer's size, as Captum gives it.
             maps = maps.transpose(2, 3)
         if attr_dim_summation:

@@ -24,6 +24,7 @@ from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions, upsample
 from fastsal.networks.layers import Layer, name_layer
 from fastsal.networks.scales import Scale
+from fastsal.networks.state import LayerError
 from fastsal.statistics.registry import Statistic, StatisticFunction
 
 
@@ -215,6 +216,12 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
                 taps=reader.taps,
             )
             scale = contributions.scale
+            if scale is None:
+                raise LayerError(
+                    f"layer {layer.name!r} gives a tensor without locations on the grid of the "
+                    f"{reader.size[0]}x{reader.size[1]} image, expected (N, C, h, w), (N, h, w, C) "
+                    "or (N, h w, C); choose another layer"
+                )
             activation_map = contributions.maps.sum(1).relu()
             activation_maps.append(by_image(activation_map, scale.placement))
             values.append(contributions.values)

@@ -10,33 +10,32 @@ import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import image_of
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.geometry.following import Following
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
-from fastsal.networks.layers import NamedLayer, check_finite, scale_of
+from fastsal.networks.layers import NamedLayer, check_finite, place_of
 from fastsal.networks.scales import Scale
 
 # The number of kinds of batches whose places are kept.
 MOST_KINDS = 64
 # The scales of layers, by the kind of batch.
-Places = dict[Hashable, Scale]
+Places = dict[Hashable, Scale | None]
 
 
 class Contributions(NamedTuple):
     """Each channel's contribution to a layer's class activation map.
 
     Attributes:
-        maps: `(N, C, h, w)`, rows and columns as in the image; float32 or the layer's type if that
-            is finer.
-        scale: The layer's scale, with the maps' places in the image.
+        maps: `(N, C, h, w)`, rows and columns as in the image, or `(N, C, ...)` of a layer without
+            locations; float32 or the layer's type if that is finer.
+        scale: The layer's scale, with the maps' places in the image; None without locations.
         values: What each further tap's `read` returned.
     """
 
     maps: Tensor
-    scale: Scale
+    scale: Scale | None
     values: list[Tensor]
 
 
@@ -70,26 +69,29 @@ def layer_contributions(
             activations or gradients are not finite.
     """
     rectify = layer.scale is not None and layer.scale.functional_relu and not layer_input
-    image = image_of(call.inputs)
-    key = (layer, image.shape, image.dtype, image.device, layer_input)
-    scale = layer.scale if found and not layer_input else places.get(key)
-    following = Following() if scale is None else None
-    size = image.shape[2], image.shape[3]
+    image = next((tensor for tensor in call.inputs if tensor.dim() == 4), None)
+    key = (layer, layer_input, call.kind)
+    if found and not layer_input:
+        places = {key: layer.scale}
+    elif image is None:
+        # Signals, tokens: there is no image on which a map could be laid.
+        places = {key: None}
+    modes = () if key in places else (Following(),)
     device_ids = call.device_ids
 
     def noted(tensor: Tensor) -> Tensor:
-        if scale is None and key not in places:
+        if key not in places and image is not None:
             if len(places) >= MOST_KINDS:
                 places.pop(next(iter(places)))
             given = layer._replace(scale=None) if layer_input else layer
-            places[key] = scale_of(given, tensor, size, following)
+            size = image.shape[2], image.shape[3]
+            places[key] = place_of(given, tensor, size, *modes)
         return tensor.detach()
 
     def run(
         inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
         source = GradientSource(rectify)
-        modes = () if following is None or key in places else (following,)
         tap = layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
         output, values = hooks.forward(
             call.forward_func, inputs, additional, [*taps, tap], device_ids
@@ -124,9 +126,10 @@ def layer_contributions(
         if cam.noise:
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
-        scale = places[key] if scale is None else scale
-        activations = scale.channels_first(activations)
-        derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
+        scale = places[key]
+        if scale is not None:
+            activations = scale.channels_first(activations)
+            derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
         contributions = cam.contributions(activations, derivatives)
     check_finite(layer.name, "activations or gradients", contributions)
     return Contributions(contributions, scale, values)

@@ -114,6 +114,10 @@ class Coordinates:
         # The id may be that of a freed tensor.
         return fields if reference is not None and reference() is tensor else Fields()
 
+    def copy(self, tensor: Tensor, other: Tensor) -> None:
+        """Note that another tensor has the coordinates of a tensor."""
+        self._set(other, self.of(tensor))
+
     def _set(self, tensor: Tensor, fields: Fields) -> None:
         self._fields[id(tensor)] = (weakref.ref(tensor), fields)
 

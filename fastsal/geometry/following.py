@@ -55,6 +55,12 @@ class Following(TorchFunctionMode):
         fields = coordinates.of(tensor)
         return located(fields, tensor.shape, coordinates.images, coordinates.size)
 
+    def copy(self, tensor: Tensor, other: Tensor) -> None:
+        """Note that another tensor takes a tensor's place in the pass."""
+        coordinates: Coordinates | None = getattr(self._local, "coordinates", None)
+        if coordinates is not None:
+            coordinates.copy(tensor, other)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and note the coordinates of its result."""
         kwargs = kwargs or {}

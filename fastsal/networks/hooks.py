@@ -123,15 +123,16 @@ def held(
         parallel: The module that a `DataParallel` copies into other threads; None without one.
     """
     counter = FunctionCounter() if any(tap.functions for tap in taps) else None
-    readings = [Reading(tap, counter) for tap in taps]
-    for mode in {mode for tap in taps for mode in tap.modes if isinstance(mode, Following)}:
-        mode.begin(inputs)
-    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
-        (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
-    ]
     modes = list(dict.fromkeys(mode for tap in taps for mode in tap.modes))
     if counter is not None:
         modes.append(counter)
+    for mode in modes:
+        if isinstance(mode, Following):
+            mode.begin(inputs)
+    readings = [Reading(tap, counter, modes) for tap in taps]
+    hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
+        (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
+    ]
     if parallel is not None:
         for mode in modes:
             before, after = in_other_threads(mode)
@@ -155,11 +156,17 @@ def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
 class Reading:
     """The forward hook of one tap; `DataParallel` calls it from one thread for each device."""
 
-    def __init__(self, tap: Tap, counter: FunctionCounter | None = None) -> None:
+    def __init__(
+        self,
+        tap: Tap,
+        counter: FunctionCounter | None = None,
+        modes: Sequence[TorchFunctionMode] = (),
+    ) -> None:
         self.tap = tap
+        self.following = [mode for mode in modes if isinstance(mode, Following)]
         self.output = not tap.layer_input and tap.replace is None and not tap.functions
         self.counter = counter
-        self.quiet = counter is not None or bool(tap.modes)
+        self.quiet = bool(modes)
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
@@ -219,7 +226,12 @@ class Reading:
             value = tap.read(tensor)
         with self.lock:
             self.values[tensor.device] = value
-        return tensor if tap.replace is None else tap.replace(tensor)
+        if tap.replace is None:
+            return tensor
+        new = tap.replace(tensor)
+        for following in self.following:
+            following.copy(tensor, new)
+        return new
 
     def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
         """Return the value that was read, joined on the first device if there are several."""

@@ -129,6 +129,24 @@ def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
 def scale_of(
     layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
 ) -> Scale:
+    """Return the scale of a layer that was given, as `place_of` does.
+
+    Raises:
+        ValueError: If the tensor has no locations.
+    """
+    scale = place_of(layer, tensor, size, following)
+    if scale is None:
+        raise ValueError(
+            f"layer {layer.name!r} gives a tensor of shape {tuple(tensor.shape)}, expected "
+            f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} "
+            "image; choose another layer"
+        )
+    return scale
+
+
+def place_of(
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
+) -> Scale | None:
     """Return the scale of a layer that was given, from its tensor in a pass.
 
     Args:
@@ -138,8 +156,8 @@ def scale_of(
         following: Has followed the pass; None, or a tensor that it does not know, counts as
             `(N, C, h, w)`, stretched over the image.
 
-    Raises:
-        ValueError: If the tensor has no locations.
+    Returns:
+        The scale; None for a tensor without locations.
     """
     place = None if following is None else following.located(tensor)
     if place is None and layer.scale is not None and layer.scale.shape[1:] == tensor.shape[1:]:
@@ -149,11 +167,7 @@ def scale_of(
         if place is not None and following is not None and following.active:
             place = place._replace(doubt=NOT_FOLLOWED)
     if place is None:
-        raise ValueError(
-            f"layer {layer.name!r} gives a tensor of shape {tuple(tensor.shape)}, expected "
-            f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} "
-            "image; choose another layer"
-        )
+        return None
     known = layer.scale
     return Scale(
         name=layer.name,
