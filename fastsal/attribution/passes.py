@@ -14,6 +14,7 @@ from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.tiles import Span, Tiling, crop, own_part
 from fastsal.networks import hooks
+from fastsal.networks.state import LayerError
 
 
 def read_batch(
@@ -79,6 +80,13 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
         shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
         run_on(*(Span(0, side, 0, side) for side in shown))
         scales = reader.scales
+    moved = [scale.name for scale in scales if scale.placement and scale.placement.moved]
+    if moved:
+        raise LayerError(
+            f"layer(s) {', '.join(moved)} do not lie where the pixels of a tile are, since the "
+            "network moves, crops or pads its image inside; do that before the network, or take "
+            "the image whole (tile=None)"
+        )
     names, strides = [scale.name for scale in scales], [scale.stride for scale in scales]
     stride = tiling.checked(names, strides)
     rows: list[list[Tensor]] = []

@@ -101,7 +101,8 @@ class PlannedReader:
         self._plan = plan
         self.available = plan.available
         self.taps = [
-            tap._replace(read=partial(self._read, index)) for index, tap in enumerate(taps)
+            tap._replace(read=partial(self._read, index), modes=())
+            for index, tap in enumerate(taps)
         ]
         # For one pass each: the reader of tensors that were not planned, and the values it read.
         self._make_fallback: Callable[[], ScaleReader] | None = None
@@ -122,7 +123,7 @@ class PlannedReader:
             or settings.normalize_over != "image"
             or settings.tiling is not None
             or len(layouts) != len(reader.layers)
-            or not all(scale.plain and not scale.doubt for scale in reader.scales)
+            or not all(scale.plain for scale in reader.scales)
         ):
             return None
         (device, *others) = {device for _, device in layouts}

@@ -269,7 +269,8 @@ class ScaleReader:
         self._notes.warn_rectified(self._rectified, statistic.name)
         self._notes.warn_doubt(scales)
         placements = [scale.placement for scale in scales]
-        placed = None if not any(placements) else placements
+        # Of tiles each has places of its own; they are put together evenly.
+        placed = placements if any(placements) and self.tiling is None else None
         return combine(maps, self.weights(), self.size, channels, placed)
 
     def weights(self) -> tuple[float, ...]:

@@ -51,18 +51,31 @@ WEIGHTED = ("conv", "deform_conv", "linear", "matmul", "einsum", "bmm")
 Made = list[list[Tensor]]
 
 
+Interval = tuple[float, float]
+
+
 class Seen(NamedTuple):
     """The part of the image that reaches a network's first weights.
 
     Attributes:
-        rows: The first and the last pixel row that is seen, as distances from the upper edge.
-        columns: The same of columns, from the left edge.
+        sides: For each entry of the batch the first and the last pixel row that is seen, as
+            distances from the upper edge, and the same of columns from the left edge; one if all
+            are equal. With padding they lie outside the image.
         steps: Pixels from one element of the first weights' input to the next, down and across.
     """
 
-    rows: tuple[float, float]
-    columns: tuple[float, float]
+    sides: tuple[tuple[Interval, Interval], ...]
     steps: tuple[float, float]
+
+    def of_entry(self, entry: int, entries: int) -> tuple[Interval, Interval]:
+        """Return the rows and columns that one entry of a batch sees."""
+        if len(self.sides) == entries:
+            return self.sides[entry]
+        rows, columns = ([side[axis] for side in self.sides] for axis in (0, 1))
+        return (
+            (min(first for first, _ in rows), max(last for _, last in rows)),
+            (min(first for first, _ in columns), max(last for _, last in columns)),
+        )
 
 
 class Fields(NamedTuple):
@@ -145,7 +158,7 @@ class Coordinates:
         unknown = _united(self.of(tensor).unknown for tensor in known)
         seen = _union([part for tensor in known if (part := self.of(tensor).seen) is not None])
         if seen is None and name.startswith(WEIGHTED):
-            seen = _seen(self.of(known[0]).places, self.size)
+            seen = _seen(self.of(known[0]).places[0], self.size)
         try:
             with torch.no_grad():
                 found = self._made(name, function, args, kwargs, known, made)
@@ -395,30 +408,46 @@ class Coordinates:
         ]
 
 
-def _seen(places: Sequence[Tensor], size: tuple[int, int]) -> Seen:
+def _seen(place: Tensor, size: tuple[int, int]) -> Seen:
     """Return the part of the image that a tensor of pixels shows."""
-    sides, steps = [], []
-    for axis, length in enumerate(size):
-        of_axis = [f.positions(place)[axis] for place in places]
-        shown = torch.cat([rows[~rows.isnan()].flatten() for rows in of_axis])
-        found = [f.step(rows.movedim(d, -1)) for rows in of_axis for d in range(rows.dim())]
-        step = min((one for one in found if one > 0), default=float(length))
-        first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
-        sides.append((max(0.0, first - step / 2), min(float(length), last + step / 2)))
-        steps.append(step)
-    return Seen(sides[0], sides[1], (steps[0], steps[1]))
+    places = f.positions(place)[:2]
+    entries = places.shape[1] if places.dim() == 5 else 1
+    sides: list[list[Interval]] = []
+    steps = [float(size[0]), float(size[1])]
+    for entry in range(entries):
+        own = places[:, entry] if places.dim() == 5 else places
+        of_entry: list[Interval] = []
+        for axis, length in enumerate(size):
+            lines = [f.line_of(own[axis], d) for d in range(own.dim() - 1)]
+            line = max(lines, key=f.width_of)
+            step = f.step(line)
+            if step:
+                steps[axis] = step
+            shown = line[~line.isnan()]
+            first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
+            of_entry.append((first - step / 2, last + step / 2))
+        sides.append(of_entry)
+    pairs = [(rows, columns) for rows, columns in sides]
+    equal = all(pair == pairs[0] for pair in pairs)
+    return Seen(tuple(pairs[:1] if equal else pairs), (steps[0], steps[1]))
 
 
 def _union(seen: Sequence[Seen]) -> Seen | None:
     """Return what any of several tensors sees, None for none."""
     if not seen:
         return None
-    rows, columns = ([part[axis] for part in seen] for axis in (0, 1))
-    return Seen(
-        (min(first for first, _ in rows), max(last for _, last in rows)),
-        (min(first for first, _ in columns), max(last for _, last in columns)),
-        seen[0].steps,
+    if all(one == seen[0] for one in seen):
+        return seen[0]
+    counts = {len(one.sides) for one in seen}
+    entries = max(counts)
+    if counts - {1, entries}:
+        sides = tuple(side for one in seen for side in one.sides)
+        return Seen((Seen(sides, seen[0].steps).of_entry(0, 0),), seen[0].steps)
+    united = tuple(
+        Seen(tuple(one.of_entry(entry, entries) for one in seen), seen[0].steps).of_entry(0, 0)
+        for entry in range(entries)
     )
+    return Seen(united, seen[0].steps)
 
 
 def _in_place(name: str) -> bool:

@@ -100,6 +100,34 @@ def step(places: Tensor) -> float:
     return float(line.abs().mean() if ordered else moves.median())
 
 
+def line_of(places: Tensor, dimension: int) -> Tensor:
+    """Return the mean place along one dimension, continued evenly where it is nowhere.
+
+    Args:
+        places: Rows, or columns, in pixels; NaN is nowhere, such as padding.
+        dimension: The dimension.
+
+    >>> line_of(torch.tensor([torch.nan, 0.5, 1.5, torch.nan]), 0).tolist()
+    [-0.5, 0.5, 1.5, 2.5]
+    """
+    line = places.movedim(dimension, -1).flatten(0, -2) if places.dim() > 1 else places[None]
+    line = line.nanmean(0)
+    known = (~line.isnan()).nonzero()[:, 0]
+    if len(known) < 2 or len(known) == len(line):
+        return line
+    index = torch.arange(len(line), device=line.device)
+    first, last = known[0], known[-1]
+    slope = (line[last] - line[first]) / (last - first)
+    line = torch.where(index < first, line[first] + (index - first) * slope, line)
+    return torch.where(index > last, line[last] + (index - last) * slope, line)
+
+
+def width_of(line: Tensor) -> float:
+    """Return the number of pixels from the first to the last place of a line."""
+    known = line[~line.isnan()]
+    return float(known.max() - known.min()) if len(known) else 0.0
+
+
 def compressed(field: Tensor) -> Tensor:
     """Return a field with size 1 along the dimensions in which all is equal."""
     for dimension in range(1, field.dim()):

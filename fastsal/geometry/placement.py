@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsal.geometry.coordinates import Fields, Seen
-from fastsal.geometry.fields import positions, step
+from fastsal.geometry.coordinates import Fields, Interval, Seen
+from fastsal.geometry.fields import line_of, positions, step
 
-# A location may be so many locations off the plain stretch that is taken instead: windows of
-# stride 2 with symmetric padding are centred half a location before it.
+# Locations may be so many locations off an even stretch over what is seen, or such a share of it,
+# that the stretch is taken instead, as the paper does: windows of stride 2 with symmetric padding
+# are centred half a location before it, those of a few layers without padding closer to the middle.
 TOLERANCE = 0.75
+SHARE = 0.04
+# In pixels: nearer to the image's edge is at it.
+NEAR = 0.51
 # In pixels: below, two places are one.
 EQUAL = 1e-2
 
@@ -92,11 +97,14 @@ class Placement:
         views: The views, of which an image's maps are the mean.
         blocks: The number of maps for each image: more than one if the batch grows inside.
         interleaved: True if an image's maps follow each other; False if a block holds all images.
+        moved: True if the network moves, crops or pads its image; False if its windows alone bring
+            locations away from an even stretch.
     """
 
     views: tuple[View, ...]
     blocks: int = 1
     interleaved: bool = False
+    moved: bool = True
 
 
 class Located(NamedTuple):
@@ -156,44 +164,50 @@ def located(
     layout = layout_of(fields.places[0], shape, images)
     if layout is None:
         return None
-    whole_image = Seen((0.0, float(size[0])), (0.0, float(size[1])), (1.0, 1.0))
-    seen, base = (fields.seen or whole_image)[:2], (fields.seen or whole_image).steps
+    whole: tuple[Interval, Interval] = ((0.0, float(size[0])), (0.0, float(size[1])))
+    seen = fields.seen or Seen((whole,), (1.0, 1.0))
+    base = seen.steps
     doubt = ""
     if fields.unknown:
         doubt = f"it is not known where {', '.join(fields.unknown)} brings the pixels"
     views: list[View] = []
-    steps = (math.nan, math.nan)
-    blocks, interleaved = 1, False
+    steps: list[tuple[float, float]] = []
+    blocks, interleaved, moved = 1, False, False
     for field in fields.places:
-        whole = field.expand(-1, *shape)
-        places = torch.stack([layout.channels_first(part) for part in positions(whole)])
+        full = field.expand(-1, *shape)
+        places = torch.stack([layout.channels_first(part) for part in positions(full)])
         # Channels show one place, or their mean does.
         places = places.nanmean(2)
-        blocks = max(1, places.shape[1] // images)
+        entries = places.shape[1]
+        blocks = max(1, entries // images)
         index = places[2].flatten(1).nanmean(1)
         interleaved = blocks > 1 and bool((index[:blocks] - index[0]).abs().max() < EQUAL)
         for block in range(blocks):
-            entry = places[:, block if interleaved else block * images]
-            of_block = (
-                places[:2, block::blocks]
-                if interleaved
-                else places[:2, block * images : (block + 1) * images]
-            )
+            first = block if interleaved else block * images
+            entry = places[:, first]
+            own = slice(block, None, blocks) if interleaved else slice(first, first + images)
+            of_block = places[:2, own]
             if not _equal(of_block, of_block[:, :1]):
                 doubt = doubt or "the places differ from image to image"
-            rows, columns = entry[0].nanmean(1), entry[1].nanmean(0)
-            steps = step(rows) or math.nan, step(columns) or math.nan
-            if not _separable(entry, rows, columns, steps):
+            rows, columns = line_of(entry[0], 0), line_of(entry[1], 1)
+            if not _separable(entry, rows, columns):
                 doubt = doubt or "rows and columns of locations are none of the image"
-            views.append(View(block, _finite(rows), _finite(columns), seen))
+            sides = seen.of_entry(first, entries)
+            lines = [_even(line, side) for line, side in zip((rows, columns), sides, strict=True)]
+            views.append(View(block, lines[0], lines[1], sides))
+            steps.append((step(rows), step(columns)))
+            moved |= any(
+                not _ascending(line) or abs(side[0]) > NEAR or abs(side[1] - length) > NEAR
+                for line, side, length in zip(lines, sides, size, strict=True)
+            )
     down, across = (
-        one if math.isfinite(one) else (last - first) / max(count, 1)
+        one or (last - first) / max(count, 1)
         for one, (first, last), count in zip(
-            steps, seen, (len(views[0].rows), len(views[0].columns)), strict=True
+            steps[0], views[0].seen, (len(views[0].rows), len(views[0].columns)), strict=True
         )
     )
-    placement: Placement | None = Placement(tuple(views), blocks, interleaved)
-    if doubt or (blocks == 1 and all(_is_stretch(view, size) for view in views)):
+    placement: Placement | None = Placement(tuple(views), blocks, interleaved, moved)
+    if doubt or (blocks == 1 and not moved and all(map(_is_even, views))):
         placement = None
     # If the network enlarges the image, or squares it, there is no one stride on the image.
     even = min(base) > 0.7 and abs(math.log2(base[0] / base[1])) < 0.6
@@ -329,16 +343,16 @@ def _scattered_grid(places: Tensor, dimension: int) -> tuple[int, int, tuple[int
     return height, width, tuple(known[cell.argsort()].tolist())
 
 
-def _separable(entry: Tensor, rows: Tensor, columns: Tensor, steps: tuple[float, float]) -> bool:
+def _separable(entry: Tensor, rows: Tensor, columns: Tensor) -> bool:
     """Return True if all locations of a row show one pixel row, and of a column one column."""
     for places, mean, apart in (
-        (entry[0], rows[:, None], steps[0]),
-        (entry[1], columns[None, :], steps[1]),
+        (entry[0], rows[:, None], step(rows)),
+        (entry[1], columns[None, :], step(columns)),
     ):
         off = (places - mean).abs()
         off = off[~off.isnan()]
-        limit = 0.5 * apart if math.isfinite(apart) else 0.5 * float(1 + off.numel())
-        if off.numel() and float(off.quantile(0.9) if off.numel() < 1e6 else off.median()) > limit:
+        # A few at the border may differ, where windows reach outside.
+        if len(off) and float(off.sort().values[int(0.9 * (len(off) - 1))]) > 0.5 * (apart or 1.0):
             return False
     return True
 
@@ -352,16 +366,27 @@ def _finite(places: Tensor) -> tuple[float, ...]:
     return tuple(math.inf if math.isnan(place) else place for place in places.tolist())
 
 
-def _is_stretch(view: View, size: tuple[int, int]) -> bool:
-    for places, length, (first, last) in zip(
-        (view.rows, view.columns), size, view.seen, strict=True
-    ):
-        even = length / len(places)
-        if any(
-            not abs(place - (index + 0.5) * even) <= TOLERANCE * even
-            for index, place in enumerate(places)
-        ):
-            return False
-        if first > even or last < length - even:
-            return False
-    return True
+def _even(line: Tensor, seen: Interval) -> tuple[float, ...]:
+    """Return the places of a line of locations: evenly over what is seen, if they are nearly so."""
+    places = _finite(line)
+    ideal = _stretch(len(places), seen)
+    if places[0] > places[-1]:
+        ideal = ideal[::-1]
+    width = seen[1] - seen[0]
+    limit = max(TOLERANCE * width / len(places), SHARE * width)
+    near = all(abs(place - even) <= limit for place, even in zip(places, ideal, strict=True))
+    return ideal if near else places
+
+
+def _stretch(count: int, seen: Interval) -> tuple[float, ...]:
+    apart = (seen[1] - seen[0]) / count
+    return tuple(seen[0] + (index + 0.5) * apart for index in range(count))
+
+
+def _ascending(places: Sequence[float]) -> bool:
+    return all(before <= after for before, after in pairwise(places))
+
+
+def _is_even(view: View) -> bool:
+    sides = zip((view.rows, view.columns), view.seen, strict=True)
+    return all(places == _stretch(len(places), side) for places, side in sides)

@@ -43,9 +43,8 @@ def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> 
     total = images.new_zeros((images.shape[0], *size))
     shown = images.new_zeros(size)
     for view in placement.views:
-        alone = placement.blocks == 1
-        rows = _on(_matrix(view.rows, size[0], view.seen[0], alone), maps)
-        columns = _on(_matrix(view.columns, size[1], view.seen[1], alone), maps)
+        rows = _on(_matrix(view.rows, size[0], view.seen[0]), maps)
+        columns = _on(_matrix(view.columns, size[1], view.seen[1]), maps)
         total += rows @ images[:, view.block] @ columns.T
         shown += rows.sum(1)[:, None] * columns.sum(1)
     return total / shown.clamp_min(1.0)
@@ -69,9 +68,7 @@ def _on(matrix: Tensor, maps: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _matrix(
-    places: tuple[float, ...], length: int, seen: tuple[float, float], alone: bool
-) -> Tensor:
+def _matrix(places: tuple[float, ...], length: int, seen: tuple[float, float]) -> Tensor:
     """Return the interpolation from locations at given places to pixels, `(pixels, locations)`.
 
     Its rows sum to 1 where a pixel is shown, and to 0 elsewhere.
@@ -80,7 +77,6 @@ def _matrix(
         places: The pixel coordinate of each location, `math.inf` for none.
         length: The number of pixels.
         seen: The first and the last pixel coordinate that the network sees.
-        alone: The image has one map, and its outermost locations reach to the edge of what is seen.
     """
     matrix = torch.zeros((length, len(places)), dtype=torch.float64)
     order = sorted((place, index) for index, place in enumerate(places) if math.isfinite(place))
@@ -92,7 +88,7 @@ def _matrix(
     step = sorted(apart)[len(apart) // 2] if apart else seen[1] - seen[0]
     # Rounding must not leave out the pixel at the edge.
     lowest, highest = (
-        edge if alone and abs(edge - side) <= BORDER * step else side + sign * HALF * step
+        edge if abs(edge - side) <= BORDER * step else side + sign * HALF * step
         for edge, side, sign in ((seen[0], sides[0], -1), (seen[1], sides[-1], 1))
     )
     lowest, highest = max(lowest, seen[0]) - 1e-3, min(highest, seen[1]) + 1e-3

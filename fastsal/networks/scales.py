@@ -19,8 +19,8 @@ from fastsal.networks.backbone import (
     pooled_away,
     why_no_candidate,
 )
-from fastsal.networks.roles import is_pooling, role_of
-from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
+from fastsal.networks.roles import LINEAR, is_pooling, role_of, short_name
+from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
@@ -265,6 +265,10 @@ def _candidates(
         place = trace.place(index, names)
         if place is None:
             continue
+        if place.functions and (node.operation in REARRANGEMENTS or not weighted(trace, index)):
+            # The tensor before has a module's name; and what functions make of a pooled tensor
+            # adds nothing to what was pooled.
+            continue
         octaves = found.octaves
         # A decoder repeats earlier scales.
         if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
@@ -293,6 +297,18 @@ def _candidates(
         candidate = Candidate(scale, maker.operation, preferred, eligible, output)
         runs[-1].append((index, candidate))
     return runs
+
+
+def weighted(trace: Trace, index: int) -> bool:
+    """Return True if weights run between a node and the pooling before it."""
+    waiting = [index]
+    while waiting:
+        node = trace.nodes[waiting.pop()]
+        if node.parameters and short_name(node) not in LINEAR:
+            return True
+        if not is_pooling(node):
+            waiting += node.sources
+    return False
 
 
 def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:

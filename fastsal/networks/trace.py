@@ -20,7 +20,7 @@ from fastsal.networks.gradients import outside_inference
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
     """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
-    dropout2d view reshape flatten unflatten squeeze unsqueeze flip roll rot90""".split()  # noqa: SIM905
+    dropout2d detach view reshape flatten unflatten squeeze unsqueeze flip roll rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
