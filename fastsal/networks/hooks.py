@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks.state import (
     ForwardFunction,
     LayerError,
@@ -18,7 +19,6 @@ from fastsal.networks.state import (
     hooked,
     in_other_threads,
     root_module,
-    uncompiled,
 )
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks import state
 from fastsal.networks.backbone import image_layout
 from fastsal.networks.hooks import Tap
@@ -96,7 +97,7 @@ def name_layers(
                 )
             resolved.append(NamedLayer(layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
-            module = state.uncompiled(layer)
+            module = uncompiled(layer)
             resolved.append(NamedLayer(names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
