@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.geometry.following import Following
 from fastsal.networks import hooks
-from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
+from fastsal.networks.gradients import GradientSource, gradient_pass
 from fastsal.networks.layers import NamedLayer, check_finite, place_of
 from fastsal.networks.scales import Scale
 
@@ -52,8 +53,8 @@ def layer_contributions(
     """Return each channel's contribution to a layer's map, and the values of further taps.
 
     One forward pass, with gradients for the part of the network after the layer alone, and one
-    more for each noisy copy that the map is averaged over. If there is no target, the copies have
-    the class that is predicted for the images themselves.
+    more for each noisy copy that the map is averaged over; those see copies of all tensors. If
+    there is no target, the copies have the class that is predicted for the images themselves.
 
     Args:
         cam: The class activation map.
@@ -77,7 +78,6 @@ def layer_contributions(
         # Signals, tokens: there is no image on which a map could be laid.
         places = {key: None}
     modes = () if key in places else (Following(),)
-    device_ids = call.device_ids
 
     def noted(tensor: Tensor) -> Tensor:
         if key not in places and image is not None:
@@ -88,40 +88,42 @@ def layer_contributions(
             places[key] = place_of(given, tensor, size, *modes)
         return tensor.detach()
 
-    def run(
-        inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
-    ) -> tuple[GradientSource, Any, list[Tensor]]:
-        source = GradientSource(rectify)
-        tap = layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
-        output, values = hooks.forward(
-            call.forward_func, inputs, additional, [*taps, tap], device_ids
-        )
-        return source, output, values[:-1]
-
-    target = call.target
     images = call.inputs[0].shape[0]
-    with gradients_after_source(call.forward_func):
-        inputs = outside_inference(call.inputs)
-        additional = outside_inference(call.additional_forward_args)
-        source, output, values = run(inputs, taps)
+
+    def tap(source: GradientSource) -> hooks.Tap:
+        return layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
+
+    def activations_alone(source: GradientSource, output: Any) -> tuple[Tensor, Any]:
+        source.check(select_scores(output, call.target, images))
+        # Copies without a target have the class of the images themselves.
+        target = fixed_target(output, call.target, images)
+        return source.activations(call.device_ids), target
+
+    def with_gradients(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
         scores = select_scores(output, target, images)
-        if cam.noise:
-            target = fixed_target(output, target, images)
-            activations = source.activations(device_ids)
-        else:
-            # Copies without noise would all be the image itself.
-            activations, gradients = source.gradients(scores.sum(), device_ids)
-            derivatives = _powers(gradients, cam.orders)
-        del source, output, scores
-    for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
-        with gradients_after_source(call.forward_func):
-            source, output, _ = run(copies, ())
-            scores = select_scores(output, target, images)
-            _, gradients = source.gradients(scores.sum(), device_ids)
-            del source, output, scores
+        activations, gradients = source.gradients(scores.sum(), call.device_ids)
+        return activations, _powers(gradients, cam.orders)
+
+    if cam.noise:
+        # The first pass may write to its inputs.
         with torch.no_grad():
-            powers = _powers(gradients, cam.orders)
-            derivatives = powers if index == 0 else derivatives.add_(powers)
+            clean = copied((call.inputs, call.additional_forward_args))
+        (activations, target), values = gradient_pass(
+            call, tap, activations_alone, rectify=rectify, taps=taps
+        )
+        sums: list[Tensor] = []
+        for copies in _noisy(clean[0], cam):
+            again = call._replace(inputs=copies, additional_forward_args=copied(clean[1]))
+            (_, powers), _ = gradient_pass(again, tap, with_gradients, rectify=rectify)
+            with torch.no_grad():
+                sums = [sums[0].add_(powers)] if sums else [powers]
+        (derivatives,) = sums
+    else:
+        # Copies without noise would all be the image itself.
+        target = call.target
+        (activations, derivatives), values = gradient_pass(
+            call, tap, with_gradients, rectify=rectify, taps=taps
+        )
     with torch.no_grad():
         if cam.noise:
             derivatives.div_(cam.samples)
@@ -175,7 +177,7 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
     generator = torch.Generator().manual_seed(cam.seed)
     for _ in range(cam.samples):
         yield tuple(
-            _with_noise(tensor, cam.noise, generator) if has_noise else tensor
+            _with_noise(tensor, cam.noise, generator) if has_noise else copied(tensor)
             for tensor, has_noise in zip(inputs, noised, strict=True)
         )
 

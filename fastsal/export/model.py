@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, image_of
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.linear_head import LinearHead, find_linear_head
@@ -300,12 +301,12 @@ def _scales_of(
         for index, layer in enumerate(named)
     ]
     with torch.no_grad():
-        hooks.forward(root, inputs, None, taps)
+        hooks.forward(root, copied(inputs), None, taps)
     return tuple(found[index] for index in range(len(named)))
 
 
 def _checked(module: ModelWithMap, example: Inputs) -> ModelWithMap:
     """Return the module after one forward pass, which raises if a layer does not run."""
     with torch.no_grad():
-        module(*as_tuple(example))
+        module(*copied(as_tuple(example)))
     return module

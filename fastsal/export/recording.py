@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks.hooks import only_tensor
 from fastsal.networks.scales import Scale
-from fastsal.networks.state import LayerError, uncompiled
+from fastsal.networks.state import LayerError
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
+from fastsal.keeping.parts import parts, uncompiled
 from fastsal.maps.prior import Weights, load_weights
 from fastsal.monitoring.passes import COMPILED, Counter, Pass
 from fastsal.monitoring.sample import Sample
@@ -106,7 +107,7 @@ def watch(
             "the model was compiled in place, by model.compile(), and calls no hooks at all: "
             "compile it as `compiled = torch.compile(model)` and watch that with run_eager=True"
         )
-    if state.compiled(state.parts(model)) and not run_eager:
+    if state.compiled(parts(model)) and not run_eager:
         raise ValueError(COMPILED)
     if layers is None and isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(
@@ -127,7 +128,7 @@ def watch(
 def _network(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of the compiler and of several devices."""
     while True:
-        inner = state.uncompiled(model)
+        inner = uncompiled(model)
         if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
             inner = inner.module
         if inner is model:

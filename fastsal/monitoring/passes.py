@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastsal.arguments.inputs import image_of
 from fastsal.attribution.reader import ScaleReader
+from fastsal.keeping.parts import parts
 from fastsal.networks import hooks, state
 from fastsal.networks.trace import Trace
 
@@ -104,7 +105,7 @@ class Pass:
         image = image_of(given)
         handle = model.register_forward_hook(self._after, always_call=True)
         self._hooks.callback(handle.remove)
-        self._hooks.enter_context(state.eager(state.parts(model)))
+        self._hooks.enter_context(state.eager(parts(model)))
         if self._make_reader is None:
             self.trace = Trace([tensor for tensor in given if tensor.dim() == 4])
             self._hooks.enter_context(state.hooked(self.trace.hooks(network)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastsal.geometry.following import Following
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks.state import (
     ForwardFunction,
     LayerError,
@@ -19,7 +20,6 @@ from fastsal.networks.state import (
     hooked,
     in_other_threads,
     root_module,
-    uncompiled,
 )
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastsal.geometry.following import Following
 from fastsal.geometry.placement import stretch_of
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks import state
 from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
@@ -99,7 +100,7 @@ def name_layers(
                 )
             resolved.append(NamedLayer(layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
-            module = state.uncompiled(layer)
+            module = uncompiled(layer)
             resolved.append(NamedLayer(names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")

@@ -221,7 +221,8 @@ def candidates(
             f"expected an image batch (N, C, H, W) among the inputs, got {shapes}: only what lies "
             "on an image's grid has spatial scales"
         )
-    trace, output = trace_forward(root, inputs, hooks.as_arguments(additional_forward_args))
+    further = hooks.as_arguments(additional_forward_args)
+    trace, output = trace_forward(root, inputs, further, state.method_of(model))
     return candidates_of(root, trace, output)
 
 

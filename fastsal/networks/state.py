@@ -1,6 +1,7 @@
 """Evaluation mode, hooks and caches for one forward pass, restored afterwards.
 
-No other module of fastsal changes hooks, training mode or the compiler's stance.
+No module of fastsal but this one, and those of `keeping`, changes hooks, training mode or the
+compiler's stance.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
+
+from fastsal.keeping.kept import kept
+from fastsal.keeping.parts import parts, uncompiled
 
 ForwardFunction = Callable[..., Any]
 
@@ -36,7 +39,10 @@ def root_module(forward_func: ForwardFunction) -> nn.Module | None:
     >>> root_module(nn.ReLU().forward)
     ReLU()
     """
-    owner = getattr(forward_func, "__self__", forward_func)
+    owner: Any = forward_func
+    # A module may hand unknown attributes on to another.
+    if not isinstance(owner, nn.Module):
+        owner = getattr(forward_func, "__self__", None)
     if not isinstance(owner, nn.Module):
         return None
     owner = uncompiled(owner)
@@ -45,35 +51,22 @@ def root_module(forward_func: ForwardFunction) -> nn.Module | None:
     return owner
 
 
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` was given, or the module itself."""
-    original = getattr(module, "_orig_mod", module)
-    return original if isinstance(original, nn.Module) else module
+def method_of(forward_func: ForwardFunction) -> ForwardFunction | None:
+    """Return a forward function that is a method of the network itself; None if it is none.
 
-
-def parts(module: nn.Module | None) -> list[nn.Module]:
-    """Return a module and all modules inside it, several times faster than `modules()`.
-
-    >>> len(parts(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))))
-    4
+    >>> net = nn.ReLU()
+    >>> method_of(net.extra_repr) == net.extra_repr, method_of(net)
+    (True, None)
     """
-    if module is None:
-        return []
-    found = [module]
-    seen = set()
-    for part in found:
-        children = part._modules
-        # Most have no children; the others are visited once.
-        if children and part not in seen:
-            seen.add(part)
-            found.extend([child for child in children.values() if child is not None])
-    return list(dict.fromkeys(found))
+    if isinstance(forward_func, nn.Module):
+        return None
+    root = root_module(forward_func)
+    bound = root is not None and getattr(forward_func, "__self__", None) is root
+    return forward_func if bound else None
 
 
-# Shared by all threads: the modules in evaluation mode with the number of passes that need each,
-# and the compiler's stance with the number of passes that need it.
+# Shared by all threads: the compiler's stance with the number of passes that need it.
 _lock = threading.Lock()
-_evaluated: dict[nn.Module, int] = {}
 _stance = ExitStack()
 _stance_holders = 0
 # The hooks that are called in this thread.
@@ -88,7 +81,7 @@ def evaluation_pass(module: nn.Module | None) -> Iterator[None]:
     were cast without gradients to a training step that follows in the same context.
     """
     found = parts(module)
-    with _evaluating(found), eager(found), _without_cast_cache():
+    with kept(module, found), eager(found), alone(found), _without_cast_cache():
         yield
 
 
@@ -104,35 +97,37 @@ def _without_cast_cache() -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and restore each one's mode on the way out.
+    """Keep a module in evaluation mode; afterwards it is what it was before, bit for bit.
 
-    The flags are set one by one: `train()` would override submodules that were kept in evaluation
-    mode, or that define `train` otherwise. In evaluation mode no BatchNorm updates its buffers. If
-    several threads use one model, the last to leave restores the flags.
+    `eval()` is called, and what it changed is put back: the flags of each part, which may have been
+    mixed, and what a `train()` of the user's own sets. Buffers, attributes and random numbers that
+    passes inside the block change are put back too.
     """
-    with _evaluating(parts(module)):
+    with kept(module, parts(module)):
         yield
 
 
 @contextmanager
-def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
-    held: list[nn.Module] = []
+def alone(found: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep DistributedDataParallel modules from waiting for other processes.
+
+    Nor do they prepare a backward pass: a map may be made on one process alone, and between two
+    training steps.
+    """
+    # Without a group of processes there is no such module.
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield
+        return
+    distributed = [part for part in found if isinstance(part, nn.parallel.DistributedDataParallel)]
+    names = ("require_backward_grad_sync", "require_forward_param_sync")
+    before = [(part, name, getattr(part, name)) for part in distributed for name in names]
     try:
-        with _lock:
-            if _evaluated or any(map(attrgetter("training"), found)):
-                for part in found:
-                    if part.training or part in _evaluated:
-                        _evaluated[part] = _evaluated.get(part, 0) + 1
-                        held.append(part)
-                        part.training = False
+        for part, name, _ in before:
+            setattr(part, name, False)
         yield
     finally:
-        with _lock:
-            for part in held:
-                _evaluated[part] -= 1
-                if not _evaluated[part]:
-                    del _evaluated[part]
-                    part.training = True
+        for part, name, value in before:
+            setattr(part, name, value)
 
 
 @contextmanager

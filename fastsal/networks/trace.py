@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.arguments.copies import copied
 from fastsal.geometry.coordinates import Coordinates, Fields
 from fastsal.geometry.following import BOX_POOLING
 from fastsal.geometry.placement import Located, located
+from fastsal.keeping.parts import parts
 from fastsal.networks import hooks, state
-from fastsal.networks.gradients import outside_inference
 
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
@@ -81,21 +82,28 @@ class Place(NamedTuple):
 
 
 def trace_forward(
-    network: nn.Module, inputs: tuple[Tensor, ...], further: tuple[object, ...] = ()
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    further: tuple[object, ...] = (),
+    forward_func: Callable[..., Any] | None = None,
 ) -> tuple[Trace, Any]:
     """Return the graph of one forward pass in evaluation mode, and the network's output.
+
+    The pass runs on copies, since the network may write to its inputs.
 
     Args:
         network: The network; its state is restored afterwards.
         inputs: The network's tensors; the 4-D ones are the images.
         further: Further arguments of the network.
+        forward_func: What runs the network, such as a method of it other than `forward`; None
+            calls the network.
     """
     # Under inference mode a view does not know its base.
     with torch.inference_mode(False), torch.no_grad():
-        inputs, further = outside_inference(inputs), outside_inference(further)
+        inputs, further = copied((inputs, further))
         trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
         with state.evaluation_pass(network), state.hooked(trace.hooks(network)), trace:
-            output = network(*inputs, *further)
+            output = (forward_func or network)(*inputs, *further)
     return trace, output
 
 
@@ -156,7 +164,7 @@ class Trace(TorchFunctionMode):
         """Return hooks that record the nodes which each of a network's modules reads and makes."""
         return [
             hook
-            for part in state.parts(network)
+            for part in parts(network)
             if not isinstance(part, torch.jit.ScriptModule)
             for hook in self._hooks(part, whole=part is network)
         ]
