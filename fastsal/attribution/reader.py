@@ -17,6 +17,7 @@ from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, describe_layer
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
+from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
 
 
@@ -155,7 +156,7 @@ class ScaleReader:
         activations = scale.channels_first(tensor.detach())
         rectify = statistic.domain == "post_relu" and not statistic.rectifies
         if rectify and (scale.signed or scale.functional_relu):
-            activations = activations.relu()
+            activations = rectified(activations)
         values = statistic(activations)
         if not self._normalize_later:
             check_finite(self.layers[index].name, "activations", values)
