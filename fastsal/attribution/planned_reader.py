@@ -65,7 +65,8 @@ class CacheKey(NamedTuple):
 class PlannedReader:
     """A `ScaleReader` for a batch of a known shape: runs kernels prepared by an earlier call.
 
-    A layer that gives a tensor of another layout than planned is read by a `ScaleReader` instead.
+    A layer that gives a tensor of another layout than planned, or whose statistic is 0 everywhere,
+    is read by a `ScaleReader` instead.
 
     Args:
         key: The calls that it is for.
@@ -170,8 +171,9 @@ class PlannedReader:
             if self._unplanned:
                 # If a module runs several times, its last call counts.
                 self._unplanned.pop(index, None)
-            self._plan.read(index, tensor)
-            return NOTHING
+            if self._plan.read(index, tensor):
+                return NOTHING
+            # 0 everywhere: the other reader looks for the reason.
         values = self._fallback_reader().taps[index].read(tensor)
         self._unplanned[index] = values
         return values

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fastsal.attribution.settings import Settings
 from fastsal.geometry.following import Following
 from fastsal.kernels import cpu, cuda
+from fastsal.kernels.constants import CONSTANT_SPREAD
 from fastsal.kernels.memory import Layout, layout_of
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
@@ -20,6 +22,8 @@ from fastsal.maps.placing import by_image
 from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, scale_of
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
+from fastsal.statistics.registry import Statistic
+from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
 
 
@@ -32,6 +36,8 @@ class LayerNotes:
     def __init__(self) -> None:
         self._scales: dict[Hashable, Scale] = {}
         self._warned: set[str] = set()
+        # The indices of the layers on a GPU in which small activations were looked for.
+        self._looked: set[int] = set()
 
     def __reduce__(self) -> tuple[type[LayerNotes], tuple[()]]:
         return LayerNotes, ()
@@ -73,6 +79,36 @@ class LayerNotes:
             warnings.warn(
                 f"layer(s) {', '.join(names)} give negative activations, for which "
                 f"{statistic} is not defined; they count as 0, as after a ReLU",
+                stacklevel=2,
+            )
+
+    def looks_for_small(self, index: int, tensor: Tensor) -> bool:
+        """Return True if a layer is to be searched for activations below the statistic's epsilon.
+
+        On a GPU, which each search waits for, it is at the first call alone.
+        """
+        if tensor.is_cpu:
+            return True
+        first = index not in self._looked
+        self._looked.add(index)
+        return first
+
+    def warn_small(self, largest: Mapping[str, float], statistic: Statistic) -> None:
+        """Warn once of layers whose maps are constant, since all is below the epsilon.
+
+        Args:
+            largest: The largest activation of each such layer, by the layer's name.
+            statistic: The statistic.
+        """
+        if largest and "small" not in self._warned:
+            self._warned.add("small")
+            listing = ", ".join(f"{name} ({value:g})" for name, value in largest.items())
+            warnings.warn(
+                f"layer(s) whose largest activation is below epsilon, {statistic.epsilon:g}: "
+                f"{listing}. {statistic.name} is the same at all their locations, and the map is "
+                "0.5 there. Load the weights, or normalise the image as the network expects; if "
+                "activations are meant to be so small, give "
+                f"statistic=functools.partial({statistic.name}, epsilon=...) with a smaller one",
                 stacklevel=2,
             )
 
@@ -169,6 +205,9 @@ class ScaleReader:
             modes.append(self._following)
         # Layers whose values before the ReLU are not known.
         self._rectified: list[str] = []
+        # The largest activation of each layer whose statistic was constant in every part so far.
+        self._small: dict[str, float] = {}
+        self._distinct: set[str] = set()
         self.taps = [
             layer.tap(
                 partial(self._read, index, layer.scale if self._placed else None),
@@ -198,13 +237,27 @@ class ScaleReader:
         activations = scale.channels_first(tensor.detach())
         if statistic.domain == "post_relu" and not statistic.rectifies:
             # Whether there are negative values depends on the image.
-            activations = activations.relu()
+            activations = rectified(activations)
         values = by_image(statistic(activations), scale.placement)
+        if self._notes.looks_for_small(index, tensor):
+            self._look_for_small(self.layers[index].name, activations, values)
         if not self._normalize_later:
             check_finite(self.layers[index].name, "activations", values)
             return self._normalized(values)
         # Another statistic may return a view of the network's tensor, which is overwritten later.
         return values if self._is_smoe else values.clone()
+
+    def _look_for_small(self, name: str, activations: Tensor, values: Tensor) -> None:
+        """Note a layer whose statistic is constant since its activations are below the epsilon."""
+        low, high = (one.item() for one in values.aminmax())
+        epsilon = None
+        if high - low <= CONSTANT_SPREAD * max(abs(low), abs(high)):
+            epsilon = self.settings.statistic.epsilon
+        largest = math.inf if epsilon is None else activations.amax().item()
+        if epsilon is not None and largest < epsilon:
+            self._small[name] = max(largest, self._small.get(name, -math.inf))
+        else:
+            self._distinct.add(name)
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
         """Return the input of the activation function that made a layer's tensor.
@@ -255,7 +308,8 @@ class ScaleReader:
     def combined(self, maps: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of the scales' maps at the image's size, as `combine` does.
 
-        The first time, it warns of layers with negative activations.
+        The first time, it warns of layers with negative activations, and of those with none above
+        the statistic's epsilon.
 
         Args:
             maps: From `joined`.
@@ -268,6 +322,8 @@ class ScaleReader:
             self._notes.warn_signed(signed, statistic.name)
         self._notes.warn_rectified(self._rectified, statistic.name)
         self._notes.warn_doubt(scales)
+        small = {name: self._small[name] for name in self._small if name not in self._distinct}
+        self._notes.warn_small(small, statistic)
         placements = [scale.placement for scale in scales]
         # Of tiles each has places of its own; they are put together evenly.
         placed = placements if any(placements) and self.tiling is None else None

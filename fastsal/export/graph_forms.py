@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
+from fastsal.statistics import slices
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
@@ -45,7 +46,7 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
 
     def form(activations: Tensor) -> Tensor:
         activations = activations.float()
-        return function(activations if rectified else activations.clamp_min(0))
+        return function(activations if rectified else slices.rectified(activations))
 
     return form
 

@@ -85,6 +85,11 @@ def on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device)
 
 
+def stream_on(device: torch.device) -> int:
+    """Return the address of a device's current stream; 0 for a device without streams."""
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
+
+
 class StatisticLaunch:
     """One reusable launch: SMOE Scale of tensors with one layout.
 

@@ -217,6 +217,6 @@ def check_finite(name: str, what: str, values: Tensor) -> None:
     # The sum is cheap, and not finite if a value is not; finite values rarely overflow it.
     if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
         raise ValueError(
-            f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "
-            "precision for overflow"
+            f"layer {name!r} gives {what} that are not finite; check the input for NaN, half "
+            "precision for overflow, and double precision for values above float32's, 3.4e38"
         )
