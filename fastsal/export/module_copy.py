@@ -80,7 +80,7 @@ class ModuleCopy:
         return copy
 
     def _leading_here(self, value: Any) -> Any:
-        """Return a value that leads to the copies where it led to modules, else the value itself."""
+        """Return a value that leads to the copies where it led to modules, else itself."""
         if isinstance(value, nn.Module):
             return self.copies.get(value, value)
         if type(value) not in REBUILT:
