@@ -51,15 +51,18 @@ def watch(
     """Return a context in which every N-th forward pass of a model gives SMOE Scale maps.
 
     No extra forward pass runs, and the model's results do not change: the loss, the gradients,
-    BatchNorm's statistics and the random numbers are the same to the bit. A pass between samples
-    has one hook, which counts it. If no layers are given, the first pass (in training or evaluation
-    mode) is traced to find the network's scales, and the second is the first that is read.
+    BatchNorm's statistics, the random numbers and its errors are the same. A pass between samples
+    has two hooks, which count it. If no layers are given, the first pass (in training or evaluation
+    mode) is traced to find the network's scales, and the second is the first that is read. Several
+    contexts may watch one model. Of a pass with several image batches, as of a siamese network, the
+    first that all layers see is shown, read at the calls that see it.
 
     Args:
         model (torch.nn.Module): The module that is called, with its `DataParallel` or
-            `DistributedDataParallel` wrapper. Passes that fastsal itself runs are not counted.
+            `DistributedDataParallel` wrapper. Passes that fastsal itself or a sink runs are not
+            counted, nor those that gradient checkpointing repeats or a tracer runs.
         every (int): The number of forward passes from one sample to the next; gradient accumulation
-            has several passes a step. Default: 100.
+            has several passes a step. A pass that fails is made up for by the next. Default: 100.
         to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks of
             samples: functions of a `Sample`, folders or TensorBoard writers. A sink that fails
             gives one warning, and the model runs on; so does a batch that cannot be read after
@@ -82,7 +85,8 @@ def watch(
 
     Raises:
         ValueError: If a setting does not fit, or the model is compiled and `run_eager` is False; at
-            the first pass that is read, if the scales cannot be found or read.
+            the first pass that is read, if the scales cannot be found or read, or it is not clear
+            which image a layer's map belongs to.
         TypeError: If the model is no `torch.nn.Module`, or `to` cannot take samples.
 
     Reference:

@@ -159,10 +159,8 @@ def test_views_in_one_batch_are_told_and_the_part_is_watched(together):
 
     torch.manual_seed(0)
     model, image, samples = Whole(), views(1, 4)[0], []
-    message, layers = (
-        r"where the images are 4.*fastsal.watch\(model.enc",
-        ["encoder.1", "encoder.4"],
-    )
+    message = r"where the images are 4.*fastsal.watch\(model.encoder\)"
+    layers = ["encoder.1", "encoder.4"]
     with watch(model, 1, layers=layers), pytest.raises(ValueError, match=message):
         model(image)
     with watch(model.encoder, 1, samples.append, layers=["1", "4"]):
