@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fastsal.arguments.inputs import Inputs, as_tuple, image_of
+from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
+from fastsal.export.layers import Layers, scales_of
 from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
 from fastsal.maps.prior import Weights, layer_weights
-from fastsal.networks import hooks
-from fastsal.networks.layers import Layer, describe_layer, name_layers
 from fastsal.networks.scales import Scale, candidates, chosen_scales
-from fastsal.networks.state import root_module
+from fastsal.networks.state import root_module, uncompiled
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
-
-Layers = Layer | Scale | Sequence[Layer | Scale]
 
 # Operations whose output has no negative values.
 RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
@@ -144,9 +141,11 @@ def with_map(
     in-place writes after a scale, and any device. Tracing the module traces the map with it.
 
     Args:
-        model (torch.nn.Module): The network; a compiled one gives the module it was made from.
+        model (torch.nn.Module): The network; one that is compiled, or wrapped for several devices,
+            gives the module inside.
         example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model, with an image
-            batch `(N, C, H, W)`. One forward pass of them finds the scales.
+            batch `(N, C, H, W)`; the first, if there are several, has the map. One forward pass of
+            them finds the scales.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
             shallowest first. Default: None, which finds them as `fastsal.find_scales` does.
         weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
@@ -259,50 +258,25 @@ def _recordings(
     root = root_module(model)
     if root is None:
         raise TypeError(f"expected a torch.nn.Module, got {model!r}")
+    if isinstance(root, DistributedDataParallel):
+        root = uncompiled(root.module)
     chosen = get_statistic(statistic)
     if chosen.domain == "pre_relu":
         raise ValueError(
             f"statistic {chosen.name!r} is defined before the ReLU, which an exported module "
             "does not see; choose one that is defined after it, such as smoe_scale"
         )
-    image = image_of(as_tuple(example))
+    operations = {}
     if layers is None:
         found = candidates(root, _copies(example))
-        scales = chosen_scales(found)
+        layers = chosen_scales(found)
         operations = {one.scale: one.operation for one in found if one.chosen}
-    else:
-        size = (image.shape[2], image.shape[3])
-        scales = _scales_of(root, _copies(example), layers, size)
-        operations = {}
+    scales = scales_of(root, _copies(example), layers)
     recordings: list[Recording] = []
     for scale in scales:
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         recordings.append(Recording(scale, graph_form(chosen, rectified)))
     return root, scales, recordings
-
-
-def _scales_of(
-    root: nn.Module,
-    inputs: tuple[Tensor, ...],
-    layers: Layers,
-    size: tuple[int, int],
-) -> tuple[Scale, ...]:
-    """Return the scales of given layers; layers that are not scales cost one forward pass."""
-    named = name_layers(root, layers)
-    found: dict[int, Scale] = {}
-
-    def describe(index: int, name: str, module: nn.Module, tensor: Tensor) -> Tensor:
-        found[index] = describe_layer(name, module, tensor, size)
-        return tensor.new_empty(0)
-
-    taps = [
-        layer.tap(partial(describe, index, layer.name, layer.module))
-        for index, layer in enumerate(named)
-        if layer.scale is None
-    ]
-    with torch.no_grad():
-        hooks.forward(root, inputs, None, taps)
-    return tuple(scale or found[index] for index, (_, _, scale) in enumerate(named))
 
 
 def _checked(module: ModelWithMap, model: nn.Module, example: Inputs) -> ModelWithMap:

@@ -17,10 +17,10 @@ from fastsal.networks.state import LayerError, uncompiled
 class ModuleCopy:
     """A copy of a network: new modules with the network's own parameters and buffers.
 
-    Every attribute of a copy is the module's own object, unless it leads to a module of the
-    network: lists, tuples, dicts and sets of modules, bound methods, partial functions and
-    functions with modules in their closure, as hooks and a replaced `forward` often are, lead to
-    the copies.
+    Every attribute of a copy is the module's own object, unless it leads to a module: lists,
+    tuples, dicts and sets of modules lead to their copies, and so does what is called, as hooks and
+    a replaced `forward` are: bound methods, partial functions, functions with modules in their
+    closure, and callable objects with modules as attributes.
 
     Args:
         network: The network; it is not changed.
@@ -41,10 +41,13 @@ class ModuleCopy:
 
     def __init__(self, network: nn.Module) -> None:
         self.copies: dict[nn.Module, nn.Module] = {}
-        self.network = self._copied(network)
         # By the id of the value; the value is kept, so that no other takes its id.
         self._led: dict[int, tuple[Any, Any]] = {}
-        for copy in dict.fromkeys(self.copies.values()):
+        # The copies whose attributes still lead to the network's modules.
+        self._waiting: list[nn.Module] = []
+        self.network = self._copied(network)
+        while self._waiting:
+            copy = self._waiting.pop()
             for key, value in vars(copy).items():
                 if key != "_modules":
                     copy.__dict__[key] = self._leading_here(value)
@@ -69,6 +72,7 @@ class ModuleCopy:
         except TypeError as error:
             raise LayerError(f"{type(module).__name__} cannot be copied: {error}") from error
         self.copies[module] = copy
+        self._waiting.append(copy)
         for key, value in vars(module).items():
             # PyTorch's tables of a module: parameters, submodules and hooks.
             is_table = key.startswith("_") and isinstance(value, (dict, set))
@@ -82,14 +86,17 @@ class ModuleCopy:
     def _leading_here(self, value: Any) -> Any:
         """Return a value that leads to the copies where it led to modules, else itself."""
         if isinstance(value, nn.Module):
-            return self.copies.get(value, value)
-        if type(value) not in REBUILT:
-            return value
+            return self._copied(value)
+        make = REBUILT.get(type(value))
+        if make is None:
+            if isinstance(value, type) or not callable(value) or not hasattr(value, "__dict__"):
+                return value
+            make = ModuleCopy._object
         known = self._led.get(id(value))
         if known is None:
             # A value that contains itself stays as it is.
             self._led[id(value)] = value, value
-            self._led[id(value)] = known = value, REBUILT[type(value)](self, value)
+            self._led[id(value)] = known = value, make(self, value)
         return known[1]
 
     def _all(self, values: Iterable[Any]) -> list[Any] | None:
@@ -144,6 +151,18 @@ class ModuleCopy:
         function.__kwdefaults__ = keyword_defaults
         function.__dict__.update(value.__dict__)
         return function
+
+    def _object(self, value: Any) -> Any:
+        attributes = self._mapping(vars(value))
+        if attributes is vars(value):
+            return value
+        try:
+            copy = object.__new__(type(value))
+        # A class of C's, such as a cache around a function.
+        except TypeError:
+            return value
+        copy.__dict__.update(attributes)
+        return copy
 
 
 def _is_full(cell: CellType) -> bool:
