@@ -57,14 +57,17 @@ def _random(tensor: Tensor, count: int, added: int, generator: torch.Generator) 
         shape[2:] = [shape[2] + added, shape[3] + 2 * added]
     if not tensor.is_floating_point():
         return tensor[:1].expand(shape).contiguous()
-    on_cpu = {"generator": generator, "device": "cpu", "dtype": torch.float32}
-    values = torch.rand(shape, **on_cpu)
+    values = _rand(shape, generator)
     if tensor.dim() == 4:
         # Noise alone looks the same everywhere, and a map of it is rounding.
-        coarse = torch.rand(count, shape[1], 4, 4, **on_cpu)
+        coarse = _rand([count, shape[1], 4, 4], generator)
         values = 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * values
     low, high = tensor.min().cpu(), tensor.max().cpu()
     return (low + (high - low) * values).to(tensor)
+
+
+def _rand(shape: list[int], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def largest_difference(
