@@ -390,6 +390,21 @@ def test_an_early_exit_is_told():
         module(images(1, 4, 4))
 
 
+def test_a_layer_whose_forward_is_called_is_told():
+    class Direct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = seq()
+
+        def forward(self, x):
+            for layer in self.net:
+                x = layer.forward(x)
+            return x
+
+    with pytest.raises(ValueError, match=r"'net\.1' was not called .* by `layer\.forward"):
+        with_map(Direct(), images(), layers=["net.1", "net.5"])
+
+
 class Siamese(nn.Module):
     def __init__(self):
         super().__init__()

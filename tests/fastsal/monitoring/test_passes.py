@@ -422,3 +422,28 @@ def test_threads_end_their_own_passes(network):
         assert w.passes == 2
     assert torch.equal(w.latest.images, image)
     assert torch.equal(w.latest.combined, wanted)
+
+
+def test_an_early_exit_is_told_as_what_it_is(network):
+    class Leaving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network
+
+        def forward(self, x):
+            if x.mean() > 1:
+                return self.net[:3](x)
+            return self.net[3].forward(self.net[:3](x)) if x.mean() < 0 else self.net(x)
+
+    model, image = Leaving(), views(1)[0]
+    layers = ["net.1", "net.4"]
+    message = r"'net\.4' was not called in this pass"
+    for other in (image + 2, image - 2):
+        with watch(model, 1, layers=layers), pytest.raises(ValueError, match=message):
+            model(other)
+    with watch(model, 1, layers=layers) as w:
+        model(image)
+        with pytest.warns(UserWarning, match="early exit"):
+            model(image + 2)
+        model(image)
+    assert w.latest.step == 2
