@@ -38,4 +38,6 @@ def _kind(value: Any) -> Hashable:
         return tuple(map(_kind, value))
     if isinstance(value, Mapping):
         return tuple((key, _kind(item)) for key, item in value.items())
-    return value if isinstance(value, (bool, int, float, str, bytes, type(None))) else type(value)
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return value
+    return type(value).__qualname__

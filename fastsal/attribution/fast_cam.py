@@ -205,6 +205,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         """Return the map of every scale, the CAM of a batch and the scale of the CAM's layer."""
         layer = self._cam_layer or reader.layers[-1]
         activation_maps, values = [], []
+        scale: Scale | None = None
         for call in calls:
             contributions = layer_contributions(
                 self.cam,
@@ -226,4 +227,6 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             activation_maps.append(by_image(activation_map, scale.placement))
             values.append(contributions.values)
         whole = activation_maps[0] if len(calls) == 1 else torch.cat(activation_maps)
+        if scale is None:
+            raise RuntimeError("a batch has one part at least")
         return reader.joined(values), whole, scale

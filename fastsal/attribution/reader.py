@@ -64,7 +64,7 @@ class LayerNotes:
             following: Tells the tensor's place in the first pass of this kind.
         """
         noted = self._scales.get(key)
-        if noted is not None and noted.shape == tensor.shape:
+        if noted is not None:
             return noted
         scale = scale_of(layer, tensor, size, following)
         if len(self._scales) >= self.MOST_KINDS:
@@ -217,15 +217,20 @@ class ScaleReader:
             for index, layer in enumerate(layers)
         ]
 
+    def locate(self, index: int, tensor: Tensor) -> Scale:
+        """Return the scale of a layer that was given, from its whole tensor."""
+        layer = self.layers[index]
+        key: Hashable = (index, *self._kind)
+        if self.tiling is not None:
+            key = (key, self.input_size)
+        layer = layer._replace(scale=None) if self._layer_input else layer
+        return self._notes.scale(key, layer, tensor, self.input_size, self._following)
+
     def _read(self, index: int, scale: Scale | None, tensor: Tensor) -> Tensor:
         """Return the statistic of a layer's tensor, or its normalised map."""
         statistic = self.settings.statistic
         if scale is None:
-            key, layer = (index, *self._kind), self.layers[index]
-            if self.tiling is not None:
-                key = (*key, self.input_size)
-            layer = layer._replace(scale=None) if self._layer_input else layer
-            scale = self._notes.scale(key, layer, tensor, self.input_size, self._following)
+            scale = self.locate(index, tensor)
         # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale

@@ -124,8 +124,9 @@ def _check_gradient(
 
     def use(source: GradientSource, output: Tensor) -> tuple[Tensor, Tensor]:
         # One pass for all classes: a sum of their scores with different weights.
-        shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))
-        shares = shares.to(output)
+        generator = torch.Generator("cpu").manual_seed(0)
+        drawn = torch.randn(output.shape[1], generator=generator, device="cpu", dtype=torch.float32)
+        shares = drawn.to(output)
         return shares, source.gradients((output * shares).sum())[1]
 
     def tap(source: GradientSource) -> hooks.Tap:

@@ -330,7 +330,7 @@ def _scattered_grid(places: Tensor, dimension: int) -> tuple[int, int, tuple[int
     """Return the (h, w) of tokens that are all locations of a grid, and their order row by row."""
     along = places.movedim(dimension + 1, -1).flatten(1, -2).nanmean(1)
     known = (~along[0].isnan()).nonzero()[:, 0]
-    lines = [(along[axis][known] / EQUAL).round().unique() for axis in (0, 1)]
+    lines = [torch.unique((along[axis][known] / EQUAL).round()) for axis in (0, 1)]
     height, width = len(lines[0]), len(lines[1])
     if height * width != len(known):
         return None
@@ -338,7 +338,7 @@ def _scattered_grid(places: Tensor, dimension: int) -> tuple[int, int, tuple[int
         torch.searchsorted(lines[axis], (along[axis][known] / EQUAL).round()) for axis in (0, 1)
     ]
     cell = cells[0] * width + cells[1]
-    if len(cell.unique()) != len(cell):
+    if len(torch.unique(cell)) != len(cell):
         return None
     return height, width, tuple(known[cell.argsort()].tolist())
 

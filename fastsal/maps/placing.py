@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastsal.geometry.placement import Placement
+from fastsal.geometry.placement import Placement, View
 from fastsal.maps.resize import upsample
 
 # Beyond the outermost location, windows without padding see so many locations more.
@@ -43,11 +43,21 @@ def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> 
     total = images.new_zeros((images.shape[0], *size))
     shown = images.new_zeros(size)
     for view in placement.views:
-        rows = _on(_matrix(view.rows, size[0], view.seen[0]), maps)
-        columns = _on(_matrix(view.columns, size[1], view.seen[1]), maps)
+        rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
         total += rows @ images[:, view.block] @ columns.T
         shown += rows.sum(1)[:, None] * columns.sum(1)
-    return total / shown.clamp_min(1.0)
+    laid: Tensor = total / shown.clamp_min(1.0)
+    return laid
+
+
+def matrices(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the matrices that lay a view's map on an image, `(H, h)` and `(W, w)`, float64.
+
+    Args:
+        view: The view.
+        size: (H, W) of the image.
+    """
+    return _matrix(view.rows, size[0], view.seen[0]), _matrix(view.columns, size[1], view.seen[1])
 
 
 def by_image(maps: Tensor, placement: Placement | None) -> Tensor:
@@ -60,11 +70,8 @@ def by_image(maps: Tensor, placement: Placement | None) -> Tensor:
     if placement is None or placement.blocks == 1 or placement.interleaved:
         return maps
     of_block = maps.unflatten(0, (placement.blocks, -1))  # type: ignore[no-untyped-call]
-    return of_block.transpose(0, 1).flatten(0, 1)
-
-
-def _on(matrix: Tensor, maps: Tensor) -> Tensor:
-    return matrix.to(maps.device, maps.dtype)
+    in_order: Tensor = of_block.transpose(0, 1).flatten(0, 1)
+    return in_order
 
 
 @lru_cache(maxsize=256)

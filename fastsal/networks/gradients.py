@@ -130,8 +130,9 @@ def gradient_pass(
 
     def once(arguments: Any, source: GradientSource, from_start: bool) -> Any:
         with gradients_after_source(call.forward_func, from_start), evaluating(root):
+            inputs, further = arguments
             output, values = forward(
-                call.forward_func, *arguments, [*taps, make_tap(source)], call.device_ids
+                call.forward_func, inputs, further, [*taps, make_tap(source)], call.device_ids
             )
             return use(source, output), values[:-1]
 
