@@ -30,7 +30,17 @@ STAIRS = {
         "reproduction",
     ),
     "comparisons": (
-        *("budget", "methods", "measures", "plans", "cells", "graph", "engines", "estimates"),
+        *(
+            "budget",
+            "guided_backprop",
+            "methods",
+            "measures",
+            "plans",
+            "cells",
+            "graph",
+            "engines",
+            "estimates",
+        ),
         *("runs", "deployment", "cli"),
     ),
 }

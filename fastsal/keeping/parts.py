@@ -39,7 +39,7 @@ def uncompiled(module: nn.Module) -> nn.Module:
     frames = sys.modules.get("torch._dynamo.eval_frame")
     if frames is None or not isinstance(module, frames.OptimizedModule):
         return module
-    original = module._modules["_orig_mod"]
+    original: nn.Module | None = module._modules["_orig_mod"]
     return module if original is None else original
 
 
