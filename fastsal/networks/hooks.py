@@ -83,12 +83,15 @@ def forward(
 
 
 @contextmanager
-def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
+def held(
+    taps: Sequence[Tap], parallel: nn.Module | None = None, own_pass: bool = True
+) -> Iterator[list[Reading]]:
     """Keep taps on their layers, for the passes that this thread runs meanwhile.
 
     Args:
         taps: The places that are read.
         parallel: The module that a `DataParallel` copies into other threads; None without one.
+        own_pass: As for `hooked`.
     """
     readings = [Reading(tap) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
@@ -100,7 +103,7 @@ def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[lis
             before, after = in_other_threads(mode)
             # Before the first reading, and after the last.
             hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
-    with hooked(hooks), ExitStack() as stack:
+    with hooked(hooks, own_pass), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
         yield readings
@@ -158,8 +161,10 @@ class Reading:
         if not self.values:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
-                f"layer {self.tap.name!r} did not run in this thread; if the model is compiled, "
-                "give the module itself and not a function around it"
+                f"layer {self.tap.name!r} did not run as a module in this pass: the network took "
+                "another way for these images (an early exit), runs the layer by "
+                "`layer.forward(...)`, or is compiled by a function around it; call layers as "
+                "modules, and give the model itself"
                 if calls == 0
                 else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
                 f"{self.tap.call} (from 0) to read"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any
 
@@ -23,8 +23,24 @@ class LayerError(ValueError):
 
 
 def reading() -> bool:
-    """Return True if this thread is in a forward pass that fastsal reads."""
-    return getattr(_active, "hooks", None) is not None
+    """Return True if this thread is in a forward pass of fastsal's own."""
+    return getattr(_active, "own", False)
+
+
+def recomputing() -> bool:
+    """Return True within a backward pass, where gradient checkpointing repeats forward passes."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def traced() -> bool:
+    """Return True where PyTorch traces a module: jit, export, or a pass of fake tensors."""
+    tracing = torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    return tracing or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+def transformed() -> bool:
+    """Return True within a transform of torch.func, such as `vmap` or `grad`."""
+    return bool(torch._C._are_functorch_transforms_active())
 
 
 def root_module(forward_func: ForwardFunction) -> nn.Module | None:
@@ -76,7 +92,7 @@ _lock = threading.Lock()
 _evaluated: dict[nn.Module, int] = {}
 _stance = ExitStack()
 _stance_holders = 0
-# The hooks that are called in this thread.
+# This thread's sets of hooks that are called, and whether its pass is one of fastsal's own.
 _active = threading.local()
 
 
@@ -135,8 +151,36 @@ def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
                     part.training = True
 
 
+class Hook:
+    """A hook that does nothing in a copy of its module, or in a file of it.
+
+    There it is a function of Python's own, so that the file loads without fastsal.
+
+    Args:
+        call: Called with the hook's arguments.
+
+    >>> import copy
+    >>> net = nn.ReLU()
+    >>> _ = net.register_forward_hook(Hook(lambda *_: print("called")))
+    >>> _ = net(torch.ones(1)), copy.deepcopy(net)(torch.ones(1))
+    called
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self.call(*arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (nullcontext(), "__exit__")
+
+
 @contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
+def hooked(
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]], own_pass: bool = True
+) -> Iterator[None]:
     """Keep forward hooks on modules.
 
     They are called in the passes of this thread, and in the copies that `DataParallel` runs in
@@ -145,11 +189,14 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
 
     Args:
         hooks: (module, hook, True for a pre-hook) of each.
+        own_pass: True if fastsal runs the pass itself; the passes inside are then not watched. A
+            pass of the model's user may have several such sets of hooks.
 
     Raises:
         LayerError: If a module is scripted or traced, and so calls no hooks.
     """
-    before = getattr(_active, "hooks", None)
+    before, was_own = getattr(_active, "sets", ()), reading()
+    this = object()
     handles = []
     try:
         for module, hook, on_input in hooks:
@@ -158,7 +205,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                     f"{module.original_name} is a scripted or traced module, which calls no hooks; "
                     "give the Python module that it was made from"
                 )
-            own = _OwnCalls(module, hook, hooks)
+            own = _OwnCalls(module, hook, this)
             # Without the lock two threads could get one number for two hooks.
             with _lock:
                 if on_input:
@@ -166,28 +213,29 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                 else:
                     handle = module.register_forward_hook(own)
             handles.append(handle)
-        _active.hooks = hooks
+        _active.sets = (this,) if own_pass else (*before, this)
+        _active.own = own_pass or was_own
         yield
     finally:
-        _active.hooks = before
+        _active.sets, _active.own = before, was_own
         for handle in handles:
             handle.remove()
 
 
-class _OwnCalls:
+class _OwnCalls(Hook):
     """A hook that ignores the calls of other passes through its module."""
 
-    def __init__(self, module: nn.Module, hook: Callable[..., Any], hooks: object) -> None:
+    def __init__(self, module: nn.Module, call: Callable[..., Any], hook_set: object) -> None:
+        super().__init__(call)
         self.module = module
-        self.hook = hook
-        self.hooks = hooks
+        self.hook_set = hook_set
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         # `DataParallel` runs copies, which are other modules. A call from another pass may lack the
         # keyword arguments, if the hook is removed at this moment.
-        if module is self.module and getattr(_active, "hooks", None) is not self.hooks:
+        if module is self.module and self.hook_set not in getattr(_active, "sets", ()):
             return None
-        return self.hook(module, *arguments)
+        return self.call(module, *arguments)
 
 
 def in_other_threads(
