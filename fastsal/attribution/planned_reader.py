@@ -29,7 +29,7 @@ from fastsal.statistics.smoe import smoe_scale
 # The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
 MOST_PLANS = 4
 # The return value of a hook whose layer's statistic lies in a plan's memory.
-NOTHING = torch.empty(0)
+NOTHING = torch.empty(0, device="cpu", dtype=torch.float32)
 
 
 class CacheKey(NamedTuple):

@@ -137,7 +137,7 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
         )
     # Drawn on the CPU by a generator of its own: the same on every device, and the global random
     # state stays.
-    generator = torch.Generator().manual_seed(cam.seed)
+    generator = torch.Generator("cpu").manual_seed(cam.seed)
     for _ in range(cam.samples):
         yield tuple(
             _with_noise(tensor, cam.noise, generator) if has_noise else tensor
@@ -148,7 +148,8 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
 def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     values = images.flatten(1)
     deviation = share * (values.amax(1) - values.amin(1))
-    pattern = torch.randn(images.shape[1:], generator=generator).to(images)
+    drawn = torch.randn(images.shape[1:], generator=generator, device="cpu", dtype=torch.float32)
+    pattern = drawn.to(images)
     return images + deviation.reshape(-1, *[1] * pattern.dim()) * pattern
 
 

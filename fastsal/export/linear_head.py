@@ -124,8 +124,9 @@ def _check_gradient(
         tap = NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
         output, _ = hooks.forward(network, outside_inference(inputs), None, [tap])
         # One pass for all classes: a sum of their scores with different weights.
-        shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))
-        shares = shares.to(output)
+        generator = torch.Generator("cpu").manual_seed(0)
+        drawn = torch.randn(output.shape[1], generator=generator, device="cpu", dtype=torch.float32)
+        shares = drawn.to(output)
         _, gradient = source.gradients((output * shares).sum())
     gradient = scale.channels_first(gradient)
     locations = gradient.shape[2] * gradient.shape[3]
