@@ -82,6 +82,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
     ) -> Inputs:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
@@ -102,6 +103,10 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
                 them, as Captum does by default. Default: True.
             attr_dim_summation (bool): Sums over the channels; False gives each channel's
                 contribution. Default: True.
+            grad_kwargs (dict[str, Any], optional): Further arguments of `torch.autograd.grad`:
+                `materialize_grads=True` gives a map of 0 where the score does not depend on the
+                layer, which is an error otherwise. The map has no graph, `create_graph` or not.
+                Default: None.
 
         Returns:
             `(N, 1, h, w)`, or `(N, C, h, w)` without the sum. A tuple of one input gives a tuple of
@@ -113,7 +118,13 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         """
         (call,) = self._calls(inputs, target, additional_forward_args)
         layer = self._layer or self._find_layer(call)
-        maps, _ = layer_contributions(self.cam, layer, call, layer_input=attribute_to_layer_input)
+        maps, _ = layer_contributions(
+            self.cam,
+            layer,
+            call,
+            layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+        )
         if attr_dim_summation:
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:

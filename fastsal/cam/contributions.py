@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ def layer_contributions(
     *,
     layer_input: bool = False,
     taps: Sequence[hooks.Tap] = (),
+    grad_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return each channel's contribution to a layer's map, and the values of further taps.
 
@@ -38,6 +39,7 @@ def layer_contributions(
         call: The model with its inputs and the target.
         layer_input: Takes the layer's input in place of its output.
         taps: Further places that are read during the pass of the images themselves.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
 
     Returns:
         `(N, C, ...)` at the layer's size, float32 or the layer's type if that is finer, channels
@@ -54,7 +56,7 @@ def layer_contributions(
     def run(
         inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
     ) -> tuple[GradientSource, Any, list[Tensor]]:
-        source = GradientSource(rectify)
+        source = GradientSource(rectify, grad_kwargs or {})
         tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
         output, values = hooks.forward(
             call.forward_func, inputs, additional, [*taps, tap], device_ids
@@ -67,7 +69,7 @@ def layer_contributions(
         inputs = outside_inference(call.inputs)
         additional = outside_inference(call.additional_forward_args)
         source, output, values = run(inputs, taps)
-        scores = select_scores(output, target, images)
+        scores = select_scores(output, target, images, call.part)
         if cam.noise:
             target = fixed_target(output, target, images)
             activations = source.activations(device_ids)
@@ -79,7 +81,7 @@ def layer_contributions(
     for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
         with gradients_after_source(call.forward_func):
             source, output, _ = run(copies, ())
-            scores = select_scores(output, target, images)
+            scores = select_scores(output, target, images, call.part)
             _, gradients = source.gradients(scores.sum(), device_ids)
             del source, output, scores
         with torch.no_grad():

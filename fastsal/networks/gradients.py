@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,10 +19,13 @@ class GradientSource:
 
     Args:
         rectify: Applies the ReLU that the network applies next as a function.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
     """
 
-    def __init__(self, rectify: bool = False) -> None:
-        self.rectify = rectify
+    def __init__(
+        self, rectify: bool = False, grad_kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self.rectify, self.grad_kwargs = rectify, grad_kwargs
         self.leaves: dict[torch.device, Tensor] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -53,7 +57,9 @@ class GradientSource:
         """
         leaves = list(self.leaves.values())
         try:
-            gradients = torch.autograd.grad(score, leaves)
+            gradients = torch.autograd.grad(score, leaves, **self.grad_kwargs)
+            if any(gradient is None for gradient in gradients):
+                raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
         except RuntimeError as error:
             raise LayerError(
                 "the score has no gradient by the CAM's layer: it must depend on it, and the "
