@@ -115,7 +115,7 @@ class _Plain(TorchFunctionMode):
         name = getattr(func, "__name__", "").partition(".")[0]
         first = args[0] if args else None
         tracked = isinstance(first, Tensor) and first.requires_grad
-        if name in _RECTIFIERS and tracked and first._is_view():
+        if name in _RECTIFIERS and tracked and isinstance(first, Tensor) and first._is_view():
             copy = first.clone()
             result = func(copy, *args[1:], **kwargs)
             return first.copy_(copy) if result is copy else result
