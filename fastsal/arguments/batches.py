@@ -57,6 +57,7 @@ def split(call: Call, max_batch: int | None) -> list[Call]:
 
     return [
         call._replace(
+            part=True,
             inputs=tuple(select(tensor, start) for tensor in call.inputs),
             target=select(call.target, start),
             additional_forward_args=_select_tensors(call.additional_forward_args, start, select),

@@ -17,6 +17,7 @@ class Call(NamedTuple):
         target: In any of Captum's forms, a callable of the output, or None.
         additional_forward_args: Further arguments: one, or a tuple of them, or None.
         device_ids: The order of the devices over which a `DataParallel` model splits a batch.
+        part: True if the tensors are a part of the caller's batch.
     """
 
     forward_func: Callable[..., Any]
@@ -24,6 +25,7 @@ class Call(NamedTuple):
     target: Any = None
     additional_forward_args: object = None
     device_ids: Sequence[int] | None = None
+    part: bool = False
 
     @property
     def kind(self) -> Hashable:

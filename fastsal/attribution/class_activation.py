@@ -84,6 +84,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
     ) -> Inputs:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
@@ -104,6 +105,10 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
                 them, as Captum does by default. Default: True.
             attr_dim_summation (bool): Sums over the channels; False gives each channel's
                 contribution. Default: True.
+            grad_kwargs (dict[str, Any], optional): Further arguments of `torch.autograd.grad`:
+                `materialize_grads=True` gives a map of 0 where the score does not depend on the
+                layer, which is an error otherwise. The map has no graph, `create_graph` or not.
+                Default: None.
 
         Returns:
             `(N, 1, h, w)`, or `(N, C, h, w)` without the sum. A tuple of one input gives a tuple of
@@ -122,6 +127,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
             places=self._places,
             found=self._layer is None,
             layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
         )
         if scale is not None and scale.layout.transposed:
             # At the layer's size, as Captum gives it.

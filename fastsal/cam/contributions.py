@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,7 @@ def layer_contributions(
     found: bool = False,
     layer_input: bool = False,
     taps: Sequence[hooks.Tap] = (),
+    grad_kwargs: Mapping[str, Any] | None = None,
 ) -> Contributions:
     """Return each channel's contribution to a layer's map, and the values of further taps.
 
@@ -64,6 +65,7 @@ def layer_contributions(
         found: The layer's scale was found for images like these.
         layer_input: Takes the layer's input in place of its output.
         taps: Further places that are read during the pass of the images themselves.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
 
     Raises:
         ValueError: If the target does not fit the output, the layer cannot be read, or its
@@ -94,14 +96,14 @@ def layer_contributions(
         return layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
 
     def activations_alone(source: GradientSource, output: Any) -> tuple[Tensor, Any]:
-        source.check(select_scores(output, call.target, images))
+        source.check(select_scores(output, call.target, images, call.part))
         # Copies without a target have the class of the images themselves.
         target = fixed_target(output, call.target, images)
         return source.activations(call.device_ids), target
 
     def with_gradients(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
-        scores = select_scores(output, target, images)
-        activations, gradients = source.gradients(scores.sum(), call.device_ids)
+        scores = select_scores(output, target, images, call.part)
+        activations, gradients = source.gradients(scores.sum(), call.device_ids, grad_kwargs)
         return activations, _powers(gradients, cam.orders)
 
     if cam.noise:

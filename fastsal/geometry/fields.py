@@ -210,20 +210,27 @@ def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
     Args:
         field: The field.
         dimension: The dimension; a field that is equal along it is returned as it is.
-        at: The indices; those outside count as the first or the last.
+        at: The indices; beyond the first and the last the field goes on evenly.
     """
     last = field.shape[dimension] - 1
     if last == 0:
         return field
-    at = at.clamp(0, last)
-    low = at.floor().long()
-    high = (low + 1).clamp(max=last)
-    share = (at - low).to(field.dtype)
     shape = [1] * field.dim()
     shape[dimension] = len(at)
-    share = share.reshape(shape)
-    before, after = field.index_select(dimension, low), field.index_select(dimension, high)
-    return before * (1 - share) + after * share
+
+    def between(at: Tensor) -> Tensor:
+        low = at.floor().long().clamp(0, last - 1)
+        share = (at - low).to(field.dtype).reshape(shape)
+        before = field.index_select(dimension, low)
+        after = field.index_select(dimension, low + 1)
+        return before * (1 - share) + after * share
+
+    inside = between(at.clamp(0, last))
+    if bool(((at >= 0) & (at <= last)).all()):
+        return inside
+    beyond = between(at)
+    # Beside what comes from no pixel there is nothing to go on from.
+    return torch.where((beyond[:1] - inside[:1]).abs() < 1e-6, beyond, inside)
 
 
 def stretched(field: Tensor, size: Sequence[int]) -> Tensor:

@@ -19,6 +19,10 @@ COMPILED = (
     "what torch.compile returned and give run_eager=True; the passes that are read then run "
     "uncompiled"
 )
+TRANSFORMED = (
+    "passes inside a transform of torch.func (vmap, grad) are counted and cannot be read, since "
+    "their tensors have no values yet; a pass outside is read"
+)
 
 
 class Reading(Protocol):
@@ -116,7 +120,11 @@ class Counter:
         passes = self._running.get(threading.get_ident())
         # Of a call that failed in a hook before `_before`, or does not count, there is no pass.
         if passes and passes[-1].frame in _calling_frames():
-            passes.pop().end(output)
+            ended = passes.pop()
+            # Threads come and go.
+            if not passes:
+                del self._running[threading.get_ident()]
+            ended.end(output)
 
     def _counts(self, module: nn.Module) -> bool:
         """Return True for a pass of the module that its user runs."""

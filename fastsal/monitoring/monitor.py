@@ -16,7 +16,7 @@ from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.keeping.parts import parts, uncompiled
 from fastsal.maps.prior import Weights, load_weights
-from fastsal.monitoring.counter import COMPILED, Counter
+from fastsal.monitoring.counter import COMPILED, TRANSFORMED, Counter
 from fastsal.monitoring.passes import Pass
 from fastsal.monitoring.sample import Sample
 from fastsal.monitoring.sampler import NotFiniteError, Sampler
@@ -28,10 +28,6 @@ from fastsal.statistics.registry import Statistic, StatisticFunction, get_statis
 
 Layers = Layer | Scale | Sequence[Layer | Scale]
 
-TRANSFORMED = (
-    "passes inside a transform of torch.func (vmap, grad) are counted and cannot be read, since "
-    "their tensors have no values yet; a pass outside is read"
-)
 # The reader returns the statistic's values as they are: a sample's entropy is of these, and they
 # are checked and normalised here.
 _RAW: dict[str, Any] = {"normalize": "none", "normalize_over": "batch"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -70,13 +70,17 @@ class GradientSource:
             raise NoGradientError(_NO_GRADIENT)
 
     def gradients(
-        self, score: Tensor, device_ids: Sequence[int] | None = None
+        self,
+        score: Tensor,
+        device_ids: Sequence[int] | None = None,
+        grad_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's tensor and the gradient of a score by it.
 
         Args:
             score: The score, a scalar.
             device_ids: The order of the devices.
+            grad_kwargs: Further arguments of `torch.autograd.grad`.
 
         Raises:
             NoGradientError: A LayerError, if the score does not depend on the layer, or the model
@@ -84,7 +88,9 @@ class GradientSource:
         """
         leaves = list(self.leaves.values())
         try:
-            gradients = torch.autograd.grad(score, leaves)
+            gradients = torch.autograd.grad(score, leaves, **(grad_kwargs or {}))
+            if any(gradient is None for gradient in gradients):
+                raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
         except RuntimeError as error:
             raise NoGradientError(f"{_NO_GRADIENT} ({error})") from error
         by_device = dict(zip(self.leaves, gradients, strict=True))

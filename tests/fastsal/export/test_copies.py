@@ -401,7 +401,7 @@ def test_a_layer_whose_forward_is_called_is_told():
                 x = layer.forward(x)
             return x
 
-    with pytest.raises(ValueError, match=r"'net\.1' was not called .* by `layer\.forward"):
+    with pytest.raises(ValueError, match=r"'net\.1' did not run as a module .* by `layer\.forward"):
         with_map(Direct(), images(), layers=["net.1", "net.5"])
 
 

@@ -437,7 +437,7 @@ def test_an_early_exit_is_told_as_what_it_is(network):
 
     model, image = Leaving(), views(1)[0]
     layers = ["net.1", "net.4"]
-    message = r"'net\.4' was not called in this pass"
+    message = r"'net\.4' did not run as a module in this pass"
     for other in (image + 2, image - 2):
         with watch(model, 1, layers=layers), pytest.raises(ValueError, match=message):
             model(other)
