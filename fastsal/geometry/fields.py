@@ -42,6 +42,12 @@ def nowhere(dimensions: int, device: torch.device) -> Tensor:
     return torch.zeros((COMPONENTS,) + (1,) * dimensions, dtype=torch.float32, device=device)
 
 
+def whole(tensor: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Return a copy of a tensor's first field at its full size; nowhere if there is none."""
+    field = places[0] if places else nowhere(tensor.dim(), tensor.device)
+    return field.expand(COMPONENTS, *tensor.shape).contiguous().clone()
+
+
 def positions(field: Tensor) -> Tensor:
     """Return (row, column, image) `(3, ...)` of a field; NaN where it comes from no pixel."""
     weight = field[0]
@@ -77,14 +83,14 @@ def spacing(field: Tensor) -> float:
 def step(places: Tensor) -> float:
     """Return the distance of neighbours along the last dimension, 0 if there is none.
 
-    For places in order that is the mean, so that places which are repeated, as by nearest-neighbour
-    interpolation, count as closer; else the median.
+    That is the median of those that are apart; for places in order less, by the share of those
+    that are repeated, as by nearest-neighbour interpolation.
 
     Args:
         places: Rows, or columns, in pixels; NaN counts as none.
 
     >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
-    (0.6666666865348816, 2.0)
+    (0.6666666666666666, 2.0)
     """
     lines = places.flatten(0, -2) if places.dim() > 1 else places[None]
     lines = lines[:, ~lines.isnan().all(0)]
@@ -97,7 +103,8 @@ def step(places: Tensor) -> float:
     if not moves.numel():
         return 0.0
     ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
-    return float(line.abs().mean() if ordered else moves.median())
+    share = len(moves) / len(line) if ordered else 1.0
+    return float(moves.median()) * share
 
 
 def line_of(places: Tensor, dimension: int) -> Tensor:

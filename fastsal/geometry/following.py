@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.geometry.coordinates import Coordinates
+from fastsal.geometry.coordinates import Coordinates, tensors_in
 from fastsal.geometry.placement import Located, located
 
 # Pooling inside boxes.
@@ -69,18 +69,6 @@ class Following(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if coordinates is None or name.endswith("_like") or name.startswith("new_"):
             return result
-        made = [args[0]] if name == "__setitem__" else list(_tensors_in(result))
-        if made:
-            coordinates.follow(func, args, kwargs, list(_tensors_in((args, kwargs))), made)
+        made = [args[0]] if name == "__setitem__" else list(tensors_in(result))
+        coordinates.follow(func, args, kwargs, list(tensors_in((args, kwargs))), made)
         return result
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors_in(item)

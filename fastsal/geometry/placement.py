@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.geometry.coordinates import Fields, Interval, Seen
+from fastsal.geometry.coordinates import Fields
 from fastsal.geometry.fields import line_of, positions, step
+from fastsal.geometry.seen import Interval, Seen
 
 # Locations may be so many locations off an even stretch over what is seen, or such a share of it,
 # that the stretch is taken instead, as the paper does: windows of stride 2 with symmetric padding

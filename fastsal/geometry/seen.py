@@ -1,0 +1,78 @@
+"""The part of the image that a network sees: what reaches its first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastsal.geometry import fields as f
+
+Interval = tuple[float, float]
+
+
+class Seen(NamedTuple):
+    """The part of the image that reaches a network's first weights.
+
+    Attributes:
+        sides: For each entry of the batch the first and the last pixel row that is seen, as
+            distances from the upper edge, and the same of columns from the left edge; one if all
+            are equal. With padding they lie outside the image.
+        steps: Pixels from one element of the first weights' input to the next, down and across.
+    """
+
+    sides: tuple[tuple[Interval, Interval], ...]
+    steps: tuple[float, float]
+
+    def of_entry(self, entry: int, entries: int) -> tuple[Interval, Interval]:
+        """Return the rows and columns that one entry of a batch sees."""
+        if len(self.sides) == entries:
+            return self.sides[entry]
+        rows, columns = ([side[axis] for side in self.sides] for axis in (0, 1))
+        return (
+            (min(first for first, _ in rows), max(last for _, last in rows)),
+            (min(first for first, _ in columns), max(last for _, last in columns)),
+        )
+
+
+def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
+    """Return the part of the image that a tensor of pixels shows."""
+    places = f.positions(place)[:2]
+    entries = places.shape[1] if places.dim() == 5 else 1
+    sides: list[list[Interval]] = []
+    steps = [float(size[0]), float(size[1])]
+    for entry in range(entries):
+        own = places[:, entry] if places.dim() == 5 else places
+        of_entry: list[Interval] = []
+        for axis, length in enumerate(size):
+            lines = [f.line_of(own[axis], d) for d in range(own.dim() - 1)]
+            line = max(lines, key=f.width_of)
+            step = f.step(line)
+            if step:
+                steps[axis] = step
+            shown = line[~line.isnan()]
+            first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
+            of_entry.append((first - step / 2, last + step / 2))
+        sides.append(of_entry)
+    pairs = [(rows, columns) for rows, columns in sides]
+    equal = all(pair == pairs[0] for pair in pairs)
+    return Seen(tuple(pairs[:1] if equal else pairs), (steps[0], steps[1]))
+
+
+def union(seen: Sequence[Seen]) -> Seen | None:
+    """Return what any of several tensors sees, None for none."""
+    if not seen:
+        return None
+    if all(one == seen[0] for one in seen):
+        return seen[0]
+    counts = {len(one.sides) for one in seen}
+    entries = max(counts)
+    if counts - {1, entries}:
+        sides = tuple(side for one in seen for side in one.sides)
+        return Seen((Seen(sides, seen[0].steps).of_entry(0, 0),), seen[0].steps)
+    united = tuple(
+        Seen(tuple(one.of_entry(entry, entries) for one in seen), seen[0].steps).of_entry(0, 0)
+        for entry in range(entries)
+    )
+    return Seen(united, seen[0].steps)
