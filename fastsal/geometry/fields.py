@@ -33,7 +33,9 @@ def start(image: Tensor, first: int, size: tuple[int, int]) -> Tensor:
     field = torch.ones((COMPONENTS, count, 1, height, width), device=device, dtype=torch.float32)
     field[1] = rows[:, None]
     field[2] = columns
-    field[3] = torch.arange(first, first + count, device=device)[:, None, None, None]
+    field[3] = torch.arange(first, first + count, dtype=torch.float32, device=device)[
+        :, None, None, None
+    ]
     return field
 
 
@@ -122,7 +124,7 @@ def line_of(places: Tensor, dimension: int) -> Tensor:
     known = (~line.isnan()).nonzero()[:, 0]
     if len(known) < 2 or len(known) == len(line):
         return line
-    index = torch.arange(len(line), device=line.device)
+    index = torch.arange(len(line), dtype=torch.long, device=line.device)
     first, last = known[0], known[-1]
     slope = (line[last] - line[first]) / (last - first)
     line = torch.where(index < first, line[first] + (index - first) * slope, line)
@@ -243,7 +245,8 @@ def stretched(field: Tensor, size: Sequence[int]) -> Tensor:
     for index, after in enumerate(size):
         dimension = field.dim() - len(size) + index
         before = field.shape[dimension]
-        at = (torch.arange(after, device=field.device) + 0.5) * (before / after) - 0.5
+        index = torch.arange(after, dtype=torch.float32, device=field.device)
+        at = (index + 0.5) * (before / after) - 0.5
         field = sampled(field, dimension, at)
     return field
 

@@ -64,7 +64,7 @@ class Layout(NamedTuple):
             if self.sequence is None:
                 tensor = tensor.narrow(dimension, first, height * width)
             else:
-                index = torch.tensor(self.sequence, device=tensor.device)
+                index = torch.tensor(self.sequence, dtype=torch.long, device=tensor.device)
                 tensor = tensor.index_select(dimension, index)
             tensor = torch.unflatten(tensor, dimension, (height, width))
         return tensor if self.order == (0, 1, 2, 3) else tensor.permute(self.order)

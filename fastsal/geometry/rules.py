@@ -155,7 +155,8 @@ class Rules:
             if places:
                 field = places[min(place, len(places) - 1)]
                 return field[component].expand(value.shape)
-            return torch.zeros((), device=value.device).expand(value.shape) if joins else value
+            nothing = torch.zeros((), dtype=torch.float32, device=value.device)
+            return nothing.expand(value.shape) if joins else value
         if isinstance(value, Mapping):
             return {
                 key: self._exchanged(item, place, component, joins) for key, item in value.items()
@@ -251,7 +252,7 @@ def _in_place_of(value: Any, tensor: Tensor, part: Tensor, ones: bool = False) -
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             return value
-        return torch.ones_like(value, dtype=part.dtype) if ones else value.to(part.dtype)
+        return value.new_ones(value.shape, dtype=part.dtype) if ones else value.to(part.dtype)
     if isinstance(value, Mapping):
         return {key: _in_place_of(item, tensor, part, ones) for key, item in value.items()}
     if type(value) in (tuple, list):

@@ -45,7 +45,7 @@ class Windows(NamedTuple):
         >>> Windows(3, 2, 1, 1).centres(3).tolist()
         [0.0, 2.0, 4.0]
         """
-        index = torch.arange(count)
+        index = torch.arange(count, dtype=torch.float32, device="cpu")
         middle = self.dilation * (self.kernel - 1) / 2
         if self.transposed:
             return (index + self.padding - middle) / self.stride
@@ -125,7 +125,7 @@ def windowed(
         count, length = after[index], before[index]
         if windows is None:
             # The first and the last element of each of adaptive pooling's windows.
-            place = torch.arange(count)
+            place = torch.arange(count, dtype=torch.long, device="cpu")
             first, last = place * length // count, -(-(place + 1) * length // count) - 1
             at = (first + last) / 2
         else:

@@ -85,7 +85,7 @@ def _matrix(places: tuple[float, ...], length: int, seen: tuple[float, float]) -
         length: The number of pixels.
         seen: The first and the last pixel coordinate that the network sees.
     """
-    matrix = torch.zeros((length, len(places)), dtype=torch.float64)
+    matrix = torch.zeros((length, len(places)), dtype=torch.float64, device="cpu")
     order = sorted((place, index) for index, place in enumerate(places) if math.isfinite(place))
     groups = _merged(order)
     if not groups:

@@ -9,7 +9,7 @@ from fastsal.networks.trace import ACTIVATIONS, Node
 
 # Functions of each element alone, in which activation functions and norms are written by hand.
 LINEAR = frozenset(
-    """add sub rsub neg mul multiply div divide true_divide positive subtract clone to float
+    """add sub rsub neg mul multiply div divide true_divide positive subtract clone detach to float
     __getitem__ output""".split()  # noqa: SIM905
 )
 NONLINEAR = ACTIVATIONS | frozenset(

@@ -104,8 +104,7 @@ def test_an_exported_map_is_nan_where_an_activation_is_not_finite(statistic, val
     net = Spoiled().eval()
     images = uniform(2, 3, 16, 16)
     module = with_map(net, images, layers=[net.first, net.second], statistic=statistic)
-    # The hook of the copy belongs to the network itself.
-    net.value = value
+    module.model.value = value
     _, combined, per_scale = module(images)
     assert per_scale[0].isnan().flatten(1).all(1).tolist() == [False, True]
     assert combined.isnan().flatten(1).all(1).tolist() == [False, True]
