@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.storage.hashes import weights_hash
 from fastsal.networks.by_name import named_function
 from fastsal.optional import needed
 
@@ -173,11 +173,7 @@ def state_hash(network: nn.Module) -> str:
     >>> state_hash(first) == state_hash(second)
     True
     """
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return weights_hash(network.state_dict())
 
 
 def _builder(name: str) -> Callable[[int], object]:
