@@ -13,7 +13,7 @@ from comparisons.plans.plan import Plan
 from comparisons.runs.plan_on_disk import PlanOnDisk
 from evaluation.datasets.staged import check_staged, staged_hash
 from evaluation.masking.level_folder import check_levels, open_levels
-from evaluation.storage.checked_arrays import check_whole, is_hashed
+from evaluation.storage.checked_arrays import check_whole, has_hashes, is_hashed
 from evaluation.storage.records import CellResult
 from evaluation.storage.sealed import Unfit, read_sealed
 from evaluation.storage.store import Store
@@ -55,7 +55,8 @@ def set_aside_unfit(store: Store) -> None:
                     break
     if whole:
         for path in sorted((store.root / "activations").rglob("*.npy")):
-            _checked(store, lambda path=path: check_whole(path))
+            if has_hashes(path):  # others are made again by the cell that reads them
+                _checked(store, lambda path=path: check_whole(path))
 
 
 def _results(store: Store) -> Iterator[CellResult]:
