@@ -19,8 +19,8 @@ __all__ = [
     "ChunkHashes",
     "check_whole",
     "has_hashes",
-    "is_hashed",
     "hashes_path",
+    "is_hashed",
     "mapped",
     "open_checked",
 ]

@@ -218,9 +218,11 @@ def _build_own(name: str, function: Callable[[int], object], classes: int) -> ob
 
 def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
     network.eval()
+    inputs = torch.zeros(2, 3, *size)
+    before = inputs._version
     try:
         with torch.no_grad():
-            output = network(torch.zeros(2, 3, *size))
+            output = network(inputs)
     except Exception as error:
         raise ValueError(
             f"model {name!r} fails on images of {size[0]}x{size[1]} ({error}): choose another "
@@ -228,9 +230,19 @@ def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int])
         ) from error
     finally:
         network.train()
+    if inputs._version != before:
+        network.register_forward_pre_hook(_copied)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (2, classes):
         raise ValueError(
             f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
             f"for each of the {classes} classes"
         )
+
+
+def _copied(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of a network's inputs, where it writes into them.
+
+    The caller's images stay as they are for the next pass, and gradients by them can be taken.
+    """
+    return tuple(part.clone() if isinstance(part, Tensor) else part for part in inputs)
