@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.masking.variants import Variant
-from evaluation.storage.hashes import spec_id
+from evaluation.storage.hashes import cell_id
 from evaluation.storage.records import METRICS, Record
 from evaluation.storage.store import Store
 from fastsal import __version__
@@ -45,7 +45,7 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """Hash of the full specification and the version of the code."""
-        return spec_id({"kind": self.kind, "code": CODE_VERSION, "spec": self.spec})
+        return cell_id(self.kind, self.spec, CODE_VERSION)
 
     @property
     def ranks(self) -> int:

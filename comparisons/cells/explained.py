@@ -12,7 +12,7 @@ from torch import nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.trained import keep_network, new_network, tested, whole_views
-from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
+from evaluation.datasets.dataset import Dataset, open_staged
 from evaluation.storage.store import Store
 from evaluation.training.networks import state_hash
 from evaluation.training.pretrained import Weights, empty_network
@@ -38,8 +38,7 @@ def frozen(
     else:
         network = new_network(cell, dataset)
     network.load_state_dict(store.load_model(cell.spec["base"]))
-    with np.load(store.predictions(cell.spec["base"]), allow_pickle=False) as predicted:
-        targets = {name: predicted[name] for name in SPLITS}
+    targets = store.load_predictions(cell.spec["base"])
     return dataset, network.to(device).eval(), targets
 
 
@@ -51,8 +50,7 @@ def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
     network = Weights(spec["model"], spec["weights"]).network(len(dataset.classes), dataset.size)
     hashes = {"model": state_hash(network)}
     hashes["predictions"] = keep_network(cell, network, whole_views(dataset), store, device)
-    with np.load(store.predictions(cell.id), allow_pickle=False) as predicted:
-        correct = predicted["test"] == dataset.test.labels
+    correct = store.load_predictions(cell.id)["test"] == dataset.test.labels
     accuracy = record(cell, dataset.name, "pretrained_accuracy", float(correct.mean()))
     return tested(correct, (accuracy,)) | {"hashes": hashes}
 

@@ -49,9 +49,9 @@ def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]
     """
     images, classes = [], []
     for fold in folds:
-        with np.load(store.predictions(fold), allow_pickle=False) as predicted:
-            images.append(predicted["images"])
-            classes.append(predicted["classes"])
+        predicted = store.load_predictions(fold)
+        images.append(predicted["images"])
+        classes.append(predicted["classes"])
     everything = np.concatenate(images)
     targets = np.empty(len(everything), np.int64)
     targets[everything] = np.concatenate(classes)

@@ -14,7 +14,13 @@ from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.trained import tested, trained, whole_views
 from comparisons.plans.layers import AS_BUILT
 from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
-from evaluation.layers.layer_arrays import RANDOM, cache_activations, scales_named, write_locations
+from evaluation.layers.layer_arrays import (
+    RANDOM,
+    cache_activations,
+    open_array,
+    scales_named,
+    write_locations,
+)
 from evaluation.layers.layerwise import ActivationView, Locations
 from evaluation.layers.tails import tail_of
 from evaluation.masking.views import InputView
@@ -81,7 +87,7 @@ def locations(cell: Cell, store: Store, device: str) -> Outcome:
         )
     hashes = {
         f"{name} {scales[place].name}": content_hash(
-            *(np.load(paths[split][name][place], mmap_mode="r") for split in SPLITS)
+            *(open_array(paths[split][name][place]) for split in SPLITS)
         )
         for name in names
         for place in places
@@ -174,16 +180,8 @@ def _locations_path(store: Store, cell: Cell, method: str, split: str, place: in
 
 def _masked(cell: Cell, store: Store, split: str, scale: Scale, place: int) -> ActivationView:
     return ActivationView(
-        np.load(
-            _activations_path(store, cell.spec["activations"], split, place),
-            mmap_mode="r",
-            allow_pickle=False,
-        ),
-        np.load(
-            _locations_path(store, cell, cell.spec["method"], split, place),
-            mmap_mode="r",
-            allow_pickle=False,
-        ),
+        open_array(_activations_path(store, cell.spec["activations"], split, place)),
+        open_array(_locations_path(store, cell, cell.spec["method"], split, place)),
         cell.spec["mode"],
         channels_last=scale.channels_last,
     )
@@ -209,7 +207,7 @@ def _restore_arrays(cell: Cell, store: Store, place: int, device: str) -> None:
 
 def _check_locations(cell: Cell, salient: list[Path]) -> None:
     """Refuse locations that differ from those recorded: another machine may round otherwise."""
-    found = content_hash(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in salient))
+    found = content_hash(*(open_array(path) for path in salient))
     expected = cell.spec["locations_hash"]
     if found == expected:
         return

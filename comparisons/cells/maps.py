@@ -13,10 +13,11 @@ from comparisons.methods import get_method
 from comparisons.methods.examples import write_gallery
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import SPLITS
+from evaluation.masking.level_folder import check_levels
 from evaluation.masking.variants import Variant
 from evaluation.storage.store import Store
 
-__all__ = ["whole_of"]
+__all__ = ["restore_gallery", "whole_of"]
 
 
 def whole_of(part: Cell) -> Cell:
@@ -38,21 +39,39 @@ def make_maps(cell: Cell, store: Store, device: str) -> Outcome:
     maps, network = _map_set(cell, store, device)
     cost = maps.finish()
     if Variant.of_spec(cell.spec) == Variant():
-        write_gallery(
-            cell.spec["method"],
-            network,
-            maps.explain,
-            maps.dataset,
-            maps.targets["test"],
-            store,
-            cell.id,
-            cuts=maps.cuts,
-            device=device,
-        )
+        _write_gallery(cell, maps, network, store, device)
     # The cost of an image is that of whole images.
     metrics = cost.metrics() if maps.before is None else {}
     records = (record(cell, maps.dataset.name, name, value) for name, value in metrics.items())
     return {"records": tuple(records), "hashes": {"maps": cost.hash}}
+
+
+def restore_gallery(cell: Cell, store: Store, device: str) -> None:
+    """Write the gallery of finished maps again, which was set aside.
+
+    Args:
+        cell: the finished cell.
+        store: the run's folder.
+        device: of the network.
+    """
+    recorded = store.result(cell.id)
+    if recorded is not None:
+        check_levels(store.maps(cell.id), recorded.hashes["maps"])
+    _write_gallery(cell, *_map_set(cell, store, device), store, device)
+
+
+def _write_gallery(cell: Cell, maps: MapSet, network: nn.Module, store: Store, device: str) -> None:
+    write_gallery(
+        cell.spec["method"],
+        network,
+        maps.explain,
+        maps.dataset,
+        maps.targets["test"],
+        store,
+        cell.id,
+        cuts=maps.cuts,
+        device=device,
+    )
 
 
 def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import shutil
 import time
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,18 +28,23 @@ from comparisons.cells import (  # noqa: F401
     maps,
     measures,
 )
-from comparisons.cells.artefacts import restore_inputs
+from comparisons.cells.artefacts import restore_inputs, stage_again
 from comparisons.cells.cell import CELL_KINDS, Cell, Outcome
+from comparisons.cells.maps import restore_gallery
 from comparisons.cells.trained import TrainingDone
-from evaluation.datasets.dataset import DatasetError
 from evaluation.datasets.load import Request, stage
-from evaluation.datasets.staging import Progress, content_of
+from evaluation.datasets.staging import Progress
 from evaluation.hardware import processor_name
 from evaluation.storage.records import CellResult
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 from fastsal import __version__
 
-__all__ = ["assist_cell", "environment", "run_cell"]
+__all__ = ["assist_cell", "environment", "run_cell", "with_sound_files"]
+
+# Each sets one file aside: more than a run has kinds of files that a cell reads.
+_ATTEMPTS = 16
+T = TypeVar("T")
 
 
 def run_cell(
@@ -62,20 +67,24 @@ def run_cell(
     """
     finished = store.result(cell.id)
     if finished is not None:
-        if cell.kind == "data":
-            _stage_again(cell, finished, store, progress)
+        with_sound_files(cell, store, lambda: _complete(cell, finished, store, device, progress))
         return finished
-    restore_inputs(cell, store, device)
-    started = time.perf_counter()
-    if cell.kind == "data":
-        outcome = _data(cell, store, progress)
-    else:
-        outcome = CELL_KINDS[cell.kind](cell, store, device)
+
+    def work() -> tuple[float, Outcome]:
+        restore_inputs(cell, store, device)
+        started = time.perf_counter()
+        if cell.kind == "data":
+            outcome = _data(cell, store, progress)
+        else:
+            outcome = CELL_KINDS[cell.kind](cell, store, device)
+        return time.perf_counter() - started, outcome
+
+    seconds, outcome = with_sound_files(cell, store, work)
     result = CellResult(
         id=cell.id,
         kind=cell.kind,
         spec=cell.spec,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         environment=environment(device),
         **outcome,
     )
@@ -90,29 +99,57 @@ def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:
         store: the run's folder.
         device: of the network.
     """
-    restore_inputs(cell, store, device)
-    with contextlib.suppress(TrainingDone):
-        CELL_KINDS[cell.kind](cell, store, device)
+
+    def work() -> None:
+        restore_inputs(cell, store, device)
+        with contextlib.suppress(TrainingDone):
+            CELL_KINDS[cell.kind](cell, store, device)
+
+    with_sound_files(cell, store, work)
+
+
+def with_sound_files(cell: Cell, store: Store, work: Callable[[], T]) -> T:
+    """Do the work of a cell; again, where a file that it reads is not what was stored.
+
+    The file is set aside before, so that the work makes it again. A training of several ranks fails
+    instead: all ranks start again with the next start of the run.
+
+    Args:
+        cell: the cell.
+        store: the run's folder.
+        work: makes what it misses.
+
+    Raises:
+        Unfit: the disk does not keep what is written, or the file is a cell's result.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return work()
+        except Unfit as found:
+            result = found.path is not None and found.path.parent == store.cell(cell.id).parent
+            if result or attempt == _ATTEMPTS - 1:
+                raise
+            store.set_aside(found, "made again")
+            if cell.ranks > 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _complete(
+    cell: Cell, finished: CellResult, store: Store, device: str, progress: Progress | None
+) -> None:
+    """Make again what a finished cell left for the driver and for pages."""
+    if cell.kind == "data":
+        stage_again(cell, finished, store, progress)
+    if cell.kind == "maps" and store.lost_gallery(cell.id):
+        restore_inputs(cell, store, device)
+        restore_gallery(cell, store, device)
 
 
 def _data(cell: Cell, store: Store, progress: Progress | None) -> Outcome:
     request = Request(**cell.spec["request"])
     hashes = stage(cell.spec["source"], request, store.data(cell.id), progress)
     return {"records": (), "hashes": hashes}
-
-
-def _stage_again(cell: Cell, recorded: CellResult, store: Store, progress: Progress | None) -> None:
-    """Stage missing images of a finished data cell again, and compare their hash."""
-    folder, source = store.data(cell.id), cell.spec["source"]
-    if not (folder / "meta.json").exists():
-        stage(source, Request(**cell.spec["request"]), folder, progress)
-    found, expected = content_of(folder), recorded.hashes["data"]
-    if found not in (None, expected):
-        shutil.rmtree(folder)
-        raise DatasetError(
-            f"the images of {source} on this machine are not those of the run in {store.root} "
-            f"(hash {found}, recorded {expected}): put those in their place, or start another run"
-        )
 
 
 def environment(device: str) -> dict[str, Any]:

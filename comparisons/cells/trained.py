@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
-from evaluation.masking.level_files import Levels, unpack_levels
+from evaluation.masking.level_files import unpack_levels
+from evaluation.masking.level_folder import open_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView, View
 from evaluation.storage.hashes import content_hash
@@ -113,14 +114,18 @@ def masked_views(
         mask_only: show the masks in place of the images.
     """
     masking = Masking(spec["mode"], spec["fraction"], tuple(spec["cuts"]), spec["fill"])
-    folder = store.maps(spec["maps"])
+    cell = spec["maps"]
+    recorded = store.result(cell)
+    if recorded is None:
+        raise FileNotFoundError(f"cell {cell} has no result: run it before the cells that need it")
+    levels = open_levels(store.maps(cell), recorded.hashes["maps"])
 
     def view(name: str) -> InputView:
         return InputView(
             dataset.split(name).images,
             dataset.mean,
             dataset.std,
-            unpack_levels(Levels(folder / f"{name}.zarr"), store.local_levels(spec["maps"], name)),
+            unpack_levels(levels[name], store.local_levels(cell, name)),
             masking,
             mask_only,
         )

@@ -92,7 +92,7 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
                 yield Event(node, "failed", error=f"needs {missing[0]!r}, which failed")
                 sorter.done(ready.pop(0).name)
                 continue
-            if found is not None:
+            if found is not None and not store.lost_gallery(found.id):
                 done[node.name] = found
                 yield Event(node, "found", found)
                 sorter.done(ready.pop(0).name)

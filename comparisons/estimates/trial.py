@@ -26,8 +26,9 @@ from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
+from fastsal.optional import one_line
 
-__all__ = ["Trial", "try_out"]
+__all__ = ["Trial", "TrialFailed", "try_out"]
 
 _SAMPLES = 5
 _STEPS = 4
@@ -58,6 +59,10 @@ class Trial:
     notes: tuple[str, ...] = ()
 
 
+class TrialFailed(ValueError):
+    """Error of a trial, which says nothing of methods that it did not try."""
+
+
 class _Enough(Exception):
     """Ends a training whose time is known."""
 
@@ -85,6 +90,7 @@ def try_out(
 
     Raises:
         ValueError: the network cannot be used.
+        TrialFailed: it cannot be trained or explained; the message has PyTorch's reason.
     """
     network = build_network(plan.model, classes, 0, size=size)
     threads_before = torch.get_num_threads()
@@ -109,6 +115,8 @@ def try_out(
         explain = get_method(_ONE_GRADIENT).prepare(frozen)
         gradient = _rate(len(example.index), lambda: explain(example).cpu(), seconds * _GRADIENT)
         ranking = _rate(_RANKED, _ranking(plan, size), seconds)
+    except (RuntimeError, FloatingPointError) as error:
+        raise TrialFailed(f"a trial of model {plan.model!r} failed: {one_line(error)}") from error
     finally:
         torch.set_num_threads(threads_before)
         if torch.device(device).type == "cuda":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from comparisons.methods.base import Batch, Explain
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import SPLITS, Dataset, Split
 from evaluation.masking.level_files import CHUNK_IMAGES, Levels, shards_of
+from evaluation.masking.level_folder import seal_levels
 from evaluation.masking.levels import as_elements, continued_levels, saliency_levels
 from evaluation.masking.views import InputView
 from evaluation.metrics.localisation import peaks as most_salient
 from evaluation.metrics.localisation import pointing_game
-from evaluation.storage.hashes import ContentHash
+from evaluation.storage.checked_arrays import mapped
+from evaluation.storage.hashes import content_hash
+from evaluation.storage.sealed import arrays_in, read_sealed, sealed, sealed_arrays
 from evaluation.storage.writing import write_atomically
 
 __all__ = ["Made", "MapCost", "MapSet"]
@@ -81,7 +84,7 @@ class MapSet:
         explain: a prepared method.
         dataset: the images.
         targets: the class to explain for each image, by split.
-        folder: gets ``train.zarr`` and ``test.zarr``, and the peaks of each shard.
+        folder: gets ``train.zarr`` and ``test.zarr``, and of each shard the peaks and the hash.
         cuts: fractions at which levels change.
         seed: seed of the order of tied pixels.
         device: of the network.
@@ -114,7 +117,7 @@ class MapSet:
             if number in shards:
                 made += self._write_shard(name, shard)
         if made.images:
-            text = json.dumps(asdict(made)).encode()
+            text = sealed(asdict(made)).encode()
             path = self.folder / f"made-{shards.start}-{shards.stop}.json"
             write_atomically(path, lambda file: file.write(text))
         return made
@@ -124,19 +127,21 @@ class MapSet:
 
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
+            evaluation.storage.sealed.Unfit: a shard that is not what was written.
         """
-        made, hashed, stored = Made(), ContentHash(), 0
+        made, shards = Made(), {name: dict[int, str]() for name in SPLITS}
         for name, shard in self._shards():
             made += self._write_shard(name, shard)
-        for name in SPLITS:
-            levels = self._levels(name)
-            levels.seal(hashed)
-            stored += levels.stored_bytes()
+            said = self._note(name, shard).get("levels")
+            if said is not None:
+                shards[name][shard.start] = str(said)
+        maps_hash = seal_levels(self.folder, shards)
+        stored = sum(self._levels(name).stored_bytes() for name in SPLITS)
         for path in sorted(self.folder.glob("made-*.json")):
-            made += Made(**json.loads(path.read_text()))
+            made += Made(**read_sealed(path))
         images = sum(len(self.dataset.split(name).labels) for name in SPLITS)
         return MapCost(
-            hash=hashed.digest(),
+            hash=maps_hash,
             stored_bytes=stored / images,
             attribution_ms=1000.0 * made.seconds / made.images if made.images else None,
             pointing_game=self._pointing_game(),
@@ -161,7 +166,7 @@ class MapSet:
     def _write_shard(self, name: str, shard: range) -> Made:
         """Write a shard unless it is there."""
         levels = self._levels(name)
-        if levels.has(shard):
+        if levels.has(shard) and self._note(name, shard):
             return Made()
         first = self.dataset.first_index(name)
         view = None if self.before is None else self.before[name]
@@ -186,8 +191,12 @@ class MapSet:
                     saliency, removed, self.cuts[0], indices, seed=self.seed
                 )
             peaks[rows] = most_salient(saliency, indices, seed=self.seed) // self._elements()
-        # Peaks are written before levels, so that a shard that exists has both.
-        _save(self._peaks(name, shard), peaks)
+        # The note is written before the levels, so that a shard that exists has both.
+        path = self._note_path(name, shard)
+        note = sealed_arrays(
+            self._of(path), {"peaks": peaks, "levels": np.array(content_hash(ranked))}
+        )
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **note))
         levels.write(shard, ranked)
         return Made(len(shard), seconds)
 
@@ -198,15 +207,29 @@ class MapSet:
         )
         return as_elements(maps, split.images.shape[3]) if of_channels else maps
 
-    def _peaks(self, name: str, shard: range) -> Path:
-        return self.folder / f"{name}-peaks-{shard.start}.npy"
+    def _note_path(self, name: str, shard: range) -> Path:
+        return self.folder / f"{name}-peaks-{shard.start}.npz"
+
+    def _note(self, name: str, shard: range) -> dict[str, NDArray[Any]]:
+        """Return the peaks of a shard and the hash of its levels; empty if it was not written.
+
+        Peaks from before levels had hashes come without one.
+        """
+        path = self._note_path(name, shard)
+        if path.exists():
+            return arrays_in(path, self._of(path))
+        before = path.with_suffix(".npy")
+        return {"peaks": mapped(before)} if before.exists() else {}
+
+    def _of(self, path: Path) -> str:
+        return f"{self.folder.name}/{path.name}"
 
     def _pointing_game(self) -> float | None:
         masks = self.dataset.test.object_masks
         if masks is None:
             return None
         shards = (shard for name, shard in self._shards() if name == "test")
-        peaks = [np.load(self._peaks("test", shard), allow_pickle=False) for shard in shards]
+        peaks = [self._note("test", shard)["peaks"] for shard in shards]
         return pointing_game(np.concatenate(peaks), masks)
 
 
@@ -227,7 +250,3 @@ def _checked(
             "a pixel of each image"
         )
     return saliency
-
-
-def _save(path: Path, array: NDArray[np.int64]) -> None:
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -14,6 +14,7 @@ from comparisons.engines.select import Engine
 from comparisons.estimates.cost import Cost, cost_of
 from comparisons.estimates.files import PlanFile
 from comparisons.estimates.throughput import measured
+from comparisons.estimates.trial import TrialFailed
 from comparisons.graph.nodes import Node, build_nodes
 from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
@@ -98,8 +99,13 @@ class _Comparison(EngineRun[Plan]):
                 "are so many"
             )
         if _can_use(device):
-            cost = _estimate(self.plan, nodes, dataset, self.engine, workers)
-            _announce(cost, workers, self.console)
+            try:
+                cost = _estimate(self.plan, nodes, dataset, self.engine, workers)
+            except TrialFailed as error:
+                said = f"What the plan takes is not estimated: {error}"
+                self.console.print(said, soft_wrap=True, markup=False)
+            else:
+                _announce(cost, workers, self.console)
         else:
             self.console.print(
                 f"No {device} here for a trial: what the plan takes is not estimated"

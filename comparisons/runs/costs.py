@@ -18,8 +18,9 @@ from comparisons.cells.run import run_cell
 from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
 from comparisons.plans.costs import CostPlan
-from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
+from comparisons.runs.plan_on_disk import keep_plan
 from comparisons.runs.session import RunError, failure_message, working_in
+from comparisons.runs.stored import fitting_plan, notes_said, set_aside_unfit
 from evaluation.profiling.timing import Interval
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network
@@ -50,8 +51,9 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
     """
     store = Store(out)
     failures = []
-    with working_in(out):
-        before = PlanOnDisk.of_kind(out, "profile")
+    with working_in(out), notes_said(store, console):
+        before = fitting_plan(store, "profile")
+        set_aside_unfit(store)
         for model in plan.models:
             build_network(model, plan.classes, 0, size=(plan.size, plan.size))
         _keep_plan(plan, {} if before is None else before.content, out, command)

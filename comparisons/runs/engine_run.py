@@ -11,16 +11,18 @@ from typing import Generic, TypeVar
 from rich.console import Console
 
 import reports
-from comparisons.engines.engine import Executor
+from comparisons.engines.engine import Event, Executor
 from comparisons.engines.select import Engine
 from comparisons.graph.nodes import Node
 from comparisons.graph.specs import data_cell
 from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
 from comparisons.runs.archive import take_up
-from comparisons.runs.plan_on_disk import PlanOnDisk, kind_of
+from comparisons.runs.plan_on_disk import kind_of
 from comparisons.runs.session import RunError, failure_message, run_nodes, staged, working_in
+from comparisons.runs.stored import fitting_plan, notes_said, set_aside_unfit
 from evaluation.datasets.dataset import Dataset
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 from evaluation.training.networks import check_network
 
@@ -84,10 +86,9 @@ class EngineRun(ABC, Generic[P]):
             ValueError: the network cannot be used.
         """
         store = self.store  # makes the folder
-        with working_in(self.out):
-            kept = PlanOnDisk.of_kind(self.out, kind_of(self.plan))
-            if kept is not None:
-                kept.refuse_another(self.plan)
+        with working_in(self.out), notes_said(store, self.console):
+            fitting_plan(store, kind_of(self.plan), self.plan)
+            set_aside_unfit(store)
             if self.source is not None:
                 take_up(self.source, self.out, self.plan)
             self.check()
@@ -97,10 +98,20 @@ class EngineRun(ABC, Generic[P]):
             with self.engine.running(store) as executor:
                 self.console.print(executor.about(), soft_wrap=True, markup=False)
                 self.announce(nodes, dataset, executor)
-                failures = run_nodes(nodes, store, executor, self.console)
-            report = reports.build(self.out)
+                failures, report = self._run_and_report(nodes, executor)
             if failures:
                 failed = [f"{event.node.name}: {event.error}" for event in failures]
                 raise RunError(failure_message("cells", failed, report))
             self.finish()
         return report
+
+    def _run_and_report(self, nodes: list[Node], executor: Executor) -> tuple[list[Event], Path]:
+        """Run the nodes and write the page; again, if the page finds a file that does not fit."""
+        while True:
+            failures = run_nodes(nodes, self.store, executor, self.console)
+            try:
+                return failures, reports.build(self.out)
+            except Unfit as found:
+                if not self.store.set_aside(found):
+                    raise
+                staged(data_cell(self.plan), self.store, self.console)

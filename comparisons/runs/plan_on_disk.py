@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from comparisons.plans.layers import LayersPlan
 from comparisons.plans.plan import Plan
 from comparisons.runs.session import RunError
+from evaluation.storage.sealed import Unfit, read_sealed, sealed
 from evaluation.storage.writing import write_atomically
 
 __all__ = ["PLAN", "PlanOnDisk", "keep_plan", "kind_of"]
@@ -32,9 +32,18 @@ class PlanOnDisk:
 
     @classmethod
     def read(cls, folder: Path) -> PlanOnDisk | None:
-        """Read the plan of a folder, or return None if there is none."""
+        """Read the plan of a folder, or return None if there is none.
+
+        Raises:
+            evaluation.storage.sealed.Unfit: the file is not what was stored.
+        """
         path = folder / PLAN
-        return cls(folder, json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        content = read_sealed(path)
+        if not isinstance(content.get("plan"), dict):
+            raise Unfit(path, "has no options: expected them by name under 'plan'")
+        return cls(folder, content)
 
     @classmethod
     def of_kind(cls, out: Path, kind: str) -> PlanOnDisk | None:
@@ -62,16 +71,28 @@ class PlanOnDisk:
 
     @property
     def plan(self) -> Plan | LayersPlan:
-        """The options of a run of kind ``"run"`` or ``"layers"``."""
+        """The options of a run of kind ``"run"`` or ``"layers"``.
+
+        Raises:
+            evaluation.storage.sealed.Unfit: a plan from before hashes whose options make none.
+            ValueError: an option that this version does not know.
+        """
         options = self.content["plan"]
-        return (Plan if self.kind == "run" else LayersPlan).from_json(options)
+        try:
+            return (Plan if self.kind == "run" else LayersPlan).from_json(options)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Unfit(
+                self.folder / PLAN, f"has options that make no plan ({error}): expected all by name"
+            ) from error
 
     def conflicts(self, plan: Plan | LayersPlan) -> list[str]:
         """Return the options that keep a plan of the same kind from sharing the folder."""
-        options = self.content["plan"]
-        if isinstance(plan, Plan):
-            return Plan.from_json(options).conflicts(plan)
-        return LayersPlan.from_json(options).conflicts(plan)
+        mine = self.plan
+        if isinstance(mine, Plan) and isinstance(plan, Plan):
+            return mine.conflicts(plan)
+        if isinstance(mine, LayersPlan) and isinstance(plan, LayersPlan):
+            return mine.conflicts(plan)
+        return ["kind"]
 
     def refuse_another(self, plan: Plan | LayersPlan) -> None:
         """Refuse to continue the run with another plan.
@@ -103,5 +124,5 @@ def keep_plan(out: Path, content: Mapping[str, Any]) -> None:
         out: the run's folder.
         content: the whole file.
     """
-    text = json.dumps(content, indent=1).encode()
+    text = sealed(content).encode()
     write_atomically(out / PLAN, lambda file: file.write(text))

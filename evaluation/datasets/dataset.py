@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.storage.checked_arrays import mapped, open_checked
 from evaluation.storage.hashes import content_hash
+from evaluation.storage.sealed import read_sealed
 
 __all__ = [
     "SPLITS",
@@ -18,6 +19,7 @@ __all__ = [
     "DatasetError",
     "Skipped",
     "Split",
+    "array_of",
     "choose_balanced",
     "open_staged",
 ]
@@ -102,16 +104,21 @@ def open_staged(folder: Path) -> Dataset:
     """Memory-map an image set that `evaluation.datasets.load.stage` wrote.
 
     Args:
-        folder: the folder of its arrays; images stay on disk until they are read.
+        folder: the folder of its arrays; images stay on disk until they are read, and each chunk of
+            them is checked against its hash when it is first read.
+
+    Raises:
+        FileNotFoundError: nothing is staged there.
+        evaluation.storage.sealed.Unfit: an array is not the one that was staged.
     """
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = read_sealed(folder / "meta.json")
+    of = meta["of"] if meta.get("hashed") else None
 
     def split(name: str) -> Split:
-        masks = folder / f"{name}_object_masks.npy"
         return Split(
-            _map(folder / f"{name}_images.npy"),
-            _map(folder / f"{name}_labels.npy"),
-            _map(masks) if meta["has_object_masks"] else None,
+            array_of(folder, of, name, "images"),
+            array_of(folder, of, name, "labels")[:],
+            array_of(folder, of, name, "object_masks") if meta["has_object_masks"] else None,
         )
 
     return Dataset(
@@ -125,9 +132,21 @@ def open_staged(folder: Path) -> Dataset:
     )
 
 
-def _map(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
+def array_of(folder: Path, of: str | None, split: str, part: str) -> NDArray[Any]:
+    """Memory-map one array of a staged folder.
+
+    Args:
+        folder: the folder.
+        of: the hash of the request and files that the folder was staged for; None for one that was
+            staged before arrays had hashes.
+        split: ``"train"`` or ``"test"``.
+        part: ``"images"``, ``"labels"`` or ``"object_masks"``.
+
+    Raises:
+        evaluation.storage.sealed.Unfit: it is not the array that was staged.
+    """
+    path = folder / f"{split}_{part}.npy"
+    return mapped(path) if of is None else open_checked(path, f"{of} {path.stem}")
 
 
 def choose_balanced(labels: NDArray[np.int64], wanted: int | None, seed: int) -> NDArray[np.int64]:

@@ -24,7 +24,8 @@ from evaluation.datasets.sources import (  # noqa: F401
 )
 from evaluation.datasets.sources.files import listing_hash
 from evaluation.datasets.sources.registry import SOURCES, Source
-from evaluation.datasets.staging import Progress, same_images, stage_listing, staged_hash
+from evaluation.datasets.staged import same_images, staged_hash
+from evaluation.datasets.staging import Progress, stage_listing
 from evaluation.storage.hashes import spec_id
 
 __all__ = [
@@ -177,6 +178,7 @@ def stage(
     Raises:
         DatasetError: an unknown name, or images that cannot be used.
         OSError: the disk is full, or the files cannot be reached; what is staged stays.
+        evaluation.storage.sealed.Unfit: the folder holds something else than what was staged.
     """
     files = files_hash(data)
     of = spec_id({"data": data, "request": asdict(request), "files": files})

@@ -6,22 +6,20 @@ kill are not read again: a journal beside each unfinished array holds its progre
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from evaluation.datasets.channel_sums import ChannelSums
-from evaluation.datasets.dataset import Dataset, DatasetError
+from evaluation.datasets.dataset import DatasetError, array_of
 from evaluation.datasets.listing import Block, Listing, SplitListing
+from evaluation.storage.array_files import ArrayFile, ResumableArray, unfinished_path
 from evaluation.storage.hashes import content_hash
-from evaluation.storage.resumable_array import ResumableArray, unfinished_path
+from evaluation.storage.sealed import read_sealed, sealed
 from evaluation.storage.writing import write_atomically
 
-__all__ = ["Progress", "content_of", "same_images", "stage_listing", "staged_hash"]
+__all__ = ["Progress", "stage_listing"]
 
 # Called with the number of images done, and the number of all.
 Progress = Callable[[int, int], object]
@@ -41,6 +39,7 @@ class _Journal:
         sums: sums over their pixels.
         skipped: unreadable images: position in the listing, file, and reason.
         complete: True if all are done.
+        chunks: the hash of each chunk of the arrays so far, by their part, one after the other.
     """
 
     of: str
@@ -49,12 +48,13 @@ class _Journal:
     sums: ChannelSums = field(default_factory=ChannelSums)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)
     complete: bool = False
+    chunks: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, of: str) -> _Journal:
         """The journal of an earlier start with the same images, else a new one."""
         try:
-            content = json.loads(path.read_text())
+            content = read_sealed(path)
             content["sums"] = ChannelSums(**content["sums"])
             content["size"] = content["size"] and tuple(content["size"])
             content["skipped"] = [tuple(entry) for entry in content["skipped"]]
@@ -64,7 +64,7 @@ class _Journal:
         return journal if journal.of == of else cls(of)
 
     def write(self, path: Path) -> None:
-        text = json.dumps(asdict(self)).encode()
+        text = sealed(asdict(self)).encode()
         write_atomically(path, lambda file: file.write(text))
 
     @property
@@ -125,8 +125,10 @@ def stage_listing(
         journals[name] = staging.journal
         done += len(split)
     train, test = journals["train"], journals["test"]
-    arrays = [folder / f"{name}_{part}.npy" for name in journals for part in ("images", "labels")]
-    found = content_hash(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in arrays))
+    # Read again, each chunk against its hash: the disk has what was written.
+    found = content_hash(
+        *(array_of(folder, of, name, part) for name in journals for part in ("images", "labels"))
+    )
     meta = {
         "name": listing.name,
         "classes": list(listing.classes),
@@ -143,61 +145,13 @@ def stage_listing(
         ],
         "of": of,
         "content": found,
+        "hashed": True,
     }
-    text = json.dumps(meta, indent=1).encode()
+    text = sealed(meta).encode()
     write_atomically(folder / "meta.json", lambda file: file.write(text))
     for path in folder.glob("*.journal.json"):
         path.unlink()
     return found
-
-
-def staged_hash(folder: Path, of: str) -> str | None:
-    """The hash of a folder's images, if it is complete and was staged for the same `of`."""
-    path = folder / "meta.json"
-    if not path.exists():
-        return None
-    meta = json.loads(path.read_text())
-    return str(meta["content"]) if meta.get("of") == of else None
-
-
-def content_of(folder: Path) -> str | None:
-    """The hash of the images staged in a folder; None if it is not recorded.
-
-    Args:
-        folder: a complete folder.
-    """
-    found: str | None = json.loads((folder / "meta.json").read_text()).get("content")
-    return found
-
-
-def same_images(listing: Listing, staged: Dataset, progress: Progress | None = None) -> bool:
-    """True if a listing's images and labels are equal to staged ones.
-
-    Args:
-        listing: the images as they are now.
-        staged: the images from `evaluation.datasets.dataset.open_staged`.
-        progress: called with the numbers of compared and of all images.
-    """
-    done = 0
-    for name, split in listing.splits():
-        then = staged.split(name)
-        skipped: list[int] = []
-        kept = listed = 0
-        with closing(split.blocks()) as blocks:
-            for block in blocks:
-                part = then.images[kept : kept + len(block.images)]
-                if not np.array_equal(part, block.images):
-                    return False
-                kept += len(block.images)
-                skipped += [listed + place for place, _ in block.skipped]
-                listed += len(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, len(listing))
-        labels = np.delete(split.labels, np.asarray(skipped, dtype=np.int64))
-        if not np.array_equal(labels, then.labels):
-            return False
-    return True
 
 
 class _SplitStaging:
@@ -211,6 +165,7 @@ class _SplitStaging:
         parts = ("images", "object_masks") if listing.object_masks else ("images",)
         self._paths = {part: folder / f"{name}_{part}.npy" for part in parts}
         self._arrays: dict[str, ResumableArray] = {}
+        self._of = of
         of = f"{of} {self._split.hash()}"
         self.journal = _Journal.read(self._noted, of)
         try:
@@ -252,7 +207,10 @@ class _SplitStaging:
                     noted = 0
                 tell()
         labels = self._listing.check_read(self._name, [place for place, _, _ in journal.skipped])
-        write_atomically(self._labels, lambda file: np.save(file, labels, allow_pickle=False))
+        with ArrayFile(
+            self._labels, labels.shape, "<i8", f"{self._of} {self._labels.stem}"
+        ) as file:
+            file.append(labels)
         journal.complete = True
         self._note()
 
@@ -269,6 +227,7 @@ class _SplitStaging:
         # The arrays first: the journal may not be ahead of the disk.
         for array in self._arrays.values():
             array.sync()
+        self.journal.chunks = {part: array.digests() for part, array in self._arrays.items()}
         self.journal.write(self._noted)
 
     def _reopen(self) -> None:
@@ -292,4 +251,10 @@ class _SplitStaging:
     def _open(self, paths: Mapping[str, Path], size: tuple[int, int], kept: int) -> None:
         kinds = {"images": ((*size, 3), "uint8"), "object_masks": (size, "bool")}
         for part, path in paths.items():
-            self._arrays[part] = ResumableArray(path, *kinds[part], kept)
+            self._arrays[part] = ResumableArray(
+                path,
+                *kinds[part],
+                f"{self._of} {path.stem}",
+                kept,
+                self.journal.chunks.get(part, ()),
+            )

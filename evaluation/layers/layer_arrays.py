@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from evaluation.layers.tails import read_scales
 from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
 from evaluation.seeding import generator
-from evaluation.storage.writing import ArrayFile
+from evaluation.storage.array_files import ArrayFile
+from evaluation.storage.checked_arrays import open_checked
 from fastsal import SMOEScale
 from fastsal.attribution.smoe_scale import readers_of
 from fastsal.networks import hooks
@@ -29,6 +31,7 @@ from fastsal.networks.scales import Scale, candidates
 __all__ = [
     "RANDOM",
     "cache_activations",
+    "open_array",
     "scales_named",
     "statistic_maps",
     "write_locations",
@@ -89,8 +92,26 @@ def cache_activations(
                     raise ValueError(f"layer {scale.name!r} gives activations that are not finite")
                 if place == len(files):
                     shape = (len(chosen), *values.shape[1:])
-                    files.append(stack.enter_context(ArrayFile(paths[place], shape, "<f4")))
+                    files.append(stack.enter_context(_file(paths[place], shape, "<f4")))
                 files[place].append(values)
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """Memory-map an array of `cache_activations` or `write_locations`.
+
+    Raises:
+        evaluation.storage.sealed.Unfit: another array than was written there.
+    """
+    return open_checked(path, _of(path))
+
+
+def _file(path: Path, shape: tuple[int, ...], dtype: str) -> ArrayFile:
+    return ArrayFile(path, shape, dtype, _of(path))
+
+
+def _of(path: Path) -> str:
+    # The folder's name is the hash of what the arrays depend on.
+    return f"{path.parent.name}/{path.name}"
 
 
 def statistic_maps(
@@ -173,7 +194,7 @@ def write_locations(
                 for name in statistics:
                     if (name, place) not in files:
                         shape = (len(chosen), height, width)
-                        file = ArrayFile(paths[name][place], shape, "|u1")
+                        file = _file(paths[name][place], shape, "|u1")
                         files[name, place] = stack.enter_context(file)
                     files[name, place].append(rank_locations(maps[name][place], orders, locations))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
+from evaluation.storage.array_files import ArrayFile
+from evaluation.storage.checked_arrays import is_hashed, open_checked
 from evaluation.storage.hashes import ContentHash, content_hash
 from evaluation.storage.local_copies import locked
-from evaluation.storage.writing import ArrayFile, write_atomically
+from evaluation.storage.sealed import Unfit
+from evaluation.storage.writing import write_atomically
 from fastsal.files import PARTIAL
 
 __all__ = [
@@ -62,13 +65,17 @@ class Levels:
 
     Raises:
         FileNotFoundError: no array at `path`; `create` makes one.
+        Unfit: what is at `path` is no array.
     """
 
     def __init__(self, path: Path) -> None:
         if not (path / "zarr.json").exists():
             raise FileNotFoundError(f"no levels at {path}: make them with Levels.create")
         self.path = path
-        self._array = tensorstore.open(_location(path), open=True).result()
+        try:
+            self._array = tensorstore.open(_location(path), open=True).result()
+        except ValueError as error:  # tensorstore's own words are long
+            raise Unfit(path, "cannot be opened: expected an array of levels") from error
 
     @classmethod
     def create(cls, path: Path, shape: Sequence[int], cuts: Sequence[float]) -> Levels:
@@ -78,7 +85,12 @@ class Levels:
             path: folder of the array.
             shape: ``(N, H, W)``.
             cuts: fractions at which levels change, an attribute of the array.
+
+        Raises:
+            Unfit: what is at `path` is no array of this shape.
         """
+        if path.is_file():
+            raise Unfit(path, "is a file: expected the folder of an array")
         if not (path / "zarr.json").exists():
             _, height, width = shape
             specification = _location(path) | {
@@ -94,7 +106,10 @@ class Levels:
                 }
             }
             tensorstore.open(specification, create=True, open=True).result()
-        return cls(path)
+        levels = cls(path)
+        if levels.shape != tuple(shape):
+            raise Unfit(path, f"has shape {levels.shape}: expected {tuple(shape)}")
+        return levels
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
@@ -111,15 +126,28 @@ class Levels:
 
     def has(self, shard: range) -> bool:
         """True if a shard was written; its file appears whole or not at all."""
-        return (self.path / "c" / str(shard.start // SHARD_IMAGES) / "0" / "0").exists()
+        return self.shard_path(shard).exists()
+
+    def shard_path(self, shard: range) -> Path:
+        """Path of a shard's file."""
+        return self.path / "c" / str(shard.start // SHARD_IMAGES) / "0" / "0"
 
     def write(self, shard: range, levels: NDArray[np.uint8]) -> None:
         """Write one whole shard."""
         self._array[shard.start : shard.stop].write(levels).result()
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images ``start .. stop - 1``, ``(stop - start, H, W)``."""
-        levels: NDArray[np.uint8] = self._array[start:stop].read().result()
+        """Images ``start .. stop - 1``, ``(stop - start, H, W)``.
+
+        Raises:
+            Unfit: a shard that cannot be decoded.
+        """
+        try:
+            levels: NDArray[np.uint8] = self._array[start:stop].read().result()
+        except ValueError as error:
+            raise Unfit(
+                self.path, f"has no levels of images {start} to {stop - 1} that can be decoded"
+            ) from error
         return levels
 
     def chunks(self, shard: range) -> Iterator[NDArray[np.uint8]]:
@@ -145,30 +173,56 @@ class Levels:
         levels = cls(path)
         return levels.content_hash is not None and all(map(levels.has, levels.shards()))
 
-    def seal(self, *also: ContentHash) -> str:
+    def hash(self, *also: ContentHash, shards: Mapping[int, str] | None = None) -> str:
+        """The `levels_hash` of the array as it is on disk.
+
+        Args:
+            also: further hashes, which are updated with the shards too.
+            shards: the hash of each shard by its first image, where it is known.
+
+        Raises:
+            Unfit: a shard that has another hash.
+        """
+        own = ContentHash()
+        for shard in self.shards():
+            alone = ContentHash()
+            for hashed in (own, alone, *also):
+                hashed.begin((len(shard), *self.shape[1:]), "|u1")
+            for chunk in self.chunks(shard):
+                for hashed in (own, alone, *also):
+                    hashed.update(chunk)
+            said, found = (shards or {}).get(shard.start), alone.digest()
+            if said not in (None, found):
+                raise Unfit(
+                    self.shard_path(shard), f"has levels of hash {found}: expected those of {said}"
+                )
+        return own.digest()
+
+    def seal(self, *also: ContentHash, shards: Mapping[int, str] | None = None) -> str:
         """Keep the hash of the finished array as its attribute ``content_hash``.
 
         Args:
             also: further hashes, which are updated with the shards too.
+            shards: the hash of each shard by its first image, where it is known.
 
         Returns:
             The array's `levels_hash`.
+
+        Raises:
+            Unfit: a shard that has another hash.
         """
-        own = ContentHash()
-        for shard in self.shards():
-            for hashed in (own, *also):
-                hashed.begin((len(shard), *self.shape[1:]), "|u1")
-            for chunk in self.chunks(shard):
-                for hashed in (own, *also):
-                    hashed.update(chunk)
+        found = self.hash(*also, shards=shards)
         metadata = self._metadata()
-        metadata["attributes"]["content_hash"] = own.digest()
+        metadata["attributes"]["content_hash"] = found
         text = json.dumps(metadata, indent=1).encode()
         write_atomically(self.path / "zarr.json", lambda file: file.write(text))
-        return own.digest()
+        return found
 
     def _metadata(self) -> dict[str, Any]:
-        metadata: dict[str, Any] = json.loads((self.path / "zarr.json").read_text())
+        try:
+            metadata: dict[str, Any] = json.loads((self.path / "zarr.json").read_text())
+        except ValueError as error:
+            raise Unfit(self.path, "has a zarr.json that is no JSON") from error
         return metadata
 
     def stored_bytes(self) -> int:
@@ -223,53 +277,52 @@ def unpack_levels(levels: Levels, place: Path) -> NDArray[np.uint8]:
     """Open the memory map of levels at `place`; unpack them first if need be.
 
     Of several processes one unpacks, chunk by chunk, and the others wait. The hash of the levels is
-    kept beside the map: a map of other levels, left on a scratch disk, is replaced.
+    kept with the hashes of the map's chunks: a map of other levels, left on a scratch disk, and one
+    from before chunks had hashes, are replaced.
 
     Args:
         levels: a finished array.
         place: the ``.npy`` file that this machine's trainings share.
 
     Returns:
-        ``(N, H, W)`` uint8, a read-only memory map.
+        ``(N, H, W)`` uint8, a read-only memory map, each chunk checked when it is first read.
 
     Raises:
-        ValueError: levels that do not have the array's hash.
+        Unfit: levels that do not have the array's hash, or a map that is not what was unpacked.
         OSError: the disk is full.
     """
     if not _is_unpacked(levels, place):
         with locked(place.parent):
             if not _is_unpacked(levels, place):
                 _unpack(levels, place)
-    levels_map: NDArray[np.uint8] = np.load(place, mmap_mode="r", allow_pickle=False)
-    return levels_map
+    return open_checked(place, _unpacked(levels))
+
+
+def _unpacked(levels: Levels) -> str:
+    """What a memory map of levels is of."""
+    return f"levels {levels.content_hash or 'without a hash'}"
 
 
 def _is_unpacked(levels: Levels, place: Path) -> bool:
-    if not place.exists():
-        return False
-    kept = place.with_suffix(".hash")
-    return not kept.exists() or kept.read_text() == (levels.content_hash or "")
+    return place.exists() and is_hashed(place, _unpacked(levels))
 
 
 def _unpack(levels: Levels, place: Path) -> None:
+    if place.is_dir():
+        raise Unfit(place, "is a folder: expected a file")
     for left in place.parent.glob(f"{PARTIAL}{place.name}-*"):  # by a process that was killed
         left.unlink(missing_ok=True)
     hashed, expected = ContentHash(), levels.content_hash
-    with ArrayFile(place, levels.shape, "|u1") as file:
+    with ArrayFile(place, levels.shape, "|u1", _unpacked(levels)) as file:
         for shard in levels.shards():
             hashed.begin((len(shard), *levels.shape[1:]), "|u1")
             for chunk in levels.chunks(shard):
                 hashed.update(chunk)
                 file.append(chunk)
         if expected not in (None, hashed.digest()):
-            raise ValueError(
-                f"the levels in {levels.path} are not those that were written (hash "
-                f"{hashed.digest()}, expected {expected}): the disk lost some of it; delete "
-                f"{levels.path.parent} and the maps cell of that name under cells/, and start again"
+            raise Unfit(
+                levels.path, f"has levels of hash {hashed.digest()}: expected those of {expected}"
             )
-    # Only now: a hash may be missing, but never be that of another map.
-    kept = (expected or "").encode()
-    write_atomically(place.with_suffix(".hash"), lambda file: file.write(kept))
 
 
 def _location(path: Path) -> dict[str, Any]:

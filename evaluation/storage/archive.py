@@ -4,11 +4,13 @@ An archive is ``plan.json``, ``records.parquet``, ``report.html`` and ``cells.zi
 what the page is made of: ``cells/<id>.json``, ``order.json`` (their ids, older ones first),
 ``gallery/<id>.npz``, and of each image set ``data/<id>/meta.json`` and ``data/<id>/shown.npz``,
 the few test images of the galleries. The zip of a run that is not complete also holds ``models/``
-and ``maps/``, as a run's folder has them. Nothing in it is unpickled.
+and ``maps/``, as a run's folder has them. ``hashes.json`` has the hash of each member, checked
+when it is read; archives from before it have the zip's own CRC-32 alone. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -27,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.storage.records import CellResult
-from evaluation.storage.run_files import RunFiles, RunFolder, arrays_in
+from evaluation.storage.run_files import RunFiles, RunFolder
+from evaluation.storage.sealed import Unfit, arrays_in, opened, sealed, sealed_arrays
 from evaluation.storage.writing import write_atomically
-from fastsal.files import PARTIAL
+from fastsal.files import PARTIAL, short_hash
 
 __all__ = [
     "CELLS",
@@ -48,8 +51,12 @@ FILES = ("plan.json", "records.parquet", CELLS, "report.html")
 # Made of an archive on demand, and gone with it.
 _ON_DEMAND = ("records.csv",)
 _ORDER = "order.json"
+_HASHES = "hashes.json"
 _SHOWN = "shown.npz"
 _PARTS_OF_TEST = ("test_labels", "test_images", "test_object_masks")
+_DIGITS = 16
+# Bytes that are copied at once.
+_TOGETHER = 2**20
 # The earliest time that a zip can say: the same run then gives the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
 # A name that stays inside its folder on every system.
@@ -82,6 +89,12 @@ class RunArchive:
         for name in sorted(self._names):
             if not _is_member(name):
                 raise ArchiveError(f"{self._zip} is no archive of a run: it holds {name!r}")
+        self._hashes: Mapping[str, str] | None = None
+        if _HASHES in self._names:
+            self._hashes = self._parsed(_HASHES, lambda content: opened(content)[0])
+            differ = sorted(self._names ^ {*self._hashes, _HASHES})
+            if differ:
+                raise ArchiveError(f"{self._zip} is damaged: {_HASHES} does not list {differ[0]!r}")
 
     def results(self) -> list[CellResult]:
         """Every finished cell, older ones first as ``order.json`` says."""
@@ -90,12 +103,13 @@ class RunArchive:
         if sorted(listed) != sorted(name for name in self._names if name.startswith("cells/")):
             raise ArchiveError(f"{self._zip} is damaged: {_ORDER} does not list its cells")
 
-        def parsed(content: bytes) -> CellResult:
-            return CellResult.from_json(content.decode())
+        def parsed(file: zipfile.ZipFile, name: str) -> CellResult:
+            result = self._parse(name, self._checked(name, file.read(name)), CellResult.from_json)
+            if name != f"cells/{result.id}.json":
+                raise ArchiveError(f"{self._zip} is damaged: {name} holds cell {result.id!r}")
+            return result
 
-        return self._read(
-            lambda file: [self._parse(name, file.read(name), parsed) for name in listed]
-        )
+        return self._read(lambda file: [parsed(file, name) for name in listed])
 
     def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
         """The arrays of ``gallery/<id>.npz``."""
@@ -106,7 +120,7 @@ class RunArchive:
         name = f"data/{data}/meta.json"
         if name not in self._names:
             return {}
-        return self._parsed(name, lambda content: dict(json.loads(content)))
+        return self._parsed(name, lambda content: opened(content)[0])
 
     def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
         """Some entries of an array, of the images that galleries show."""
@@ -150,8 +164,12 @@ class RunArchive:
 
         def copied(target: Any) -> None:
             def copy(file: zipfile.ZipFile) -> None:
+                digest = hashlib.sha256()
                 with file.open(name) as source:
-                    shutil.copyfileobj(source, target)
+                    while part := source.read(_TOGETHER):
+                        digest.update(part)
+                        target.write(part)
+                self._compare(name, digest)
 
             self._read(copy, name)
 
@@ -161,16 +179,35 @@ class RunArchive:
     def _npz(self, name: str) -> Mapping[str, NDArray[Any]] | None:
         if name not in self._names:
             return None
-        return self._parsed(name, lambda content: arrays_in(io.BytesIO(content)))
+        path = self._zip / name
+        return self._parsed(
+            name, lambda content: arrays_in(io.BytesIO(content), path.name, name=path)
+        )
 
     def _parsed(self, name: str, parse: Callable[[bytes], _T]) -> _T:
         if name not in self._names:
             raise ArchiveError(f"{self._zip} is damaged: it has no {name}")
-        return self._parse(name, self._read(lambda file: file.read(name), name), parse)
+        content = self._read(lambda file: file.read(name), name)
+        return self._parse(name, self._checked(name, content), parse)
+
+    def _checked(self, name: str, content: bytes) -> bytes:
+        """The content of a member, if it has the hash that the archive says."""
+        self._compare(name, hashlib.sha256(content))
+        return content
+
+    def _compare(self, name: str, digest: hashlib._Hash) -> None:
+        said = None if self._hashes is None else self._hashes[name]
+        found = digest.hexdigest()[:_DIGITS]
+        if said not in (None, found):
+            raise ArchiveError(
+                f"{self._zip} is damaged: {name} has the hash {found}, expected {said}"
+            )
 
     def _parse(self, name: str, content: bytes, parse: Callable[[bytes], _T]) -> _T:
         try:
             return parse(content)
+        except Unfit as error:
+            raise ArchiveError(f"{self._zip} is damaged: {name} {error.why}") from error
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ArchiveError(f"{self._zip} is damaged: {name}: {error}") from error
 
@@ -233,18 +270,20 @@ def page_members(folder: RunFolder, results: Sequence[CellResult]) -> dict[str, 
         if index and parts:
             packed = io.BytesIO()
             arrays = {"index": np.asarray(index), **parts}
-            np.savez_compressed(packed, allow_pickle=False, **arrays)
+            np.savez_compressed(packed, allow_pickle=False, **sealed_arrays(_SHOWN, arrays))
             members[f"data/{result.id}/{_SHOWN}"] = packed.getvalue()
     return members
 
 
 def write_members(path: Path, members: Members) -> None:
-    """Write ``cells.zip``; the same members give the same bytes.
+    """Write ``cells.zip`` with the hash of each member; the same members give the same bytes.
 
     Args:
         path: of the zip.
         members: what goes into it.
     """
+    hashes = {name: _hash_of(content) for name, content in members.items()}
+    members = {**members, _HASHES: sealed(hashes, sort_keys=True).encode()}
     with zipfile.ZipFile(path, "w") as file:
         for name, content in sorted(members.items()):
             entry = zipfile.ZipInfo(name, _TIME)
@@ -258,6 +297,16 @@ def write_members(path: Path, members: Members) -> None:
                 else:
                     with content.open("rb") as source:
                         shutil.copyfileobj(source, target)
+
+
+def _hash_of(content: Path | bytes) -> str:
+    if isinstance(content, bytes):
+        return short_hash(content)
+    digest = hashlib.sha256()
+    with content.open("rb") as file:
+        while part := file.read(_TOGETHER):
+            digest.update(part)
+    return digest.hexdigest()[:_DIGITS]
 
 
 @contextmanager
@@ -312,5 +361,5 @@ def _is_member(name: str) -> bool:
     """
     folder, *rest = name.split("/")
     if not rest:
-        return name == _ORDER
+        return name in (_ORDER, _HASHES)
     return folder in _FOLDERS and all(_PART.fullmatch(part) for part in rest)

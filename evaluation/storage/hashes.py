@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastsal.files import short_hash
 
-__all__ = ["ContentHash", "content_hash", "spec_id"]
+__all__ = ["ContentHash", "cell_id", "content_hash", "spec_id", "weights_hash"]
 
 # Bytes that are hashed at once: nothing interrupts the hash of a map of hundreds of gigabytes.
 _HASHED_TOGETHER = 2**26
@@ -38,10 +39,12 @@ class ContentHash:
 
     def update(self, part: NDArray[Any]) -> None:
         """Add the next entries of the array."""
-        entries = np.ascontiguousarray(part)
-        together = max(1, _HASHED_TOGETHER // max(1, entries[:1].nbytes))
+        entries = np.atleast_1d(part)
+        size = entries.itemsize * int(np.prod(entries.shape[1:]))
+        together = max(1, _HASHED_TOGETHER // max(1, size))
         for start in range(0, len(entries), together):
-            self._hash.update(entries[start : start + together].data)
+            # By index, at which a checked array checks itself.
+            self._hash.update(np.ascontiguousarray(entries[start : start + together]).data)
 
     def digest(self) -> str:
         """The hash of all arrays so far."""
@@ -69,3 +72,25 @@ def spec_id(spec: Mapping[str, Any]) -> str:
     """
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
     return short_hash(text.encode())
+
+
+def cell_id(kind: str, spec: Mapping[str, Any], code: int) -> str:
+    """The id of a cell: the hash of its kind and specification, and of the version of the code.
+
+    >>> cell_id("data", {"source": "shapes"}, 1) == cell_id("data", {"source": "shapes"}, 2)
+    False
+    """
+    return spec_id({"kind": kind, "code": code, "spec": spec})
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and bytes of weights and buffers, as 16 hex digits.
+
+    >>> weights_hash({"a": torch.zeros(2)}) == weights_hash({"b": torch.zeros(2)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

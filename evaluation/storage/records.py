@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from evaluation.storage.hashes import cell_id
+from evaluation.storage.sealed import opened, sealed
 
 __all__ = [
     "METRICS",
@@ -203,15 +205,34 @@ class CellResult:
         >>> CellResult.from_json(CellResult("ab", "base", {}, ()).to_json()).id
         'ab'
         """
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        return sealed(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> CellResult:
-        """The result from the text of `to_json`."""
-        fields = json.loads(text)
-        fields["records"] = tuple(Record(**record) for record in fields["records"])
-        fields["history"] = tuple(fields["history"])
-        return cls(**fields)
+    def from_json(cls, text: str | bytes) -> CellResult:
+        """The result from the text of `to_json`.
+
+        Raises:
+            ValueError: a text that is not what `to_json` gave; the message says what was expected,
+                to follow the file's name.
+        """
+        content, hashed = opened(text)
+        try:
+            content["records"] = tuple(Record(**record) for record in content["records"])
+            content["history"] = tuple(content["history"])
+            result = cls(**content)
+        except KeyError as error:
+            raise ValueError(f"has no field {error}: expected those of a cell's result") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"is no result of a cell: {error}") from error
+        # The hash covers the specification. Results without one are all of the first version.
+        if not hashed and result.id != cell_id(result.kind, result.spec, _CODE_WITHOUT_HASHES):
+            raise ValueError(
+                f"has the specification of another cell than {result.id!r}: expected its own"
+            )
+        return result
+
+
+_CODE_WITHOUT_HASHES = 1
 
 
 def pack_bits(correct: NDArray[np.bool_]) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.storage.checked_arrays import mapped, open_checked
 from evaluation.storage.records import CellResult
+from evaluation.storage.sealed import read_sealed
 from evaluation.storage.store import Store
 
-__all__ = ["RunFiles", "RunFolder", "arrays_in"]
+__all__ = ["RunFiles", "RunFolder"]
 
 
 class RunFiles(Protocol):
@@ -65,24 +64,20 @@ class RunFolder:
     def gallery(self, cell: str) -> Mapping[str, NDArray[Any]] | None:
         """The arrays in ``gallery/<id>.npz``."""
         path = self.store.gallery(cell)
-        return arrays_in(path) if path.exists() else None
+        return self.store.load_arrays(path) if path.exists() else None
 
     def image_facts(self, data: str) -> dict[str, Any]:
         """The content of ``data/<id>/meta.json``."""
         path = self.store.data(data) / "meta.json"
-        facts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return facts
+        return read_sealed(path) if path.exists() else {}
 
     def of_test_images(self, data: str, name: str, index: Sequence[int]) -> NDArray[Any] | None:
         """Some entries of an array in ``data/<id>/``."""
         path = self.store.data(data) / f"{name}.npy"
         if not path.exists():
             return None
-        chosen: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)[list(index)]
+        facts = self.image_facts(data)
+        hashed = facts.get("hashed", False)
+        array = open_checked(path, f"{facts['of']} {name}") if hashed else mapped(path)
+        chosen: NDArray[Any] = array[list(index)]
         return chosen
-
-
-def arrays_in(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` file by name, read without unpickling anything."""
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evaluation.storage.hashes import content_hash, weights_hash
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
+from evaluation.storage.sealed import Unfit, arrays_in, sealed_arrays
+from evaluation.storage.set_aside import SET_ASIDE, Notes, set_aside
 from evaluation.storage.writing import write_atomically, write_once
 from fastsal.files import PARTIAL, short_hash
 
@@ -22,10 +25,15 @@ __all__ = ["Store"]
 
 # Attempts to read a file that another machine replaces meanwhile.
 _READS = 5
+# Characters of PyTorch's own words about a damaged file.
+_SAID = 120
 
 
 class Store:
     """The directory of one run; a cell is done if its result file is there.
+
+    Every file carries the hash of its content, or its cell's result has that hash. One that does
+    not fit is `evaluation.storage.sealed.Unfit`, and goes to ``set-aside/``.
 
     ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
     ``maps/<id>/`` levels; ``activations/<id>/`` activations inside a network;
@@ -139,10 +147,28 @@ class Store:
         return self.root / "cells" / f"{cell}.json"
 
     def result(self, cell: str) -> CellResult | None:
-        """The result of a cell, or None if it has not finished."""
+        """The result of a cell, or None if it has not finished.
+
+        Raises:
+            Unfit: its file is not what was stored.
+        """
+        path = self.cell(cell)
+        try:
+            content = self._read(path)
+            result = None if content is None else CellResult.from_json(content)
+        except IsADirectoryError as error:
+            raise Unfit(path, "is a folder: expected a file") from error
+        except ValueError as error:
+            raise Unfit(path, str(error)) from error
+        if result is not None and result.id != cell:
+            raise Unfit(path, f"holds the result of cell {result.id!r}: expected that of {cell!r}")
+        return result
+
+    @staticmethod
+    def _read(path: Path) -> bytes | None:
         for attempt in range(_READS):
             try:
-                return CellResult.from_json(self.cell(cell).read_text())
+                return path.read_bytes()
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -152,11 +178,25 @@ class Store:
         return None
 
     def results(self) -> Iterator[CellResult]:
-        """Every finished cell, in the order of their ids."""
-        for path in sorted((self.root / "cells").glob("[!.]*.json")):
-            result = self.result(path.stem)
+        """Every finished cell, in the order of their ids.
+
+        Raises:
+            Unfit: a file that is no result, or not what was stored.
+        """
+        for cell in self.listed("cells", ".json"):
+            result = self.result(cell)
             if result is not None:
                 yield result
+
+    def listed(self, folder: str, ending: str) -> list[str]:
+        """The ids that the names of a folder's files begin with, sorted.
+
+        Args:
+            folder: of the run, such as ``"cells"``.
+            ending: of the names.
+        """
+        paths = sorted((self.root / folder).glob(f"[!.]*{ending}"))
+        return [path.name.removesuffix(ending) for path in paths]
 
     def save_result(self, result: CellResult) -> CellResult:
         """Record a finished cell; from here on it is never run again.
@@ -177,15 +217,86 @@ class Store:
         write_atomically(self.model(cell), lambda file: torch.save(dict(state), file))
 
     def load_model(self, cell: str) -> dict[str, torch.Tensor]:
-        """The weights of a base cell, on the CPU."""
-        state: dict[str, torch.Tensor] = torch.load(
-            self.model(cell), map_location="cpu", weights_only=True
-        )
+        """The weights of a base cell, on the CPU.
+
+        Raises:
+            Unfit: other weights than the cell recorded.
+        """
+        path = self.model(cell)
+        try:
+            state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            found = weights_hash(state)
+        except IsADirectoryError as error:
+            raise Unfit(path, "is a folder: expected a file") from error
+        except OSError:
+            raise
+        except Exception as error:  # PyTorch's readers raise whatever they stumble over
+            said = " ".join(str(error).split())
+            raise Unfit(path, f"cannot be read ({said[:_SAID]}): expected weights") from error
+        self._compare(cell, path, "model", found)
         return state
 
     def save_arrays(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep named arrays as one ``.npz`` file."""
+        """Keep named arrays and their hash as one ``.npz`` file."""
+        whole = sealed_arrays(path.name, arrays)
         write_atomically(
             path,
-            lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),
+            lambda file: np.savez_compressed(file, allow_pickle=False, **whole),
         )
+
+    def load_arrays(self, path: Path) -> dict[str, NDArray[Any]]:
+        """The arrays of `save_arrays`, by name.
+
+        Raises:
+            FileNotFoundError: no file.
+            Unfit: other arrays than were stored.
+        """
+        return arrays_in(path, path.name)
+
+    def load_predictions(self, cell: str) -> dict[str, NDArray[np.int64]]:
+        """The predicted classes of a cell, by split.
+
+        Raises:
+            FileNotFoundError: no file.
+            Unfit: others than the cell recorded.
+        """
+        path = self.predictions(cell)
+        predicted = self.load_arrays(path)
+        if {"train", "test"} <= predicted.keys():
+            found = content_hash(predicted["train"], predicted["test"])
+            self._compare(cell, path, "predictions", found)
+        return predicted
+
+    def _compare(self, cell: str, path: Path, name: str, found: str) -> None:
+        """Compare the hash of an artefact with the recorded one, if there is one."""
+        recorded = None if cell in self._homes else self.result(cell)
+        said = found if recorded is None else recorded.hashes.get(name, found)
+        if said != found:
+            raise Unfit(path, f"has the hash {found}: expected {said}, which its cell recorded")
+
+    def set_aside(self, found: Unfit, then: str = "made again where the run needs it") -> str:
+        """Move what does not fit out of the way; the run's notes say so.
+
+        Args:
+            found: what does not fit, of this run or of this machine's copies.
+            then: what will happen to it.
+
+        Returns:
+            The sentence of the note; empty if another process was first.
+        """
+        copies = self._scratch
+        local = copies is not None and found.path is not None and copies in found.path.parents
+        sentence = set_aside(copies if local and copies is not None else self.root, found, then)
+        if sentence:
+            self.notes.add(sentence)
+        return sentence
+
+    @property
+    def notes(self) -> Notes:
+        """What the run's processes have to say to its user."""
+        return Notes(self.root)
+
+    def lost_gallery(self, cell: str) -> bool:
+        """True if a gallery was set aside and not made again."""
+        gallery = self.gallery(cell)
+        return not gallery.exists() and (self.root / SET_ASIDE / "gallery" / gallery.name).exists()

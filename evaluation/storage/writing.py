@@ -1,21 +1,17 @@
-"""Files and arrays that are written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO
 
 from fastsal.files import PARTIAL, partial_beside, synced, written_whole
 
-__all__ = ["ArrayFile", "remove_partial", "write_atomically", "write_once"]
+__all__ = ["remove_partial", "write_atomically", "write_once"]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -77,49 +73,3 @@ def remove_partial(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-class ArrayFile:
-    """An ``.npy`` file of known shape, appended to, that appears whole or not at all.
-
-    Args:
-        path: the final place.
-        shape: shape of the whole array.
-        dtype: type of its numbers.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent)
-        self._path, self._partial = path, Path(name)
-        self._shape, self._dtype, self._written = shape, np.dtype(dtype), 0
-        # Written, not mapped: a full disk is then an error, and no signal that ends the process.
-        self._file = os.fdopen(handle, "wb")
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, part: NDArray[Any]) -> None:
-        """Write the next entries."""
-        if part.shape[1:] != self._shape[1:] or self._written + len(part) > self._shape[0]:
-            raise ValueError(
-                f"entries {self._written} to {self._written + len(part)} of shape "
-                f"{part.shape[1:]}: {self._path.name} is for {self._shape[0]} of shape "
-                f"{self._shape[1:]}"
-            )
-        self._file.write(np.ascontiguousarray(part, self._dtype).data)
-        self._written += len(part)
-
-    def __enter__(self) -> ArrayFile:
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Move the file to its place if every entry was written, else remove it."""
-        try:
-            with self._file:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            if failure is None and self._written == self._shape[0]:
-                self._partial.chmod(0o644)
-                self._partial.replace(self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)

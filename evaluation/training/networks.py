@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.storage.hashes import weights_hash
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 
@@ -174,11 +174,7 @@ def state_hash(network: nn.Module) -> str:
     >>> state_hash(first) == state_hash(second)
     True
     """
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return weights_hash(network.state_dict())
 
 
 def _builder(name: str) -> Callable[[int], object]:
@@ -212,9 +208,11 @@ def _build_timm(timm: Any, name: str, classes: int) -> object:
 
 def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
     network.eval()
+    inputs = torch.zeros(2, 3, *size)
+    before = inputs._version
     try:
         with torch.no_grad():
-            output = network(torch.zeros(2, 3, *size))
+            output = network(inputs)
     except Exception as error:
         raise ValueError(
             f"model {name!r} fails on images of {size[0]}x{size[1]} ({error}): choose another "
@@ -222,9 +220,19 @@ def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int])
         ) from error
     finally:
         network.train()
+    if inputs._version != before:
+        network.register_forward_pre_hook(_copied)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (2, classes):
         raise ValueError(
             f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
             f"for each of the {classes} classes"
         )
+
+
+def _copied(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of a network's inputs, where it writes into them.
+
+    The caller's images stay as they are for the next pass, and gradients by them can be taken.
+    """
+    return tuple(part.clone() if isinstance(part, Tensor) else part for part in inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from evaluation.masking.variants import Variant
 from evaluation.storage.archive import open_run
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFiles
+from evaluation.storage.sealed import read_sealed
 from reports.records.estimates import (
     Estimate,
     Place,
@@ -279,13 +279,11 @@ def read_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: `path` holds neither a plan nor a finished cell.
-        ValueError: ``plan.json`` is no plan, or the archive is damaged.
+        ValueError: a file of the run is not what was stored, or the archive is damaged.
     """
     files = open_run(path)
     plan_path = path / "plan.json"
-    plan: dict[str, Any] = json.loads(plan_path.read_text()) if plan_path.exists() else {}
-    if not isinstance(plan, dict):
-        raise ValueError(f"{plan_path} holds a {type(plan).__name__}; expected an object")
+    plan = read_sealed(plan_path) if plan_path.exists() else {}
     results = files.results()
     records = records_frame(results)
     dataset, model = _subject(records)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,23 +22,61 @@ __all__ = ["class_names", "files_split", "in_class_folders", "listing_hash", "sp
 def listing_hash(root: Path) -> str:
     """Hash of the names, sizes and times of all files under a folder, without reading them."""
     digest = hashlib.sha256()
-    for name, found in _files(root, ""):
+    for name, found in _files(root, "", _above(root) if root.is_dir() else ()):
         said = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"
         digest.update(said.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Path | str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder, sorted by name; symbolic links are followed."""
+def _files(
+    folder: Path | str, prefix: str, above: tuple[_Identity, ...]
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder, sorted by name; symbolic links are followed, but not in a circle."""
     if not os.path.isdir(folder):  # noqa: PTH112 - a million Path objects take their time
         return
+    above = (*above, _identity(folder))
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
+        if _leads_back(entry, above):
+            continue
         if entry.is_dir():
-            yield from _files(entry.path, f"{prefix}{entry.name}/")
+            yield from _files(entry.path, f"{prefix}{entry.name}/", above)
         elif entry.is_file():
             yield prefix + entry.name, entry.stat()
+
+
+# Device and number of a folder, the same by every link.
+_Identity = tuple[int, int]
+
+
+def _identity(folder: Path | str) -> _Identity:
+    found = os.stat(folder)  # noqa: PTH116
+    return found.st_dev, found.st_ino
+
+
+def _leads_back(entry: os.DirEntry[str], above: tuple[_Identity, ...]) -> bool:
+    """True for a link to a folder that it is in, or to itself: following it would never end."""
+    if not entry.is_symlink():
+        return False
+    try:
+        return _identity(entry.path) in above
+    except OSError as error:
+        return error.errno == errno.ELOOP
+
+
+def _above(folder: Path) -> tuple[_Identity, ...]:
+    """A folder and those that it is in, by its path and by where its links lead."""
+    places = (folder, *folder.absolute().parents, *folder.resolve().parents)
+    return tuple(_identity(place) for place in places)
+
+
+def _say_skipped(path: str) -> None:
+    warnings.warn(
+        f"{path} is a link to a folder that it is in, and is skipped: its images would be listed "
+        "again and again",
+        stacklevel=2,
+    )
 
 
 def split_folder(root: Path, names: Sequence[str], expected: str) -> str:
@@ -61,9 +101,18 @@ def split_folder(root: Path, names: Sequence[str], expected: str) -> str:
 
 
 def class_names(folder: Path) -> set[str]:
-    """The names of the folders in a folder, without hidden ones."""
+    """The names of the folders in a folder, without hidden ones and links that lead back."""
+    above = _above(folder)
+    names = set()
     with os.scandir(folder) as entries:
-        return {e.name for e in entries if not e.name.startswith(".") and e.is_dir()}
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _leads_back(entry, above):
+                _say_skipped(entry.path)
+            elif entry.is_dir():
+                names.add(entry.name)
+    return names
 
 
 def in_class_folders(
@@ -87,7 +136,7 @@ def in_class_folders(
         before = len(names)
         folder = root / split / name
         if folder.is_dir():
-            for file in _images(folder, f"{split}/{name}/", known):
+            for file in _images(folder, f"{split}/{name}/", known, _above(folder)):
                 names.append(file)
             if len(names) == before:
                 raise DatasetError(
@@ -99,16 +148,24 @@ def in_class_folders(
     return files_split(root, names, labels, transform, where=root / split)
 
 
-def _images(folder: Path | str, prefix: str, known: frozenset[str]) -> Iterator[str]:
+def _images(
+    folder: Path | str, prefix: str, known: frozenset[str], above: tuple[_Identity, ...]
+) -> Iterator[str]:
     """Images of a folder by name, then those of its subfolders."""
+    ordered = []
     with os.scandir(folder) as entries:
-        ordered = sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+        for entry in sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name):
+            if _leads_back(entry, above):
+                _say_skipped(entry.path)
+            else:
+                ordered.append(entry)
     inner = [entry for entry in ordered if entry.is_dir()]
     for entry in ordered:
         if os.path.splitext(entry.name)[1].lower() in known and entry not in inner:  # noqa: PTH122
             yield prefix + entry.name
     for entry in inner:
-        yield from _images(entry.path, f"{prefix}{entry.name}/", known)
+        inside = (*above, _identity(entry.path))
+        yield from _images(entry.path, f"{prefix}{entry.name}/", known, inside)
 
 
 def files_split(

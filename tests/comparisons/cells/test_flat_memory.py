@@ -19,7 +19,7 @@ from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels, unpack_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView
-from evaluation.storage.writing import ArrayFile
+from evaluation.storage.array_files import ArrayFile
 
 pytestmark = pytest.mark.training
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 def _on_disk(folder: Path, images: int, size: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     shape = (images, size, size, 3)
-    with ArrayFile(folder / "images.npy", shape, "|u1") as file:
+    with ArrayFile(folder / "images.npy", shape, "|u1", "images") as file:
         for start in range(0, images, 100):
             count = min(100, images - start)
             file.append(rng.integers(0, 256, (count, *shape[1:]), np.uint8))

@@ -22,7 +22,8 @@ from evaluation.datasets.image_files import FilePixels
 from evaluation.datasets.listing import Names
 from evaluation.datasets.load import Request, load_dataset, stage, unchanged
 from evaluation.datasets.shapes import make_shapes
-from evaluation.storage.resumable_array import ResumableArray, unfinished_path
+from evaluation.storage.array_files import ResumableArray, unfinished_path
+from evaluation.storage.checked_arrays import open_checked
 
 ROOT = Path(__file__).parents[3]
 PER_CLASS = {"train": 30, "test": 4}
@@ -292,26 +293,40 @@ def test_an_array_that_grew_in_two_goes_is_what_numpy_saves(tmp_path, first, the
     path = tmp_path / "images.npy"
     rng = np.random.default_rng(0)
     parts = [rng.integers(0, 256, (count, 4, 2), dtype=np.uint8) for count in (first, then)]
-    array = ResumableArray(path, (4, 2), "uint8")
-    array.append(parts[0])
+    array = ResumableArray(path, (4, 2), "uint8", "numbers")
+    array.append(parts[0][:kept])
+    digests = array.digests()
+    array.append(parts[0][kept:])
     array.close()
     assert not path.exists()
-    array = ResumableArray(path, (4, 2), "uint8", kept)
+    array = ResumableArray(path, (4, 2), "uint8", "numbers", kept, digests)
     array.append(parts[1])
     array.finish()
     expected = np.concatenate([parts[0][:kept], parts[1]])
     np.testing.assert_array_equal(np.load(path), expected)
+    np.testing.assert_array_equal(open_checked(path, "numbers"), expected)
     np.save(tmp_path / "numpy.npy", expected)
     assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
     assert not unfinished_path(path).exists()
 
 
 def test_an_array_that_is_shorter_than_it_should_be_is_refused(tmp_path):
-    array = ResumableArray(tmp_path / "images.npy", (4,), "uint8")
+    array = ResumableArray(tmp_path / "images.npy", (4,), "uint8", "numbers")
     array.append(np.zeros((3, 4), np.uint8))
     array.close()
     with pytest.raises(OSError, match="fewer than 4 entries"):
-        ResumableArray(tmp_path / "images.npy", (4,), "uint8", 4)
+        ResumableArray(tmp_path / "images.npy", (4,), "uint8", "numbers", 4, array.digests())
+
+
+def test_an_array_whose_last_entries_changed_is_not_continued(tmp_path):
+    path = tmp_path / "images.npy"
+    array = ResumableArray(path, (4,), "uint8", "numbers")
+    array.append(np.zeros((3, 4), np.uint8))
+    array.close()
+    growing = unfinished_path(path)
+    growing.write_bytes(growing.read_bytes()[:-1] + b"x")
+    with pytest.raises(OSError, match="the last entries are not those that were written"):
+        ResumableArray(path, (4,), "uint8", "numbers", 3, array.digests())
 
 
 def test_another_request_is_staged_anew_in_the_same_folder(tmp_path):

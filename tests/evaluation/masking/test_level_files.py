@@ -24,6 +24,7 @@ from evaluation.masking.level_files import (
 )
 from evaluation.masking.levels import MODES, Masking, saliency_levels
 from evaluation.storage.hashes import ContentHash, content_hash
+from evaluation.storage.sealed import Unfit
 
 CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SHAPE = (2500, 8, 8)  # two whole shards and a part of one
@@ -199,7 +200,7 @@ def test_smooth_levels_take_less_than_a_byte_a_pixel(tmp_path):
 def test_stage_maps_the_levels_read_only_and_once(written, array, tmp_path):
     place = tmp_path / "train.npy"
     mapped = unpack_levels(written, place)
-    assert isinstance(mapped, np.memmap)
+    assert isinstance(mapped.base, np.memmap)
     assert not mapped.flags.writeable
     np.testing.assert_array_equal(mapped, array)
     before = place.stat()
@@ -268,7 +269,7 @@ def test_levels_that_the_disk_changed_are_not_trained_on(written, array, tmp_pat
     # As if another shard's file had come in its place: it decodes, and is not what was written.
     shards = [written.path / "c" / number / "0" / "0" for number in "01"]
     shards[1].write_bytes(shards[0].read_bytes())
-    with pytest.raises(ValueError, match=r"not those that were written .*start again"):
+    with pytest.raises(Unfit, match=r"train.zarr has levels of hash .*: expected those of"):
         unpack_levels(Levels(written.path), tmp_path / "staged" / "train.npy")
     assert [path.name for path in (tmp_path / "staged").iterdir()] == [".lock"]
 

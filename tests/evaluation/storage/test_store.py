@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -17,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.storage.array_files import ArrayFile
 from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.storage.records import METRICS, CellResult, Record, pack_bits, unpack_bits
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
-from evaluation.storage.writing import ArrayFile, remove_partial, write_atomically, write_once
+from evaluation.storage.writing import remove_partial, write_atomically, write_once
 
 ROOT = Path(__file__).parents[3]
 RECORD = Record(
@@ -154,6 +155,7 @@ def test_what_the_device_that_is_always_full_refuses_is_an_error(tmp_path, monke
 _WRITE_SLOWLY = """
 import sys, time
 from evaluation.storage.records import CellResult
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 from evaluation.storage.writing import write_atomically
 
@@ -245,7 +247,7 @@ def test_weights_that_carry_code_are_refused(tmp_path, monkeypatch):
     place = store.model("m")
     place.parent.mkdir()
     torch.save({"weight": _Harmful()}, place)
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+    with pytest.raises(Unfit, match=r"m.pt cannot be read \([Ww]eights.only"):
         store.load_model("m")
     assert not mark.exists()
 
@@ -277,6 +279,7 @@ _RECORD = """
 import sys, time
 from dataclasses import replace
 from evaluation.storage.records import CellResult
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 
 store, mine = Store(sys.argv[1]), float(sys.argv[2])
@@ -322,7 +325,7 @@ def test_a_disk_without_hard_links_keeps_the_first_too(tmp_path, monkeypatch):
 def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.save_result(_result("ab"))
-    read, failures = Path.read_text, [errno.ESTALE, errno.ESTALE]
+    read, failures = Path.read_bytes, [errno.ESTALE, errno.ESTALE]
 
     def stale(self, *arguments, **options):
         if failures:
@@ -330,7 +333,7 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monk
             raise OSError(number, os.strerror(number))
         return read(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", stale)
+    monkeypatch.setattr(Path, "read_bytes", stale)
     assert store.result("ab") == _result("ab")
     failures += [errno.EIO]
     with pytest.raises(OSError, match="Input/output error"):
@@ -340,16 +343,18 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monk
 def test_an_array_file_is_numpys_own_and_there_only_when_every_entry_was_written(tmp_path):
     array = np.random.default_rng(0).random((7, 3, 2)).astype(np.float32)
     np.save(tmp_path / "expected.npy", array)
-    with ArrayFile(tmp_path / "made.npy", array.shape, "<f4") as file:
+    with ArrayFile(tmp_path / "made.npy", array.shape, "<f4", "numbers") as file:
         file.append(array[:5])
         assert not (tmp_path / "made.npy").exists()
         file.append(array[5:, :, ::-1][:, :, ::-1])
     assert (tmp_path / "made.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
-    with ArrayFile(tmp_path / "short.npy", array.shape, "<f4") as file:
+    with ArrayFile(tmp_path / "short.npy", array.shape, "<f4", "numbers") as file:
         file.append(array[:5])
         with pytest.raises(ValueError, match=r"entries 5 to 8 of shape .*is for 7 of shape"):
             file.append(array[:3])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.npy", "made.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("expected.npy", "made.hash", "made.npy"),
+    ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
@@ -363,7 +368,7 @@ def test_an_array_file_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fdopen", full_device)
     with (
         pytest.raises(OSError, match="No space left"),
-        ArrayFile(tmp_path / "x.npy", (100_000,), "<f8") as file,
+        ArrayFile(tmp_path / "x.npy", (100_000,), "<f8", "numbers") as file,
     ):
         file.append(np.zeros(100_000))
     monkeypatch.setattr(os, "fdopen", opened)

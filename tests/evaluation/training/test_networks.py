@@ -200,3 +200,56 @@ def test_networks_that_cannot_be_used_are_named(own_module, name, message):
 def test_a_network_that_fails_on_the_size_says_so(name):
     with pytest.raises(ValueError, match=f"model {name!r} fails on images of 4x4 .*--image-size"):
         build_network(name, 6, 0, size=(4, 4))
+
+
+class _Small(nn.Module):
+    """Two convolutions after a preparation of the images, which may write into them."""
+
+    def __init__(self, classes: int, prepare) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, classes, 3)
+        self.prepare = prepare
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(self.prepare(x)))).mean((2, 3))
+
+
+def _subtracted(x: torch.Tensor) -> torch.Tensor:
+    return x.sub_(0.1)
+
+
+def _rectified(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.relu(x, inplace=True)
+
+
+def _view_of_a_channel(x: torch.Tensor) -> torch.Tensor:
+    x[:, 0].mul_(2)
+    return x
+
+
+def _assigned(x: torch.Tensor) -> torch.Tensor:
+    x[:, :, :2] = 0
+    return x
+
+
+@pytest.mark.parametrize("prepare", [_subtracted, _rectified, _view_of_a_channel, _assigned])
+def test_a_network_that_writes_into_its_images_gets_copies(monkeypatch, prepare):
+    module = types.ModuleType("zoo_in_place")
+    module.written = lambda classes: _Small(classes, prepare)
+    module.pure = lambda classes: _Small(classes, lambda x: prepare(x.clone()))
+    monkeypatch.setitem(sys.modules, "zoo_in_place", module)
+    written, pure = (
+        build_network(f"zoo_in_place:{name}", 4, 0, size=(16, 16)) for name in ("written", "pure")
+    )
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16)
+    kept, gradients = images.clone(), []
+    for network in (written, pure):
+        leaf = images.requires_grad_()
+        network(leaf)[:, 1].sum().backward()
+        gradients.append(leaf.grad.clone())
+        leaf.grad = None
+    assert torch.equal(images, kept)
+    assert torch.equal(*gradients)
+    assert gradients[0].any()
+    assert len(pure._forward_pre_hooks) == 0  # others keep their speed

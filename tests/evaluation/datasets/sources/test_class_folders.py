@@ -66,3 +66,65 @@ def test_any_change_below_the_folder_is_seen(tmp_path):
     (root / "val" / "bee" / "honey" / "1.png").unlink()
     seen.append(files_hash(f"folder:{root}"))
     assert len(set(seen)) == 4
+
+
+def _link_to_own_folder(root: Path) -> Path:
+    link = root / "train" / "ant" / "again"
+    link.symlink_to(link.parent)
+    return link
+
+
+def _link_to_the_split_beside_the_classes(root: Path) -> Path:
+    link = root / "train" / "everything"
+    link.symlink_to(root / "train")
+    return link
+
+
+def _relative_link_far_up(root: Path) -> Path:
+    link = root / "test" / "bee" / "honey" / "up"
+    link.symlink_to("../../../..")
+    return link
+
+
+def _link_to_itself(root: Path) -> Path:
+    link = root / "train" / "Zebra" / "me"
+    link.symlink_to(link)
+    return link
+
+
+def _two_folders_elsewhere_that_lead_to_each_other(root: Path) -> Path:
+    one, other = root.parent / "one", root.parent / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    (one / "over").symlink_to(other)
+    (other / "back").symlink_to(one)
+    (root / "train" / "ant" / "outside").symlink_to(one)
+    return root / "train" / "ant" / "outside" / "over" / "back"
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        _link_to_own_folder,
+        _link_to_the_split_beside_the_classes,
+        _relative_link_far_up,
+        _link_to_itself,
+        _two_folders_elsewhere_that_lead_to_each_other,
+    ],
+)
+def test_a_circle_of_links_is_skipped_and_said(tmp_path, add):
+    root = _fill(tmp_path / "bugs", "test")
+    expected = load_dataset(f"folder:{root}", Request())
+    link = add(root)
+    with pytest.warns(UserWarning, match="is a link to a folder that it is in") as said:
+        found = load_dataset(f"folder:{root}", Request())
+    assert str(link) in str(said[0].message)
+    assert found.classes == expected.classes
+    assert found.content_hash() == expected.content_hash()
+    assert files_hash(f"folder:{root}") == files_hash(f"folder:{root}")
+
+
+def test_a_link_that_leads_elsewhere_is_followed(tmp_path):
+    root = _fill(tmp_path / "bugs", "test")
+    (root / "train" / "ant" / "more").symlink_to(root / "test" / "ant")
+    assert len(load_dataset(f"folder:{root}", Request()).train.labels) == 13
