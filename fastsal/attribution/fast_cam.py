@@ -18,6 +18,7 @@ from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import Places, layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
@@ -59,6 +60,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         normalize_over (str): As for `SMOEScale`; class activation maps are always scaled one by
             one. Default: "image".
         max_batch (int, optional): As for `SMOEScale`. Default: None.
+        epsilon (float): As for `SMOEScale`. Default: 1e-6.
 
     Attributes:
         cam: The class activation map.
@@ -93,6 +95,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
         max_batch: int | None = None,
+        epsilon: float = EPSILON,
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
@@ -106,6 +109,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             normalize=normalize,
             normalize_over=normalize_over,
             max_batch=max_batch,
+            epsilon=epsilon,
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
         self._places: Places = {}

@@ -108,7 +108,7 @@ class LayerNotes:
                 f"{listing}. {statistic.name} is the same at all their locations, and the map is "
                 "0.5 there. Load the weights, or normalise the image as the network expects; if "
                 "activations are meant to be so small, give "
-                f"statistic=functools.partial({statistic.name}, epsilon=...) with a smaller one",
+                "a smaller epsilon=...",
                 stacklevel=2,
             )
 

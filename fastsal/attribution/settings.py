@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.attribution.tiles import Tiling, checked_tile
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import Normalization, NormalizeOver, get_normalization
 from fastsal.maps.prior import Prior, Weights, layer_weights, load_weights
-from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
+from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Settings:
         max_batch: int | None = None,
         tile: tuple[int, int] | None = None,
         overlap: int = 128,
+        epsilon: float = EPSILON,
     ) -> Settings:
         """Return the settings for the arguments of `SMOEScale`.
 
@@ -61,6 +63,7 @@ class Settings:
             max_batch: 1 or more, or None.
             tile: (height, width) in pixels, or None.
             overlap: In pixels.
+            epsilon: Above 0.
 
         Raises:
             ValueError: If a name is unknown or a number is out of its range.
@@ -69,7 +72,7 @@ class Settings:
         if normalize_over not in ("image", "batch"):
             raise ValueError(f"normalize_over is 'image' or 'batch', got {normalize_over!r}")
         return cls(
-            statistic=get_statistic(statistic),
+            statistic=with_epsilon(get_statistic(statistic), epsilon),
             normalization=get_normalization(normalize),
             normalize_over=normalize_over,
             weights=given if isinstance(given, (str, Prior)) else tuple(given),

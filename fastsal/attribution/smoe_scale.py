@@ -15,6 +15,7 @@ from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.passes import read_batch
 from fastsal.attribution.reader_factory import ReaderFactory
 from fastsal.attribution.settings import Settings
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions
@@ -72,6 +73,8 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             as without tiles. Below, seams are small, since distant pixels count little. A network
             that pools over the whole image on the way (squeeze and excitation) pools over a tile
             instead. Default: 128.
+        epsilon (float): Added to each activation, so that zeros have a logarithm; for statistics
+            that have one. The authors' code adds 1e-7. Default: 1e-6, the paper's.
 
     Raises:
         ValueError: If a name is unknown, a layer is missing, or the weights do not fit.
@@ -102,6 +105,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         max_batch: int | None = None,
         tile: tuple[int, int] | None = None,
         overlap: int = 128,
+        epsilon: float = EPSILON,
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
         settings = Settings.checked(
@@ -112,6 +116,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             max_batch=max_batch,
             tile=tile,
             overlap=overlap,
+            epsilon=epsilon,
         )
         self._readers = ReaderFactory(model, layers, settings)
 

@@ -95,6 +95,7 @@ def _write(network: nn.Module, options: argparse.Namespace) -> OnnxFile:
         weights=options.scale_weights,
         statistic=options.statistic,
         lovi=options.lovi,
+        epsilon=options.epsilon,
     )
     return write_onnx(
         module,

@@ -15,6 +15,7 @@ from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
 from fastsal.cli.options import random_image
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.result import Maps
 
 # The image size on which scales are found, if photographs keep their own sizes.
@@ -39,6 +40,7 @@ class PictureSettings:
         std: The network's input standard deviation, R, G and B.
         smoothing: The smoothing over time of `fastsal.attribution.video.maps`, for a video's frames
             or a folder's photographs in the order of their names; 0 for none.
+        epsilon: As for `SMOEScale`.
     """
 
     method: str
@@ -53,6 +55,7 @@ class PictureSettings:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     smoothing: float = 0.0
+    epsilon: float = EPSILON
 
 
 class MapPictures:
@@ -92,6 +95,7 @@ class MapPictures:
             "weights": settings.scale_weights,
             "statistic": settings.statistic,
             "normalize": settings.normalize,
+            "epsilon": settings.epsilon,
         }
         # Both find their scales at their first call, in `prepare`.
         self.smoe = SMOEScale(network, layers, **options)

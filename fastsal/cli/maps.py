@@ -142,6 +142,7 @@ def make_maps(options: argparse.Namespace) -> int:
             mean=tuple(options.mean or known.mean),
             std=tuple(options.std or known.std),
             smoothing=options.smoothing,
+            epsilon=options.epsilon,
         )
         tally = write_maps(
             network,

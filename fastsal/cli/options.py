@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from fastsal.kernels.constants import EPSILON
 from fastsal.networks.by_name import FORMS, build_network
 from fastsal.statistics.registry import STATISTICS
 
@@ -62,6 +63,13 @@ def add_scale_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--statistic", default="smoe_scale", choices=sorted(STATISTICS), help="(smoe_scale)"
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=EPSILON,
+        metavar="E",
+        help="added to each activation (1e-6; the authors' code adds 1e-7)",
     )
 
 

@@ -22,6 +22,8 @@ from fastsal.statistics.smoe import GROUP
 
 # The largest number of blocks into which the channels are split: GROUP times a power of two.
 MOST_BLOCKS = 16
+# Below, a product of four activations could lose digits.
+LEAST_EPSILON = 1e-9
 
 
 def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tensor]:
@@ -42,10 +44,26 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
         >>> round(bits.item(), 3)
         0.064
     """
-    registered = STATISTICS.get(statistic.name) is statistic
-    function = GRAPH_FORMS.get(statistic.name, statistic) if registered else statistic
+    registered = STATISTICS.get(statistic.name)
+    function: Callable[[Tensor], Tensor] = statistic
+    if registered is statistic:
+        function = GRAPH_FORMS.get(statistic.name, statistic)
+    elif registered is not None and _has_another_epsilon(statistic, registered):
+        function = partial(smoe_scale_nats, epsilon=statistic.epsilon)
     # Not a function in this one, which could not be pickled.
     return partial(_of_rectified, function, rectified)
+
+
+def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:
+    """Return True for SMOE Scale with another epsilon, for which its form here is exact."""
+    given = statistic.function
+    return (
+        registered.name == "smoe_scale"
+        and isinstance(given, partial)
+        and given.func is registered.function
+        and given.keywords.keys() == {"epsilon"}
+        and given.keywords["epsilon"] >= LEAST_EPSILON
+    )
 
 
 def _of_rectified(
@@ -55,19 +73,19 @@ def _of_rectified(
     return function(activations if rectified else slices.rectified(activations))
 
 
-def smoe_scale_nats(activations: Tensor) -> Tensor:
+def smoe_scale_nats(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Return SMOE Scale in nats, `(N, h, w)`, of non-negative activations `(N, C, h, w)`."""
     channels = activations.shape[1]
-    mean = channel_mean(activations) + EPSILON
+    mean = channel_mean(activations) + epsilon
     log_mean = mean.log()
-    difference = log_mean - _sum_log(activations) / channels
+    difference = log_mean - _sum_log(activations, epsilon) / channels
     # As in `smoe_scale`, which has both in bits. Overflow stays visible as infinity or NaN.
     rounding = 8 * torch.finfo(torch.float32).eps
     negligible = difference.abs() < log_mean.abs() * rounding + rounding * math.log(2)
     return (mean * torch.where(negligible, 0.0, difference)).squeeze(1)
 
 
-def _sum_log(activations: Tensor) -> Tensor:
+def _sum_log(activations: Tensor, epsilon: float) -> Tensor:
     """Return the sum over channels of the logarithms, `(N, 1, h, w)`, of `(N, C, h, w)`.
 
     The channels are split into blocks, and one logarithm of a product over the blocks serves up to
@@ -81,7 +99,7 @@ def _sum_log(activations: Tensor) -> Tensor:
         blocks *= 2
     width, rest = channels // blocks, channels % blocks
     split = torch.split(activations, [width] * blocks * (width > 0) + [rest] * (rest > 0), 1)
-    shifted = [block + EPSILON for block in split]
+    shifted = [block + epsilon for block in split]
     total = shifted.pop().log().sum(1, keepdim=True) if rest else None
     if not width:
         return activations.new_zeros(()) if total is None else total

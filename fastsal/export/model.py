@@ -18,11 +18,12 @@ from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
 from fastsal.keeping.parts import uncompiled
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.placing import matrices
 from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import LayerError, root_module
-from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
+from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
 
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
 
@@ -162,6 +163,7 @@ def with_map(
     weights: Weights = "linear",
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     lovi: bool = False,
+    epsilon: float = EPSILON,
 ) -> ModelWithMap:
     r"""Return a module that computes a model's output and its SMOE Scale map.
 
@@ -190,6 +192,7 @@ def with_map(
         statistic (str, Statistic or Callable): A statistic that is defined after the ReLU, as for
             `SMOEScale`. Default: "smoe_scale".
         lovi (bool): Returns the LOVI picture too. Default: False.
+        epsilon (float): As for `SMOEScale`. Default: 1e-6.
 
     Returns:
         A `ModelWithMap`, which takes the model's inputs as positional tensors.
@@ -214,7 +217,8 @@ def with_map(
         >>> output.shape, saliency.shape, [tuple(one.shape) for one in per_scale]
         (torch.Size([2, 5]), torch.Size([2, 12, 8]), [(2, 12, 8), (2, 6, 4)])
     """
-    root, scales, recordings = _recordings(model, example, layers, statistic)
+    chosen = with_epsilon(get_statistic(statistic), epsilon)
+    root, scales, recordings = _recordings(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     return _checked(
         ModelWithMap(root, scales, recordings, shares, lovi, None, size_of(example)), root, example
@@ -230,6 +234,7 @@ def with_fast_cam(
     weights: Weights = "linear",
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     lovi: bool = False,
+    epsilon: float = EPSILON,
 ) -> ModelWithMap:
     r"""Return a module that computes a model's output and its Fast-CAM map, without gradients.
 
@@ -253,6 +258,7 @@ def with_fast_cam(
         weights (str, path or sequence of float): As for `with_map`. Default: "linear".
         statistic (str, Statistic or Callable): As for `with_map`. Default: "smoe_scale".
         lovi (bool): As for `with_map`. Default: False.
+        epsilon (float): As for `SMOEScale`. Default: 1e-6.
 
     Returns:
         A `ModelWithMap`, whose map is Fast-CAM; the map is 0 for an image of which no location
@@ -275,7 +281,8 @@ def with_fast_cam(
         >>> with_fast_cam(net, torch.rand(1, 3, 8, 8), target=3)(torch.rand(2, 3, 8, 8))[1].shape
         torch.Size([2, 8, 8])
     """
-    root, scales, recordings = _recordings(model, example, layers, statistic)
+    chosen = with_epsilon(get_statistic(statistic), epsilon)
+    root, scales, recordings = _recordings(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     head = find_linear_head(root, copied(as_tuple(example)), scales[-1], target)
     recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))

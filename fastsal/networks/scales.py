@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -161,19 +162,24 @@ def find_scales(
 
 
 def chosen_scales(found: Sequence[Candidate]) -> tuple[Scale, ...]:
-    """Return the scales of the chosen candidates.
+    """Return the scales of the chosen candidates, with a warning if there is one alone.
 
     Raises:
-        ScalesError: If there are fewer than two.
+        ScalesError: If there is none.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
     >>> len(chosen_scales(candidates(net, torch.rand(1, 3, 8, 8))))
     2
     """
     chosen = tuple(candidate.scale for candidate in found if candidate.chosen)
-    if len(chosen) < 2:
-        listing = "; ".join(f"{c.scale.name} {c.scale.shape}" for c in found)
+    listing = "; ".join(f"{c.scale.name} {c.scale.shape}" for c in found)
+    if not chosen:
         raise ScalesError(f"{too_few(found)}. Candidates: {listing}")
+    if len(chosen) == 1:
+        warnings.warn(
+            f"{too_few(found)}. The map is that of {chosen[0].name} alone. Candidates: {listing}",
+            stacklevel=2,
+        )
     return chosen
 
 

@@ -24,6 +24,7 @@ from fastsal.statistics.registry import (
     StatisticFunction,
     get_statistic,
     register_statistic,
+    with_epsilon,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "truncnormal_entropy",
     "truncnormal_mean",
     "truncnormal_std",
+    "with_epsilon",
 ]

@@ -8,12 +8,15 @@ value. A new one is a function decorated with
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 from torch import Tensor
 
+from fastsal.kernels.constants import EPSILON
 from fastsal.registry import Registry
 
 Domain = Literal["post_relu", "pre_relu"]
@@ -152,3 +155,31 @@ def get_statistic(statistic: str | Statistic | StatisticFunction) -> Statistic:
             f"{statistic!r}"
         )
     return STATISTICS[statistic]
+
+
+def with_epsilon(statistic: Statistic, epsilon: float) -> Statistic:
+    """Return a statistic that adds another epsilon to each activation.
+
+    Args:
+        statistic: The statistic.
+        epsilon: Above 0; 1e-6, the paper's, gives the statistic itself.
+
+    Raises:
+        ValueError: If epsilon is not above 0, or the statistic has none.
+
+    >>> import torch
+    >>> column = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    >>> round(with_epsilon(get_statistic("smoe_scale"), 1e-7)(column).item(), 3)
+    5.313
+    """
+    if not (isinstance(epsilon, (int, float)) and 0 < epsilon < math.inf):
+        raise ValueError(f"epsilon must be above 0, got {epsilon!r}")
+    if epsilon == EPSILON:
+        return statistic
+    if statistic.epsilon is None:
+        raise ValueError(
+            f"statistic {statistic.name!r} has no epsilon, which epsilon={epsilon!r} would change: "
+            "leave it out"
+        )
+    # Every reader takes the statistic as any other function then.
+    return replace(statistic, function=partial(statistic.function, epsilon=epsilon))

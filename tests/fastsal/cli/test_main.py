@@ -88,10 +88,6 @@ MODEL = ["--model", "planted_network:build", "--size", "20"]
         (["maps", "missing.png", *MODEL, "--out", "m"], "no file or folder missing.png"),
         (["maps", "maps", *MODEL, "--out", "m"], "no image files in maps"),
         (["maps", "one.png", *MODEL, "--out", "m", "--layers", "nine"], "no layer named 'nine'"),
-        (
-            ["maps", "one.png", "--model", "planted_network:flat", "--out", "m"],
-            "found 1 spatial scale(s)",
-        ),
         (["maps", "one.png", *MODEL, "--out", "one.png"], "one.png"),
         (["maps", "one.png", *MODEL, "--out", "m", "--target", "1"], "--method fastcam"),
         (["maps", "one.png", *MODEL, "--out", "m", "--cam", "gradcam"], "--method fastcam"),

@@ -32,7 +32,7 @@ def scripted_part(network):
     return nn.Sequential(torch.jit.script(network[0]), *network[1:])
 
 
-NETWORKS = {
+ONE_SCALE = {
     "a vision transformer": (
         transformer,
         torch.rand(1, 3, 32, 32),
@@ -51,6 +51,8 @@ NETWORKS = {
         r"found 1 spatial scale.*at the other resolutions there is only what pooling or a norm.*"
         r"2 \(1, 4, 8, 12\); 3 \(1, 4, 8, 12\)$",
     ),
+}
+NETWORKS = {
     "fully connected layers on an image": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(1152, 8), nn.ReLU(), nn.Linear(8, 2)),
         IMAGES,
@@ -86,6 +88,18 @@ def test_the_error_says_why(name):
     with pytest.raises(ValueError, match=r"spatial scale|expected an image batch"):
         SMOEScale(network).attribute(inputs)
     assert [len(module._forward_hooks) for module in network.modules()] == hooks
+
+
+@pytest.mark.filterwarnings("ignore:layer.* give negative activations")
+@pytest.mark.parametrize("name", ONE_SCALE)
+def test_one_scale_is_taken_with_a_warning(name):
+    build, inputs, message = ONE_SCALE[name]
+    network = build()
+    with pytest.warns(UserWarning, match=message):
+        (scale,) = find_scales(network, inputs)
+    with pytest.warns(UserWarning, match="found 1 spatial scale"):
+        found = SMOEScale(network).attribute(inputs)
+    torch.testing.assert_close(found, SMOEScale(network, scale).attribute(inputs))
 
 
 def small():
