@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import Places, layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.kernels.constants import EPSILON
+from fastsal.geometry.placement import of_parts
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
@@ -208,7 +210,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     ) -> tuple[list[Tensor], Tensor, Scale]:
         """Return the map of every scale, the CAM of a batch and the scale of the CAM's layer."""
         layer = self._cam_layer or reader.layers[-1]
-        activation_maps, values = [], []
+        activation_maps, values, placements = [], [], []
         scale: Scale | None = None
         for call in calls:
             contributions = layer_contributions(
@@ -230,7 +232,11 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             activation_map = contributions.maps.sum(1).relu()
             activation_maps.append(by_image(activation_map, scale.placement))
             values.append(contributions.values)
+            images = len(call.inputs[0])
+            reader.end_part(images)
+            placements.append((images, scale.placement))
         whole = activation_maps[0] if len(calls) == 1 else torch.cat(activation_maps)
         if scale is None:
             raise RuntimeError("a batch has one part at least")
-        return reader.joined(values), whole, scale
+        placement = of_parts(placements, reader.size)
+        return reader.joined(values), whole, replace(scale, placement=placement)

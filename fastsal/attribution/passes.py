@@ -39,6 +39,7 @@ def read_batch(
             output, read = _run(call, reader)
             outputs.append(output)
             values.append(read)
+        reader.end_part(len(call.inputs[0]))
     return reader.joined(values), outputs
 
 

@@ -185,6 +185,9 @@ class PlannedReader:
             self._fallback = self._make_fallback()
         return self._fallback
 
+    def end_part(self, images: int) -> None:
+        """Do nothing: a batch has one part."""
+
     def joined(self, values: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Return what the taps read of a batch, which has one part."""
         return list(values[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,13 +14,20 @@ from torch.overrides import TorchFunctionMode
 
 from fastsal.attribution.settings import Settings
 from fastsal.geometry.following import Following
+from fastsal.geometry.placement import of_parts
 from fastsal.kernels import cpu, cuda
 from fastsal.kernels.constants import CONSTANT_SPREAD
 from fastsal.kernels.memory import Layout, layout_of
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.maps.placing import by_image
-from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, scale_of
+from fastsal.networks.layers import (
+    NOT_FOLLOWED,
+    NamedLayer,
+    check_each_finite,
+    check_finite,
+    scale_of,
+)
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic
@@ -34,7 +42,8 @@ class LayerNotes:
     MOST_KINDS = 64
 
     def __init__(self) -> None:
-        self._scales: dict[Hashable, Scale] = {}
+        # For each kind of batch the scale by the shape of the tensor.
+        self._scales: dict[Hashable, dict[torch.Size, Scale]] = {}
         self._warned: set[str] = set()
         # The indices of the layers on a GPU in which small activations were looked for.
         self._looked: set[int] = set()
@@ -63,13 +72,18 @@ class LayerNotes:
             size: (H, W) of the network's input.
             following: Tells the tensor's place in the first pass of this kind.
         """
-        noted = self._scales.get(key)
+        noted = self._scales.get(key, {}).get(tensor.shape)
         if noted is not None:
             return noted
         scale = scale_of(layer, tensor, size, following)
-        if len(self._scales) >= self.MOST_KINDS:
+        if following is None and layer.scale is None:
+            # A tensor of another shape than in all passes before.
+            scale = replace(scale, doubt=NOT_FOLLOWED)
+        if following is None or scale.varies:
+            return scale
+        if key not in self._scales and len(self._scales) >= self.MOST_KINDS:
             self._scales.pop(next(iter(self._scales)), None)
-        self._scales[key] = scale
+        self._scales.setdefault(key, {})[tensor.shape] = scale
         return scale
 
     def warn_signed(self, names: Sequence[str], statistic: str) -> None:
@@ -184,6 +198,9 @@ class ScaleReader:
         self._notes = notes
         self._layer_input = layer_input
         self._scales: dict[int, Scale] = {}
+        # The scales that the pass so far has read, and those of each part of the batch before.
+        self._of_pass: dict[int, Scale] = {}
+        self._of_parts: list[tuple[int, dict[int, Scale]]] = []
         self._is_smoe = settings.statistic.function is smoe_scale
         # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
         # map can be normalised. Work that can wait should: between two layers even a few
@@ -198,7 +215,8 @@ class ScaleReader:
         # Given layers are placed in the first pass of each kind of batch.
         self._kind = (image.shape, image.dtype, image.device, layer_input)
         self._following: Following | None = None
-        self._placed = found and not layer_input
+        varies = any(layer.scale is not None and layer.scale.varies for layer in layers)
+        self._placed = found and not layer_input and not varies
         keys = [(index, *self._kind) for index in range(len(self.layers))]
         if not self._placed and not all(map(notes.known, keys)):
             self._following = Following()
@@ -234,6 +252,7 @@ class ScaleReader:
         # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
+        self._of_pass[index] = scale
         if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
@@ -279,7 +298,26 @@ class ScaleReader:
     @property
     def scales(self) -> tuple[Scale, ...]:
         """The scale of every layer that was read, known after the pass."""
-        return tuple(self._scales[index] for index in range(len(self._scales)))
+        return tuple(self._scale(index) for index in range(len(self._scales)))
+
+    def _scale(self, index: int) -> Scale:
+        """Return a layer's scale, of images in different places with those of the whole batch."""
+        scale = self._scales[index]
+        read = [(images, part[index]) for images, part in self._of_parts if index in part]
+        if not scale.varies or not read:
+            return scale
+        placement = of_parts([(images, one.placement) for images, one in read], self.size)
+        doubt = next((one.doubt for _, one in read if one.doubt), "")
+        return replace(scale, placement=None if doubt else placement, doubt=doubt)
+
+    def end_part(self, images: int) -> None:
+        """Note that the pass of a part of the batch is over.
+
+        Args:
+            images: The number of its images.
+        """
+        self._of_parts.append((images, self._of_pass))
+        self._of_pass = {}
 
     def joined(self, values: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Return each scale's normalised map of a whole batch.

@@ -67,11 +67,18 @@ def maps(
 
 
 def _frame(found: Maps, index: int) -> Maps:
-    one = slice(index, index + 1)
     logits = found.logits
+    one = slice(index, index + 1)
+    scales, per_scale = [], []
+    for scale, maps_of in zip(found.scales, found.per_scale, strict=True):
+        placement = scale.placement
+        blocks = 1 if placement is None else placement.blocks
+        own = None if placement is None else placement.of_image(index)
+        scales.append(replace(scale, placement=own))
+        per_scale.append(maps_of[index * blocks : (index + 1) * blocks])
     return Maps(
-        found.scales,
-        tuple(scale_map[one] for scale_map in found.per_scale),
+        tuple(scales),
+        tuple(per_scale),
         found.combined[one],
         logits[one] if isinstance(logits, Tensor) else logits,
     )

@@ -74,7 +74,8 @@ def layer_contributions(
     rectify = layer.scale is not None and layer.scale.functional_relu and not layer_input
     image = next((tensor for tensor in call.inputs if tensor.dim() == 4), None)
     key = (layer, layer_input, call.kind)
-    if found and not layer_input:
+    fixed = layer.scale is not None and not layer.scale.varies
+    if found and fixed and not layer_input:
         places = {key: layer.scale}
     elif image is None:
         # Signals, tokens: there is no image on which a map could be laid.
@@ -131,6 +132,9 @@ def layer_contributions(
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
         scale = places[key]
+        if scale is not None and scale.varies:
+            # Other images have other places.
+            del places[key]
         if scale is not None:
             activations = scale.channels_first(activations)
             derivatives = torch.stack([scale.channels_first(power) for power in derivatives])

@@ -42,11 +42,6 @@ class Following(TorchFunctionMode):
         images = [tensor for tensor in inputs if tensor.dim() == 4]
         self._local.coordinates = Coordinates(images) if images else None
 
-    @property
-    def active(self) -> bool:
-        """True if a pass of this thread has begun."""
-        return getattr(self._local, "coordinates", None) is not None
-
     def located(self, tensor: Tensor) -> Located | None:
         """Return the place of a tensor on the first images, None if it is not known."""
         coordinates: Coordinates | None = getattr(self._local, "coordinates", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -24,6 +24,9 @@ SHARE = 0.04
 NEAR = 0.51
 # In pixels: below, two places are one.
 EQUAL = 1e-2
+
+# Pixels from a location to the next, down and across.
+Steps = tuple[float, float]
 
 
 class Layout(NamedTuple):
@@ -74,6 +77,21 @@ CHANNELS_FIRST = Layout((0, 1, 2, 3))
 CHANNELS_LAST = Layout((0, 3, 1, 2))
 
 
+@dataclass(frozen=True, eq=False)
+class Points:
+    """The places of single locations, where rows of locations are no rows of pixels.
+
+    Attributes:
+        rows: `(h, w)`, the pixel row of each location; NaN for what shows no pixel.
+        columns: `(h, w)`, the pixel column likewise.
+        pitch: The distance of neighbours, in pixels.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    pitch: float
+
+
 class View(NamedTuple):
     """The places of one map's locations.
 
@@ -82,12 +100,17 @@ class View(NamedTuple):
         rows: The pixel row of each row of locations, `math.inf` for what shows no pixel.
         columns: The pixel column of each column of locations, likewise.
         seen: (first, last) of the pixel rows, and of the columns, that the network sees.
+        image: The image in the batch that is shown so; None for each of them.
+        points: The places of single locations, as of an image that is turned by an angle; None if
+            those of rows and of columns say it all.
     """
 
     block: int
     rows: tuple[float, ...]
     columns: tuple[float, ...]
     seen: tuple[tuple[float, float], tuple[float, float]]
+    image: int | None = None
+    points: Points | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +130,16 @@ class Placement:
     interleaved: bool = False
     moved: bool = True
 
+    @property
+    def varies(self) -> bool:
+        """True if the images of a batch lie in different places."""
+        return any(view.image is not None for view in self.views)
+
+    def of_image(self, image: int) -> Placement:
+        """Return the places of one image of the batch, alone."""
+        own = [view for view in self.views if view.image in (None, image)]
+        return replace(self, views=tuple(view._replace(image=None) for view in own))
+
 
 class Located(NamedTuple):
     """A tensor's place on the image.
@@ -118,6 +151,7 @@ class Located(NamedTuple):
             square, counted in elements of their input.
         placement: Its places; None for the plain stretch over the whole image.
         doubt: The reason why the places are not certain; empty if they are.
+        varies: True if the images' values decide the places.
     """
 
     layout: Layout
@@ -125,6 +159,7 @@ class Located(NamedTuple):
     strides: tuple[float, float]
     placement: Placement | None = None
     doubt: str = ""
+    varies: bool = False
 
     @property
     def octaves(self) -> tuple[int, int]:
@@ -172,7 +207,7 @@ def located(
     if fields.unknown:
         doubt = f"it is not known where {', '.join(fields.unknown)} brings the pixels"
     views: list[View] = []
-    steps: list[tuple[float, float]] = []
+    steps: list[Steps] = []
     blocks, interleaved, moved = 1, False, False
     for field in fields.places:
         full = field.expand(-1, *shape)
@@ -184,23 +219,17 @@ def located(
         index = places[2].flatten(1).nanmean(1)
         interleaved = blocks > 1 and bool((index[:blocks] - index[0]).abs().max() < EQUAL)
         for block in range(blocks):
-            first = block if interleaved else block * images
-            entry = places[:, first]
-            own = slice(block, None, blocks) if interleaved else slice(first, first + images)
-            of_block = places[:2, own]
-            if not _equal(of_block, of_block[:, :1]):
-                doubt = doubt or "the places differ from image to image"
-            rows, columns = line_of(entry[0], 0), line_of(entry[1], 1)
-            if not _separable(entry, rows, columns):
-                doubt = doubt or "rows and columns of locations are none of the image"
-            sides = seen.of_entry(first, entries)
-            lines = [_even(line, side) for line, side in zip((rows, columns), sides, strict=True)]
-            views.append(View(block, lines[0], lines[1], sides))
-            steps.append((step(rows), step(columns)))
-            moved |= any(
-                not _ascending(line) or abs(side[0]) > NEAR or abs(side[1] - length) > NEAR
-                for line, side, length in zip(lines, sides, size, strict=True)
-            )
+            of_block = slice(block, None, blocks)
+            if not interleaved:
+                of_block = slice(block * images, (block + 1) * images)
+            block_places = places[:2, of_block]
+            alike = _equal(block_places, block_places[:, :1])
+            for image in range(1 if alike else images):
+                entry = range(entries)[of_block][image]
+                view, apart = _view(block_places[:, image], block, seen.of_entry(entry, entries))
+                views.append(view if alike else view._replace(image=image))
+                steps.append(apart)
+                moved |= not alike or _moves(view, size)
     down, across = (
         one or (last - first) / max(count, 1)
         for one, (first, last), count in zip(
@@ -208,12 +237,12 @@ def located(
         )
     )
     placement: Placement | None = Placement(tuple(views), blocks, interleaved, moved)
-    if doubt or (blocks == 1 and not moved and all(map(_is_even, views))):
+    if doubt or (blocks == len(views) == 1 and not moved and _is_even(views[0])):
         placement = None
     # If the network enlarges the image, or squares it, there is no one stride on the image.
     even = min(base) > 0.7 and abs(math.log2(base[0] / base[1])) < 0.6
     strides = (down, across) if even else (down / base[0], across / base[1])
-    return Located(layout, (down, across), strides, placement, doubt)
+    return Located(layout, (down, across), strides, placement, doubt, fields.varies)
 
 
 def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None:
@@ -344,6 +373,46 @@ def _scattered_grid(places: Tensor, dimension: int) -> tuple[int, int, tuple[int
     return height, width, tuple(known[cell.argsort()].tolist())
 
 
+def _view(entry: Tensor, block: int, sides: tuple[Interval, Interval]) -> tuple[View, Steps]:
+    """Return the view of one map, and the pixels from a location to the next.
+
+    Args:
+        entry: `(2, h, w)`, the pixel row and column of each location.
+        block: The map's number among those of its image.
+        sides: The rows and columns that the network sees.
+    """
+    rows, columns = line_of(entry[0], 0), line_of(entry[1], 1)
+    lines = [_even(line, side) for line, side in zip((rows, columns), sides, strict=True)]
+    view = View(block, lines[0], lines[1], sides)
+    if _separable(entry, rows, columns):
+        return view, (step(rows), step(columns))
+    apart = _pitch(entry)
+    return view._replace(points=Points(entry[0], entry[1], min(apart))), apart
+
+
+def _pitch(entry: Tensor) -> Steps:
+    """Return the distance of neighbours down and across, where they lie in any direction."""
+    places = entry.flatten(1)
+    places = places[:, ~places.isnan().any(0)]
+    extent = (places.amax(1) - places.amin(1)).clamp_min(1.0)
+    # Of pixels in any order neighbours are far apart, and the map is as dense as ever.
+    dense = math.sqrt(float(extent.prod()) / places.shape[1])
+    found = []
+    for dimension in (1, 2):
+        apart = entry.diff(dim=dimension).square().sum(0).sqrt().flatten()
+        apart = apart[~apart.isnan()]
+        found.append(min(float(apart.median()), dense) if apart.numel() else dense)
+    return found[0], found[1]
+
+
+def _moves(view: View, size: tuple[int, int]) -> bool:
+    """Return True if a network moves, crops or pads the image before a view of it."""
+    return view.points is not None or any(
+        not _ascending(line) or abs(side[0]) > NEAR or abs(side[1] - length) > NEAR
+        for line, side, length in zip((view.rows, view.columns), view.seen, size, strict=True)
+    )
+
+
 def _separable(entry: Tensor, rows: Tensor, columns: Tensor) -> bool:
     """Return True if all locations of a row show one pixel row, and of a column one column."""
     for places, mean, apart in (
@@ -391,3 +460,30 @@ def _ascending(places: Sequence[float]) -> bool:
 def _is_even(view: View) -> bool:
     sides = zip((view.rows, view.columns), view.seen, strict=True)
     return all(places == _stretch(len(places), side) for places, side in sides)
+
+
+def of_parts(
+    parts: Sequence[tuple[int, Placement | None]], size: tuple[int, int]
+) -> Placement | None:
+    """Return the places of a batch from those of its parts.
+
+    Args:
+        parts: For each part its number of images, and their places.
+        size: (H, W) of the images.
+    """
+    first = parts[0][1]
+    if all(place == first for _, place in parts) and not (first and first.varies):
+        return first
+    known = next(place for _, place in parts if place is not None)
+    whole = ((0.0, float(size[0])), (0.0, float(size[1])))
+    counts = len(known.views[0].rows), len(known.views[0].columns)
+    lines = [_stretch(count, side) for count, side in zip(counts, whole, strict=True)]
+    plain = Placement((View(0, lines[0], lines[1], whole),))
+    views: list[View] = []
+    before = 0
+    for images, place in parts:
+        for image in range(images):
+            own = (place or plain).of_image(image).views
+            views += [view._replace(image=before + image) for view in own]
+        before += images
+    return replace(known, views=tuple(views))

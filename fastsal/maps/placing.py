@@ -10,12 +10,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastsal.geometry.placement import Placement, View
+from fastsal.geometry.placement import Placement, Points, View
 from fastsal.maps.resize import upsample
 
 # Beyond the outermost location, windows without padding see so many locations more.
 BORDER = 2.0
 HALF = 0.5
+# No location of a turned grid is farther from a pixel between its locations, in pitches.
+NEIGHBOUR = 0.75
 
 
 def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> Tensor:
@@ -40,14 +42,54 @@ def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> 
     if placement is None:
         return upsample(maps, size)[:, 0]
     images = maps.unflatten(0, (-1, placement.blocks))  # type: ignore[no-untyped-call]
-    total = images.new_zeros((images.shape[0], *size))
-    shown = images.new_zeros(size)
+    total = images.new_zeros((len(images), *size))
+    shown = images.new_zeros((len(images) if placement.varies else 1, *size))
     for view in placement.views:
-        rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
-        total += rows @ images[:, view.block] @ columns.T
-        shown += rows.sum(1)[:, None] * columns.sum(1)
-    laid: Tensor = total / shown.clamp_min(1.0)
-    return laid
+        own = slice(None) if view.image is None else slice(view.image, view.image + 1)
+        laid, shows = _laid(images[own, view.block], view, size)
+        total[own] += laid
+        shown[own] += shows
+    return total / shown.clamp_min(1.0)
+
+
+def _laid(maps: Tensor, view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return maps `(N, H, W)` laid as a view shows them, and 1 for the pixels that it shows."""
+    if view.points is not None:
+        return _scattered(maps, view.points, size)
+    rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
+    return rows @ maps @ columns.T, rows.sum(1)[:, None] * columns.sum(1)
+
+
+def _scattered(maps: Tensor, points: Points, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    r"""Return maps laid from single locations, and 1 for the pixels that they show.
+
+    A pixel takes the mean of the locations less than a pitch `p` away, by the weights of linear
+    interpolation, $(1 - |\Delta y| / p)(1 - |\Delta x| / p)$. It is shown if one of them is nearer
+    than `NEIGHBOUR` pitches.
+    """
+    height, width = size
+    pitch = max(points.pitch, 1.0)
+    reach = math.ceil(pitch)
+    at = torch.stack([points.rows, points.columns]).flatten(1).to(maps.device, maps.dtype)
+    known = ~at.isnan().any(0)
+    at, values = at[:, known], maps.flatten(1)[:, known]
+    offsets = torch.arange(-reach, reach + 1, device=maps.device)
+    pixels = at.floor().long()[:, :, None] + offsets
+    away = pixels + HALF - at[:, :, None]
+    weights = (1 - away.abs() / pitch).clamp_min(0)
+    weight = weights[0][:, :, None] * weights[1][:, None, :]
+    inside = [(one >= 0) & (one < side) for one, side in zip(pixels, size, strict=True)]
+    weight = weight * (inside[0][:, :, None] & inside[1][:, None, :])
+    rows, columns = (one.clamp(0, side - 1) for one, side in zip(pixels, size, strict=True))
+    cells = (rows[:, :, None] * width + columns[:, None, :]).flatten()
+    distance = (away[0].square()[:, :, None] + away[1].square()[:, None, :]).sqrt()
+    near = ((distance <= NEIGHBOUR * pitch) & (weight > 0)).flatten().to(maps.dtype)
+    shows = maps.new_zeros(height * width).index_add_(0, cells, near).clamp_max(1)
+    total = maps.new_zeros(height * width).index_add_(0, cells, weight.flatten())
+    laid = maps.new_zeros((len(maps), height * width))
+    laid.index_add_(1, cells, (values[:, :, None, None] * weight).flatten(1))
+    laid = laid * shows / total.clamp_min(torch.finfo(maps.dtype).tiny)
+    return laid.unflatten(1, size), shows.unflatten(0, size)  # type: ignore[no-untyped-call]
 
 
 def matrices(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

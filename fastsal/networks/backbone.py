@@ -110,11 +110,15 @@ def before_weights(nodes: Sequence[Node]) -> list[bool]:
 
 
 def pooled_away(nodes: Sequence[Node]) -> list[bool]:
-    """Return for each node True after adaptive pooling to a number of cells, which is no scale."""
+    """Return for each node True after adaptive pooling to a number of cells, which is no scale.
+
+    Of the images themselves, before any weights, it is a resizing.
+    """
+    unweighted = before_weights(nodes)
     found = [False]
-    for node in nodes[1:]:
+    for index, node in enumerate(nodes[1:], 1):
         shapes = [nodes[source].shape for source in node.sources]
-        adaptive = "adaptive" in node.operation and node.shape is not None
+        adaptive = "adaptive" in node.operation and node.shape is not None and not unweighted[index]
         own = adaptive and all(shape is not None and shape != node.shape for shape in shapes)
         found.append(own or all(found[source] for source in node.sources))
     return found

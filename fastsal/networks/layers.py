@@ -165,7 +165,7 @@ def place_of(
         return layer.scale
     if place is None:
         place = stretch_of(tensor.shape, size)
-        if place is not None and following is not None and following.active:
+        if place is not None and following is not None:
             place = place._replace(doubt=NOT_FOLLOWED)
     if place is None:
         return None
@@ -183,6 +183,7 @@ def place_of(
         functions=0 if known is None else known.functions,
         placement=place.placement,
         doubt=place.doubt,
+        varies=place.varies,
     )
 
 

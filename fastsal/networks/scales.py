@@ -47,6 +47,7 @@ class Scale:
             the output itself.
         placement: The places of its maps on the image; None if they are stretched over all of it.
         doubt: The reason why the places are not certain; empty if they are.
+        varies: True if the images' values decide the places, which are then found in every pass.
 
     Example:
         >>> net = nn.Sequential(
@@ -70,6 +71,7 @@ class Scale:
     functions: int = 0
     placement: Placement | None = None
     doubt: str = ""
+    varies: bool = False
 
     @property
     def stride(self) -> int:
@@ -84,7 +86,8 @@ class Scale:
     @property
     def plain(self) -> bool:
         """True if the tensor is `(N, C, H, W)` or `(N, H, W, C)`, stretched over the image."""
-        return self.placement is None and self.layout in (CHANNELS_FIRST, CHANNELS_LAST)
+        fixed = self.placement is None and not self.varies
+        return fixed and self.layout in (CHANNELS_FIRST, CHANNELS_LAST)
 
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the layer's tensor as a view `(N, C, H, W)`."""
@@ -294,6 +297,7 @@ def _candidates(
             functions=place.functions,
             placement=found.placement,
             doubt=found.doubt,
+            varies=found.varies,
         )
         maker_index = trace.maker(index)
         maker, role = nodes[maker_index], role_of(nodes, maker_index)
