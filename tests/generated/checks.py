@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from fastsal import FastCAM, SMOEScale
+from fastsal.maps.result import Maps
 from tests.generated.networks import Case, objects
 from tests.generated.reference import Walk, centres, place_of, top, walk
 
@@ -23,6 +24,17 @@ OF_BATCHES = {"float64": 2e-3, "float32": 2e-3, "bfloat16": 0.15, "float16": 0.0
 
 
 @dataclass(frozen=True)
+class Read:
+    """What a call gave, the images after it, and the network's state before and after."""
+
+    smoe: SMOEScale
+    maps: Maps
+    images: Tensor
+    before: dict[str, object]
+    after: dict[str, object]
+
+
+@dataclass
 class Trial:
     """A case with its images and the walk through it by hand."""
 
@@ -37,7 +49,18 @@ class Trial:
         images = objects(case, places)
         return cls(case, places, images, walk(case, images))
 
-    @property
+    @cached_property
+    def read(self) -> Read:
+        """The maps, from one call on a network whose parameters have gradients or are frozen."""
+        net, _ = self.case.network()
+        first = next(net.parameters())
+        first.grad = torch.ones_like(first)
+        for number, parameter in enumerate(net.parameters()):
+            parameter.requires_grad_(number % 3 != 1)
+        before, images, smoe = _state(net), self.images.clone(), self.smoe(net)
+        return Read(smoe, smoe.maps(images), images, before, _state(net))
+
+    @cached_property
     def expected(self) -> list[np.ndarray]:
         return [last.map(self.case.statistic) for last in self.walk.lasts]
 
@@ -67,8 +90,7 @@ def _near(found, expected, steps, locations: float, pixels: float) -> bool:
 
 
 def tensors_are_right(trial: Trial) -> None:
-    net, _ = trial.case.network()
-    maps = trial.smoe(net).maps(trial.images.clone())
+    maps = trial.read.maps
     shapes = [tuple(one.shape) for one in maps.per_scale]
     expected = trial.expected
     names = [scale.name for scale in maps.scales]
@@ -80,8 +102,7 @@ def tensors_are_right(trial: Trial) -> None:
 
 
 def maps_lie_on_the_object(trial: Trial) -> None:
-    net, _ = trial.case.network()
-    maps = trial.smoe(net).maps(trial.images.clone())
+    maps = trial.read.maps
     _on_objects("combined", maps.combined, trial)
     stacked = maps.stacked
     if stacked.shape[1] == len(trial.walk.lasts):
@@ -108,13 +129,12 @@ def _on_objects(name: str, maps: Tensor, trial: Trial, steps=None) -> None:
 
 
 def a_batch_is_its_loop(trial: Trial) -> None:
-    net, _ = trial.case.network()
-    smoe = trial.smoe(net)
-    together = smoe.attribute(trial.images.clone())
-    # Images that come one by one may come first or after the batch.
-    for attributor in (smoe, trial.smoe(net)):
-        for number, expected in enumerate(together):
-            alone = attributor.attribute(trial.images[number : number + 1].clone())[0]
+    together = trial.read.maps.combined
+    other = trial.smoe(trial.case.network()[0])
+    for number, expected in enumerate(together):
+        # One image after the batch, or as the first of an attributor's calls.
+        for smoe in (trial.read.smoe, other) if number == len(together) - 1 else (trial.read.smoe,):
+            alone = smoe.attribute(trial.images[number : number + 1].clone())[0, 0]
             off = float((alone - expected).abs().max())
             assert off < OF_BATCHES[trial.case.dtype], f"image {number}: {off:.3f} off its batch"
 
@@ -150,21 +170,14 @@ def _alike(before: object, after: object) -> bool:
 
 
 def the_model_is_as_it_was(trial: Trial) -> None:
-    net, _ = trial.case.network()
-    first = next(net.parameters())
-    first.grad = torch.ones_like(first)
-    for number, parameter in enumerate(net.parameters()):
-        parameter.requires_grad_(number % 3 != 1)
+    read = trial.read
+    for key, value in read.after.items():
+        assert _alike(read.before[key], value), f"{key} changed"
     once = trial.images.clone()
     with torch.no_grad():
-        logits = deepcopy(net).eval()(once)
-    before = _state(net)
-    given = trial.images.clone()
-    maps = trial.smoe(net).maps(given)
-    for key, value in _state(net).items():
-        assert _alike(before[key], value), f"{key} changed"
-    assert torch.equal(given, once), "the images are not as one forward pass leaves them"
-    assert torch.equal(maps.logits, logits), "the output is not that of one forward pass"
+        logits = trial.case.network()[0].eval()(once)
+    assert torch.equal(read.images, once), "the images are not as one forward pass leaves them"
+    assert torch.equal(read.maps.logits, logits), "the output is not that of one forward pass"
 
 
 def class_activation_maps_are_captums(trial: Trial) -> None:
