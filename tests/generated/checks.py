@@ -70,7 +70,7 @@ class Trial:
             if min(maps.shape[1:]) < 2:
                 return False
             for number, values in enumerate(maps):
-                view, image = divmod(number, self.case.images)
+                image, view = divmod(number, len(last.grids))
                 found = place_of(last, values, view)
                 if np.ptp(values) < 0.3 or not _near(
                     found, self.centres[image], last.steps, locations=1.0, pixels=3.0

@@ -284,10 +284,12 @@ def cases(draw) -> Case:
         added = draft.parts[begin:]
         plain &= len(added) == 1 or isinstance(added[0], Conv | Hooked)
         plain &= not isinstance(added[0], Blur | Subsample | Unshuffle | Resize | Hooked)
+        weighted = any(part.weighted for part in added)
         if draft.chance(4):
             _moves(draft, 1, early=False)
+            # The last tensor of a scale is what weights make, and not what then moves.
+            weighted &= len(draft.parts) == begin + len(added)
             plain &= len(draft.parts) == begin + len(added)
-        weighted = any(part.weighted for part in added)
         _stage(draft, first=not weighted)
     if not downs:
         draft.add(Pool(), Conv(6), Act())

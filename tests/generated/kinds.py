@@ -151,7 +151,7 @@ KINDS: dict[str, Case] = {
     "gate at the end of stages": late(Gate()),
     "gate inside a stage": late(Gate(), Conv(5), Act()),
     "gate, bilinear": late(Gate("bilinear")),
-    "squeeze and excitation": late(Excite()),
+    "squeeze and excitation": late(Excite(), seed=1),
     "residuals": Case((*STEM, Residual(4), Residual(8, (2, 2)), Residual(8), Decide())),
     "residuals that end in a sum": Case(
         (

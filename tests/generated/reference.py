@@ -28,11 +28,14 @@ class Last:
     plain: bool
 
     def map(self, statistic: str) -> np.ndarray:
-        """The normalised map of every view, the image's rows as rows."""
+        """The normalised maps, the image's rows as rows; the views of an image follow each other."""
         values = np.maximum(self.values, 0)
         if self.grids[0].transposed:
             values = values.transpose(0, 2, 1, 3)
-        return np.stack([normal_cdf(one) for one in statistics(values, statistic)])
+        maps = np.stack([normal_cdf(one) for one in statistics(values, statistic)])
+        views = len(self.grids)
+        of_image = maps.reshape(views, -1, *maps.shape[1:]).swapaxes(0, 1)
+        return of_image.reshape(maps.shape)
 
     @property
     def steps(self) -> tuple[float, float]:
