@@ -135,7 +135,7 @@ class Residual(Part):
         short, _ = Conv(self.out, (1, 1), self.stride, (0, 0)).build(channels, random)
         same = self.stride == (1, 1) and out == channels
         shortcut = nn.Identity() if same else short
-        body = nn.Sequential(main, nn.SiLU())
+        body = nn.Sequential(main, nn.ReLU())
         act = nn.Identity() if self.act is None else ACTIVATIONS[self.act][0]()
         return Added(body, shortcut, act, self.inplace), out
 
@@ -208,7 +208,9 @@ class Branches(Part):
 
     def build(self, channels, random):
         wide, _ = chained((Conv(self.out), Act("relu")), channels, random)
-        narrow, _ = chained((Conv(self.out, (1, 1), (1, 1), (0, 0)), Act("silu")), channels, random)
+        narrow, _ = chained(
+            (Conv(self.out, (1, 1), (1, 1), (0, 0)), Act("relu6")), channels, random
+        )
         return Joined([wide, narrow]), 2 * self.out
 
 

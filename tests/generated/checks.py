@@ -65,9 +65,9 @@ class Trial:
         return [last.map(self.case.statistic) for last in self.walk.lasts]
 
     def shows(self) -> bool:
-        """True if by hand, too, every scale is highest at the object, and clearly so."""
+        """True if by hand, too, every scale is clear, and clearly highest at the object."""
         for last, maps in zip(self.walk.lasts, self.expected, strict=True):
-            if min(maps.shape[1:]) < 2:
+            if min(maps.shape[1:]) < 2 or not last.clear:
                 return False
             for number, values in enumerate(maps):
                 image, view = divmod(number, len(last.grids))
@@ -109,9 +109,9 @@ def maps_lie_on_the_object(trial: Trial) -> None:
         for number, last in enumerate(trial.walk.lasts):
             _on_objects(maps.scales[number].name, stacked[:, number], trial, last.steps)
     if not trial.walk.gaps:
-        (top_row, end_row), (left, end_column) = trial.walk.seen
         outside = torch.ones(trial.case.size, dtype=torch.bool)
-        outside[round(top_row) : round(end_row), round(left) : round(end_column)] = False
+        for (first, end), (left, right) in trial.walk.seen:
+            outside[round(first) : round(end), round(left) : round(right)] = False
         stray = maps.combined[:, outside].abs()
         most = float(stray.max()) if stray.numel() else 0.0
         assert most == 0, f"salience {most:.3f} at pixels that the network never saw"
@@ -218,6 +218,6 @@ def problems(trial: Trial) -> dict[str, str]:
             warnings.simplefilter("ignore")
             try:
                 check(trial)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 found[check.__name__] = f"{type(error).__name__}: {error}"
     return found

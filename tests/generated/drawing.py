@@ -100,9 +100,7 @@ def _moves(draft: _Draft, most: int, early: bool) -> None:
         few = st.integers(0, 8 if early else 2)
         left, right, top, bottom = (draft.draw(few) for _ in range(4))
         if kind == "crop":
-            draft.add(
-                Crop(left, right, top, bottom, draft.pick("slice", "narrow", "index", "pad"))
-            )
+            draft.add(Crop(left, right, top, bottom, draft.pick("slice", "narrow", "index", "pad")))
         elif kind == "pad":
             mode = draft.pick("constant", "constant", "replicate", "reflect")
             if mode == "reflect":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -77,10 +78,7 @@ class Decoder(nn.Module):
     def __init__(self, widths, skips, random):
         super().__init__()
         self.skips = skips
-        read = [
-            before + (beside if skips else 0)
-            for before, beside in zip(widths[:-1], widths[1:], strict=True)
-        ]
+        read = [before + (beside if skips else 0) for before, beside in pairwise(widths)]
         self.convs = nn.ModuleList(
             positive(nn.Conv2d(channels, out, 1), random)
             for channels, out in zip(read, widths[1:], strict=True)
@@ -129,7 +127,6 @@ class Case:
     seed: int = 0
     training: bool = False
     statistic: str = "smoe_scale"
-    names: tuple[str, ...] = field(default=(), repr=False)
 
     def network(self) -> tuple[nn.Module, list]:
         """The network in evaluation mode, and the layer of each part but the `Decode`."""
@@ -177,6 +174,3 @@ def objects(case: Case, centres: list[tuple[float, float]]) -> torch.Tensor:
     ]
     gains = torch.linspace(1.0, 0.6, case.channels).reshape(1, -1, 1, 1)
     return (0.05 + 0.9 * torch.stack(images).unsqueeze(1) * gains).to(getattr(torch, case.dtype))
-
-
-__all__ = ["Act", "Case", "Conv", "Decide", "Decode", "Denoise", "Views", "objects"]

@@ -182,14 +182,10 @@ class Subsample(Part):
 
 @dataclass(frozen=True)
 class Unshuffle(Part):
-    """Blocks of 2 x 2 locations become channels; sizes are cut to even ones first."""
+    """Blocks of 2 x 2 locations become channels; for even sizes."""
 
     def build(self, channels, random):
-        def unshuffle(x):
-            height, width = (length - length % 2 for length in x.shape[2:])
-            return F.pixel_unshuffle(x[:, :, :height, :width], 2)
-
-        return Function(unshuffle, repr(self)), 4 * channels
+        return Function(lambda x: F.pixel_unshuffle(x, 2), repr(self)), 4 * channels
 
     def grid(self, grid, size):
         return Grid(grid.rows.windows(size[0], 2, 2, 0), grid.columns.windows(size[1], 2, 2, 0))
@@ -303,9 +299,7 @@ class Resize(Part):
             options["size"] = self.to
         else:
             options["scale_factor"] = self.to
-        return Function(
-            lambda x: F.interpolate(x, mode=self.mode, **options), repr(self)
-        ), channels
+        return Function(lambda x: F.interpolate(x, mode=self.mode, **options), repr(self)), channels
 
     def grid(self, grid, size):
         return Grid(grid.rows.resized(size[0]), grid.columns.resized(size[1]))

@@ -10,9 +10,10 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
+from tests.generated.blocks import Act
 from tests.generated.grid import Grid
 from tests.generated.networks import Case, Decode, Denoise, Views
-from tests.generated.tokens import ChannelsLast, Decide, MergePatches, Tokens
+from tests.generated.tokens import ChannelsLast, Decide, Tokens
 
 # A map whose spread is below this share of its largest value is 0.5 everywhere.
 CONSTANT = 1e-6
@@ -20,15 +21,28 @@ CONSTANT = 1e-6
 
 @dataclass(frozen=True)
 class Last:
-    """The last tensor of a scale: `(views * N, h, w, C)` in float64, with its grids and its layer's number."""
+    """The last tensor of a scale: `(views * N, h, w, C)` in float64, with its grids.
+
+    `number` is that of its layer; `plain` if it is `(N, C, h, w)`; `share` the share of the scale's
+    parameters in the layer (of a stage of tokens, in its last block), 1 for an activation function.
+    """
 
     values: np.ndarray
     grids: tuple[Grid, ...]
     number: int
     plain: bool
+    share: float
+
+    @property
+    def clear(self) -> bool:
+        """False for a sum with negative values that adds little to an activation before it.
+
+        Then either may count as the scale's last tensor.
+        """
+        return self.share > 0.4 or bool((self.values >= 0).all())
 
     def map(self, statistic: str) -> np.ndarray:
-        """The normalised maps, the image's rows as rows; the views of an image follow each other."""
+        """The normalised maps, rows of the image as rows; an image's views follow each other."""
         values = np.maximum(self.values, 0)
         if self.grids[0].transposed:
             values = values.transpose(0, 2, 1, 3)
@@ -62,7 +76,8 @@ class Walk:
     """A network's pass by hand: the last tensor of each scale, what it sees, and its output."""
 
     lasts: tuple[Last, ...]
-    seen: tuple[tuple[float, float], tuple[float, float]]
+    # Of each view, the rows and the columns.
+    seen: tuple[list[tuple[float, float]], ...]
     # Between rows or columns that it reads it may leave some out.
     gaps: bool
 
@@ -113,7 +128,7 @@ def walk(case: Case, images: Tensor) -> Walk:
     before all weights is no scale, nor is the output, nor what a decoder makes, nor the scales of a
     network whose result is another network's image.
     """
-    net, layers = case.network()
+    _, layers = case.network()
     memo: dict[int, object] = {}
     layers = [deepcopy(layer, memo) for layer in layers]
     for layer in layers:
@@ -122,27 +137,38 @@ def walk(case: Case, images: Tensor) -> Walk:
     walker = _Walker(case, images)
     lasts: list[Last] = []
     last: Last | None = None
-    seen, gaps = None, False
+    seen, gaps, weights = (), False, 0
     body = [part for part in case.parts if not isinstance(part, Decode | Decide)]
     with torch.no_grad():
         for number, (part, layer) in enumerate(zip(body, layers[:-1], strict=True)):
             before = walker.grids[0]
-            if part.weighted and seen is None:
-                seen = tuple(before.extents(case.size))
+            if part.weighted and not seen:
+                seen = tuple(grid.extents(case.size) for grid in walker.grids)
                 gaps = max(before.steps) > 1.5
             walker.step(part, layer)
-            down = max(new / old for new, old in zip(walker.grids[0].steps, before.steps, strict=True))
+            down = max(
+                new / old for new, old in zip(walker.grids[0].steps, before.steps, strict=True)
+            )
             if down > 1.5 and last is not None:
                 lasts.append(last)
-                last = None
+                last, weights = None, 0
             if isinstance(part, Denoise):
-                lasts, last = [], None
+                lasts, last, weights = [], None, 0
+            weights += _parameters(layer)
             if part.ends:
                 plain = walker.layout == "first" and len(walker.grids) == 1
-                last = Last(walker.values(), walker.grids, number, plain)
+                own = layer.blocks[-1] if hasattr(layer, "blocks") else layer
+                share = 1.0 if isinstance(part, Act) else _parameters(own) / max(weights, 1)
+                last = Last(walker.values(), walker.grids, number, plain, share)
     if last is not None:
         lasts.append(last)
     return Walk(tuple(lasts), seen, gaps)
+
+
+def _parameters(layer: object) -> int:
+    if not isinstance(layer, torch.nn.Module):
+        return 0
+    return sum(parameter.numel() for parameter in layer.parameters())
 
 
 def centres(case: Case) -> list[tuple[float, float]]:
@@ -151,12 +177,14 @@ def centres(case: Case) -> list[tuple[float, float]]:
     found = walk(case, zeros)
     boxes = [grid.extents(case.size) for last in found.lasts for grid in last.grids]
     low, high = (
-        [edge(box[axis][side] for box in [found.seen, *boxes]) for axis in (0, 1)]
+        [edge(box[axis][side] for box in [*found.seen, *boxes]) for axis in (0, 1)]
         for side, edge in ((0, max), (1, min))
     )
     shares = [case.place, (1 - case.place[0], 1 - case.place[1]), (case.place[1], case.place[0])]
     return [
-        tuple(first + share * (end - first) for first, end, share in zip(low, high, one, strict=True))
+        tuple(
+            first + share * (end - first) for first, end, share in zip(low, high, one, strict=True)
+        )
         for one in shares[: case.images]
     ]
 

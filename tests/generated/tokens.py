@@ -30,31 +30,31 @@ class LinearBlock(nn.Module):
 
 
 class MixBlock(nn.Module):
-    """x + W2 gelu(W1 norm(x))."""
+    """x + W2 relu(W1 norm(x)), which is not negative where x is not."""
 
     def __init__(self, channels, random):
         super().__init__()
         self.norm = _norm(channels)
         self.first = positive(nn.Linear(channels, 2 * channels), random)
-        self.second = positive(nn.Linear(2 * channels, channels), random)
+        self.second = positive(nn.Linear(2 * channels, channels, bias=False), random)
 
     def forward(self, x):
-        return x + 0.5 * self.second(F.gelu(self.first(self.norm(x))))
+        return x + 0.5 * self.second(F.relu(self.first(self.norm(x))))
 
 
 class AttentionBlock(nn.Module):
-    """x + W attention(norm(x)), over all locations."""
+    """x + W attention(norm(x)) over all locations, not negative where x is not."""
 
     def __init__(self, channels, random):
         super().__init__()
         self.norm = _norm(channels)
         self.inner = positive(nn.Linear(channels, 3 * channels), random)
-        self.outer = positive(nn.Linear(channels, channels), random)
+        self.outer = positive(nn.Linear(channels, channels, bias=False), random)
 
     def forward(self, x):
         tokens = self.norm(x).flatten(1, -2)
         query, key, value = self.inner(tokens).chunk(3, -1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value.relu())
         return x + 0.3 * self.outer(mixed).reshape(x.shape)
 
 
