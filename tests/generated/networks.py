@@ -11,7 +11,6 @@ from torch import nn
 
 from tests.generated.blocks import Act, Chain, chained
 from tests.generated.parts import Conv, Part, positive
-from tests.generated.tokens import Decide
 
 
 class Cleaned(nn.Module):
