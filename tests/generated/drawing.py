@@ -42,7 +42,7 @@ WIDTHS = (4, 6, 3, 5, 7, 8, 2, 1, 16, 24, 32, 48)
 STRIDES = ((2, 2), (2, 2), (2, 2), (1, 2), (2, 1), (3, 3), (4, 4))
 SINGLE = (1, 1)
 # The fewest rows or columns of a scale.
-LEAST = 3
+LEAST = 4
 # The most that a network shrinks an axis.
 MOST = 8
 

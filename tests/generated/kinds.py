@@ -151,6 +151,10 @@ KINDS: dict[str, Case] = {
     "gate at the end of stages": late(Gate()),
     "gate inside a stage": late(Gate(), Conv(5), Act()),
     "gate, bilinear": late(Gate("bilinear")),
+    "gate at the end": Case((*STEM, Pool(), *STAGE, Gate(), Decide())),
+    "gate, then channels last": Case(
+        (*STEM, Pool(), *STAGE, Gate(), ChannelsLast(back=False), Decide("last"))
+    ),
     "squeeze and excitation": late(Excite(), seed=1),
     "residuals": Case((*STEM, Residual(4), Residual(8, (2, 2)), Residual(8), Decide())),
     "residuals that end in a sum": Case(
@@ -176,6 +180,9 @@ KINDS: dict[str, Case] = {
     "tokens to the end, one more before them": Case(
         (*STEM, Pool(), *STAGE, Tokens(("mix", "linear"), True, False), Decide("tokens"))
     ),
+    "padded rows, then tokens": Case(
+        (Pad(top=7), *STEM, Conv(6, stride=(2, 2)), Act(), Tokens(back=False), Decide("tokens"))
+    ),
     "channels last and back": late(ChannelsLast(("linear", "mix"))),
     "channels last to the end": Case(
         (
@@ -189,6 +196,13 @@ KINDS: dict[str, Case] = {
         )
     ),
     "views in the batch": before(Views()),
+    "views, cropped": before(Views(), Crop(right=4)),
+    "views, transposed, channels last": Case(
+        (
+            *(Views(), Transpose(), *STEM, Unshuffle(), *STAGE),
+            *(ChannelsLast(("mix", "attention"), back=False), Decide("last")),
+        )
+    ),
     "a denoiser, then a classifier": before(Denoise()),
     "a denoiser with a residual": before(Denoise(residual=True)),
     "a decoder": Case(
@@ -207,6 +221,7 @@ KINDS: dict[str, Case] = {
     "a mean of locations": Case((*STEM, Pool(), *STAGE, Decide("mean"))),
     "pooling to four cells": Case((*STEM, Pool(), *STAGE, Decide("cells"))),
     "in-place preprocessing": before(Normalise()),
+    "in-place preprocessing of a part": before(Crop(4, 4, 2, 2), Normalise()),
     "in-place activations": Case(
         (Conv(4), Act("relu", "inplace"), Pool(), Conv(6), Act("silu", "inplace"), Decide())
     ),
