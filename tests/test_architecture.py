@@ -26,7 +26,7 @@ STAIRS = {
     ),
     "reports": (
         *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
-        "reproduction",
+        *("reproduction", "families"),
     ),
     "comparisons": (
         *("budget", "methods", "measures", "plans", "cells", "graph", "engines", "estimates"),

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--again",
         action="store_true",
-        help="measure recorded families anew, each by the network that is recorded",
+        help="measure recorded families anew, each on the network that was chosen before",
     )
     parser.add_argument("--records", type=Path, default=RECORDS, help="JSON lines, one a family")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
@@ -40,11 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     measured = read_measurements(options.records)
-    for family, names in all_families().items():
+    families = {
+        family: names
+        for family, names in all_families().items()
+        if not options.families or any(part in family for part in options.families)
+    }
+    if options.again:
+        for family in families.keys() & measured.keys():
+            measured[family] = Measurement(family, measured[family].network)
+        write_measurements(options.records, measured.values())
+    for family, names in families.items():
         recorded = measured.get(family)
-        if options.families and not any(part in family for part in options.families):
-            continue
-        if recorded is not None and not options.again:
+        if recorded is not None and (recorded.size or recorded.error):
             continue
         start = time.monotonic()
         measured[family] = survey(family, names if recorded is None else [recorded.network])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.hooks import tensors_in
+from fastsal.networks import hooks
+from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Call:
     """One call of a module.
 
     Attributes:
@@ -20,16 +25,12 @@ class Call(NamedTuple):
         end: How many calls had ended before.
         shape: The shape of its output, of the first tensor if there are several.
         made: The steps of autograd's graph that made its output.
-        before: How many calls had ended when it began.
-        read: The steps that made its input.
     """
 
     module: nn.Module
     end: int
     shape: tuple[int, ...]
     made: frozenset[Any]
-    before: int
-    read: frozenset[Any]
 
     @property
     def locations(self) -> int:
@@ -48,30 +49,34 @@ class Graph:
     """Autograd's graph of one pass, and the calls of modules in the order in which they end.
 
     Args:
-        network: The network.
+        network: The network, in evaluation mode.
         images: Images `(N, C, H, W)`.
+        scales: The scales that are read in the pass.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor, scales: Sequence[Scale] = ()) -> None:
         self.calls: list[Call] = []
+        # Of each scale the steps that made its tensor, and the number of the last call before.
+        self.scales: list[tuple[frozenset[Any], int]] = [(frozenset(), -1)] * len(scales)
         self.images = images.clone().requires_grad_()
-        begun: dict[nn.Module, list[tuple[int, frozenset[Any]]]] = {}
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            begun.setdefault(module, []).append((len(self.calls), _steps((args, kwargs))))
 
         def after(module: nn.Module, _: Any, output: Any) -> None:
-            made = next(tensors_in(output), None)
+            made = next(hooks.tensors_in(output), None)
             shape = () if made is None else tuple(made.shape)
-            started = begun[module].pop()
-            self.calls.append(Call(module, len(self.calls), shape, _steps(output), *started))
+            self.calls.append(Call(module, len(self.calls), shape, _steps(output)))
 
-        parts = list(network.modules())
-        handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in parts]
-        handles += [part.register_forward_hook(after) for part in parts]
+        def read(index: int, tensor: Tensor) -> Tensor:
+            self.scales[index] = _steps(tensor), len(self.calls) - 1
+            return tensor.detach()
+
+        taps = [
+            NamedLayer.of_scale(scale).tap(partial(read, index))
+            for index, scale in enumerate(scales)
+        ]
+        handles = [part.register_forward_hook(after) for part in network.modules()]
         try:
             with torch.enable_grad():
-                self.ends = _steps(network(self.images))
+                self.ends = _steps(hooks.forward(network, (self.images,), None, taps)[0])
         finally:
             for handle in handles:
                 handle.remove()
@@ -86,18 +91,20 @@ class Graph:
         for step, sources in self.sources.items():
             for source in sources:
                 self.readers.setdefault(source, []).append(step)
+        leaf = [step for step in self.sources if getattr(step, "variable", None) is self.images]
+        self.of_images = _closure(leaf, self.readers)
 
     def after(self, steps: frozenset[Any]) -> set[int]:
-        """Return the ids of the leaves that are read together with what comes from some steps."""
-        seen: set[Any] = set()
-        waiting = [reader for step in steps for reader in self.readers.get(step, [])]
-        while waiting:
-            step = waiting.pop()
-            if step not in seen:
-                seen.add(step)
-                waiting += self.readers.get(step, [])
-        read = (source for step in seen for source in self.sources[step])
-        return {id(source.variable) for source in read if hasattr(source, "variable")}
+        """Return the ids of the leaves that are applied to what comes from some steps.
+
+        A leaf may be transposed or the like before, but has met no part of the images.
+        """
+        later = _closure(
+            [one for step in steps for one in self.readers.get(step, [])], self.readers
+        )
+        applied = (one for step in later for one in self.sources[step] if one not in self.of_images)
+        own = _closure(applied, self.sources)
+        return {id(step.variable) for step in own if hasattr(step, "variable")}
 
     def around(self, steps: frozenset[Any]) -> set[int]:
         """Return the ids of the leaves from which paths lead to the output around some steps."""
@@ -119,18 +126,24 @@ class Graph:
         return bool(steps) and id(self.images) not in self.around(steps)
 
 
+def _closure(steps: Iterable[Any], following: Mapping[Any, Sequence[Any]]) -> set[Any]:
+    """Return steps and all that follow them."""
+    found: set[Any] = set()
+    waiting = list(steps)
+    while waiting:
+        step = waiting.pop()
+        if step not in found:
+            found.add(step)
+            waiting += following.get(step, [])
+    return found
+
+
 def _steps(value: Any) -> frozenset[Any]:
-    steps = (tensor.grad_fn for tensor in tensors_in(value))
+    steps = (tensor.grad_fn for tensor in hooks.tensors_in(value))
     return frozenset(step for step in steps if step is not None)
 
 
-def grid_of(scale: Scale) -> tuple[int, int]:
-    """Return the numbers of rows and columns of a scale."""
-    rows = 1 if scale.channels_last else 2
-    return scale.shape[rows], scale.shape[rows + 1]
-
-
-def last_cut(graph: Graph, grid: tuple[int, int], when: int) -> Call | None:
+def last_cut(graph: Graph, grid: tuple[int, ...], when: int) -> Call | None:
     """Return the last call that gives a tensor on a grid which all paths to the output cross.
 
     Args:
@@ -140,7 +153,8 @@ def last_cut(graph: Graph, grid: tuple[int, int], when: int) -> Call | None:
     """
     count = math.prod(grid)
     # The last call is that of the network itself.
-    for call in reversed(graph.calls[when + 1 : -1]):
+    calls: list[Call] = graph.calls[when + 1 : -1]
+    for call in reversed(calls):
         size = call.shape[1:]
         on_grid = len(size) == 3 and grid in (size[:2], size[1:])
         # With and without a class token.
@@ -150,7 +164,7 @@ def last_cut(graph: Graph, grid: tuple[int, int], when: int) -> Call | None:
     return None
 
 
-def missed(graph: Graph, grid: tuple[int, int], first: int, last: int) -> float:
+def missed(graph: Graph, grid: tuple[int, ...], first: int, last: int) -> float:
     """Return the share of the parameters that work on a grid which runs between two calls.
 
     Args:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.scales import ScalesError, candidates, chosen_scales
+from fastsal.networks.scales import Scale, ScalesError, candidates, chosen_scales
 from fastsal.optional import one_line
-from reports.families.graph import Graph, grid_of, last_cut, missed
+from reports.families.graph import Graph, last_cut, missed
 from reports.families.networks import build, count_parameters, enliven, smallest
 
 MOST_PARAMETERS = 150_000_000
@@ -25,9 +26,9 @@ class FoundScale:
 
     Attributes:
         name: The layer.
-        shape: The shape of its tensor.
+        shape: The shape of its tensor in the network.
+        size: The channels, rows and columns of its map.
         stride: The scale's stride.
-        channels_last: True if its layout is `(N, H, W, C)`.
         layer_input: True if the layer's input is read.
         passed: True if the output depends on the images around this tensor too.
         later: The last tensor of the same grid after it that all paths to the output cross.
@@ -36,8 +37,8 @@ class FoundScale:
 
     name: str
     shape: tuple[int, ...]
+    size: tuple[int, ...]
     stride: int
-    channels_last: bool
     layer_input: bool
     passed: bool
     later: str
@@ -105,8 +106,16 @@ def measure(family: str, name: str, network: nn.Module, images: Tensor) -> Measu
         network: The network, in evaluation mode.
         images: Images `(N, C, H, W)`.
     """
-    parameters = list(network.parameters())
-    graph = Graph(network, images)
+    scales: tuple[Scale, ...] = ()
+    reason = ""
+    try:
+        scales = chosen_scales(candidates(network, images))
+    except ScalesError as error:
+        reason = one_line(error)
+    # A fault of `find_scales` is shown in the table, and the other families are measured.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+    graph = Graph(network, images, scales)
     most: dict[nn.Module, int] = {}
     for call in graph.calls:
         most[call.module] = max(most.get(call.module, 0), call.locations)
@@ -117,18 +126,9 @@ def measure(family: str, name: str, network: nn.Module, images: Tensor) -> Measu
         for parameter in owner.parameters(recurse=False)
         if most.get(owner, 0) != 1
     }
+    parameters = list(network.parameters())
     total = sum(each.numel() for each in parameters if id(each) in with_locations)
-    number = count_parameters(network)
-    head = 1 - total / max(1, number)
     names = {module: name for name, module in network.named_modules()}
-    try:
-        scales = chosen_scales(candidates(network, images))
-    except ScalesError as error:
-        return Measurement(family, name, images.shape[-1], number, head, error=one_line(error))
-    # A fault of `find_scales` is shown in the table, and the other families are measured.
-    except Exception as error:
-        fault = f"{type(error).__name__}: {one_line(error)}"
-        return Measurement(family, name, images.shape[-1], number, head, error=fault)
 
     def share(leaves: set[int]) -> float:
         late = (each.numel() for each in parameters if id(each) in leaves & with_locations)
@@ -137,33 +137,33 @@ def measure(family: str, name: str, network: nn.Module, images: Tensor) -> Measu
     found = []
     around: set[int] = set()
     after: set[int] = set()
-    for scale in scales:
-        mine = [call for call in graph.calls if call.module is scale.module]
-        call = mine[-1 if scale.call is None else scale.call]
-        steps, when = (call.read, call.before - 1) if scale.layer_input else (call.made, call.end)
-        later = last_cut(graph, grid_of(scale), when)
+    for scale, (steps, when) in zip(scales, graph.scales, strict=True):
+        size = tuple(scale.channels_first(torch.empty(scale.shape, device="meta")).shape[1:])
+        later = last_cut(graph, size[1:], when)
         around, after = graph.around(steps), graph.after(steps)
         found.append(
             FoundScale(
                 name=scale.name,
                 shape=tuple(scale.shape),
+                size=size,
                 stride=scale.stride,
-                channels_last=scale.channels_last,
                 layer_input=scale.layer_input,
                 passed=id(graph.images) in around,
                 later="" if later is None else names[later.module],
-                missed=0.0 if later is None else missed(graph, grid_of(scale), when, later.end),
+                missed=0.0 if later is None else missed(graph, size[1:], when, later.end),
             )
         )
+    number = count_parameters(network)
     return Measurement(
         family,
         name,
-        images.shape[-1],
-        number,
-        head,
+        size=images.shape[-1],
+        parameters=number,
+        head=1 - total / max(1, number),
         after=share(after),
         beside=share(around - after),
         scales=tuple(found),
+        error=reason,
     )
 
 
@@ -174,8 +174,8 @@ def read_measurements(path: Path) -> dict[str, Measurement]:
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = json.loads(line)
-        scales = (FoundScale(**{**one, "shape": tuple(one["shape"])}) for one in fields["scales"])
-        found[fields["family"]] = Measurement(**{**fields, "scales": tuple(scales)})
+        scales = tuple(map(_scale, fields.pop("scales")))
+        found[fields["family"]] = Measurement(**fields, scales=scales)
     return found
 
 
@@ -188,6 +188,11 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
     part = path.with_suffix(".part")
     part.write_text("".join(lines), encoding="utf-8")
     part.replace(path)
+
+
+def _scale(fields: Mapping[str, Any]) -> FoundScale:
+    sizes = {"shape": tuple(fields["shape"]), "size": tuple(fields["size"])}
+    return FoundScale(**{**fields, **sizes})
 
 
 def _rounded(fields: Mapping[str, object]) -> dict[str, object]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,13 +58,12 @@ def torchvision_families() -> dict[str, list[str]]:
 
 def transformers_families() -> dict[str, list[str]]:
     """Return one network of each of transformers' image models, none without transformers."""
-    try:
-        from transformers.models.auto import modeling_auto
-    except ImportError:
+    if importlib.util.find_spec("transformers") is None:
         return {}
+    tables: Any = importlib.import_module("transformers.models.auto.modeling_auto")
     families: dict[str, list[str]] = {}
     for task in TASKS:
-        named: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+        named: Mapping[str, Any] = getattr(tables, f"MODEL_FOR_{task}_MAPPING_NAMES")
         for family, classes in named.items():
             name = classes if isinstance(classes, str) else classes[0]
             families.setdefault(f"transformers {family}", [f"transformers:{family}:{name}"])

@@ -113,5 +113,4 @@ def _last(found: Measurement) -> str:
         return ""
     scale = found.scales[-1]
     side = " in" if scale.layer_input else ""
-    size = (*scale.shape[-1:], *scale.shape[1:3]) if scale.channels_last else scale.shape[1:]
-    return f"`{scale.name}`{side} {'x'.join(map(str, size))}, {scale.stride}"
+    return f"`{scale.name}`{side} {'x'.join(map(str, scale.size))}, {scale.stride}"
