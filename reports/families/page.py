@@ -10,8 +10,51 @@ from reports.families.measurement import Measurement
 # Of the parameters that work on locations.
 MOST_AFTER = 0.05
 ONE_RESOLUTION = "one resolution after the patches"
-# Families without scales, or with a larger share after the last scale.
-REASONS: dict[str, str] = {}
+PYRAMID = "a pyramid and heads read every scale"
+QUERIES = "boxes are decoded from queries, after the last grid"
+DECODER = "a decoder reads every scale"
+# Families with a larger share after or beside the last scale, or with another error.
+REASONS = {
+    "timm coat": "three resolutions read each other in parallel blocks, and all reach the output",
+    "timm cpubone": "a fault: even kernels on an unchanged grid are taken for finer and finer ones",
+    "timm efficientvim": "the heads of all stages read hidden states without locations",
+    "timm mobilenetv5": "the last two stages are merged at the finer of their grids",
+    "timm tresnet": "a fault: blocks of pixels that a view makes channels are not followed",
+    **{
+        f"torchvision detection.{name}": PYRAMID
+        for name in [
+            "faster_rcnn",
+            "fcos",
+            "keypoint_rcnn",
+            "mask_rcnn",
+            "retinanet",
+            "ssd",
+            "ssdlite",
+        ]
+    },
+    "torchvision segmentation.lraspp": "a fault: the last block's inside is taken for its end",
+    **{
+        f"transformers {name}": "a fault: the encoder of tokens on the last grid is not followed"
+        for name in ["dab-detr", "table-transformer"]
+    },
+    **{f"transformers {name}": QUERIES for name in ["conditional_detr", "detr"]},
+    **{
+        f"transformers {name}": "a pyramid reads every scale, and boxes are decoded from queries"
+        for name in [
+            "d_fine",
+            "deformable_detr",
+            "deimv2",
+            "pp_doclayout_v3",
+            "pp_doclayout_v4",
+            "rt_detr",
+            "rt_detr_v2",
+        ]
+    },
+    **{
+        f"transformers {name}": DECODER
+        for name in ["dpt", "pp_ocrv5_mobile_det", "tipsv2_dpt", "upernet"]
+    },
+}
 
 INTRODUCTION = """# Families of networks
 
