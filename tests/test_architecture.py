@@ -18,7 +18,8 @@ PACKAGES = ("fastsal", "evaluation", "reports", "comparisons")
 STAIRS = {
     "fastsal": (
         *("_version", "registry", "files", "optional", "arguments", "kernels", "images"),
-        *("networks", "statistics", "maps", "cam", "attribution", "export", "monitoring", "cli"),
+        *("geometry", "keeping", "networks", "statistics", "maps", "cam", "attribution"),
+        *("export", "monitoring", "cli"),
     ),
     "evaluation": (
         *("hardware", "seeding", "storage", "datasets", "masking", "training", "layers"),
@@ -29,7 +30,17 @@ STAIRS = {
         *("reproduction", "families"),
     ),
     "comparisons": (
-        *("budget", "methods", "measures", "plans", "cells", "graph", "engines", "estimates"),
+        *(
+            "budget",
+            "guided_backprop",
+            "methods",
+            "measures",
+            "plans",
+            "cells",
+            "graph",
+            "engines",
+            "estimates",
+        ),
         *("runs", "deployment", "cli"),
     ),
 }

@@ -142,8 +142,8 @@ def _explained(method: str, network: nn.Module, batch: Batch) -> Callable[[], Te
 def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
     """Return the compiled network, if the method gives the same map for it as for the eager one.
 
-    A compiled network calls no hook that is set afterwards, so some methods would be timed doing
-    something else.
+    A compiled network calls no hook that is set afterwards, and is one node of autograd's graph, so
+    some methods would be timed doing something else.
     """
     compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
     try:

@@ -23,7 +23,7 @@ from evaluation.storage.local_copies import locked
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
-from fastsal.networks.by_name import read_state_dict
+from fastsal.networks.by_name import load_state, read_state_dict
 from fastsal.networks.scales import Scale
 
 
@@ -33,7 +33,8 @@ def given(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
-        _load_weights(network, Path(cell.spec["start"]))
+        path = cell.spec["start"]
+        load_state(network, read_state_dict(path), cell.spec["model"], path)
     _, test = whole_views(dataset)
     correct = correctness(network, test, dataset.test.labels, device=device)
     store.save_model(cell.id, network.state_dict())
@@ -117,13 +118,6 @@ def tune(cell: Cell, store: Store, device: str) -> Outcome:
 
 def _built(cell: Cell, dataset: Dataset) -> nn.Module:
     return build_network(cell.spec["model"], len(dataset.classes), 0, size=dataset.size)
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        network.load_state_dict(read_state_dict(path))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} holds weights of another network: {error}") from error
 
 
 def _frozen(

@@ -19,7 +19,12 @@ from comparisons.cli.options import (
     as_whole_numbers,
     as_words,
 )
-from comparisons.cli.recipe_options import as_augmentation, as_milestones, stated_recipe
+from comparisons.cli.recipe_options import (
+    as_augmentation,
+    as_milestones,
+    as_normalisation,
+    stated_recipe,
+)
 from comparisons.measures import MEASURES, resolve_measures
 from comparisons.methods import resolve
 from comparisons.methods.registry import SETS
@@ -66,6 +71,8 @@ def _plan(
     recursive: Annotated[bool, shared.RECURSIVE] = False,
     weights: Annotated[str | None, training.WEIGHTS] = None,
     weights_expect: Annotated[str | None, training.WEIGHTS_EXPECT] = None,
+    weights_mean: Annotated[str | None, training.WEIGHTS_MEAN] = None,
+    weights_std: Annotated[str | None, training.WEIGHTS_STD] = None,
     recipe: Annotated[str | None, training.RECIPE] = None,
     epochs: Annotated[int | None, training.EPOCHS] = None,
     learning_rate: Annotated[float | None, training.LEARNING_RATE] = None,
@@ -133,6 +140,7 @@ def _plan(
         "image_size": image_size,
         "weights": weights,
         "weights_expect": weights_expect,
+        "weights_normalisation": as_normalisation(weights_mean, weights_std),
         **as_variants(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from comparisons.cli.options import as_words
+from evaluation.training.pretrained import Normalisation
 from evaluation.training.recipe import PRECISIONS, RECIPES, Recipe, default_precision
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
 
@@ -21,6 +22,11 @@ WEIGHTS_EXPECT = typer.Option(
     help="Whose normalisation they expect: published (that of the model's published weights, where "
     "it has any), or data (that of the training images)."
 )
+WEIGHTS_MEAN = typer.Option(
+    help="The mean that a file's weights expect, of R, G and B in [0, 1]: 0.5,0.5,0.5; with "
+    "--weights-std, in place of --weights-expect."
+)
+WEIGHTS_STD = typer.Option(help="The standard deviation likewise, above 0.")
 RECIPE = typer.Option(
     help=f"How networks are trained: {', '.join(RECIPES)}; the preset's own by default. The "
     "options below change parts of it."
@@ -135,3 +141,29 @@ def as_augmentation(text: str | None) -> dict[str, Any]:
                 "and resized-crop:SHARE such as resized-crop:0.08"
             ) from None
     return found
+
+
+def as_normalisation(mean: str | None, std: str | None) -> Normalisation | None:
+    """Parse a mean and a standard deviation of three numbers each; without both, None.
+
+    Raises:
+        ValueError: one without the other, or not three numbers.
+
+    >>> as_normalisation("0.5,0.5,0.5", "0.25,0.25,0.25")
+    ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--weights-mean and --weights-std belong together: give both")
+    return _three("--weights-mean", mean), _three("--weights-std", std)
+
+
+def _three(option: str, text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{option} {text!r}: expected three numbers, such as 0.5,0.5,0.5"
+        ) from None
+    return red, green, blue

@@ -76,7 +76,7 @@ class Sheet:
         """The sheet as a plan file holds it."""
         return {
             "command": self.command,
-            "plan": asdict(self.plan),
+            "plan": self.plan.to_json(),
             "extent": asdict(self.extent) | {"size": list(self.size)},
             "throughput": self.throughput.to_json(),
             "cost": self._cost_to_json(),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from captum.attr import GuidedBackprop, GuidedGradCam
 from torch import Tensor, nn
 
 from comparisons.budget import Rows, within_budget
+from comparisons.guided_backprop import GuidedBackprop
 from comparisons.methods.base import PAPER, Explain, Prepare
 from comparisons.methods.gradients import abs_sum
 from comparisons.methods.registry import method
@@ -21,7 +21,6 @@ from fastsal import (
     GradCAM,
     GradCAMPlusPlus,
     SmoothGradCAMPlusPlus,
-    find_scales,
 )
 from fastsal.cam.registry import CAMS, Cam
 from fastsal.maps.resize import upsample
@@ -63,7 +62,7 @@ def _register(cam: Cam) -> None:
         gradients=1,
         by_channel=_each_batch(_guided_channels, cam),
     )
-    named(_each_batch(_guided_gradcam if cam.name == "gradcam" else _guided, cam))
+    named(_each_batch(_guided, cam))
     named = method(
         "fastcam" if cam.name == "gradcam" else f"fastcam-{cam.name}",
         "Fast-CAM" if cam.name == "gradcam" else f"Fast-CAM, {title}",
@@ -94,19 +93,6 @@ def _alone(model: nn.Module, cam: Cam) -> Rows:
     return explain
 
 
-def _guided_gradcam(model: nn.Module, cam: Cam) -> Rows:
-    del cam
-    attributor: GuidedGradCam | None = None
-
-    def explain(inputs: Tensor, target: Tensor) -> Tensor:
-        nonlocal attributor
-        if attributor is None:
-            attributor = GuidedGradCam(model, find_scales(model, inputs[:1])[-1].module)
-        return abs_sum(attributor.attribute(inputs, target=target, interpolate_mode=_INTERPOLATION))
-
-    return explain
-
-
 def _guided(model: nn.Module, cam: Cam) -> Rows:
     guided = GuidedBackprop(model)
     alone = _alone(model, cam)
@@ -123,7 +109,7 @@ def _guided_channels(model: nn.Module, cam: Cam) -> Rows:
 
     def explain(inputs: Tensor, target: Tensor) -> Tensor:
         gradients: Tensor = guided.attribute(inputs, target)
-        return gradients.detach().abs() * alone(inputs, target)[:, None]
+        return gradients.abs() * alone(inputs, target)[:, None]
 
     return explain
 

@@ -1,4 +1,4 @@
-"""Captum's gradient methods over many images, steps and noisy copies, within a memory budget."""
+"""Gradient methods over many images, steps and noisy copies, within a memory budget."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
-from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
+from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
 
 from comparisons.budget import Passes, Rows, in_slices
+from comparisons.guided_backprop import GuidedBackprop
 from comparisons.methods.base import Batch, Explain, Prepare
 from comparisons.methods.registry import method
 
@@ -32,7 +33,7 @@ Arguments = Callable[[Batch], dict[str, Any]]
 
 
 class Gradients:
-    """One of Captum's gradient methods, each pass within the memory budget.
+    """A gradient method, each pass within the memory budget.
 
     Args:
         attributor: the method.
@@ -133,7 +134,7 @@ def abs_sum(attribution: Tensor) -> Tensor:
 
 
 def register_gradients() -> None:
-    """Register Captum's gradient methods: each plain, with SmoothGrad and with its squares."""
+    """Register the gradient methods: each plain, with SmoothGrad and with its squares."""
     _register_gradient("gradient", "Gradient", "Simonyan et al. 2013", _saliency)
     _register_gradient("guided-backprop", "Guided Backprop", "Springenberg et al. 2014", _guided)
     _register_gradient(
@@ -146,8 +147,8 @@ def register_gradients() -> None:
     )
 
 
-class _Captum(Protocol):
-    """A function that sets up one of Captum's gradient methods for a model."""
+class _SetUp(Protocol):
+    """A function that sets up a gradient method for a model."""
 
     def __call__(self, model: nn.Module, *, smoothed: bool) -> Gradients:
         """Return the attribution function."""
@@ -176,7 +177,7 @@ def _register_gradient(
     name: str,
     title: str,
     citation: str,
-    build: _Captum,
+    build: _SetUp,
     plain: Mapping[str, Any] = MappingProxyType({}),
     with_noise: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
@@ -220,7 +221,7 @@ def _register_gradient(
         named(_smoothed(build, squared, abs_sum))
 
 
-def _smoothed(build: _Captum, squared: bool, reduce: Callable[[Tensor], Tensor]) -> Prepare:
+def _smoothed(build: _SetUp, squared: bool, reduce: Callable[[Tensor], Tensor]) -> Prepare:
     def prepare(model: nn.Module) -> Explain:
         gradients = build(model, smoothed=True)
         return lambda batch: reduce(

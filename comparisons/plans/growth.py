@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from comparisons.plans.plan import Plan
 from evaluation.storage.hashes import spec_id
@@ -92,7 +92,7 @@ class Case:
     @property
     def id(self) -> str:
         """Id of the run: the same for two series that share it."""
-        own = {"plan": asdict(self.plan), "engine": self.engine, "workers": self.workers}
+        own = {"plan": self.plan.to_json(), "engine": self.engine, "workers": self.workers}
         return spec_id(own)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS, is_method
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
-from evaluation.training.pretrained import Weights
+from evaluation.training.pretrained import Normalisation, Weights
 from evaluation.training.retraining import Recipe
 
 __all__ = ["PRESETS", "Plan", "PlanError"]
@@ -47,6 +47,8 @@ class Plan:
             takes them; None for the one that the first seed trains. Retraining and its unmasked
             reference start from scratch either way.
         weights_expect: whose normalisation those weights expect.
+        weights_normalisation: mean and deviation of R, G and B that a file's weights expect, in
+            place of those; None if they are not given.
     """
 
     data: str
@@ -69,6 +71,7 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe)
     weights: str | None = None
     weights_expect: str = "published"
+    weights_normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -104,6 +107,8 @@ class Plan:
                     f"labels, and its weights are given: leave out --weights, or {name} of "
                     "--measures"
                 )
+        if self.weights_normalisation is not None and self.weights is None:
+            raise PlanError("--weights-mean and --weights-std are of a file: give it as --weights")
         for variant in self.all_variants:
             if self.all_variants.count(variant) > 1:
                 raise PlanError(f"the variant {variant.title or 'of the protocol'} is given twice")
@@ -127,7 +132,7 @@ class Plan:
         """
         if self.weights is None:
             return None
-        return Weights(self.model, self.weights, self.weights_expect)
+        return Weights(self.model, self.weights, self.weights_expect, self.weights_normalisation)
 
     @property
     def cuts(self) -> tuple[float, ...]:
@@ -139,13 +144,23 @@ class Plan:
         """Return the seeds that a method is retrained with."""
         return self.seeds[:1] if method in self.first_seed_only else self.seeds
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by name.
+
+        A normalisation that is not given is left out: ids that hash a plan from before it was an
+        option stay the same.
+        """
+        options = asdict(self)
+        if self.weights_normalisation is None:
+            del options["weights_normalisation"]
+        return options
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """Read ``dataclasses.asdict(plan)``, also after JSON made its tuples lists.
+        """Read `to_json`, also after JSON made its tuples lists.
 
-        >>> from dataclasses import asdict
         >>> plan = Plan("shapes", "resnet9", ("random",))
-        >>> Plan.from_json(asdict(plan)) == plan
+        >>> Plan.from_json(plan.to_json()) == plan
         True
         """
         values = dict(data)
@@ -155,6 +170,9 @@ class Plan:
         for name in ("methods", "modes", "fractions", "seeds", "first_seed_only", "measures"):
             # A plan from before there were measures has none.
             values[name] = tuple(values.get(name, ()))
+        if values.get("weights_normalisation") is not None:
+            mean, std = values["weights_normalisation"]
+            values["weights_normalisation"] = tuple(mean), tuple(std)
         return cls(**values)
 
     def conflicts(self, other: Plan) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class _Comparison(EngineRun[Plan]):
 
     def _keep_plan(self) -> None:
         content: dict[str, Any] = {
-            "plan": asdict(self.plan),
+            "plan": self.plan.to_json(),
             "command": self.command,
             "methods": {name: get_method(name).described for name in self.plan.methods},
         }

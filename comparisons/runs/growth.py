@@ -79,7 +79,7 @@ def measure_run(case: Case, folder: Path) -> Measured:
         RunError: the run failed; with its last words.
     """
     file, out = folder / "plan.json", folder / "run"
-    write_plan_file(file, {"plan": asdict(case.plan)})
+    write_plan_file(file, {"plan": case.plan.to_json()})
     command = [
         *(sys.executable, "-m", "comparisons", "run", "--plan", str(file), "--out", str(out)),
         *("--workers", str(case.workers)),

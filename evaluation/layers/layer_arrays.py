@@ -109,6 +109,9 @@ def statistic_maps(
 
     Returns:
         For each statistic an array ``(N, h, w)`` a scale.
+
+    Raises:
+        ValueError: activations that are not finite; names the layer.
     """
     readers = [
         readers_of(SMOEScale(network, list(scales), statistic=name, normalize="none")).for_image(
@@ -151,6 +154,9 @@ def write_locations(
             it; each appears whole.
         locations: the shares of locations that pass.
         device: device of the network.
+
+    Raises:
+        ValueError: activations that are not finite; names the layer.
     """
     computed = [name for name in statistics if name != RANDOM]
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.by_name import named_function
+from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 
 __all__ = ["BUILT_IN", "build_network", "check_network", "state_hash"]
@@ -127,8 +127,9 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
 
     Args:
         name: a built-in name, a torchvision classifier's name, ``timm:NAME``,
-            ``package.module:function`` or ``path/to/file.py:function``; the function takes the
-            number of classes and returns a module.
+            ``package.module:function`` or ``path/to/file.py:function``; the function gets the
+            number of classes if it takes it, as `fastsal.networks.by_name.built_by` says, and
+            returns a module.
         classes: number of classes.
         seed: seed of the initial weights; the global generator is left as it was.
         size: height and width of the images, for a trial run.
@@ -145,8 +146,8 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
         network = _builder(name)(classes)
         if not isinstance(network, nn.Module):
             raise ValueError(
-                f"model {name!r} gave a {type(network).__name__}: expected a function that takes "
-                "the number of classes and returns a torch.nn.Module"
+                f"model {name!r} gave a {type(network).__name__}: expected a function that "
+                "returns a torch.nn.Module"
             )
         _try_out(network, name, classes, size)
     return network
@@ -187,8 +188,7 @@ def _builder(name: str) -> Callable[[int], object]:
         timm: Any = needed("timm", f"the network {name}")
         return partial(_build_timm, timm, name)
     if ":" in name:
-        function = named_function(name)
-        return partial(_build_own, name, function)
+        return partial(built_by, named_function(name), name)
     from torchvision import models
 
     if name in models.list_models(module=models):
@@ -207,16 +207,6 @@ def _build_timm(timm: Any, name: str, classes: int) -> object:
         raise ValueError(
             f"model {name!r} cannot be built for {classes} classes ({error}): expected a name of "
             "timm.list_models()"
-        ) from error
-
-
-def _build_own(name: str, function: Callable[[int], object], classes: int) -> object:
-    try:
-        return function(classes)
-    except Exception as error:
-        raise ValueError(
-            f"model {name!r} cannot be built for {classes} classes ({error}): expected a function "
-            "that takes the number of classes and returns a torch.nn.Module"
         ) from error
 
 

@@ -2,11 +2,12 @@
 
 A network with such weights gets images in its own normalisation, which the metadata of published
 weights hold. A file has no metadata: it is taken to expect the normalisation of the network's
-published weights, if there are any, or that of the training images on request.
+published weights, if there are any; that of the training images, or a given one, on request.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from evaluation.training.networks import build_network
 from fastsal.files import short_hash
-from fastsal.networks.by_name import read_state_dict
+from fastsal.networks.by_name import load_state, read_state_dict
 from fastsal.optional import needed, one_line
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
@@ -44,9 +45,12 @@ class Weights:
             ``timm:TAG`` (a pretrained tag, or nothing for the model's first), or a path.
         expect: the expected normalisation: ``"published"``, that of the model's published weights
             if there are any, or ``"data"``, that of the training images.
+        given: the normalisation that a file's weights expect, in place of `expect`; None where it
+            is not given.
 
     Raises:
-        ValueError: weights that the model does not have, a missing file, or another `expect`.
+        ValueError: weights that the model does not have, a missing file, another `expect`, or a
+            normalisation that is none or is given for published weights.
 
     >>> Weights("resnet50", "torchvision:IMAGENET1K_V2").normalisation[0]
     (0.485, 0.456, 0.406)
@@ -55,6 +59,7 @@ class Weights:
     model: str
     source: str
     expect: str = "published"
+    given: Normalisation | None = None
 
     def __post_init__(self) -> None:
         """Refuse weights that cannot be found, before anything is trained."""
@@ -63,6 +68,13 @@ class Weights:
                 f"weights expect the normalisation {self.expect!r}: expected one of "
                 f"{', '.join(EXPECTED)}"
             )
+        if self.given is not None:
+            _check_normalisation(self.given)
+            if self._published is not None or self.expect != "published":
+                raise ValueError(
+                    f"weights {self.source!r} have a normalisation of their own: leave out "
+                    "--weights-mean and --weights-std, or give a file without --weights-expect"
+                )
         if self._published is None and not Path(self.source).is_file():
             raise ValueError(f"weights {self.source!r}: there is no such file; expected {_FORMS}")
 
@@ -84,6 +96,8 @@ class Weights:
     def normalisation(self) -> Normalisation | None:
         """The normalisation that the network expects; None for that of the training images."""
         published = self._published
+        if self.given is not None:
+            return self.given
         if self.expect == "data":
             return None
         if published is None:
@@ -130,31 +144,19 @@ class Weights:
         """
         self.check_classes(classes)
         network = empty_network(self.source, self.model, classes, size)
-        state = self._state()
-        own = network.state_dict()
-        _check_fit(self, state, own)
-        network.load_state_dict(dict(state))
+        load_state(network, self._state(), self.model, self.source)
         return network
 
-    def _state(self) -> Mapping[str, Any]:
+    def _state(self) -> Mapping[str, Tensor]:
         published = self._published
+        if published is None:
+            return read_state_dict(self.source)
         try:
-            state = read_state_dict(self.source) if published is None else published.fetch()
-            if not isinstance(state, Mapping):
-                raise TypeError(f"it holds a {type(state).__name__}")
-            if not all(isinstance(weight, Tensor) for weight in state.values()):
-                raise TypeError("it holds more than tensors by name")
-            return state
+            return published.fetch()
         except Exception as error:
-            why = one_line(error)
-            if published is None:
-                raise ValueError(
-                    f"weights {self.source}: cannot be read as a state dict ({why}); save one with "
-                    "torch.save(network.state_dict(), PATH)"
-                ) from error
             raise ValueError(
-                f"weights {self.source!r} of {self.model} cannot be fetched ({why}): fetch them "
-                "where there is a network, and give the file's path as --weights"
+                f"weights {self.source!r} of {self.model} cannot be fetched ({one_line(error)}): "
+                "fetch them where there is a network, and give the file's path as --weights"
             ) from error
 
 
@@ -175,7 +177,7 @@ def empty_network(source: str, model: str, classes: int, size: tuple[int, int]) 
 class _Published:
     classes: int
     normalisation: Normalisation
-    fetch: Callable[[], Mapping[str, Any]]
+    fetch: Callable[[], Mapping[str, Tensor]]
 
 
 def _of_torchvision(model: str, tag: str) -> _Published:
@@ -208,7 +210,7 @@ def _of_timm(model: str, tag: str) -> _Published:
         known = ", ".join(f"timm:{each.partition('.')[2]}" for each in _tags(name)) or "none"
         raise ValueError(f"model {model!r} has no weights {tag!r} in timm: there are {known}")
 
-    def fetch() -> Mapping[str, Any]:
+    def fetch() -> Mapping[str, Tensor]:
         network: nn.Module = timm.create_model(full, pretrained=True)
         return network.state_dict()
 
@@ -227,24 +229,14 @@ def _known(full: str) -> bool:
     return full in tags if "." in full else bool(tags)
 
 
+def _check_normalisation(given: Normalisation) -> None:
+    mean, std = given
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))):
+        raise ValueError(f"normalisation {given}: expected a mean and a deviation of R, G and B")
+    if min(std) <= 0:
+        raise ValueError(f"--weights-std {std}: expected three numbers above 0")
+
+
 def _three(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _check_fit(weights: Weights, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse weights of another network; the message names up to three differences."""
-    shapes = [
-        f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    missing = [f"{name} is missing" for name in own if name not in state]
-    unexpected = [f"{name} is not of this network" for name in state if name not in own]
-    wrong = shapes + missing + unexpected
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"weights {weights.source} do not fit model {weights.model!r}: "
-            f"{'; '.join(wrong[:3])}{more}"
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
 
 
 def checked_max_batch(max_batch: int | None) -> int | None:
@@ -34,7 +35,8 @@ def split(call: Call, max_batch: int | None) -> list[Call]:
 
     As in Captum's `internal_batch_size`, tensors among the further arguments are split with the
     images, and so are targets of which each image has one. Other arguments, and tensors whose first
-    dimension is not the batch's, go to every call unchanged.
+    dimension is not the batch's, go to every call: to the first unchanged, to the others as copies,
+    since the model may write to them.
 
     >>> call = Call(torch.nn.Identity(), (torch.ones(3, 1, 2, 2),), [5, 6, 7])
     >>> [part.target for part in split(call, 2)]
@@ -49,10 +51,13 @@ def split(call: Call, max_batch: int | None) -> list[Call]:
             one_per_image = value.dim() > 0 and len(value) == images
         else:
             one_per_image = isinstance(value, list) and len(value) == images
-        return value[start : start + max_batch] if one_per_image else value
+        if one_per_image:
+            return value[start : start + max_batch]
+        return copied(value) if start else value
 
     return [
         call._replace(
+            part=True,
             inputs=tuple(select(tensor, start) for tensor in call.inputs),
             target=select(call.target, start),
             additional_forward_args=_select_tensors(call.additional_forward_args, start, select),
@@ -64,7 +69,9 @@ def split(call: Call, max_batch: int | None) -> list[Call]:
 def _select_tensors(arguments: object, start: int, select: Callable[[Any, int], Any]) -> object:
     if isinstance(arguments, tuple):
         return tuple(_select_tensors(argument, start, select) for argument in arguments)
-    return select(arguments, start) if isinstance(arguments, Tensor) else arguments
+    if isinstance(arguments, Tensor):
+        return select(arguments, start)
+    return copied(arguments) if start else arguments
 
 
 def joined_outputs(outputs: Sequence[Any]) -> Any:

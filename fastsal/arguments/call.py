@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -17,6 +17,7 @@ class Call(NamedTuple):
         target: In any of Captum's forms, a callable of the output, or None.
         additional_forward_args: Further arguments: one, or a tuple of them, or None.
         device_ids: The order of the devices over which a `DataParallel` model splits a batch.
+        part: True if the tensors are a part of the caller's batch.
     """
 
     forward_func: Callable[..., Any]
@@ -24,3 +25,21 @@ class Call(NamedTuple):
     target: Any = None
     additional_forward_args: object = None
     device_ids: Sequence[int] | None = None
+    part: bool = False
+
+    @property
+    def kind(self) -> Hashable:
+        """All of the arguments that the network's path can depend on but the tensors' values."""
+        return _kind((self.inputs, self.additional_forward_args))
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_kind, value))
+    if isinstance(value, Mapping):
+        return tuple((key, _kind(item)) for key, item in value.items())
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return value
+    return type(value).__qualname__

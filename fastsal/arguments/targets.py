@@ -43,7 +43,7 @@ def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
     [2.0, 3.0]
     """
     try:
-        _validate_target(samples, target)
+        _validate_target(_rows(output, samples), target)
         # Checked here, since an index out of bounds on a GPU ends the process.
         several = target.numel() > 1 if isinstance(target, Tensor) else isinstance(target, list)
         if several and output.dim() == 2 and not isinstance(target[0], tuple):
@@ -64,20 +64,25 @@ def select_target(output: Tensor, target: Any, samples: int) -> Tensor:
     return selected
 
 
-def select_scores(output: Any, target: Any, samples: int) -> Tensor:
+def select_scores(output: Any, target: Any, samples: int, part: bool = False) -> Tensor:
     """Return one score for each image, whose gradient a class activation map takes.
+
+    A network that pools several images into one row of its output, as in multiple-instance
+    learning, has one score for each row: that of all the row's images.
 
     Args:
         output: The model's output.
         target: In any of Captum's forms, a callable of the output, or None for the predicted
             class. If the output is one number for each image, None takes that number.
         samples: The number of images.
+        part: True if the images are a part of the caller's batch.
 
     Returns:
-        N scores.
+        N scores, or one for each row of the output.
 
     Raises:
-        TargetError: If the target does not fit the output, or selects another number of scores.
+        TargetError: If the target does not fit the output, or selects another number of scores; if
+            images are pooled into rows, and only a part of them is there.
 
     >>> import torch
     >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).flatten().tolist()
@@ -95,7 +100,7 @@ def select_scores(output: Any, target: Any, samples: int) -> Tensor:
         scores = select_target(output, target, samples)
     elif _has_classes(output, samples):
         scores = output.gather(1, output.argmax(1, keepdim=True))
-    elif output.numel() == samples:
+    elif output.numel() == _rows(output, samples):
         scores = output
     else:
         raise TargetError(
@@ -104,7 +109,13 @@ def select_scores(output: Any, target: Any, samples: int) -> Tensor:
             "one for each image, or a callable of the output that returns one score an image, such "
             "as target=lambda output: output[:, 0].flatten(1).sum(1)"
         )
-    if not isinstance(scores, Tensor) or scores.numel() != samples:
+    rows = _rows(output, samples)
+    if rows < samples and part:
+        raise TargetError(
+            f"the model pools {samples} image(s) into {rows} row(s) of its output, and max_batch "
+            "divides the batch: leave out max_batch, so that images of one row stay together"
+        )
+    if not isinstance(scores, Tensor) or scores.numel() not in (samples, rows):
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TargetError(
             f"target {target!r} gives {shape}, expected one score for each of the {samples} "
@@ -126,7 +137,15 @@ def fixed_target(output: Any, target: Any, samples: int) -> Any:
 
 
 def _has_classes(output: Tensor, samples: int) -> bool:
-    return output.dim() == 2 and output.shape[0] == samples
+    return output.dim() == 2 and output.shape[0] == _rows(output, samples)
+
+
+def _rows(output: Any, samples: int) -> int:
+    """Return the number of rows of an output: of images, or of groups of as many images each."""
+    if not isinstance(output, Tensor) or output.dim() not in (1, 2):
+        return samples
+    rows = output.shape[0]
+    return rows if rows and samples % rows == 0 else samples
 
 
 def _described(output: Any) -> str:

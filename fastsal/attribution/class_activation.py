@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from captum.log import log_usage
 from fastsal.arguments.call import Call
 from fastsal.arguments.inputs import Inputs
 from fastsal.attribution.base import NamedAttribution
-from fastsal.cam.contributions import layer_contributions, warn_of_zero
+from fastsal.cam.contributions import MOST_KINDS, Places, layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.networks.layers import Layer, NamedLayer, name_layer
 from fastsal.networks.scales import Scale, find_scales
@@ -72,6 +72,8 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
             )
         self.cam = get_cam(cam)
         self._layer = None if layer is None else name_layer(forward_func, layer)
+        self._places: Places = {}
+        self._found: dict[Hashable, NamedLayer] = {}
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -82,6 +84,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
     ) -> Inputs:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
@@ -102,6 +105,10 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
                 them, as Captum does by default. Default: True.
             attr_dim_summation (bool): Sums over the channels; False gives each channel's
                 contribution. Default: True.
+            grad_kwargs (dict[str, Any], optional): Further arguments of `torch.autograd.grad`:
+                `materialize_grads=True` gives a map of 0 where the score does not depend on the
+                layer, which is an error otherwise. The map has no graph, `create_graph` or not.
+                Default: None.
 
         Returns:
             `(N, 1, h, w)`, or `(N, C, h, w)` without the sum. A tuple of one input gives a tuple of
@@ -113,7 +120,18 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         """
         (call,) = self._calls(inputs, target, additional_forward_args)
         layer = self._layer or self._find_layer(call)
-        maps, _ = layer_contributions(self.cam, layer, call, layer_input=attribute_to_layer_input)
+        maps, scale, _ = layer_contributions(
+            self.cam,
+            layer,
+            call,
+            places=self._places,
+            found=self._layer is None,
+            layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+        )
+        if scale is not None and scale.layout.transposed:
+            # At the layer's size, as Captum gives it.
+            maps = maps.transpose(2, 3)
         if attr_dim_summation:
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:
@@ -123,9 +141,13 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         return (maps,) if isinstance(inputs, tuple) and len(inputs) == 1 else maps
 
     def _find_layer(self, call: Call) -> NamedLayer:
-        scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
-        self._layer = NamedLayer.of_scale(scales[-1])
-        return self._layer
+        key = call.kind
+        if key not in self._found:
+            scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
+            if len(self._found) >= MOST_KINDS:
+                self._found.pop(next(iter(self._found)))
+            self._found[key] = NamedLayer.of_scale(scales[-1])
+        return self._found[key]
 
 
 class GradCAM(ClassActivationMap):

@@ -16,13 +16,15 @@ from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
-from fastsal.cam.contributions import layer_contributions, warn_of_zero
+from fastsal.cam.contributions import Places, layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.maps.normalization import NormalizeOver
+from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions, upsample
-from fastsal.networks.layers import Layer, describe_layer, name_layer
+from fastsal.networks.layers import Layer, name_layer
 from fastsal.networks.scales import Scale
+from fastsal.networks.state import LayerError
 from fastsal.statistics.registry import Statistic, StatisticFunction
 
 
@@ -106,6 +108,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             max_batch=max_batch,
         )
         self._cam_layer = None if layer is None else name_layer(model, layer)
+        self._places: Places = {}
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -149,15 +152,23 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
-            maps, activation_map = self._read(calls, reader, attribute_to_layer_input)
+            maps, activation_map, scale = self._read(calls, reader, attribute_to_layer_input)
+            placement = scale.placement
+            blocks = 1 if placement is None else placement.blocks
             product = reader.combined(maps, reader.channels if expand_channels else 1)
         with torch.no_grad():
-            peak = activation_map.amax((1, 2), keepdim=True)
+            maps_of = activation_map.unflatten(0, (-1, blocks))  # type: ignore[no-untyped-call]
+            peak = maps_of.amax((1, 2, 3))
             zero = peak <= 0
-        warn_of_zero(zero.flatten(), self.cam, "; their Fast-CAM map is 0")
+        warn_of_zero(zero, self.cam, "; their Fast-CAM map is 0")
         with torch.no_grad():
-            activation_map = activation_map / peak.masked_fill(zero, 1)
-            product *= upsample(activation_map, reader.size, interpolate_mode).to(product.device)
+            peak = peak.masked_fill(zero, 1).repeat_interleave(blocks)
+            activation_map = activation_map / peak[:, None, None]
+            if placement is None:
+                laid = upsample(activation_map, reader.size, interpolate_mode)
+            else:
+                laid = placed(activation_map, placement, reader.size)[:, None]
+            product *= laid.to(product.device)
             return as_attributions(inputs, product, expand_channels)
 
     def class_activation_map(
@@ -190,18 +201,32 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
     def _read(
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return the map of every scale and the class activation map of a batch."""
+    ) -> tuple[list[Tensor], Tensor, Scale]:
+        """Return the map of every scale, the CAM of a batch and the scale of the CAM's layer."""
         layer = self._cam_layer or reader.layers[-1]
         activation_maps, values = [], []
+        scale: Scale | None = None
         for call in calls:
-            contributions, read = layer_contributions(
-                self.cam, layer, call, layer_input=layer_input, taps=reader.taps
+            contributions = layer_contributions(
+                self.cam,
+                layer,
+                call,
+                places=self._places,
+                found=self._cam_layer is None and readers_of(self.smoe).finds_layers,
+                layer_input=layer_input,
+                taps=reader.taps,
             )
-            if layer.scale is None or layer_input:
-                # Raises if the map cannot be laid over the image.
-                describe_layer(layer.name, layer.module, contributions, reader.size, False)
-            activation_maps.append(contributions.sum(1).relu())
-            values.append(read)
+            scale = contributions.scale
+            if scale is None:
+                raise LayerError(
+                    f"layer {layer.name!r} gives a tensor without locations on the grid of the "
+                    f"{reader.size[0]}x{reader.size[1]} image, expected (N, C, h, w), (N, h, w, C) "
+                    "or (N, h w, C); choose another layer"
+                )
+            activation_map = contributions.maps.sum(1).relu()
+            activation_maps.append(by_image(activation_map, scale.placement))
+            values.append(contributions.values)
         whole = activation_maps[0] if len(calls) == 1 else torch.cat(activation_maps)
-        return reader.joined(values), whole
+        if scale is None:
+            raise RuntimeError("a batch has one part at least")
+        return reader.joined(values), whole, scale

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
 from fastsal.arguments.targets import check_target
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.tiles import Span, Tiling, crop, own_part
 from fastsal.networks import hooks
+from fastsal.networks.state import LayerError
 
 
 def read_batch(
@@ -52,7 +54,8 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
     """Return the statistic of every scale of whole images, from one tile after another.
 
     Args:
-        call: The model and its tensors; all of the images' size are cut alike.
+        call: The model and its tensors; all of the images' size are cut alike. The model runs on
+            copies.
         reader: Reads the scales.
         tiling: The tiles.
 
@@ -70,7 +73,9 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
         rows, columns = (row.shown_start, row.shown_stop), (column.shown_start, column.shown_stop)
         reader.input_size = (rows[1] - rows[0], columns[1] - columns[0])
         inputs = crop(call.inputs, reader.size, rows, columns)
-        return _run(call._replace(inputs=inputs), reader)[1]
+        further = copied(call.additional_forward_args)
+        part = call._replace(inputs=inputs, additional_forward_args=further)
+        return _run(part, reader)[1]
 
     height, width = reader.size
     scales = reader.known_scales or reader.scales
@@ -79,6 +84,13 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
         shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
         run_on(*(Span(0, side, 0, side) for side in shown))
         scales = reader.scales
+    moved = [scale.name for scale in scales if scale.placement and scale.placement.moved]
+    if moved:
+        raise LayerError(
+            f"layer(s) {', '.join(moved)} do not lie where the pixels of a tile are, since the "
+            "network moves, crops or pads its image inside; do that before the network, or take "
+            "the image whole (tile=None)"
+        )
     names, strides = [scale.name for scale in scales], [scale.stride for scale in scales]
     stride = tiling.checked(names, strides)
     rows: list[list[Tensor]] = []

@@ -29,7 +29,7 @@ from fastsal.statistics.smoe import smoe_scale
 # The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
 MOST_PLANS = 4
 # The return value of a hook whose layer's statistic lies in a plan's memory.
-NOTHING = torch.empty(0)
+NOTHING = torch.empty(0, device="cpu", dtype=torch.float32)
 
 
 class CacheKey(NamedTuple):
@@ -39,6 +39,7 @@ class CacheKey(NamedTuple):
         settings: The attributor's settings.
         layers: The layers that are read.
         shape: The shape of the images.
+        dtype: The type of the images.
         layer_input: True if the layers' inputs are read.
         threads: How many threads share the work.
         device: The device of the images.
@@ -47,6 +48,7 @@ class CacheKey(NamedTuple):
     settings: Settings
     layers: tuple[NamedLayer, ...]
     shape: torch.Size
+    dtype: torch.dtype
     layer_input: bool
     threads: int
     device: torch.device
@@ -57,13 +59,14 @@ class CacheKey(NamedTuple):
     ) -> CacheKey:
         """Return the key of a call with an image batch, made now."""
         threads = torch.get_num_threads()
-        return cls(settings, layers, image.shape, layer_input, threads, image.device)
+        return cls(settings, layers, image.shape, image.dtype, layer_input, threads, image.device)
 
 
 class PlannedReader:
     """A `ScaleReader` for a batch of a known shape: runs kernels prepared by an earlier call.
 
-    A layer that gives a tensor of another layout than planned is read by a `ScaleReader` instead.
+    A layer that gives a tensor of another layout than planned, or whose statistic is 0 everywhere,
+    is read by a `ScaleReader` instead.
 
     Args:
         key: The calls that it is for.
@@ -99,7 +102,8 @@ class PlannedReader:
         self._plan = plan
         self.available = plan.available
         self.taps = [
-            tap._replace(read=partial(self._read, index)) for index, tap in enumerate(taps)
+            tap._replace(read=partial(self._read, index), modes=())
+            for index, tap in enumerate(taps)
         ]
         # For one pass each: the reader of tensors that were not planned, and the values it read.
         self._make_fallback: Callable[[], ScaleReader] | None = None
@@ -120,6 +124,7 @@ class PlannedReader:
             or settings.normalize_over != "image"
             or settings.tiling is not None
             or len(layouts) != len(reader.layers)
+            or not all(scale.plain for scale in reader.scales)
         ):
             return None
         (device, *others) = {device for _, device in layouts}
@@ -166,8 +171,9 @@ class PlannedReader:
             if self._unplanned:
                 # If a module runs several times, its last call counts.
                 self._unplanned.pop(index, None)
-            self._plan.read(index, tensor)
-            return NOTHING
+            if self._plan.read(index, tensor):
+                return NOTHING
+            # 0 everywhere: the other reader looks for the reason.
         values = self._fallback_reader().taps[index].read(tensor)
         self._unplanned[index] = values
         return values

@@ -2,74 +2,138 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fastsal.attribution.settings import Settings
+from fastsal.geometry.following import Following
 from fastsal.kernels import cpu, cuda
+from fastsal.kernels.constants import CONSTANT_SPREAD
 from fastsal.kernels.memory import Layout, layout_of
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
-from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, describe_layer
+from fastsal.maps.placing import by_image
+from fastsal.networks.layers import NamedLayer, check_each_finite, check_finite, scale_of
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
+from fastsal.statistics.registry import Statistic
+from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
 
 
 class LayerNotes:
-    """Observations of an attributor's layers that outlive a call, and warnings given once."""
+    """Places of an attributor's layers by the kind of batch, and warnings given once."""
+
+    # Images of more sizes than this are traced anew.
+    MOST_KINDS = 64
 
     def __init__(self) -> None:
-        # By index of the layer, and whether its input is read.
-        self._signed: dict[tuple[int, bool], bool] = {}
-        self._warned = False
+        self._scales: dict[Hashable, Scale] = {}
+        self._warned: set[str] = set()
+        # The indices of the layers on a GPU in which small activations were looked for.
+        self._looked: set[int] = set()
+
+    def __reduce__(self) -> tuple[type[LayerNotes], tuple[()]]:
+        return LayerNotes, ()
+
+    def known(self, key: Hashable) -> bool:
+        """Return True if a layer's scale has been noted under a key."""
+        return key in self._scales
 
     def scale(
         self,
-        key: tuple[int, bool],
+        key: Hashable,
         layer: NamedLayer,
         tensor: Tensor,
         size: tuple[int, int],
-        rectifies: bool,
+        following: Following | None,
     ) -> Scale:
-        """Return the scale of a layer that was given, from the tensor that is read.
+        """Return the scale of a layer that was given, as noted under a key or from its tensor.
 
         Args:
-            key: The layer's index, and whether its input is read.
+            key: All that the scale depends on but the tensor's shape and type.
             layer: The layer.
             tensor: Its tensor.
             size: (H, W) of the network's input.
-            rectifies: The statistic itself counts negative activations as 0. Then the tensor is
-                searched for them at the first call alone; else at every call.
+            following: Tells the tensor's place in the first pass of this kind.
         """
-        known = self._signed.get(key) if rectifies else None
-        scale = describe_layer(layer.name, layer.module, tensor, size, known)
-        self._signed[key] = scale.signed
+        noted = self._scales.get(key)
+        if noted is not None:
+            return noted
+        scale = scale_of(layer, tensor, size, following)
+        if len(self._scales) >= self.MOST_KINDS:
+            self._scales.pop(next(iter(self._scales)), None)
+        self._scales[key] = scale
         return scale
 
     def warn_signed(self, names: Sequence[str], statistic: str) -> None:
         """Warn once of layers with negative activations, for which a statistic is not defined."""
-        if names and not self._warned:
-            self._warned = True
+        if names and "signed" not in self._warned:
+            self._warned.add("signed")
             warnings.warn(
                 f"layer(s) {', '.join(names)} give negative activations, for which "
                 f"{statistic} is not defined; they count as 0, as after a ReLU",
                 stacklevel=2,
             )
 
+    def looks_for_small(self, index: int, tensor: Tensor) -> bool:
+        """Return True if a layer is to be searched for activations below the statistic's epsilon.
+
+        On a GPU, which each search waits for, it is at the first call alone.
+        """
+        if tensor.is_cpu:
+            return True
+        first = index not in self._looked
+        self._looked.add(index)
+        return first
+
+    def warn_small(self, largest: Mapping[str, float], statistic: Statistic) -> None:
+        """Warn once of layers whose maps are constant, since all is below the epsilon.
+
+        Args:
+            largest: The largest activation of each such layer, by the layer's name.
+            statistic: The statistic.
+        """
+        if largest and "small" not in self._warned:
+            self._warned.add("small")
+            listing = ", ".join(f"{name} ({value:g})" for name, value in largest.items())
+            warnings.warn(
+                f"layer(s) whose largest activation is below epsilon, {statistic.epsilon:g}: "
+                f"{listing}. {statistic.name} is the same at all their locations, and the map is "
+                "0.5 there. Load the weights, or normalise the image as the network expects; if "
+                "activations are meant to be so small, give "
+                f"statistic=functools.partial({statistic.name}, epsilon=...) with a smaller one",
+                stacklevel=2,
+            )
+
     def warn_rectified(self, names: Iterable[str], statistic: str) -> None:
         """Warn once of layers whose values before the ReLU are not known."""
         listing = ", ".join(dict.fromkeys(names))
-        if listing and not self._warned:
-            self._warned = True
+        if listing and "rectified" not in self._warned:
+            self._warned.add("rectified")
             warnings.warn(
                 f"layer(s) {listing} give no negative activations, and no activation function was "
                 f"seen to make them; {statistic} is defined before the ReLU, and is "
                 "taken of them as they are. Choose the activation's own layer, or the one before",
+                stacklevel=2,
+            )
+
+    def warn_doubt(self, scales: Sequence[Scale]) -> None:
+        """Warn once of scales whose places in the image are not certain."""
+        doubtful = [scale for scale in scales if scale.doubt]
+        if doubtful and "doubt" not in self._warned:
+            self._warned.add("doubt")
+            names = ", ".join(scale.name for scale in doubtful)
+            warnings.warn(
+                f"layer(s) {names}: {doubtful[0].doubt}. Their maps are stretched over the whole "
+                "image, and may lie in another place than the pixels; if the network moves its "
+                "image, do that before the network, or choose layers before it",
                 stacklevel=2,
             )
 
@@ -83,6 +147,7 @@ class ScaleReader:
         layers: The layers that are read, the shallowest first.
         image: `(N, C, H, W)`.
         layer_input: Reads the layers' inputs in place of their outputs.
+        found: The scales were found for images like this one, and their places are known.
 
     Attributes:
         settings: The attributor's settings.
@@ -104,6 +169,7 @@ class ScaleReader:
         layers: Sequence[NamedLayer],
         image: Tensor,
         layer_input: bool,
+        found: bool = False,
     ) -> None:
         self.settings = settings
         self.layers = tuple(layers)
@@ -125,25 +191,46 @@ class ScaleReader:
         joined_later = settings.normalize_over == "batch" or settings.tiling is not None
         self._normalize_later = self._is_smoe or joined_later
         self._preactivations: PreActivations | None = None
+        modes: list[TorchFunctionMode] = []
         if settings.statistic.domain == "pre_relu":
             self._preactivations = PreActivations()
+            modes.append(self._preactivations)
+        # Given layers are placed in the first pass of each kind of batch.
+        self._kind = (image.shape, image.dtype, image.device, layer_input)
+        self._following: Following | None = None
+        self._placed = found and not layer_input
+        keys = [(index, *self._kind) for index in range(len(self.layers))]
+        if not self._placed and not all(map(notes.known, keys)):
+            self._following = Following()
+            modes.append(self._following)
         # Layers whose values before the ReLU are not known.
         self._rectified: list[str] = []
+        # The largest activation of each layer whose statistic was constant in every part so far.
+        self._small: dict[str, float] = {}
+        self._distinct: set[str] = set()
         self.taps = [
             layer.tap(
-                partial(self._read, index, None if layer_input else layer.scale),
+                partial(self._read, index, layer.scale if self._placed else None),
                 layer_input=layer_input,
-                mode=self._preactivations,
+                modes=tuple(modes),
             )
             for index, layer in enumerate(layers)
         ]
+
+    def locate(self, index: int, tensor: Tensor) -> Scale:
+        """Return the scale of a layer that was given, from its whole tensor."""
+        layer = self.layers[index]
+        key: Hashable = (index, *self._kind)
+        if self.tiling is not None:
+            key = (key, self.input_size)
+        layer = layer._replace(scale=None) if self._layer_input else layer
+        return self._notes.scale(key, layer, tensor, self.input_size, self._following)
 
     def _read(self, index: int, scale: Scale | None, tensor: Tensor) -> Tensor:
         """Return the statistic of a layer's tensor, or its normalised map."""
         statistic = self.settings.statistic
         if scale is None:
-            key, layer = (index, self._layer_input), self.layers[index]
-            scale = self._notes.scale(key, layer, tensor, self.input_size, statistic.rectifies)
+            scale = self.locate(index, tensor)
         # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
@@ -153,15 +240,29 @@ class ScaleReader:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
-        rectify = statistic.domain == "post_relu" and not statistic.rectifies
-        if rectify and (scale.signed or scale.functional_relu):
-            activations = activations.relu()
-        values = statistic(activations)
+        if statistic.domain == "post_relu" and not statistic.rectifies:
+            # Whether there are negative values depends on the image.
+            activations = rectified(activations)
+        values = by_image(statistic(activations), scale.placement)
+        if self._notes.looks_for_small(index, tensor):
+            self._look_for_small(self.layers[index].name, activations, values)
         if not self._normalize_later:
             check_finite(self.layers[index].name, "activations", values)
             return self._normalized(values)
         # Another statistic may return a view of the network's tensor, which is overwritten later.
         return values if self._is_smoe else values.clone()
+
+    def _look_for_small(self, name: str, activations: Tensor, values: Tensor) -> None:
+        """Note a layer whose statistic is constant since its activations are below the epsilon."""
+        low, high = (one.item() for one in values.aminmax())
+        epsilon = None
+        if high - low <= CONSTANT_SPREAD * max(abs(low), abs(high)):
+            epsilon = self.settings.statistic.epsilon
+        largest = math.inf if epsilon is None else activations.amax().item()
+        if epsilon is not None and largest < epsilon:
+            self._small[name] = max(largest, self._small.get(name, -math.inf))
+        else:
+            self._distinct.add(name)
 
     def _before_relu(self, before: PreActivations, scale: Scale, tensor: Tensor) -> Tensor:
         """Return the input of the activation function that made a layer's tensor.
@@ -212,7 +313,8 @@ class ScaleReader:
     def combined(self, maps: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of the scales' maps at the image's size, as `combine` does.
 
-        The first time, it warns of layers with negative activations.
+        The first time, it warns of layers with negative activations, and of those with none above
+        the statistic's epsilon.
 
         Args:
             maps: From `joined`.
@@ -224,7 +326,13 @@ class ScaleReader:
             signed = [scale.name for scale in scales if scale.signed]
             self._notes.warn_signed(signed, statistic.name)
         self._notes.warn_rectified(self._rectified, statistic.name)
-        return combine(maps, self.weights(), self.size, channels)
+        self._notes.warn_doubt(scales)
+        small = {name: self._small[name] for name in self._small if name not in self._distinct}
+        self._notes.warn_small(small, statistic)
+        placements = [scale.placement for scale in scales]
+        # Of tiles each has places of its own; they are put together evenly.
+        placed = placements if any(placements) and self.tiling is None else None
+        return combine(maps, self.weights(), self.size, channels, placed)
 
     def weights(self) -> tuple[float, ...]:
         """Return the weight of each scale that was read."""

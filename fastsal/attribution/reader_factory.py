@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,9 @@ from fastsal.kernels.memory import untraced
 from fastsal.networks import state
 from fastsal.networks.layers import Layer, NamedLayer, name_layers
 from fastsal.networks.scales import Scale, find_scales
+
+# The number of kinds of calls whose scales are kept.
+MOST_KINDS = 64
 
 
 class ReaderFactory:
@@ -50,30 +53,39 @@ class ReaderFactory:
             )
         self.settings = settings
         self._layers = None if layers is None else name_layers(model, layers)
+        # By all of a call that scales depend on, so that nothing about an image outlives it.
+        self._found: dict[Hashable, tuple[NamedLayer, ...]] = {}
         self._notes = LayerNotes()
         self._plans = PlanCache()
         names = None if self._layers is None else [layer.name for layer in self._layers]
         settings.check_weights(names)
+
+    @property
+    def finds_layers(self) -> bool:
+        """True if the layers are found, not given."""
+        return self._layers is None
 
     def with_settings(self, settings: Settings) -> ReaderFactory:
         """Return a factory for the same layers with other settings."""
         changed = copy.copy(self)
         changed.settings = settings
         changed._plans = PlanCache()
+        if settings.tiling != self.settings.tiling:
+            changed._found = {}
         return changed
 
     def for_image(self, image: Tensor, layer_input: bool = False) -> ScaleReader:
-        """Return a reader of the layers that are known.
+        """Return a reader of layers that were given.
 
         Args:
             image: `(N, C, H, W)`.
             layer_input: Reads the layers' inputs in place of their outputs.
 
         Raises:
-            RuntimeError: If the layers are to be found and no call has found them yet.
+            RuntimeError: If the layers are to be found, which takes a whole call.
         """
         if self._layers is None:
-            raise RuntimeError("no call has found the layers yet")
+            raise RuntimeError("the layers are to be found, which takes a call: use for_call")
         return ScaleReader(self.settings, self._notes, self._layers, image, layer_input)
 
     def for_call(self, call: Call, layer_input: bool = False) -> ScaleReader:
@@ -87,8 +99,14 @@ class ReaderFactory:
             ValueError: If no input is an image batch, or no scales are found.
         """
         image = image_of(call.inputs)
-        self._find_layers(call, image)
-        return self.for_image(image, layer_input)
+        layers = self._layers_of(call, image)
+        return self._reader(layers, image, layer_input)
+
+    def _reader(
+        self, layers: tuple[NamedLayer, ...], image: Tensor, layer_input: bool
+    ) -> ScaleReader:
+        found = layers is not self._layers
+        return ScaleReader(self.settings, self._notes, layers, image, layer_input, found)
 
     @contextmanager
     def cached(
@@ -107,8 +125,8 @@ class ReaderFactory:
             ValueError: As `for_call` raises it.
         """
         image = image_of(calls[0].inputs)
-        layers = self._find_layers(calls[0], image)
-        ordinary = partial(self.for_image, image, layer_input)
+        layers = self._layers_of(calls[0], image)
+        ordinary = partial(self._reader, layers, image, layer_input)
         if len(calls) > 1 or self.settings.tiling is not None:
             yield ordinary()
             return
@@ -127,13 +145,18 @@ class ReaderFactory:
         if planned is not None:
             self._plans.put(planned)
 
-    def _find_layers(self, call: Call, image: Tensor) -> tuple[NamedLayer, ...]:
-        if self._layers is None:
+    def _layers_of(self, call: Call, image: Tensor) -> tuple[NamedLayer, ...]:
+        if self._layers is not None:
+            return self._layers
+        key = call.kind
+        if key not in self._found:
             inputs, tiling = call.inputs, self.settings.tiling
             if tiling is not None:
                 rows, columns = tiling.shown
                 size = (image.shape[2], image.shape[3])
                 inputs = crop(inputs, size, (0, rows), (0, columns))
             found = find_scales(call.forward_func, inputs, call.additional_forward_args)
-            self._layers = tuple(map(NamedLayer.of_scale, found))
-        return self._layers
+            if len(self._found) >= MOST_KINDS:
+                self._found.pop(next(iter(self._found)), None)
+            self._found[key] = tuple(map(NamedLayer.of_scale, found))
+        return self._found[key]

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from fastsal.arguments.copies import copied
 from fastsal.networks.state import LayerError
 
 
@@ -132,18 +134,20 @@ def crop(
     rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> tuple[Tensor, ...]:
-    """Return the pixels in a range of rows and one of columns, of all inputs of the image's size.
+    """Return copies of the pixels in a range of rows and columns, of inputs of the image's size.
 
     Args:
-        inputs: The model's tensors; those of another size stay whole.
+        inputs: The model's tensors; those of another size are copied whole.
         size: (H, W), the image's.
         rows: The first row, and the one after the last.
         columns: The first column, and the one after the last.
     """
     return tuple(
-        tensor[:, :, rows[0] : rows[1], columns[0] : columns[1]].contiguous()
+        tensor.detach()[:, :, rows[0] : rows[1], columns[0] : columns[1]].clone(
+            memory_format=torch.contiguous_format
+        )
         if tensor.dim() == 4 and tensor.shape[2:] == size
-        else tensor
+        else copied(tensor)
         for tensor in inputs
     )
 

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
 from fastsal.arguments.targets import fixed_target, select_scores
 from fastsal.cam.registry import Cam
+from fastsal.geometry.following import Following
 from fastsal.networks import hooks
-from fastsal.networks.backbone import image_layout
-from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
-from fastsal.networks.layers import NamedLayer, check_finite
+from fastsal.networks.gradients import GradientSource, gradient_pass
+from fastsal.networks.layers import NamedLayer, check_finite, place_of
+from fastsal.networks.scales import Scale
+
+# The number of kinds of batches whose places are kept.
+MOST_KINDS = 64
+# The scales of layers, by the kind of batch.
+Places = dict[Hashable, Scale | None]
+
+
+class Contributions(NamedTuple):
+    """Each channel's contribution to a layer's class activation map.
+
+    Attributes:
+        maps: `(N, C, h, w)`, rows and columns as in the image, or `(N, C, ...)` of a layer without
+            locations; float32 or the layer's type if that is finer.
+        scale: The layer's scale, with the maps' places in the image; None without locations.
+        values: What each further tap's `read` returned.
+    """
+
+    maps: Tensor
+    scale: Scale | None
+    values: list[Tensor]
 
 
 def layer_contributions(
@@ -23,81 +45,98 @@ def layer_contributions(
     layer: NamedLayer,
     call: Call,
     *,
+    places: Places,
+    found: bool = False,
     layer_input: bool = False,
     taps: Sequence[hooks.Tap] = (),
-) -> tuple[Tensor, list[Tensor]]:
+    grad_kwargs: Mapping[str, Any] | None = None,
+) -> Contributions:
     """Return each channel's contribution to a layer's map, and the values of further taps.
 
     One forward pass, with gradients for the part of the network after the layer alone, and one
-    more for each noisy copy that the map is averaged over. If there is no target, the copies have
-    the class that is predicted for the images themselves.
+    more for each noisy copy that the map is averaged over; those see copies of all tensors. If
+    there is no target, the copies have the class that is predicted for the images themselves.
 
     Args:
         cam: The class activation map.
         layer: The layer.
         call: The model with its inputs and the target.
+        places: The scales of layers that were given; new kinds of batches are added.
+        found: The layer's scale was found for images like these.
         layer_input: Takes the layer's input in place of its output.
         taps: Further places that are read during the pass of the images themselves.
-
-    Returns:
-        `(N, C, ...)` at the layer's size, float32 or the layer's type if that is finer, channels
-        second whatever the network's layout; and what each tap's `read` returned.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
 
     Raises:
         ValueError: If the target does not fit the output, the layer cannot be read, or its
             activations or gradients are not finite.
     """
-    scale = layer.scale
-    rectify = scale is not None and scale.functional_relu and not layer_input
-    device_ids = call.device_ids
+    rectify = layer.scale is not None and layer.scale.functional_relu and not layer_input
+    image = next((tensor for tensor in call.inputs if tensor.dim() == 4), None)
+    key = (layer, layer_input, call.kind)
+    if found and not layer_input:
+        places = {key: layer.scale}
+    elif image is None:
+        # Signals, tokens: there is no image on which a map could be laid.
+        places = {key: None}
+    modes = () if key in places else (Following(),)
 
-    def run(
-        inputs: tuple[Tensor, ...], taps: Sequence[hooks.Tap]
-    ) -> tuple[GradientSource, Any, list[Tensor]]:
-        source = GradientSource(rectify)
-        tap = layer.tap(torch.Tensor.detach, layer_input=layer_input, replace=source)
-        output, values = hooks.forward(
-            call.forward_func, inputs, additional, [*taps, tap], device_ids
-        )
-        return source, output, values[:-1]
+    def noted(tensor: Tensor) -> Tensor:
+        if key not in places and image is not None:
+            if len(places) >= MOST_KINDS:
+                places.pop(next(iter(places)))
+            given = layer._replace(scale=None) if layer_input else layer
+            size = image.shape[2], image.shape[3]
+            places[key] = place_of(given, tensor, size, *modes)
+        return tensor.detach()
 
-    target = call.target
     images = call.inputs[0].shape[0]
-    with gradients_after_source(call.forward_func):
-        inputs = outside_inference(call.inputs)
-        additional = outside_inference(call.additional_forward_args)
-        source, output, values = run(inputs, taps)
-        scores = select_scores(output, target, images)
-        if cam.noise:
-            target = fixed_target(output, target, images)
-            activations = source.activations(device_ids)
-        else:
-            # Copies without noise would all be the image itself.
-            activations, gradients = source.gradients(scores.sum(), device_ids)
-            derivatives = _powers(gradients, cam.orders)
-        del source, output, scores
-    for index, copies in enumerate(_noisy(inputs, cam) if cam.noise else ()):
-        with gradients_after_source(call.forward_func):
-            source, output, _ = run(copies, ())
-            scores = select_scores(output, target, images)
-            _, gradients = source.gradients(scores.sum(), device_ids)
-            del source, output, scores
+
+    def tap(source: GradientSource) -> hooks.Tap:
+        return layer.tap(noted, layer_input=layer_input, replace=source, modes=modes)
+
+    def activations_alone(source: GradientSource, output: Any) -> tuple[Tensor, Any]:
+        source.check(select_scores(output, call.target, images, call.part))
+        # Copies without a target have the class of the images themselves.
+        target = fixed_target(output, call.target, images)
+        return source.activations(call.device_ids), target
+
+    def with_gradients(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
+        scores = select_scores(output, target, images, call.part)
+        activations, gradients = source.gradients(scores.sum(), call.device_ids, grad_kwargs)
+        return activations, _powers(gradients, cam.orders)
+
+    if cam.noise:
+        # The first pass may write to its inputs.
         with torch.no_grad():
-            powers = _powers(gradients, cam.orders)
-            derivatives = powers if index == 0 else derivatives.add_(powers)
+            clean = copied((call.inputs, call.additional_forward_args))
+        (activations, target), values = gradient_pass(
+            call, tap, activations_alone, rectify=rectify, taps=taps
+        )
+        sums: list[Tensor] = []
+        for copies in _noisy(clean[0], cam):
+            again = call._replace(inputs=copies, additional_forward_args=copied(clean[1]))
+            (_, powers), _ = gradient_pass(again, tap, with_gradients, rectify=rectify)
+            with torch.no_grad():
+                sums = [sums[0].add_(powers)] if sums else [powers]
+        (derivatives,) = sums
+    else:
+        # Copies without noise would all be the image itself.
+        target = call.target
+        (activations, derivatives), values = gradient_pass(
+            call, tap, with_gradients, rectify=rectify, taps=taps
+        )
     with torch.no_grad():
         if cam.noise:
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
-        if scale is None or layer_input:
-            channels_last = _channels_last(activations, inputs)
-        else:
-            channels_last = scale.channels_last
-        if channels_last:
-            activations, derivatives = activations.movedim(-1, 1), derivatives.movedim(-1, 2)
+        scale = places[key]
+        if scale is not None:
+            activations = scale.channels_first(activations)
+            derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
         contributions = cam.contributions(activations, derivatives)
     check_finite(layer.name, "activations or gradients", contributions)
-    return contributions, values
+    return Contributions(contributions, scale, values)
 
 
 def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
@@ -137,10 +176,10 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
         )
     # Drawn on the CPU by a generator of its own: the same on every device, and the global random
     # state stays.
-    generator = torch.Generator().manual_seed(cam.seed)
+    generator = torch.Generator("cpu").manual_seed(cam.seed)
     for _ in range(cam.samples):
         yield tuple(
-            _with_noise(tensor, cam.noise, generator) if has_noise else tensor
+            _with_noise(tensor, cam.noise, generator) if has_noise else copied(tensor)
             for tensor, has_noise in zip(inputs, noised, strict=True)
         )
 
@@ -148,14 +187,6 @@ def _noisy(inputs: tuple[Tensor, ...], cam: Cam) -> Iterator[tuple[Tensor, ...]]
 def _with_noise(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     values = images.flatten(1)
     deviation = share * (values.amax(1) - values.amin(1))
-    pattern = torch.randn(images.shape[1:], generator=generator).to(images)
+    drawn = torch.randn(images.shape[1:], generator=generator, device="cpu", dtype=torch.float32)
+    pattern = drawn.to(images)
     return images + deviation.reshape(-1, *[1] * pattern.dim()) * pattern
-
-
-def _channels_last(activations: Tensor, inputs: tuple[Tensor, ...]) -> bool:
-    """Return True if a layer's tensor lies on an image's grid with its channels last."""
-    image = next((tensor for tensor in inputs if tensor.dim() == 4), None)
-    if image is None or activations.dim() != 4:
-        return False
-    layout = image_layout(activations.shape, image.shape[2], image.shape[3])
-    return layout is not None and layout[0]

@@ -213,6 +213,6 @@ def gradcam_plus_plus_weights(activations: Tensor, derivatives: Tensor) -> Tenso
     denominator = 2 * second + activations.sum(-1, keepdim=True) * third
     undefined = denominator == 0
     alpha = second / denominator.masked_fill(undefined, 1)
-    alpha = torch.where(undefined, 0.5 * (second == 0), alpha)
+    alpha = torch.where(undefined, 0.5 * (second == 0).to(alpha.dtype), alpha)
     weights: Tensor = (alpha * first.relu()).sum(-1, keepdim=True)
     return weights

@@ -17,6 +17,7 @@ from fastsal.cli.options import (
     add_model_options,
     add_scale_options,
     network_of,
+    random_image,
 )
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import ExportError, OnnxFile, write_onnx
@@ -74,7 +75,7 @@ def export_model(options: argparse.Namespace) -> int:
 
 def _write(network: nn.Module, options: argparse.Namespace) -> OnnxFile:
     size = options.size
-    example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    example = random_image(size, size)
     network = network.eval()
     try:
         with torch.no_grad():

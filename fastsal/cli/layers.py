@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
-from fastsal.cli.options import CommandError, Commands, add_model_options, network_of
+from fastsal.cli.options import (
+    CommandError,
+    Commands,
+    add_model_options,
+    network_of,
+    random_image,
+)
 from fastsal.networks.scales import Candidate, ScalesError, candidates, too_few
 from fastsal.optional import one_line
 
@@ -36,7 +40,7 @@ def list_layers(options: argparse.Namespace) -> int:
         CommandError: If the network does not run, or no layer can be read.
     """
     network = network_of(options, pretrained=False)
-    image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
+    image = random_image(options.size, options.size)
     try:
         found = candidates(network, image)
     except ScalesError as error:

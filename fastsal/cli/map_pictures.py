@@ -13,6 +13,7 @@ from fastsal.attribution.fast_cam import FastCAM
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
+from fastsal.cli.options import random_image
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.maps.result import Maps
 
@@ -80,7 +81,7 @@ class MapPictures:
     ) -> None:
         self.settings, self.classes, self.device = settings, classes, device
         self.mean, self.std = (
-            torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+            torch.tensor(values, device=device, dtype=torch.float32).reshape(1, 3, 1, 1)
             for values in (settings.mean, settings.std)
         )
         self.ready = False
@@ -111,7 +112,7 @@ class MapPictures:
         Raises:
             ValueError: If no map can be made. The network may raise other errors.
         """
-        pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        pixels = random_image(height, width)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.smoe.maps(self._inputs(pixels))

@@ -19,6 +19,13 @@ class CommandError(Exception):
     """An error that ends the command; its message is printed."""
 
 
+def random_image(height: int, width: int) -> torch.Tensor:
+    """Return one image `(1, 3, height, width)` of random pixels, always the same."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (1, 3, height, width)
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the network, its weights and the image's size."""
     parser.add_argument("model", metavar="MODEL", help=FORMS)

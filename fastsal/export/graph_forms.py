@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
+from fastsal.statistics import slices
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
@@ -42,12 +44,15 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
     """
     registered = STATISTICS.get(statistic.name) is statistic
     function = GRAPH_FORMS.get(statistic.name, statistic) if registered else statistic
+    # Not a function in this one, which could not be pickled.
+    return partial(_of_rectified, function, rectified)
 
-    def form(activations: Tensor) -> Tensor:
-        activations = activations.float()
-        return function(activations if rectified else activations.clamp_min(0))
 
-    return form
+def _of_rectified(
+    function: Callable[[Tensor], Tensor], rectified: bool, activations: Tensor
+) -> Tensor:
+    activations = activations.float()
+    return function(activations if rectified else slices.rectified(activations))
 
 
 def smoe_scale_nats(activations: Tensor) -> Tensor:

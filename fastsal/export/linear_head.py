@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
 from fastsal.networks import hooks
-from fastsal.networks.gradients import GradientSource, gradients_after_source, outside_inference
+from fastsal.networks.gradients import GradientSource, gradient_pass
 from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 from fastsal.networks.trace import Trace, trace_forward
@@ -119,14 +121,20 @@ def _check_gradient(
     Raises:
         HeadError: If the gradient differs from them, or the scale has one location alone.
     """
-    with gradients_after_source(network):
-        source = GradientSource(scale.functional_relu)
-        tap = NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
-        output, _ = hooks.forward(network, outside_inference(inputs), None, [tap])
+
+    def use(source: GradientSource, output: Tensor) -> tuple[Tensor, Tensor]:
         # One pass for all classes: a sum of their scores with different weights.
-        shares = torch.randn(output.shape[1], generator=torch.Generator().manual_seed(0))
-        shares = shares.to(output)
-        _, gradient = source.gradients((output * shares).sum())
+        generator = torch.Generator("cpu").manual_seed(0)
+        drawn = torch.randn(output.shape[1], generator=generator, device="cpu", dtype=torch.float32)
+        shares = drawn.to(output)
+        return shares, source.gradients((output * shares).sum())[1]
+
+    def tap(source: GradientSource) -> hooks.Tap:
+        return NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
+
+    with torch.no_grad():
+        call = Call(network, copied(inputs))
+    (shares, gradient), _ = gradient_pass(call, tap, use, rectify=scale.functional_relu)
     gradient = scale.channels_first(gradient)
     locations = gradient.shape[2] * gradient.shape[3]
     if locations == 1:

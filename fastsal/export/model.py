@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, image_of
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
+from fastsal.export.layers import Layers, scales_of
 from fastsal.export.linear_head import LinearHead, find_linear_head
-from fastsal.export.recording import Recorder, Recording, recording_copy
+from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
+from fastsal.keeping.parts import uncompiled
+from fastsal.maps.placing import matrices
 from fastsal.maps.prior import Weights, layer_weights
-from fastsal.networks import hooks
-from fastsal.networks.layers import Layer, describe_layer, name_layers
 from fastsal.networks.scales import Scale, candidates, chosen_scales
-from fastsal.networks.state import root_module
+from fastsal.networks.state import LayerError, root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
-
-Layers = Layer | Scale | Sequence[Layer | Scale]
 
 # Operations whose output has no negative values.
 RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
 
 
 class ModelWithMap(nn.Module):
-    r"""A model that returns its saliency map beside its output, without hooks.
+    r"""A model that returns its saliency map beside its output.
 
     `with_map` and `with_fast_cam` make it. It calls a copy of the model, whose layers hand their
-    tensors to the statistic; the parameters and buffers are the model's own.
+    tensors to the statistic; the parameters and buffers are the model's own. It can be copied,
+    pickled and saved.
 
     Args:
         model (torch.nn.Module): The model; it is not changed.
@@ -73,9 +74,11 @@ class ModelWithMap(nn.Module):
         weights: Sequence[float],
         lovi: bool,
         head: LinearHead | None,
+        size: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.recorder = Recorder(recordings)
+        self.recorder = Recorder(recordings, {})
+        self._lay(scales, size)
         self.model = recording_copy(model, self.recorder)
         self.scales = tuple(scales)
         total = math.fsum(weights)
@@ -85,6 +88,30 @@ class ModelWithMap(nn.Module):
         per_scale = tuple(f"scale_{index}" for index in range(1, len(scales) + 1))
         self.outputs = ("map", *per_scale, *(("lovi",) if lovi else ()))
         self.training = False
+
+    def _lay(self, scales: Sequence[Scale], size: tuple[int, int]) -> None:
+        """Keep the matrices that lay the maps of scales on images of one size, if any is moved."""
+        self.size = size if any(scale.placement for scale in scales) else None
+        for index, scale in enumerate(scales):
+            if scale.placement is None:
+                continue
+            if len(scale.placement.views) > 1:
+                raise LayerError(
+                    f"layer {scale.name!r} shows several places of an image in one map, or several "
+                    "maps of an image, which an exported module cannot lay; give layers before the "
+                    "views are made, or the network behind them"
+                )
+            rows, columns = matrices(scale.placement.views[0], size)
+            self.register_buffer(f"rows_{index}", rows.float(), persistent=False)
+            self.register_buffer(f"columns_{index}", columns.float(), persistent=False)
+
+    def _laid(self, index: int, maps: Tensor, image: Tensor) -> Tensor:
+        """Return maps `(N, h, w)` of a scale as `(N, 1, H, W)` on the image."""
+        if self.scales[index].placement is None:
+            return upsampled([maps], image)
+        rows, columns = getattr(self, f"rows_{index}"), getattr(self, f"columns_{index}")
+        laid: Tensor = rows @ maps @ columns.T
+        return laid.unsqueeze(1)
 
     def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
         """Return the model's output, the map and the map of every scale.
@@ -111,11 +138,19 @@ class ModelWithMap(nn.Module):
         output = self.model(*inputs)
         recorded = self.recorder.end()
         per_scale = tuple(gaussian(values) for values in recorded[: len(self.scales)])
-        stacked = upsampled(per_scale, image)
+        if self.size is not None and tuple(image.shape[2:]) != self.size:
+            raise ValueError(
+                f"this map is laid for images of {self.size[0]}x{self.size[1]}, since the network "
+                f"moves, crops or pads them inside; got {tuple(image.shape)}. Make another module "
+                "with an example of that size"
+            )
+        stacked = torch.cat(
+            [self._laid(index, one, image) for index, one in enumerate(per_scale)], 1
+        )
         combined = weighted(stacked, self.shares)
         if self.head is not None:
             cam = self.head.class_activation_map(recorded[-1], output, self.model)
-            combined = combined * upsampled([cam], image).squeeze(1)
+            combined = combined * self._laid(len(self.scales) - 1, cam, image).squeeze(1)
         return output, combined, per_scale, *((lovi_colours(stacked),) if self.lovi else ())
 
 
@@ -128,13 +163,14 @@ def with_map(
     statistic: str | Statistic | StatisticFunction = "smoe_scale",
     lovi: bool = False,
 ) -> ModelWithMap:
-    r"""Return a module that computes a model's output and its SMOE Scale map, without hooks.
+    r"""Return a module that computes a model's output and its SMOE Scale map.
 
     The map is that of `SMOEScale` with the normal CDF (Eq 1 to 3). The module calls a copy of the
     model in evaluation mode. **The copy has the model's own parameters and buffers**: training or
-    loading one changes the other, and `to` and `half` change both. A layer that is read becomes an
-    instance of a subclass of its class, whose `forward` hands the layer's tensor to the statistic
-    at the call that the scale names. The model itself is not changed.
+    loading one changes the other, and `to` and `half` change both. It has the model's own hooks
+    too. A layer that is read hands its tensor, as these hooks leave it, to the statistic at the
+    call that the scale names; the tracers follow. The model itself is not changed, and the example
+    is not written to.
 
     The alternative, a graph of torch.fx or torch.export with the statistic inserted, was not
     taken. The copy still runs the model's Python code, and so takes other sizes than the example's,
@@ -142,9 +178,11 @@ def with_map(
     in-place writes after a scale, and any device. Tracing the module traces the map with it.
 
     Args:
-        model (torch.nn.Module): The network; a compiled one gives the module it was made from.
+        model (torch.nn.Module): The network; one that is compiled, or wrapped for several devices,
+            gives the module inside.
         example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model, with an image
-            batch `(N, C, H, W)`. One forward pass of them finds the scales.
+            batch `(N, C, H, W)`; the first, if there are several, has the map. One forward pass of
+            them finds the scales.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
             shallowest first. Default: None, which finds them as `fastsal.find_scales` does.
         weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
@@ -157,7 +195,7 @@ def with_map(
         A `ModelWithMap`, which takes the model's inputs as positional tensors.
 
     Raises:
-        ValueError: If no scales are found, a layer cannot be read without hooks, the statistic is
+        ValueError: If no scales are found, a layer cannot be read in a copy, the statistic is
             defined before the ReLU, or the weights do not fit.
         TypeError: If the model is no `torch.nn.Module`.
 
@@ -178,7 +216,9 @@ def with_map(
     """
     root, scales, recordings = _recordings(model, example, layers, statistic)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
-    return _checked(ModelWithMap(root, scales, recordings, shares, lovi, None), example)
+    return _checked(
+        ModelWithMap(root, scales, recordings, shares, lovi, None, size_of(example)), root, example
+    )
 
 
 def with_fast_cam(
@@ -237,9 +277,17 @@ def with_fast_cam(
     """
     root, scales, recordings = _recordings(model, example, layers, statistic)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
-    head = find_linear_head(root, as_tuple(example), scales[-1], target)
+    head = find_linear_head(root, copied(as_tuple(example)), scales[-1], target)
     recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))
-    return _checked(ModelWithMap(root, scales, recordings, shares, lovi, head), example)
+    return _checked(
+        ModelWithMap(root, scales, recordings, shares, lovi, head, size_of(example)), root, example
+    )
+
+
+def size_of(example: Inputs) -> tuple[int, int]:
+    """Return (H, W) of the example's image."""
+    image = image_of(as_tuple(example))
+    return image.shape[2], image.shape[3]
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -257,54 +305,35 @@ def _recordings(
     root = root_module(model)
     if root is None:
         raise TypeError(f"expected a torch.nn.Module, got {model!r}")
+    if isinstance(root, DistributedDataParallel):
+        root = uncompiled(root.module)
     chosen = get_statistic(statistic)
     if chosen.domain == "pre_relu":
         raise ValueError(
-            f"statistic {chosen.name!r} is defined before the ReLU, which a module without hooks "
+            f"statistic {chosen.name!r} is defined before the ReLU, which an exported module "
             "does not see; choose one that is defined after it, such as smoe_scale"
         )
-    inputs = as_tuple(example)
-    image = image_of(inputs)
+    operations = {}
     if layers is None:
-        found = candidates(root, inputs)
-        scales = chosen_scales(found)
+        found = candidates(root, copied(as_tuple(example)))
+        layers = chosen_scales(found)
         operations = {one.scale: one.operation for one in found if one.chosen}
-    else:
-        scales = _scales_of(root, inputs, layers, (image.shape[2], image.shape[3]))
-        operations = {}
+    scales = scales_of(root, copied(as_tuple(example)), layers)
     recordings: list[Recording] = []
     for scale in scales:
+        if scale.functions:
+            raise LayerError(
+                f"the last tensor of stride {scale.stride} is made by functions after layer "
+                f"{scale.name!r}, which an exported module does not see; put them into a module, "
+                "such as torch.nn.Identity around their result, or give layers"
+            )
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         recordings.append(Recording(scale, graph_form(chosen, rectified)))
     return root, scales, recordings
 
 
-def _scales_of(
-    root: nn.Module,
-    inputs: tuple[Tensor, ...],
-    layers: Layers,
-    size: tuple[int, int],
-) -> tuple[Scale, ...]:
-    """Return the scales of given layers; layers that are not scales cost one forward pass."""
-    named = name_layers(root, layers)
-    found: dict[int, Scale] = {}
-
-    def describe(index: int, name: str, module: nn.Module, tensor: Tensor) -> Tensor:
-        found[index] = describe_layer(name, module, tensor, size)
-        return tensor.new_empty(0)
-
-    taps = [
-        layer.tap(partial(describe, index, layer.name, layer.module))
-        for index, layer in enumerate(named)
-        if layer.scale is None
-    ]
-    with torch.no_grad():
-        hooks.forward(root, inputs, None, taps)
-    return tuple(scale or found[index] for index, (_, _, scale) in enumerate(named))
-
-
-def _checked(module: ModelWithMap, example: Inputs) -> ModelWithMap:
-    """Return the module after one forward pass, which raises if a layer does not run."""
-    with torch.no_grad():
-        module(*as_tuple(example))
+def _checked(module: ModelWithMap, model: nn.Module, example: Inputs) -> ModelWithMap:
+    """Return the module after one forward pass, which raises if the model's own layers run."""
+    with torch.no_grad(), refusing(model):
+        module(*copied(as_tuple(example)))
     return module

@@ -34,7 +34,7 @@ def unseen_inputs(
         >>> [tuple(image.shape) for (image,) in unseen_inputs(example, False, True)]
         [(2, 3, 16, 16), (2, 3, 48, 80)]
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     counts = (1, 4) if dynamic_batch else (len(example[0]),)
     for count in counts:
         for added in (0, 32) if dynamic_size else (0,):
@@ -57,13 +57,17 @@ def _random(tensor: Tensor, count: int, added: int, generator: torch.Generator) 
         shape[2:] = [shape[2] + added, shape[3] + 2 * added]
     if not tensor.is_floating_point():
         return tensor[:1].expand(shape).contiguous()
-    values = torch.rand(shape, generator=generator)
+    values = _rand(shape, generator)
     if tensor.dim() == 4:
         # Noise alone looks the same everywhere, and a map of it is rounding.
-        coarse = torch.rand(count, shape[1], 4, 4, generator=generator)
+        coarse = _rand([count, shape[1], 4, 4], generator)
         values = 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * values
     low, high = tensor.min().cpu(), tensor.max().cpu()
     return (low + (high - low) * values).to(tensor)
+
+
+def _rand(shape: list[int], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def largest_difference(
@@ -108,4 +112,4 @@ def largest_difference(
             magnitude = ours.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
             distances.append((distance / magnitude).item())
     # Unlike the built-in maximum, NaN for NaN.
-    return torch.tensor(distances).amax().item()
+    return torch.tensor(distances, device="cpu", dtype=torch.float64).amax().item()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import addressof
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -77,9 +77,8 @@ class StatisticCall:
         epsilon: Added to each activation.
 
     Attributes:
-        task: The kernel's arguments. The caller sets the addresses `target` and `scratch`.
-        bytes: The size of the memory at `target`.
-        scratch_bytes: The size of the memory at `scratch`.
+        bytes: The size of the result.
+        scratch_bytes: The size of the scratch memory.
         workers: The number of threads.
     """
 
@@ -101,7 +100,8 @@ class StatisticCall:
         self.bytes = 4 * images * locations
         self.workers = min(workers, units)
         self.scratch_bytes = self.workers * block * STATISTIC_SCRATCH_BYTES
-        self.task = StatisticTask(
+        self._new_task = partial(
+            StatisticTask,
             workers=self.workers,
             units=units,
             image_stride=of_images,
@@ -111,13 +111,31 @@ class StatisticCall:
             block=block,
             epsilon=epsilon,
         )
-        self._task = addressof(self.task)
+        # The tasks that no call uses.
+        self._idle = [self._new_task()]
 
-    def run(self, source: int) -> None:
-        """Compute SMOE Scale of the activations at an address."""
-        task = self.task
-        task.source, task.claimed, task.joined = source, 0, 0
-        run_in_parallel(self._call, self._address, self._task, self.workers)
+    def run(self, source: int, target: int, scratch: int) -> bool:
+        """Compute SMOE Scale of the activations at an address.
+
+        Args:
+            source: The address of the activations.
+            target: The address of the result, of `bytes`.
+            scratch: The address of scratch memory, of `scratch_bytes`.
+
+        Returns:
+            False if the result is 0 everywhere.
+        """
+        # Taken off the list, so that no call inside this one, as by a signal handler, writes to it.
+        try:
+            task = self._idle.pop()
+        except IndexError:
+            task = self._new_task()
+        task.source, task.target, task.scratch = source, target, scratch
+        task.claimed = task.joined = task.not_zero = 0
+        run_in_parallel(self._call, self._address, addressof(task), self.workers)
+        not_zero = task.not_zero
+        self._idle.append(task)
+        return bool(not_zero)
 
 
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
@@ -128,8 +146,7 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     images, _, height, width = layout.shape
     values = torch.empty((images, height, width), device="cpu", dtype=torch.float32)
     scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
-    call.task.target, call.task.scratch = values.data_ptr(), scratch.data_ptr()
-    call.run(activations.data_ptr())
+    call.run(activations.data_ptr(), values.data_ptr(), scratch.data_ptr())
     return values
 
 
@@ -165,9 +182,7 @@ class CombineCall:
         squash: True puts each map through the normal CDF first.
 
     Attributes:
-        task: The kernel's arguments. The caller sets the address `scratch`.
-        scales: The maps of each scale. The caller sets each `source`.
-        scratch_bytes: The size of the memory at `scratch`.
+        scratch_bytes: The size of the scratch memory.
         workers: The number of threads.
     """
 
@@ -189,17 +204,17 @@ class CombineCall:
         band = -(-height // bands)
         units = images * -(-height // band)
         self.workers = min(workers, units)
-        self.scales = (ScaleMaps * len(sizes))(
+        self._scales = (ScaleMaps * len(sizes))(
             *(
                 ScaleMaps(rows=rows, columns=columns, weight=weight)
                 for (rows, columns), weight in zip(sizes, weights, strict=True)
             )
         )
         self.scratch_bytes = self.workers * scratch_bytes
-        self.task = CombineTask(
+        self._task = CombineTask(
             workers=self.workers,
             units=units,
-            scales=addressof(self.scales),
+            scales=addressof(self._scales),
             count=len(sizes),
             squash=squash,
             height=height,
@@ -209,17 +224,25 @@ class CombineCall:
             scratch_bytes=scratch_bytes,
         )
 
-    def run(self, result: Tensor) -> None:
-        """Write the sum to each channel of a result `(N, channels, H, W)`."""
-        task = self.task
-        task.target = result.data_ptr()
+    def run(self, sources: Sequence[int], result: Tensor, scratch: int) -> list[int]:
+        """Write the sum to each channel of a result.
+
+        Args:
+            sources: The address of each scale's maps.
+            result: `(N, channels, H, W)`.
+            scratch: The address of scratch memory, of `scratch_bytes`.
+
+        Returns:
+            The scales whose maps had values that are not finite, if they were squashed.
+        """
+        for scale, source in zip(self._scales, sources, strict=True):
+            scale.source, scale.not_finite = source, 0
+        task = self._task
+        task.target, task.scratch = result.data_ptr(), scratch
         task.channels = result.shape[1]
         task.image_stride, task.channel_stride, _, _ = result.stride()
         _run("combine", task)
-
-    def not_finite(self) -> list[int]:
-        """Return the scales whose maps had values that are not finite, when they were squashed."""
-        return [index for index, scale in enumerate(self.scales) if scale.not_finite]
+        return [index for index, scale in enumerate(self._scales) if scale.not_finite]
 
 
 def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
@@ -240,10 +263,7 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
     sizes = [(one.shape[1], one.shape[2]) for one in maps]
     call = CombineCall(sizes, weights, images, (height, width), squash=False)
     scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
-    call.task.scratch = scratch.data_ptr()
-    for scale, scale_maps in zip(call.scales, maps, strict=True):
-        scale.source = scale_maps.data_ptr()
-    call.run(out)
+    call.run([one.data_ptr() for one in maps], out, scratch.data_ptr())
     return True
 
 

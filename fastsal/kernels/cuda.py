@@ -50,7 +50,7 @@ def available(device: torch.device) -> bool:
         return False
     try:
         with on(device):
-            target = torch.zeros(1, device=device)
+            target = torch.zeros(1, device=device, dtype=torch.float32)
             kernels.probe[(1,)](target)
             return bool(target.item() == 1)
     except Exception:
@@ -83,6 +83,11 @@ def on(device: torch.device) -> AbstractContextManager[object]:
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
+
+
+def stream_on(device: torch.device) -> int:
+    """Return the address of a device's current stream; 0 for a device without streams."""
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
 class StatisticLaunch:
@@ -157,12 +162,13 @@ class CombineLaunch:
         self._maps = images * len(sizes)
         self.elements = self._flags + self._maps
         rows = [[start, *each] for start, each in zip(self.starts, sizes, strict=True)]
-        self._table = torch.tensor(rows, dtype=torch.int64).to(device)
+        self._table = torch.tensor(rows, device="cpu", dtype=torch.int64).to(device)
         self._factors = torch.tensor(
             [
                 [weight, height / size[0], width / size[1]]
                 for weight, (height, width) in zip(weights, sizes, strict=True)
             ],
+            device="cpu",
             dtype=torch.float32,
         ).to(device)
         self._blocks = -(-size[0] * size[1] // COMBINE_BLOCK)

@@ -57,8 +57,8 @@ def _number_of(value: Any) -> Any:
 @compiled()
 def _shifted(value: Any, epsilon: Any) -> Any:
     number = _number(value)
-    # A NaN is not below 0, and stays.
-    return (np.float32(0) if number < np.float32(0) else number) + epsilon
+    # A negative number times 0 is 0; NaN and minus infinity become NaN.
+    return number * (np.float32(1) if number > np.float32(0) else np.float32(0)) + epsilon
 
 
 @compiled()
@@ -153,10 +153,15 @@ def _any_large(total: Any) -> Any:
 
 
 @compiled()
-def _write(values: Any, sums: Any, channels: Any) -> None:
+def _write(values: Any, sums: Any, channels: Any) -> Any:
+    """Write a block's values, and return True if one is not 0."""
     total, product, exponent = sums
+    not_zero = 0
     for l in range(values.size):  # noqa: E741
-        values[l] = _smoe(total[l], product[l], exponent[l], channels)
+        value = _smoe(total[l], product[l], exponent[l], channels)
+        values[l] = value
+        not_zero += value != np.float32(0)
+    return not_zero > 0
 
 
 @compiled()
@@ -197,7 +202,8 @@ def _channels_first(address: Any, kind: Any) -> None:
             _clear(sums)
             _one_by_one(x, at, stride, channels, shift, sums)
         first = unit // blocks * locations + start
-        _write(values[first : first + size], sums, channels)
+        if _write(values[first : first + size], sums, channels):
+            task.not_zero = 1
         unit = claim(address)
 
 
@@ -259,7 +265,8 @@ def _channels_last(address: Any, kind: Any) -> None:
             totals[l], products[l], exponents[l] = total, product, exponent
         first = unit // blocks * locations + begin
         # In a loop of its own, so that several logarithms are computed at a time.
-        _write(values[first : first + size], (totals, products, exponents), channels)
+        if _write(values[first : first + size], (totals, products, exponents), channels):
+            task.not_zero = 1
         unit = claim(address)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,8 +29,12 @@ class Plan(Protocol):
     def end(self) -> None:
         """Give the memory back."""
 
-    def read(self, index: int, tensor: Tensor, /) -> None:
-        """Compute the statistic of a layer's tensor."""
+    def read(self, index: int, tensor: Tensor, /) -> bool:
+        """Compute the statistic of a layer's tensor; False if it is known to be 0 everywhere.
+
+        Raises:
+            RuntimeError: If no pass has begun, or it has ended.
+        """
 
     def combined(self, channels: int, /) -> tuple[Tensor, list[int]]:
         """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
@@ -67,7 +71,7 @@ class CpuPlan:
         self._bytes = self._scratch + max(*scratches, self._combination.scratch_bytes)
         self.available = cpu.available
         # The maps and scratch of one pass.
-        self._memory: Any = None
+        self._memory: Tensor | None = None
 
     @staticmethod
     def fits(layouts: Sequence[Layout]) -> bool:
@@ -77,36 +81,44 @@ class CpuPlan:
     def begin(self) -> None:
         """Take the memory for one pass."""
         self._memory = torch.empty(self._bytes, device="cpu", dtype=torch.uint8)
-        start = self._memory.data_ptr()
-        scratch = start + self._scratch
-        for statistic, scale, offset in zip(
-            self._statistics, self._combination.scales, self._starts, strict=True
-        ):
-            statistic.task.target = scale.source = start + offset
-            statistic.task.scratch = scratch
-            scale.not_finite = 0
-        self._combination.task.scratch = scratch
 
     def end(self) -> None:
         """Give the memory back."""
         self._memory = None
 
-    def read(self, index: int, tensor: Tensor) -> None:
-        """Compute the statistic of a layer's tensor."""
-        self._statistics[index].run(tensor.data_ptr())
+    def read(self, index: int, tensor: Tensor) -> bool:
+        """Compute the statistic of a layer's tensor; False if it is 0 everywhere."""
+        # This name holds the memory until the kernel has ended.
+        memory = _begun(self._memory)
+        start = memory.data_ptr()
+        target, scratch = start + self._starts[index], start + self._scratch
+        return self._statistics[index].run(tensor.data_ptr(), target, scratch)
 
     def combined(self, channels: int) -> tuple[Tensor, list[int]]:
         """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
+        memory = _begun(self._memory)
+        start = memory.data_ptr()
         shape = (self._images, channels, *self._size)
         result = torch.empty(shape, device="cpu", dtype=torch.float32)
-        self._combination.run(result)
-        return result, self._combination.not_finite()
+        sources = [start + offset for offset in self._starts]
+        return result, self._combination.run(sources, result, start + self._scratch)
 
     def values(self, index: int) -> Tensor:
         """Return a layer's statistic `(N, h, w)`."""
         start = self._starts[index]
-        values: Tensor = self._memory[start : start + self._statistics[index].bytes]
+        values = _begun(self._memory)[start : start + self._statistics[index].bytes]
         return values.view(torch.float32).view(self._shapes[index])
+
+
+def _begun(memory: Tensor | None) -> Tensor:
+    """Return a pass's memory.
+
+    Raises:
+        RuntimeError: If no pass has begun, or it has ended.
+    """
+    if memory is None:
+        raise RuntimeError("a plan reads between `begin` and `end` alone")
+    return memory
 
 
 class GpuPlan:
@@ -132,7 +144,8 @@ class GpuPlan:
             cuda.StatisticLaunch(layout, start)
             for layout, start in zip(layouts, self._starts, strict=True)
         ]
-        self._memory: Any = None
+        self._memory: Tensor | None = None
+        self._stream = 0
 
     @staticmethod
     def fits(layouts: Sequence[Layout]) -> bool:
@@ -148,6 +161,7 @@ class GpuPlan:
 
     def begin(self) -> None:
         """Take the memory for one pass."""
+        self._stream = cuda.stream_on(self._device)
         self._memory = torch.empty(
             self._combination.elements, device=self._device, dtype=torch.float32
         )
@@ -156,22 +170,27 @@ class GpuPlan:
         """Give the memory back."""
         self._memory = None
 
-    def read(self, index: int, tensor: Tensor) -> None:
-        """Compute the statistic of a layer's tensor."""
+    def read(self, index: int, tensor: Tensor) -> bool:
+        """Compute the statistic of a layer's tensor; True, since it waits for no result."""
+        memory = _begun(self._memory)
         with cuda.on(self._device):
-            self._launches[index].run(tensor, self._memory)
+            if cuda.stream_on(self._device) != self._stream:
+                # PyTorch gives memory back in the order of the stream that it was taken on.
+                memory.record_stream(torch.cuda.current_stream(self._device))
+            self._launches[index].run(tensor, memory)
+        return True
 
     def combined(self, channels: int) -> tuple[Tensor, list[int]]:
         """Return the average `(N, channels, H, W)`, and the scales with values not finite."""
         shape = (self._images, channels, *self._size)
         result = torch.empty(shape, device=self._device, dtype=torch.float32)
+        memory = _begun(self._memory)
         with cuda.on(self._device):
-            self._combination.squash(self._memory)
-            self._combination.combine(self._memory, result)
-            return result, self._combination.not_finite(self._memory)
+            self._combination.squash(memory)
+            self._combination.combine(memory, result)
+            return result, self._combination.not_finite(memory)
 
     def values(self, index: int) -> Tensor:
         """Return a layer's statistic `(N, h, w)`; after `combined` its normalised map."""
         start, shape = self._starts[index], self._shapes[index]
-        values: Tensor = self._memory[start : start + math.prod(shape)].view(shape)
-        return values
+        return _begun(self._memory)[start : start + math.prod(shape)].view(shape)

@@ -42,12 +42,14 @@ class StatisticTask(ctypes.Structure):
         locations: HW.
         block: The locations of a unit; their sums stay in the cache over all channels.
         target: The address of the float32 values `(N, HW)`.
+        not_zero: Set to 1 by the kernel if a value is not 0.
         epsilon: Added to each activation.
     """
 
     _fields_ = [
         *Task._fields_,
         *_numbers("source", "image_stride", "stride", "channels", "locations", "block", "target"),
+        *_numbers("not_zero"),
         ("epsilon", ctypes.c_double),
     ]
 

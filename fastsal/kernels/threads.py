@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -28,7 +27,10 @@ def workers_for(units: int, elements: int) -> int:
 
 
 def run_in_parallel(kernel: Kernel, address: int, task: int, workers: int) -> None:
-    """Run a kernel on a task, in this thread and others.
+    """Run a kernel on a task, in this thread and in PyTorch's, and return when all have ended.
+
+    Either way it is one call of a C function, during which Python runs no signal handler. So no
+    exception can come before the last thread has let go of the task's memory.
 
     Args:
         kernel: A function of a task's address that releases the global interpreter lock.
@@ -36,20 +38,13 @@ def run_in_parallel(kernel: Kernel, address: int, task: int, workers: int) -> No
         task: The task's address.
         workers: The number of threads, as in the task's `workers`.
     """
-    if workers < 2:
+    team = _team() if workers > 1 else None
+    if team is None:
+        # The first worker of a task claims every unit that no other does.
         kernel(task)
-        return
-    team = _team()
-    if team is not None:
+    else:
         # All of PyTorch's threads: OpenMP ends the threads that a smaller team leaves out.
         team(address, task, torch.get_num_threads(), 0)
-        return
-    others = [_pool().submit(kernel, task) for _ in range(workers - 1)]
-    try:
-        kernel(task)
-    finally:
-        # The memory that they use must outlive them.
-        wait(others)
 
 
 @cache
@@ -57,10 +52,10 @@ def _team() -> Any:
     """Return OpenMP's function that runs another on the threads of PyTorch's own team, or None.
 
     Those threads are awake between a network's operations. To wake other threads takes longer than
-    the statistic of a layer.
+    the statistic of a layer, and a Python function that waits for them can be interrupted.
     """
     if os.getpid() != _PROCESS:
-        # A forked process has one thread alone, which OpenMP does not know.
+        # A forked process has one thread alone, which OpenMP does not know: it would wait for ever.
         return None
     try:
         function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
@@ -71,12 +66,6 @@ def _team() -> Any:
     return function
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "fastsal")
-
-
 _PROCESS = os.getpid()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_team.cache_clear)
-    os.register_at_fork(after_in_child=_pool.cache_clear)

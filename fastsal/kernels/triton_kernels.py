@@ -70,8 +70,8 @@ def statistic(
     for first in range(0, channels, CHANNELS):
         there = (channel[:, None] + first < channels) & inside[None, :]
         value = tl.load(pointers, mask=there, other=0.0).to(tl.float32)
-        # A NaN is not below 0, and stays.
-        value = tl.where(value < 0, 0.0, value) + epsilon
+        # A negative number times 0 is 0; NaN and minus infinity become NaN.
+        value = value * tl.where(value > 0, 1.0, 0.0) + epsilon
         total += tl.where(there, value, 0.0) * share
         value = tl.where(there, value, 1.0)
         product *= _mantissa(value)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastsal.geometry.placement import Placement
 from fastsal.kernels.dispatch import kernels_for
+from fastsal.maps.placing import placed
 from fastsal.maps.resize import upsample
 
 
@@ -16,6 +18,7 @@ def combine(
     weights: Sequence[float],
     size: tuple[int, int],
     channels: int | None = None,
+    placements: Sequence[Placement | None] | None = None,
 ) -> Tensor:
     r"""Return the weighted average of maps upsampled to one size, $\sum_k w_k S_k / \sum_k w_k$.
 
@@ -25,6 +28,8 @@ def combine(
         size: (H, W) of the result.
         channels: The number of copies of the average along a channel dimension, each with memory
             of its own; None gives no such dimension.
+        placements: The places of each scale's maps on the image, as `placed` takes them; None
+            stretches all over the image.
 
     Returns:
         `(N, H, W)`, or `(N, channels, H, W)`. On a CPU with Numba and on a GPU with Triton no other
@@ -38,6 +43,11 @@ def combine(
     >>> combine(maps, [1, 3], (4, 4)).unique().tolist()
     [0.75]
     """
+    if placements is not None:
+        maps = [
+            one if placement is None else placed(one, placement, size)
+            for one, placement in zip(maps, placements, strict=True)
+        ]
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     repeated = maps[0].new_empty((maps[0].shape[0], channels or 1, *size))

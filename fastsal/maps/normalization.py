@@ -190,9 +190,12 @@ def minmax(maps: Tensor) -> Tensor:
     """
     maps = _at_least_float32(maps)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    spread = high - low
-    constant = spread <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())
-    return ((maps - low) / spread.masked_fill(constant, 1)).masked_fill_(constant, 0.5)
+    peak = torch.maximum(low.abs(), high.abs())
+    # Halved, since two large numbers of different signs can be further apart than float32 holds.
+    share = torch.where(peak > torch.finfo(maps.dtype).max / 2, 0.5, 1.0).to(maps.dtype)
+    low, spread = low * share, high * share - low * share
+    constant = spread <= CONSTANT_SPREAD * peak
+    return ((maps * share - low) / spread.masked_fill(constant, 1)).masked_fill_(constant, 0.5)
 
 
 @register_normalization("none")

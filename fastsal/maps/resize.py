@@ -61,7 +61,7 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
                 "empty",
                 stacklevel=3,
             )
-            attributions.append(torch.empty(0))
+            attributions.append(maps.new_empty(0))
             continue
         attribution = maps
         if tensor.shape[2:] != maps.shape[2:]:

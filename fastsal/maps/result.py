@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,8 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.maps.resize import upsample
+from fastsal.maps.placing import placed
 from fastsal.networks.scales import Scale
+
+
+def stacked(scales: Sequence[Scale], per_scale: Sequence[Tensor], combined: Tensor) -> Tensor:
+    """Return the maps of all scales `(N, R, H, W)`, each laid on the image.
+
+    Args:
+        scales: The scales.
+        per_scale: For each scale its map `(N, h, w)`.
+        combined: `(N, H, W)`, of the image's size.
+    """
+    size = combined.shape[1], combined.shape[2]
+    laid = [
+        placed(one, scale.placement, size) for scale, one in zip(scales, per_scale, strict=True)
+    ]
+    return torch.stack(laid, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +35,8 @@ class Maps:
 
     Attributes:
         scales: The layer of each map, the shallowest first; R of them.
-        per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size.
+        per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size. If the
+            network makes several views of an image, their maps follow each other.
         combined: `(N, H, W)`, their weighted average at the input's size.
         logits: The model's output, unchanged; None for an image that was read tile by tile.
     """
@@ -31,6 +48,5 @@ class Maps:
 
     @cached_property
     def stacked(self) -> Tensor:
-        """The maps of all scales `(N, R, H, W)`, upsampled to the input's size."""
-        size = self.combined.shape[1:]
-        return torch.cat([upsample(scale_map, size) for scale_map in self.per_scale], 1)
+        """The maps of all scales `(N, R, H, W)`, upsampled to the input's size and in place."""
+        return stacked(self.scales, self.per_scale, self.combined)

@@ -14,8 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
+from fastsal.keeping.parts import parts, uncompiled
 from fastsal.maps.prior import Weights, load_weights
-from fastsal.monitoring.passes import COMPILED, Counter, Pass
+from fastsal.monitoring.counter import COMPILED, TRANSFORMED, Counter
+from fastsal.monitoring.passes import Pass
 from fastsal.monitoring.sample import Sample
 from fastsal.monitoring.sampler import NotFiniteError, Sampler
 from fastsal.monitoring.sinks import as_sinks
@@ -46,15 +48,18 @@ def watch(
     """Return a context in which every N-th forward pass of a model gives SMOE Scale maps.
 
     No extra forward pass runs, and the model's results do not change: the loss, the gradients,
-    BatchNorm's statistics and the random numbers are the same to the bit. A pass between samples
-    has one hook, which counts it. If no layers are given, the first pass (in training or evaluation
-    mode) is traced to find the network's scales, and the second is the first that is read.
+    BatchNorm's statistics, the random numbers and its errors are the same. A pass between samples
+    has two hooks, which count it. If no layers are given, the first pass (in training or evaluation
+    mode) is traced to find the network's scales, and the second is the first that is read. Several
+    contexts may watch one model. Of a pass with several image batches, as of a siamese network, the
+    first that all layers see is shown, read at the calls that see it.
 
     Args:
         model (torch.nn.Module): The module that is called, with its `DataParallel` or
-            `DistributedDataParallel` wrapper. Passes that fastsal itself runs are not counted.
+            `DistributedDataParallel` wrapper. Passes that fastsal itself or a sink runs are not
+            counted, nor those that gradient checkpointing repeats or a tracer runs.
         every (int): The number of forward passes from one sample to the next; gradient accumulation
-            has several passes a step. Default: 100.
+            has several passes a step. A pass that fails is made up for by the next. Default: 100.
         to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks of
             samples: functions of a `Sample`, folders or TensorBoard writers. A sink that fails
             gives one warning, and the model runs on; so does a batch that cannot be read after
@@ -77,7 +82,8 @@ def watch(
 
     Raises:
         ValueError: If a setting does not fit, or the model is compiled and `run_eager` is False; at
-            the first pass that is read, if the scales cannot be found or read.
+            the first pass that is read, if the scales cannot be found or read, or it is not clear
+            which image a layer's map belongs to.
         TypeError: If the model is no `torch.nn.Module`, or `to` cannot take samples.
 
     Reference:
@@ -106,7 +112,7 @@ def watch(
             "the model was compiled in place, by model.compile(), and calls no hooks at all: "
             "compile it as `compiled = torch.compile(model)` and watch that with run_eager=True"
         )
-    if state.compiled(state.parts(model)) and not run_eager:
+    if state.compiled(parts(model)) and not run_eager:
         raise ValueError(COMPILED)
     if layers is None and isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(
@@ -127,7 +133,7 @@ def watch(
 def _network(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of the compiler and of several devices."""
     while True:
-        inner = state.uncompiled(model)
+        inner = uncompiled(model)
         if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
             inner = inner.module
         if inner is model:
@@ -187,7 +193,9 @@ class Watch:
         self._lock = threading.Lock()
         self._current: Pass | None = None
         self._warned: set[str] = set()
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
+        self._counter: Counter | None = None
+        # True if the next pass that can be read is due whatever its number.
+        self._owed = True
 
     def __enter__(self) -> Watch:
         self.begin()
@@ -195,22 +203,18 @@ class Watch:
 
     def begin(self) -> None:
         """Start counting passes, or go on after `pause`."""
-        if self._handle is None:
-            counter = Counter(self._on_pass)
-            self._handle = self._model.register_forward_pre_hook(counter, with_kwargs=True)
+        if self._counter is None:
+            self._counter = Counter.of(self._model)
+            self._counter.add(self._on_pass)
 
     def pause(self) -> None:
         """Stop counting passes until `begin`."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._counter is not None:
+            self._counter.remove(self._on_pass)
+            self._counter = None
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.pause()
-        # A pass that Ctrl-C broke off has not ended itself.
-        if self._current is not None and self._current.thread == threading.get_ident():
-            self._current.end()
-            self._current = None
         if error is None and not self.passes:
             self._warn_once(
                 "nothing",
@@ -221,16 +225,18 @@ class Watch:
     def _reader(self, image: Tensor) -> ScaleReader:
         return readers_of(self._attributor).for_image(image)
 
-    def _on_pass(self, args: Any, kwargs: Any) -> None:
+    def _on_pass(self, args: Any, kwargs: Any) -> Pass | None:
         """Count a pass, and begin to read it if it is due."""
-        if state.reading():
-            return
         with self._lock:
             step = self.passes
             self.passes += 1
-            due = step % self._every == 0 or self.latest is None
-            if not due or self._current is not None:
-                return
+            self._owed = self._owed or step % self._every == 0
+            if not self._owed or self._current is not None:
+                return None
+            if state.transformed():
+                self._warn_once("transformed", TRANSFORMED)
+                return None
+            self._owed = False
             make_reader = self._reader if self._scales_known else None
             self._current = current = Pass(
                 step, self._model, self._network, self._images, make_reader, self._on_end
@@ -238,14 +244,17 @@ class Watch:
         try:
             current.begin(args, kwargs)
         except Exception as error:
-            current.end()
+            current.leave(None)
             self._current = None
             self._raise_or_warn(current, error)
+            return None
+        return current
 
     def _on_end(self, ended: Pass, output: Any) -> None:
         """Make a sample of a pass that was read, or take the scales of one that was traced."""
         self._current = None
-        # The pass failed.
+        # A pass that failed is made up for by the next.
+        self._owed = output is None or self.latest is None
         if output is None:
             return
         try:
@@ -258,10 +267,12 @@ class Watch:
         except Exception as error:
             self._raise_or_warn(ended, error)
             return
-        self.latest = sample
+        self.latest, self._owed = sample, False
         if _rank() == 0:
-            for sink in self._sinks:
-                self._send(sample, sink)
+            # A sink may call the model: these are no passes of the training.
+            with state.hooked(()):
+                for sink in self._sinks:
+                    self._send(sample, sink)
 
     def _raise_or_warn(self, failed: Pass, error: Exception) -> None:
         """Warn once of a pass that cannot be read; raise if no pass could be read before.

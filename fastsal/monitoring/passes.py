@@ -1,8 +1,7 @@
-"""Hooks that count a model's forward passes, and hooks that read one of them."""
+"""One forward pass that `watch` reads, or traces to find the network's scales."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -11,39 +10,10 @@ from torch import Tensor, nn
 
 from fastsal.arguments.inputs import image_of
 from fastsal.attribution.reader import ScaleReader
+from fastsal.keeping.parts import parts
+from fastsal.monitoring.views import View, chosen_view
 from fastsal.networks import hooks, state
 from fastsal.networks.trace import Trace
-
-COMPILED = (
-    "a compiled model calls no hooks, so that its passes cannot be read: compile it first, watch "
-    "what torch.compile returned and give run_eager=True; the passes that are read then run "
-    "uncompiled"
-)
-
-
-class Counter:
-    """A forward pre-hook that reports every pass; in a copy of the model it does nothing.
-
-    Args:
-        on_pass: Called with a pass's arguments and keyword arguments; None does nothing.
-    """
-
-    def __init__(self, on_pass: Callable[[Any, Any], None] | None = None) -> None:
-        self.on_pass = on_pass
-
-    def __call__(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        """Report a pass.
-
-        Raises:
-            RuntimeError: If a compiled function runs it.
-        """
-        if self.on_pass is not None:
-            if state.within_compiled():
-                raise RuntimeError(COMPILED)
-            self.on_pass(args, kwargs)
-
-    def __reduce__(self) -> tuple[type[Counter], tuple[()]]:
-        return Counter, ()
 
 
 class Pass:
@@ -60,15 +30,8 @@ class Pass:
 
     Attributes:
         step: The pass's number.
-        thread: The thread that runs it.
         trace: The graph of a pass that is traced; else None.
-        reader: The reader of a pass whose scales are read.
-        images: `(n, C, H, W)`, the first images of the batch.
     """
-
-    reader: ScaleReader
-    images: Tensor
-    _readings: list[hooks.Reading]
 
     def __init__(
         self,
@@ -80,17 +43,16 @@ class Pass:
         on_end: Callable[[Pass, Any], None],
     ) -> None:
         self.step = step
-        self.thread = threading.get_ident()
         self.trace: Trace | None = None
         self._model, self._network = model, network
         self._count = count
         self._make_reader = make_reader
         self._on_end = on_end
-        self._error: Exception | None = None
+        self._views: list[View] = []
         self._hooks = ExitStack()
 
     def begin(self, args: Any, kwargs: Any) -> None:
-        """Register the hooks, among them one that ends this pass whether it fails or not.
+        """Register the hooks.
 
         Args:
             args: The model's arguments.
@@ -99,53 +61,49 @@ class Pass:
         Raises:
             ValueError: If none of them is an image batch.
         """
-        model, network = self._model, self._network
         given = tuple(hooks.tensors_in((args, kwargs)))
-        image = image_of(given)
-        handle = model.register_forward_hook(self._after, always_call=True)
-        self._hooks.callback(handle.remove)
-        self._hooks.enter_context(state.eager(state.parts(model)))
+        image_of(given)
+        images = [tensor for tensor in given if tensor.dim() == 4 and tensor.numel()]
+        self._hooks.enter_context(state.eager(parts(self._model)))
         if self._make_reader is None:
-            self.trace = Trace([tensor for tensor in given if tensor.dim() == 4])
-            self._hooks.enter_context(state.hooked(self.trace.hooks(network)))
-            self._hooks.enter_context(self.trace)
+            self.trace = Trace(images)
+            self._follow(self.trace)
             return
-        # The caller may write over the batch afterwards.
-        self.images = image[: self._count].detach().clone()
-        self.reader = self._make_reader(image)
-        taps = [tap._replace(read=self._of_first(tap.read)) for tap in self.reader.taps]
-        parallel = network if isinstance(model, nn.DataParallel) else None
-        self._readings = self._hooks.enter_context(hooks.held(taps, parallel))
+        batches = list({id(image): image for image in images}.values())
+        traces = [Trace([batch]) for batch in batches] if len(batches) > 1 else None
+        for trace in traces or ():
+            self._follow(trace)
+        parallel = self._network if isinstance(self._model, nn.DataParallel) else None
+        for number, batch in enumerate(batches):
+            view = View(number, batch, self._count, self._make_reader, traces)
+            self._hooks.enter_context(view.held(self._model, parallel))
+            self._views.append(view)
 
-    def values(self) -> list[Tensor]:
-        """Return the statistic of the first images, `(n, h, w)` for each scale.
+    def _follow(self, trace: Trace) -> None:
+        # The called module itself counts as no operation, and PyTorch may be going through its
+        # hooks when they are removed.
+        found = [hook for hook in trace.hooks(self._network) if hook[0] is not self._model]
+        self._hooks.enter_context(state.hooked(found, own_pass=False))
+        self._hooks.enter_context(trace)
+
+    def chosen(self) -> tuple[View, list[Tensor]]:
+        """Return the image batch that every layer sees, and the statistic of its first images.
 
         Raises:
+            LayerError: If a layer did not run, or it is not clear which call of it shows which
+                batch.
             Exception: Any error that the statistic or the reader raised during the pass.
         """
-        if self._error is not None:
-            raise self._error
+        view = chosen_view(self._views)
         # `DataParallel` splits the batch over these devices, in their order.
-        devices = getattr(self._model, "device_ids", None)
-        return [reading.gathered(devices)[: self._count] for reading in self._readings]
+        return view, view.values(getattr(self._model, "device_ids", None))
 
-    def end(self) -> None:
-        """Remove all hooks."""
-        self._hooks.close()
+    def leave(self, output: Any) -> None:
+        """Remove all hooks; the output is None if the pass failed."""
+        with self._hooks:
+            for view in self._views:
+                view.take(output)
 
-    def _of_first(self, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return a function that reads the first images and keeps the error where it fails."""
-
-        def read_first(tensor: Tensor) -> Tensor:
-            try:
-                return read(tensor[: self._count])
-            # An error of a map must not end the model's pass.
-            except Exception as error:
-                self._error = error
-                return tensor.new_empty(0)
-
-        return read_first
-
-    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
-        self.end()
+    def finish(self, output: Any) -> None:
+        """Hand the pass on with the model's output; None if the pass failed."""
         self._on_end(self, output)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.maps.resize import upsample
+from fastsal.maps.result import stacked
 from fastsal.networks.scales import Scale
 
 
@@ -56,8 +57,7 @@ class Sample:
     @cached_property
     def stacked(self) -> Tensor:
         """The maps of all scales `(n, R, H, W)`, upsampled to the images' size."""
-        size = self.combined.shape[1:]
-        return torch.cat([upsample(scale_map, size) for scale_map in self.per_scale], 1)
+        return stacked(self.scales, self.per_scale, self.combined)
 
     @property
     def numbers(self) -> dict[str, dict[str, float]]:

@@ -36,7 +36,7 @@ class Sampler:
             NotFiniteError: A ValueError, if activations are not finite.
             Exception: Any error that the statistic or the reader raised during the pass.
         """
-        values = ended.values()
+        view, values = ended.chosen()
         with torch.no_grad():
             if not torch.stack([one.sum() for one in values]).isfinite().all():
                 raise NotFiniteError("activations are not finite")
@@ -50,10 +50,10 @@ class Sampler:
             self._mean_maps = means
             return Sample(
                 step=ended.step,
-                images=ended.images,
-                scales=ended.reader.scales,
+                images=view.images,
+                scales=view.reader.scales,
                 per_scale=tuple(maps),
-                combined=ended.reader.combined(maps),
+                combined=view.reader.combined(maps),
                 entropy=entropies,
                 drift=drifts,
             )

@@ -1,111 +1,102 @@
-"""A network's trunk: the path from the images down to its coarsest scale, without branches."""
+"""A network's trunk: the path from the images to the decision, down to its coarsest scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastsal.networks.trace import WEIGHTED, Node, Trace
+from fastsal.networks import hooks
+from fastsal.networks.roles import is_pooling, role_of, short_name
+from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
-PRODUCTS = ("matmul", "bmm", "einsum")
-
-
-def image_layout(
-    shape: Sequence[int], height: int, width: int, channels_last: bool = False
-) -> tuple[bool, int] | None:
-    """Return (channels last, octave) of a 4-D shape on an image's grid, None if it is on none.
-
-    The octave is the base-2 logarithm of the stride. The layout whose locations have exactly the
-    image's proportions is taken. If both layouts have them, or both have them only roughly,
-    `channels_last` decides.
-
-    Args:
-        shape: The tensor's shape.
-        height: The image's height.
-        width: The image's width.
-        channels_last: The layout that is tried first.
-
-    >>> image_layout((1, 256, 56, 56), 224, 224), image_layout((1, 7, 7, 768), 224, 224)
-    ((False, 2), (True, 5))
-    """
-    about = None
-    for last in (channels_last, not channels_last):
-        rows, columns = shape[1:3] if last else shape[2:4]
-        if not (0 < rows <= 2 * height and 0 < columns <= 2 * width):
-            continue
-        octaves = math.log2(height / rows), math.log2(width / columns)
-        octave = round(sum(octaves) / 2)
-        # After five roundings up, a short side has one location more than its share; and one
-        # location is the least that remains of a side, however long it was.
-        near = max(abs(rows - height / 2**octave), abs(columns - width / 2**octave)) < 1
-        if near:
-            return last, octave
-        alike = round(octaves[0]) == round(octaves[1]) or abs(octaves[0] - octaves[1]) < 0.6
-        if alike and about is None:
-            about = last, octave
-    return about
+# More maps than this for an image are boxes that are looked at, and no scale.
+MOST_BLOCKS = 16
+# A scale's location covers at least so many times the next finer scale's: two, where only one side
+# is halved, but for rounding.
+OCTAVE = 1.7
+# The share of the weights at coarser scales between two tensors from which on the second is not
+# the first with a gate, but the end of a decoder.
+WAY_BACK = 0.2
+# The share of a way's weights that lie before the end of a scale.
+MOST_WEIGHTS = 0.8
 
 
-def grid_size(trace: Trace) -> tuple[int, int]:
-    """Return (H, W) from which strides are counted: the size that the first weights see.
-
-    It differs from the images' size if the network resizes them, as a detection model does.
-    """
-    nodes = trace.nodes
-    batch, channels, height, width = nodes[0].shape or (0, 0, 0, 0)
-    first = next((node for node in nodes if node.operation.startswith(WEIGHTED)), None)
-    read = () if first is None else nodes[first.sources[0]].shape or ()
-    if len(read) != 4 or read[:2] != (batch, channels):
-        return height, width
-    layout = image_layout(read, height, width)
-    on_grid = layout is not None and layout[1] >= 0
-    return (height, width) if on_grid else (read[2], read[3])
-
-
-def find_trunk(trace: Trace, output: Any, size: tuple[int, int]) -> list[int]:
+def find_trunk(trace: Trace, output: Any) -> list[int]:
     """Return the nodes that every path down the trunk crosses, in the network's order.
 
     The trunk leads to the output; with several outputs, to the first. If branches leave it on the
     way (the skips of a U-Net, the laterals of a feature pyramid), few tensors are crossed by every
-    path to the output. If those miss the coarsest scale, the trunk ends there instead, where the
-    network first goes back to a finer scale: at a U-Net's bottleneck, or at the end of a pyramid's
-    backbone. Tensors that are read through attention, and heads that run over several scales with
-    the same weights, do not count as scales.
+    path to the output. If more weights lie before the coarsest scale, the trunk ends there instead,
+    where the network first goes back to a finer scale: at a U-Net's bottleneck, or at the end of a
+    pyramid's backbone. Of two networks in a row the second counts: the trunk starts where the first
+    has come back to the images' size. Heads that run over several scales with the same weights do
+    not count as scales.
 
     Args:
         trace: The traced pass.
         output: The network's output.
-        size: (H, W) of the grid, from `grid_size`.
     """
     ends = trace.nodes_in(output)
+    if not ends and not any(True for _ in hooks.tensors_in(output)):
+        # Without tensors in the output, as where it is text, the pass itself has an end.
+        ends = (len(trace.nodes) - 1,)
     nodes = trace.nodes
-    areas = _grid_areas(trace, ends, size)
-    first = trace.cuts(ends[:1])
-    least = min(areas.values(), default=0)
-    # An octave is a factor of four, a valid convolution or a padding less than two.
-    if not areas or any(areas[node] < 2 * least for node in first if node in areas):
-        return first
-    coarsest = _first_stretch(nodes, areas, 2 * least)
-    sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
+    cuts = trace.cuts(ends[:1])
+    areas = _pixels_per_location(trace, ends)
     to_first = trace.before(ends[:1])
-    return trace.cuts(sinks & to_first or sinks)
+    begin = _second_network(cuts, {node: area for node, area in areas.items() if node in to_first})
+    cuts = [cut for cut in cuts if cut >= begin]
+    areas = {node: pixels for node, pixels in areas.items() if node >= begin}
+    branch = [cut for cut in _way_down(trace, areas, to_first) if cut >= begin]
+    cuts = _with_skipped_scales(trace, cuts, areas)
+    # More weights lie before the end of a U-Net's encoder than before its first skip; but before
+    # the end of a trunk there are more than before a gate that leaves it.
+    descent = _last_descent(nodes, cuts, areas)
+    if descent is None:
+        return branch or cuts
+    weights = [
+        sum(nodes[node].parameters for node in trace.before(ends) if node >= begin)
+        for ends in ([descent], branch[-1:])
+    ]
+    return branch if weights[1] > weights[0] else cuts
 
 
-def have_locations(nodes: Sequence[Node]) -> list[bool]:
-    """Return for each node True if it has locations, False after pooling or flattening."""
-    images = (nodes[0].shape or ())[:1]
-    found = [True]
-    for node in nodes[1:]:
-        shape = node.shape
-        # One vector for each image, or fewer numbers.
-        flat = shape is not None and (len(shape) < 2 or (len(shape) == 2 and shape[:1] == images))
-        kept = any(found[source] for source in node.sources)
-        shapes = [nodes[source].shape or () for source in node.sources]
-        found.append(kept and not flat and not _pooled_away(node, shapes))
+def output_nodes(trace: Trace, output: Any) -> set[int]:
+    """Return the nodes of the output itself: those after the last weights, and what these make.
+
+    A map of features that ends in an activation function, as that of a network's backbone, is none;
+    a map of one channel is.
+
+    Args:
+        trace: The traced pass.
+        output: The network's output.
+    """
+    found: set[int] = set()
+    for end in trace.nodes_in(output):
+        chain, features = [end], False
+        while True:
+            index = chain[-1]
+            node = trace.nodes[index]
+            role = role_of(trace.nodes, index)
+            if role.source is not None:
+                features |= role.activation and not role.of_outputs
+                chain.append(role.source)
+            elif len(node.sources) == 1 and (
+                node.operation in REARRANGEMENTS
+                or is_pooling(node)
+                or short_name(node) in ("softmax", "log_softmax", "__getitem__")
+            ):
+                chain.append(node.sources[0])
+            else:
+                break
+        if not trace.nodes[chain[-1]].operation.startswith(WEIGHTED):
+            chain.pop()
+            features = True
+        found.update(node for node in chain if not features or trace.channels(node) == 1)
     return found
 
 
@@ -118,9 +109,15 @@ def before_weights(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
-def is_pooling(node: Node) -> bool:
-    """Return True if a node's operation pools locations."""
-    return "pool" in node.operation or node.operation in ("mean", "amax")
+def pooled_away(nodes: Sequence[Node]) -> list[bool]:
+    """Return for each node True after adaptive pooling to a number of cells, which is no scale."""
+    found = [False]
+    for node in nodes[1:]:
+        shapes = [nodes[source].shape for source in node.sources]
+        adaptive = "adaptive" in node.operation and node.shape is not None
+        own = adaptive and all(shape is not None and shape != node.shape for shape in shapes)
+        found.append(own or all(found[source] for source in node.sources))
+    return found
 
 
 def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Module, str]) -> str:
@@ -132,6 +129,8 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
         names: The name of every module.
     """
     scripted = [name for part, name in names.items() if isinstance(part, torch.jit.ScriptModule)]
+    shape = trace.nodes[0].shape or ()
+    located = [node for node in trunk if trace.located(node) is not None]
     if scripted:
         why = (
             f"what goes on inside the torch.jit module {scripted[0]!r} is not seen; put the module "
@@ -139,10 +138,18 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
         )
     elif not trunk:
         why = "the output does not depend on the images, or by operations that a trace does not see"
-    elif any(len(trace.nodes[node].shape or ()) == 4 for node in trunk):
+    elif len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] > 4:
         why = (
-            "none of the tensors with locations (N, C, H, W) is a module's output or input, as in "
-            "a program of torch.export; give the module that it was made from"
+            f"the images {shape} have their channels last, expected (N, C, H, W); permute them "
+            "before the model, and inside it back"
+        )
+    elif located and any(trace.place(node, names) is not None for node in located):
+        why = "all tensors with locations are the output itself, or the images before any weights"
+    elif located:
+        why = (
+            "none of the tensors with locations (N, C, H, W) is a registered module's output or "
+            "input, as in a program of torch.export or where layers are kept in a Python list; "
+            "give the module that it was made from, or keep the layers in a torch.nn.ModuleList"
         )
     else:
         why = (
@@ -160,38 +167,128 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
     )
 
 
-def _pooled_away(node: Node, sources: Sequence[Sequence[int]]) -> bool:
-    """Return True if pooling left one location, or a number independent of the image's size."""
-    if not is_pooling(node) or node.shape is None or len(node.shape) != 4:
-        return False
-    before = [source[2:] for source in sources if len(source) == 4]
-    if "adaptive" in node.operation or node.shape[2:] == (1, 1):
-        return all(tuple(size) != node.shape[2:] for size in before)
-    return False
-
-
-def _grid_areas(trace: Trace, ends: Sequence[int], size: tuple[int, int]) -> dict[int, int]:
-    """Return the number of locations of each tensor that lies on the image's grid."""
+def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
+    """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    with_locations, shared = have_locations(nodes), _shared_heads(nodes)
+    shared, pooled = _shared_heads(nodes), pooled_away(nodes)
     areas = {}
-    for index in trace.before(ends, through=lambda node: not _is_attention(node)) - {0}:
-        shape = nodes[index].shape
-        if shape is None or len(shape) != 4 or shape[:1] != (nodes[0].shape or ())[:1]:
+    for index in trace.before(ends) - {0}:
+        found = trace.located(index)
+        if found is None or shared[index] or pooled[index] or nodes[index].operation == "pad":
             continue
-        if not with_locations[index] or shared[index] or nodes[index].operation == "pad":
+        if found.placement is not None and found.placement.blocks > MOST_BLOCKS:
             continue
-        layout = image_layout(shape, *size)
-        area = 0 if layout is None else math.prod(shape[1:3] if layout[0] else shape[2:4])
-        # A single location is a global context and no map.
-        if layout is not None and layout[1] >= 0 and area > 1:
-            areas[index] = area
+        areas[index] = found.steps[0] * found.steps[1]
     return areas
 
 
-def _is_attention(node: Node) -> bool:
-    product = any(name in node.operation for name in PRODUCTS) and len(node.sources) > 1
-    return product or "attention" in node.operation or node.operation == "softmax"
+def _second_network(cuts: Sequence[int], areas: Mapping[int, float]) -> int:
+    """Return the last cut at the finest scale with coarser tensors both before it and after it."""
+    on_grid = [cut for cut in cuts if cut in areas]
+    if not on_grid:
+        return 0
+    finest = min(areas.values())
+    coarser = [node for node, pixels in areas.items() if pixels > OCTAVE * finest]
+    for cut in reversed(on_grid):
+        back = areas[cut] < OCTAVE * finest
+        if back and min(coarser, default=cut) < cut < max(coarser, default=cut):
+            return cut
+    return 0
+
+
+def _way_down(trace: Trace, areas: Mapping[int, float], to_first: set[int]) -> list[int]:
+    """Return the nodes that every path to the coarsest scale crosses.
+
+    Args:
+        trace: The traced pass.
+        areas: The area of a location of each node on the grid.
+        to_first: The nodes before the first output.
+    """
+    nodes = trace.nodes
+    coarsest = _first_stretch(nodes, areas, max(areas.values(), default=0.0) / OCTAVE)
+    sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
+    found = trace.cuts(sinks & to_first or sinks)
+
+    def scales(of: Iterable[int]) -> int:
+        places = (trace.located(node) for node in of if node in areas)
+        return len({place.octaves for place in places if place is not None})
+
+    if scales(found) == scales(areas):
+        return found
+    # Branches at several scales that read each other: the way down is before the first exchange.
+    ways = [trace.cuts([end]) for end in sorted(coarsest & to_first or coarsest)]
+    return max([found, *ways], key=lambda way: (scales(way), len(way)))
+
+
+def _with_skipped_scales(trace: Trace, cuts: list[int], areas: Mapping[int, float]) -> list[int]:
+    """Return cuts with the last tensor of each scale that no tensor cuts.
+
+    A network in which two paths lie side by side, each read by the next two cells, has such scales.
+    A tensor counts if nothing finer is made of it, and most weights up to its scale come before it.
+
+    Args:
+        trace: The traced pass.
+        cuts: The nodes that every path crosses.
+        areas: The area of a location of each node on the grid.
+    """
+    nodes = trace.nodes
+    on_grid = [cut for cut in cuts if cut in areas]
+    if len(on_grid) < 2:
+        return cuts
+    to_last = trace.before(on_grid[-1:])
+    places = {node: place for node in areas if (place := trace.located(node)) is not None}
+    there = {places[cut].octaves for cut in on_grid}
+    low, high = places[on_grid[0]].octaves, places[on_grid[-1]].octaves
+    added = []
+    for octaves in {place.octaves for place in places.values()} - there:
+        between = all(a <= b <= c for a, b, c in zip(low, octaves, high, strict=True))
+        of_scale = [n for n, place in places.items() if place.octaves == octaves and n in to_last]
+        if not between or not of_scale:
+            continue
+        last = max(of_scale)
+        up_to_it = trace.before([last])
+        every = [n for n in to_last if n <= last and n > on_grid[0]]
+        share = sum(nodes[n].parameters for n in up_to_it if n > on_grid[0])
+        if share < MOST_WEIGHTS * sum(nodes[n].parameters for n in every):
+            continue
+        made = _made_of(nodes, last)
+        if not any(areas.get(n, math.inf) < areas[last] / OCTAVE for n in made):
+            added.append(last)
+    return sorted([*cuts, *added])
+
+
+def _made_of(nodes: Sequence[Node], index: int) -> set[int]:
+    """Return the nodes that a node's tensor goes into."""
+    found = {index}
+    for node in range(index + 1, len(nodes)):
+        if any(source in found for source in nodes[node].sources):
+            found.add(node)
+    return found - {index}
+
+
+def _last_descent(
+    nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[int, float]
+) -> int | None:
+    """Return the last cut of the last run of cuts over several scales, None if there is none.
+
+    A run ends where the network comes back from coarser scales with a good part of its weights.
+    """
+    end = None
+    first = before = 0.0
+    every = sum(nodes[node].parameters for node in areas)
+    on_grid = [cut for cut in cuts if cut in areas]
+    for last, cut in zip([0, *on_grid], on_grid, strict=False):
+        between = sum(
+            nodes[node].parameters
+            for node in range(last + 1, cut)
+            if areas.get(node, 0.0) > OCTAVE * areas[cut]
+        )
+        if not before or areas[cut] < before / OCTAVE or between > WAY_BACK * every:
+            first = areas[cut]
+        if areas[cut] > OCTAVE * first:
+            end = cut
+        before = areas[cut]
+    return end
 
 
 def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
@@ -207,19 +304,19 @@ def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
     return found
 
 
-def _first_stretch(nodes: Sequence[Node], areas: dict[int, int], limit: int) -> set[int]:
-    """Return the nodes with fewer locations than a limit, up to where paths return to finer ones.
+def _first_stretch(nodes: Sequence[Node], areas: Mapping[int, float], limit: float) -> set[int]:
+    """Return the nodes coarser than a limit, up to where paths return to finer ones.
 
     Args:
         nodes: The nodes of the trace.
-        areas: The number of locations of each node on the grid.
-        limit: The number of locations from which a node is finer.
+        areas: The area of a location of each node on the grid.
+        limit: The area up to which a node is finer.
     """
     stretch: set[int] = set()
     reached: set[int] = set()
     left: set[int] = set()
     for index, node in enumerate(nodes):
-        finer = areas.get(index, 0) >= limit
+        finer = areas.get(index, limit + 1) <= limit
         if any(source in left or (finer and source in reached) for source in node.sources):
             left.add(index)
         elif index in areas and not finer:

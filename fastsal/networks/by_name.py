@@ -12,12 +12,28 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastsal.optional import needed, one_line
 
 # Torchvision warns that the initial weights of these take long to draw.
 SLOW_INITIALISATION = ("googlenet", "inception_v3")
+_REQUIRED = frozenset(
+    (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+)
+_POSITIONAL = frozenset(
+    (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+)
+# Modules whose networks are called `module` and `_orig_mod`: DataParallel and DDP, torch.compile.
+_WRAPPERS = frozenset(("module", "_orig_mod"))
 FORMS = (
     "a torchvision model's name such as resnet50, timm:NAME, package.module:function or "
     "path/to/file.py:function"
@@ -32,9 +48,9 @@ def build_network(
     Args:
         name: A torchvision model's name (classification, segmentation, detection), `timm:NAME`,
             or a function that returns a network: `package.module:function`, which is searched in
-            the current folder too, or `path/to/file.py:function`.
-        weights: A file with the state dict to load, or a checkpoint that holds one as "state_dict"
-            or "model". It is read with `weights_only=True`: it cannot run code.
+            the current folder too, or `path/to/file.py:function`. It is called without arguments.
+        weights: A file with the state dict to load, as `read_state_dict` reads and `load_state`
+            loads it.
         pretrained: Loads the published weights of torchvision's and timm's networks, which may be
             downloaded, unless `weights` is given. A function's network is returned unchanged.
 
@@ -52,20 +68,13 @@ def build_network(
     if name.startswith("timm:"):
         network = _from_timm(name, pretrained)
     elif ":" in name:
-        function = named_function(name)
-        try:
-            network = function()
-        except Exception as error:
-            raise ValueError(f"cannot make a network from {name!r}: {one_line(error)}") from error
+        network = built_by(named_function(name), name)
     else:
         network = _from_torchvision(name, pretrained)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module")
     if weights is not None:
-        try:
-            network.load_state_dict(read_state_dict(weights))
-        except Exception as error:
-            raise ValueError(f"cannot load {weights} into {name}: {one_line(error)}") from error
+        load_state(network, read_state_dict(weights), name, weights)
     return network
 
 
@@ -96,6 +105,59 @@ def named_function(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{name!r} is of type {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+def built_by(function: Callable[..., Any], name: str, classes: int | None = None) -> Any:
+    """Return what a function of `named_function` builds.
+
+    The function gets the number of classes if it takes it: as `num_classes` or `classes`, or as its
+    first parameter if that has no default. Otherwise it is called without arguments.
+
+    Args:
+        function: The function.
+        name: Its name, for messages.
+        classes: The number of classes; None where it is not known.
+
+    Raises:
+        ValueError: If it raises an error, or needs a number of classes that is not known.
+
+    >>> built_by(lambda classes: classes, "net", 10), built_by(lambda width=16: width, "net", 10)
+    (10, 16)
+    """
+    parameter = _parameter_of_classes(function)
+    try:
+        if parameter is None:
+            return function()
+        if classes is None:
+            if parameter.kind in _REQUIRED and parameter.default is parameter.empty:
+                raise TypeError(
+                    f"it takes the number of classes, which is not known here; give {parameter} a "
+                    f"default, such as {parameter.name}=1000"
+                )
+            return function()
+        by_name = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        return function(**{parameter.name: classes}) if by_name else function(classes)
+    except Exception as error:
+        raise ValueError(f"cannot make a network from {name!r}: {one_line(error)}") from error
+
+
+def _parameter_of_classes(function: Callable[..., Any]) -> inspect.Parameter | None:
+    """Return the parameter that takes the number of classes, or None."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        # A function of an extension may have no signature.
+        return None
+    for parameter in parameters:
+        if parameter.name in ("num_classes", "classes"):
+            return parameter
+    first = parameters[0] if parameters else None
+    if first is not None and first.default is first.empty and first.kind in _POSITIONAL:
+        return first
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        # Handed on, as by torchvision's functions.
+        return inspect.Parameter("num_classes", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return None
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
@@ -151,10 +213,83 @@ def _search(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def read_state_dict(path: Path | str) -> Mapping[str, Any]:
-    """Return the state dict in a file, which may hold it as "state_dict" or "model"."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            return content[key]  # type: ignore[no-any-return]
-    return content  # type: ignore[no-any-return]
+def read_state_dict(path: Path | str) -> Mapping[str, Tensor]:
+    """Return the state dict in a file.
+
+    A checkpoint may hold it as "state_dict", "model_state_dict" or "model". The file is read with
+    `weights_only=True`: it cannot run code.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        if not isinstance(content, Mapping):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        if not all(isinstance(weight, Tensor) for weight in content.values()):
+            raise TypeError("it holds more than tensors by name")
+    except Exception as error:
+        raise ValueError(
+            f"weights {path}: cannot be read as a state dict ({one_line(error)}); save one with "
+            "torch.save(network.state_dict(), PATH)"
+        ) from error
+    return content
+
+
+def load_state(
+    network: nn.Module, state: Mapping[str, Tensor], name: str, source: Path | str
+) -> None:
+    """Load a state dict whose names are the network's.
+
+    The names of a network in a wrapper count as its own: `module.` of `DataParallel`,
+    `DistributedDataParallel` and averaged models, `_orig_mod.` of `torch.compile`. BatchNorm's
+    `num_batches_tracked`, which older files lack, stays as it is.
+
+    Args:
+        network: The network.
+        state: The state dict.
+        name: The network's name, for messages.
+        source: Where the state dict is from, for messages.
+
+    Raises:
+        ValueError: If it does not fit; the message names up to three differences.
+
+    >>> network = nn.Linear(2, 1)
+    >>> saved = {f"module.{name}": weight for name, weight in network.state_dict().items()}
+    >>> load_state(network, saved, "linear", "linear.pt")
+    """
+    own = network.state_dict()
+    here, there = _unwrapped(own), _unwrapped(state)
+    shapes, missing = [], []
+    for plain, key in here.items():
+        if plain in there:
+            shape = state[there[plain]].shape
+            if shape != own[key].shape:
+                shapes.append(f"{plain} is {tuple(shape)} there and {tuple(own[key].shape)} here")
+            own[key] = state[there[plain]]
+        elif plain.rpartition(".")[2] != "num_batches_tracked":
+            missing.append(f"{plain} is missing")
+    unexpected = [f"{plain} is not of this network" for plain in there if plain not in here]
+    wrong = shapes + missing + unexpected
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"weights {source} do not fit model {name!r}: {'; '.join(wrong[:3])}{more}"
+        )
+    network.load_state_dict(own)
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the keys of a state dict by their names outside of wrappers."""
+    names = {
+        ".".join(part for part in key.split(".") if part not in _WRAPPERS): key
+        for key in state
+        # An averaged model counts its steps beside the network.
+        if key != "n_averaged"
+    }
+    averaged = "n_averaged" in state
+    return names if len(names) == len(state) - averaged else {key: key for key in state}

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.hooks import joined
-from fastsal.networks.state import ForwardFunction, LayerError
+from fastsal.arguments.call import Call
+from fastsal.arguments.copies import copied
+from fastsal.networks.hooks import Tap, forward, joined
+from fastsal.networks.state import LayerError, evaluating, root_module
+
+Result = TypeVar("Result")
+
+_NO_GRADIENT = (
+    "the score has no gradient by the CAM's layer: it must depend on it, and the model's forward "
+    "must not run under no_grad, inference_mode or detach after that layer"
+)
+# By network: True if it switches gradients on itself, False if its first pass did not.
+_switching: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+class NoGradientError(LayerError):
+    """The error of a score without a gradient by the layer."""
 
 
 class GradientSource:
@@ -18,14 +34,19 @@ class GradientSource:
 
     Args:
         rectify: Applies the ReLU that the network applies next as a function.
+
+    Attributes:
+        found_enabled: True if gradients were on already when the layer ran.
     """
 
     def __init__(self, rectify: bool = False) -> None:
         self.rectify = rectify
         self.leaves: dict[torch.device, Tensor] = {}
+        self.found_enabled = False
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the tensor that goes on through the network and requires gradients."""
+        self.found_enabled = self.found_enabled or torch.is_grad_enabled()
         torch.set_grad_enabled(True)
         leaf = (tensor.relu() if self.rectify else tensor).detach().requires_grad_()
         self.leaves[tensor.device] = leaf
@@ -39,43 +60,123 @@ class GradientSource:
         """Return the layer's tensor, joined from several devices in their order."""
         return joined(self.leaves, device_ids).detach()
 
+    def check(self, score: Tensor) -> None:
+        """Raise if a score has no gradient.
+
+        Raises:
+            NoGradientError: As `gradients` does.
+        """
+        if not score.requires_grad:
+            raise NoGradientError(_NO_GRADIENT)
+
     def gradients(
-        self, score: Tensor, device_ids: Sequence[int] | None = None
+        self,
+        score: Tensor,
+        device_ids: Sequence[int] | None = None,
+        grad_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's tensor and the gradient of a score by it.
 
         Args:
             score: The score, a scalar.
             device_ids: The order of the devices.
+            grad_kwargs: Further arguments of `torch.autograd.grad`.
 
         Raises:
-            LayerError: If the score does not depend on the layer, or the model stopped gradients.
+            NoGradientError: A LayerError, if the score does not depend on the layer, or the model
+                stopped gradients.
         """
         leaves = list(self.leaves.values())
         try:
-            gradients = torch.autograd.grad(score, leaves)
+            gradients = torch.autograd.grad(score, leaves, **(grad_kwargs or {}))
+            if any(gradient is None for gradient in gradients):
+                raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
         except RuntimeError as error:
-            raise LayerError(
-                "the score has no gradient by the CAM's layer: it must depend on it, and the "
-                "model's forward must not run under no_grad, inference_mode or detach after that "
-                f"layer ({error})"
-            ) from error
+            raise NoGradientError(f"{_NO_GRADIENT} ({error})") from error
         by_device = dict(zip(self.leaves, gradients, strict=True))
         return self.activations(device_ids), joined(by_device, device_ids)
 
 
+def gradient_pass(
+    call: Call,
+    make_tap: Callable[[GradientSource], Tap],
+    use: Callable[[GradientSource, Any], Result],
+    *,
+    rectify: bool = False,
+    taps: Sequence[Tap] = (),
+) -> tuple[Result, list[Tensor]]:
+    """Run a model once, with gradients for the part after one layer alone.
+
+    The model is put back when the gradients have been taken, since they need what the pass left.
+
+    A model that runs the layer inside `torch.enable_grad` leaves that block with gradients off, as
+    they were before it. Then a second pass, on copies of the inputs, has gradients from its start;
+    further calls of that model have one such pass.
+
+    Args:
+        call: The model with its inputs.
+        make_tap: Returns the tap on the layer, whose `replace` is the source.
+        use: Called with the source and the model's output; it takes the gradients.
+        rectify: As for `GradientSource`.
+        taps: Further places that are read.
+
+    Returns:
+        What `use` returned, and the value of each further tap.
+
+    Raises:
+        LayerError: If the score has no gradient by the layer, or the model was made under
+            inference mode.
+    """
+    root = root_module(call.forward_func)
+    switches = None if root is None else _switching.get(root)
+    with torch.inference_mode(False), torch.no_grad():
+        arguments = outside_inference((call.inputs, call.additional_forward_args))
+        # The first pass may write to its inputs.
+        spare = copied(arguments) if switches is None else None
+
+    def once(arguments: Any, source: GradientSource, from_start: bool) -> Any:
+        with gradients_after_source(call.forward_func, from_start), evaluating(root):
+            inputs, further = arguments
+            output, values = forward(
+                call.forward_func, inputs, further, [*taps, make_tap(source)], call.device_ids
+            )
+            return use(source, output), values[:-1]
+
+    source = GradientSource(rectify)
+    try:
+        result = once(arguments, source, switches is True)
+    except NoGradientError:
+        if switches or not source.found_enabled:
+            raise
+        if root is not None:
+            _switching[root] = True
+        if spare is None:
+            raise
+        result = once(spare, GradientSource(rectify), True)
+    else:
+        if root is not None:
+            _switching.setdefault(root, False)
+    return result  # type: ignore[no-any-return]
+
+
 @contextmanager
-def gradients_after_source(forward_func: ForwardFunction) -> Iterator[None]:
+def gradients_after_source(
+    forward_func: Callable[..., Any], from_start: bool = False
+) -> Iterator[None]:
     """Switch off gradients and inference mode, until a `GradientSource` switches gradients on.
 
     Both modes are restored on the way out. `DataParallel` joins its outputs in this thread, where
     the switch in its copies' threads has no effect: with it gradients are on from the start.
 
+    Args:
+        forward_func: The model.
+        from_start: Leaves gradients on from the start.
+
     Raises:
         LayerError: If the model itself was made under inference mode.
     """
     parallel = isinstance(forward_func, nn.DataParallel)
-    with torch.inference_mode(False), torch.set_grad_enabled(parallel):
+    with torch.inference_mode(False), torch.set_grad_enabled(parallel or from_start):
         try:
             yield
         except RuntimeError as error:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.geometry.following import Following
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks.state import (
     ForwardFunction,
     LayerError,
@@ -18,7 +20,6 @@ from fastsal.networks.state import (
     hooked,
     in_other_threads,
     root_module,
-    uncompiled,
 )
 
 CPU = torch.device("cpu")
@@ -36,8 +37,9 @@ class Tap(NamedTuple):
         layer_input: Reads the module's input in place of its output.
         replace: Called with the layer's tensor after `read`; its result goes on through the network
             in place of the tensor.
-        mode: A torch function mode that sees all operations of the pass, in the threads of
-            `DataParallel` too.
+        modes: Torch function modes that see all operations of the pass, in the threads of
+            `DataParallel` too. One that follows pixels is told the inputs.
+        functions: Reads what so many functions after the module's output make, 0 the output itself.
     """
 
     name: str
@@ -46,7 +48,34 @@ class Tap(NamedTuple):
     call: int | None = None
     layer_input: bool = False
     replace: Callable[[Tensor], Tensor] | None = None
-    mode: TorchFunctionMode | None = None
+    modes: tuple[TorchFunctionMode, ...] = ()
+    functions: int = 0
+
+
+class FunctionCounter(TorchFunctionMode):
+    """A torch function mode that reads the result of a function some functions after a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def arm(self, reading: Reading) -> None:
+        """Read the result of the function that its tap's number of functions from now is called."""
+        waiting: list[list[Any]] = self._local.__dict__.setdefault("waiting", [])
+        waiting.append([reading.tap.functions, reading])
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function, and read its result if a tap waits for it."""
+        result = func(*args, **(kwargs or {}))
+        waiting = self._local.__dict__.get("waiting")
+        if not waiting:
+            return result
+        for entry in tuple(waiting):
+            entry[0] -= 1
+            if not entry[0]:
+                waiting.remove(entry)
+                result = entry[1].take(result)
+        return result
 
 
 def forward(
@@ -75,7 +104,7 @@ def forward(
         forward_func = uncompiled(forward_func)
     root = root_module(forward_func)
     parallel = root if isinstance(forward_func, nn.DataParallel) else None
-    with evaluation_pass(root), held(taps, parallel) as readings:
+    with evaluation_pass(root), held(taps, inputs, parallel) as readings:
         output = forward_func(*inputs, *as_arguments(additional_forward_args))
     if device_ids is None:
         device_ids = getattr(forward_func, "device_ids", None)
@@ -83,24 +112,37 @@ def forward(
 
 
 @contextmanager
-def held(taps: Sequence[Tap], parallel: nn.Module | None = None) -> Iterator[list[Reading]]:
+def held(
+    taps: Sequence[Tap],
+    inputs: Sequence[Tensor],
+    parallel: nn.Module | None = None,
+    own_pass: bool = True,
+) -> Iterator[list[Reading]]:
     """Keep taps on their layers, for the passes that this thread runs meanwhile.
 
     Args:
         taps: The places that are read.
+        inputs: The tensors that the passes are of.
         parallel: The module that a `DataParallel` copies into other threads; None without one.
+        own_pass: As for `hooked`.
     """
-    readings = [Reading(tap) for tap in taps]
+    counter = FunctionCounter() if any(tap.functions for tap in taps) else None
+    modes = list(dict.fromkeys(mode for tap in taps for mode in tap.modes))
+    if counter is not None:
+        modes.append(counter)
+    for mode in modes:
+        if isinstance(mode, Following):
+            mode.begin(inputs)
+    readings = [Reading(tap, counter, modes) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
     ]
-    modes = list(dict.fromkeys(tap.mode for tap in taps if tap.mode is not None))
     if parallel is not None:
         for mode in modes:
             before, after = in_other_threads(mode)
             # Before the first reading, and after the last.
             hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
-    with hooked(hooks), ExitStack() as stack:
+    with hooked(hooks, own_pass), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
         yield readings
@@ -118,15 +160,30 @@ def as_arguments(additional_forward_args: object) -> tuple[object, ...]:
 class Reading:
     """The forward hook of one tap; `DataParallel` calls it from one thread for each device."""
 
-    def __init__(self, tap: Tap) -> None:
+    def __init__(
+        self,
+        tap: Tap,
+        counter: FunctionCounter | None = None,
+        modes: Sequence[TorchFunctionMode] = (),
+    ) -> None:
         self.tap = tap
-        self.output = not tap.layer_input and tap.replace is None
+        self.following = [mode for mode in modes if isinstance(mode, Following)]
+        self.output = not tap.layer_input and tap.replace is None and not tap.functions
+        self.counter = counter
+        self.quiet = bool(modes)
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
+        if not self.quiet:
+            return self._called(args, other)
+        # What a hook computes is no function of the network.
+        with torch._C.DisableTorchFunction():
+            return self._called(args, other)
+
+    def _called(self, args: Any, other: Any) -> Any:
         tap = self.tap
         if self.output and type(other) is Tensor and not grad_enabled():
             # The same as below in fewer steps, since every step between two layers waits for
@@ -138,28 +195,57 @@ class Reading:
                 self.values[device] = tap.read(other)
             return None
         source = (*args, *other.values()) if tap.layer_input else other
-        tensor = only_tensor(source, tap.name)
+        tensor = None if tap.functions else only_tensor(source, tap.name)
+        device = next((found.device for found in tensors_in(source)), CPU)
         with self.lock:
-            call = self.calls.get(tensor.device, 0)
-            self.calls[tensor.device] = call + 1
+            call = self.calls.get(device, 0)
+            self.calls[device] = call + 1
         if tap.call is not None and call != tap.call:
             return None
+        if tensor is None:
+            if self.counter is not None:
+                self.counter.arm(self)
+            return None
+        new = self.take(tensor)
+        if new is tensor:
+            return None
+        return _exchange(args, other, source, tensor, new, tap.layer_input)
+
+    def take(self, tensor: Any) -> Any:
+        """Keep what the tap reads of the tensor, and return the tensor that goes on.
+
+        Raises:
+            LayerError: If it is no tensor.
+        """
+        tap = self.tap
+        if not isinstance(tensor, Tensor):
+            raise LayerError(
+                f"{tap.functions} function(s) after layer {tap.name!r} came a "
+                f"{type(tensor).__name__}, expected the tensor of the first pass: the network's "
+                "functions change from pass to pass; put the operation into a module, and give it "
+                "as layer"
+            )
         with torch.no_grad():
             # A tensor after a gradient source requires gradients, which `read` does not need.
             value = tap.read(tensor)
         with self.lock:
             self.values[tensor.device] = value
         if tap.replace is None:
-            return None
-        return _exchange(args, other, source, tensor, tap.replace(tensor), tap.layer_input)
+            return tensor
+        new = tap.replace(tensor)
+        for following in self.following:
+            following.copy(tensor, new)
+        return new
 
     def gathered(self, device_ids: Sequence[int] | None) -> Tensor:
         """Return the value that was read, joined on the first device if there are several."""
         if not self.values:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
-                f"layer {self.tap.name!r} did not run in this thread; if the model is compiled, "
-                "give the module itself and not a function around it"
+                f"layer {self.tap.name!r} did not run as a module in this pass: the network took "
+                "another way for these images (an early exit), runs the layer by "
+                "`layer.forward(...)`, or is compiled by a function around it; call layers as "
+                "modules, and give the model itself"
                 if calls == 0
                 else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
                 f"{self.tap.call} (from 0) to read"

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.geometry.following import Following
+from fastsal.geometry.placement import stretch_of
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks import state
-from fastsal.networks.backbone import image_layout
 from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
 Layer = str | nn.Module
+NOT_FOLLOWED = "it is not known where in the image its locations lie"
 
 
 class NamedLayer(NamedTuple):
@@ -42,7 +45,7 @@ class NamedLayer(NamedTuple):
         *,
         layer_input: bool = False,
         replace: Callable[[Tensor], Tensor] | None = None,
-        mode: TorchFunctionMode | None = None,
+        modes: tuple[TorchFunctionMode, ...] = (),
     ) -> Tap:
         """Return a tap on the layer, at the call and the side that its scale names.
 
@@ -50,12 +53,13 @@ class NamedLayer(NamedTuple):
             read: As for `Tap`.
             layer_input: Reads the layer's input in place of its output.
             replace: As for `Tap`.
-            mode: As for `Tap`.
+            modes: As for `Tap`.
         """
         scale = self.scale
         call = None if scale is None else scale.call
         layer_input = layer_input or (scale is not None and scale.layer_input)
-        return Tap(self.name, self.module, read, call, layer_input, replace, mode)
+        functions = 0 if scale is None or layer_input else scale.functions
+        return Tap(self.name, self.module, read, call, layer_input, replace, modes, functions)
 
 
 def name_layers(
@@ -96,7 +100,7 @@ def name_layers(
                 )
             resolved.append(NamedLayer(layer, modules[layer], None))
         elif isinstance(layer, nn.Module):
-            module = state.uncompiled(layer)
+            module = uncompiled(layer)
             resolved.append(NamedLayer(names.get(module, type(module).__name__), module, None))
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
@@ -123,40 +127,62 @@ def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
     return named[0]
 
 
-def describe_layer(
-    name: str,
-    module: nn.Module,
-    tensor: Tensor,
-    size: tuple[int, int],
-    signed: bool | None = None,
+def scale_of(
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
 ) -> Scale:
-    """Return the scale of a layer that was given, from its tensor and the image's size.
-
-    Args:
-        name: The layer's name.
-        module: The layer.
-        tensor: The layer's tensor.
-        size: (H, W) of the image.
-        signed: True if the layer has negative values; None searches the tensor for them.
+    """Return the scale of a layer that was given, as `place_of` does.
 
     Raises:
-        ValueError: If the tensor does not lie on the image's grid.
+        ValueError: If the tensor has no locations.
     """
-    layout = image_layout(tensor.shape, *size) if tensor.dim() == 4 else None
-    if layout is None:
+    scale = place_of(layer, tensor, size, following)
+    if scale is None:
         raise ValueError(
-            f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)}, expected (N, C, h, w) "
-            f"or (N, h, w, C) on the grid of the {size[0]}x{size[1]} image; choose another layer"
+            f"layer {layer.name!r} gives a tensor of shape {tuple(tensor.shape)}, expected "
+            f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} "
+            "image; choose another layer"
         )
-    channels_last, octave = layout
+    return scale
+
+
+def place_of(
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
+) -> Scale | None:
+    """Return the scale of a layer that was given, from its tensor in a pass.
+
+    Args:
+        layer: The layer; of a scale that it has, the call and the function are kept.
+        tensor: The layer's tensor.
+        size: (H, W) of the image.
+        following: Has followed the pass; None, or a tensor that it does not know, counts as
+            `(N, C, h, w)`, stretched over the image.
+
+    Returns:
+        The scale; None for a tensor without locations.
+    """
+    place = None if following is None else following.located(tensor)
+    if place is None and layer.scale is not None and layer.scale.shape[1:] == tensor.shape[1:]:
+        return layer.scale
+    if place is None:
+        place = stretch_of(tensor.shape, size)
+        if place is not None and following is not None and following.active:
+            place = place._replace(doubt=NOT_FOLLOWED)
+    if place is None:
+        return None
+    known = layer.scale
     return Scale(
-        name=name,
-        module=module,
-        call=None,
+        name=layer.name,
+        module=layer.module,
+        call=None if known is None else known.call,
         shape=tuple(tensor.shape),
-        stride=2 ** max(octave, 0),
-        signed=bool(tensor.amin() < 0) if signed is None else signed,
-        channels_last=channels_last,
+        strides=place.octaves,
+        signed=bool(tensor.amin() < 0) if known is None else known.signed,
+        layout=place.layout,
+        functional_relu=known is not None and known.functional_relu,
+        layer_input=known is not None and known.layer_input,
+        functions=0 if known is None else known.functions,
+        placement=place.placement,
+        doubt=place.doubt,
     )
 
 
@@ -191,6 +217,6 @@ def check_finite(name: str, what: str, values: Tensor) -> None:
     # The sum is cheap, and not finite if a value is not; finite values rarely overflow it.
     if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
         raise ValueError(
-            f"layer {name!r} gives {what} that are not finite; check the input for NaN, and half "
-            "precision for overflow"
+            f"layer {name!r} gives {what} that are not finite; check the input for NaN, half "
+            "precision for overflow, and double precision for values above float32's, 3.4e38"
         )

@@ -10,17 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.arguments.inputs import as_tuple
+from fastsal.geometry.placement import CHANNELS_FIRST, CHANNELS_LAST, Layout, Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,
     find_trunk,
-    grid_size,
-    have_locations,
-    image_layout,
-    is_pooling,
+    output_nodes,
+    pooled_away,
     why_no_candidate,
 )
-from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
+from fastsal.networks.roles import LINEAR, is_pooling, role_of, short_name
+from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_forward
+
+# The share of a stage's parameters up to an activation function's output from which on that is
+# taken, and not the stage's last tensor.
+MOST_BEFORE = 0.7
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,16 @@ class Scale:
         module: The module.
         call: The call of the module in a forward pass, from 0; None for the last.
         shape: The tensor's shape as traced, in the network's layout.
-        stride: Input pixels along a side for one location of the layer, a power of two (nominal).
+        strides: Elements of the first weights' input for one location of the layer, down and
+            across; each a power of two (nominal).
         signed: True if the tensor had negative values that the network does not rectify.
-        channels_last: True if the layout is `(N, H, W, C)`.
+        layout: The meaning of the tensor's dimensions.
         functional_relu: True if the network rectifies the tensor by a function, not a module.
         layer_input: True if the tensor is the module's input; it is no module's output then.
+        functions: The tensor is what so many functions after the module's output make of it; 0 for
+            the output itself.
+        placement: The places of its maps on the image; None if they are stretched over all of it.
+        doubt: The reason why the places are not certain; empty if they are.
 
     Example:
         >>> net = nn.Sequential(
@@ -52,15 +61,33 @@ class Scale:
     module: nn.Module
     call: int | None
     shape: tuple[int, ...]
-    stride: int
+    strides: tuple[int, int]
     signed: bool
-    channels_last: bool
+    layout: Layout = CHANNELS_FIRST
     functional_relu: bool = False
     layer_input: bool = False
+    functions: int = 0
+    placement: Placement | None = None
+    doubt: str = ""
+
+    @property
+    def stride(self) -> int:
+        """The larger of the strides."""
+        return max(self.strides)
+
+    @property
+    def channels_last(self) -> bool:
+        """True if the tensor is `(N, H, W, C)`."""
+        return self.layout == CHANNELS_LAST
+
+    @property
+    def plain(self) -> bool:
+        """True if the tensor is `(N, C, H, W)` or `(N, H, W, C)`, stretched over the image."""
+        return self.placement is None and self.layout in (CHANNELS_FIRST, CHANNELS_LAST)
 
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the layer's tensor as a view `(N, C, H, W)`."""
-        return tensor.movedim(-1, 1) if self.channels_last else tensor
+        return self.layout.channels_first(tensor)
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,9 @@ class Candidate:
         operation: The function that made the tensor.
         preferred: True for an activation function's output, or a non-negative tensor, that comes
             from neither pooling nor a norm.
-        eligible: True if the tensor comes from neither pooling nor a norm.
+        eligible: True if the tensor comes from neither pooling nor a norm, and is no output.
+        output: True if the tensor is the network's output, with nothing but a sigmoid or the like
+            after it. It is taken if its scale has nothing else and it has several channels.
         chosen: True if the tensor ends its scale.
     """
 
@@ -80,6 +109,7 @@ class Candidate:
     operation: str
     preferred: bool
     eligible: bool
+    output: bool = False
     chosen: bool = False
 
 
@@ -191,7 +221,8 @@ def candidates(
             f"expected an image batch (N, C, H, W) among the inputs, got {shapes}: only what lies "
             "on an image's grid has spatial scales"
         )
-    trace, output = trace_forward(root, inputs, hooks.as_arguments(additional_forward_args))
+    further = hooks.as_arguments(additional_forward_args)
+    trace, output = trace_forward(root, inputs, further, state.method_of(model))
     return candidates_of(root, trace, output)
 
 
@@ -207,73 +238,101 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
         ScalesError: As in `candidates`.
     """
     names = {module: name for name, module in root.named_modules()}
-    size = grid_size(trace)
-    trunk = find_trunk(trace, output, size)
-    found = _choose(_candidates(trace, trunk, names, size))
-    if not found:
+    trunk = find_trunk(trace, output)
+    runs = _candidates(trace, trunk, output_nodes(trace, output), names)
+    every = [one for run in runs for one in run]
+    if not every:
         raise ScalesError(why_no_candidate(trace, trunk, names))
-    return found
+    several = [run for run in runs if len({c.scale.strides for _, c in run}) > 1]
+    # Of two networks in a row the second makes the decision.
+    chosen = _choose(trace, several[-1] if several else runs[0] or every)
+    return tuple(replace(candidate, chosen=index in chosen) for index, candidate in every)
 
 
 def _candidates(
-    trace: Trace, trunk: list[int], names: dict[nn.Module, str], size: tuple[int, int]
-) -> list[Candidate]:
-    found: list[Candidate] = []
+    trace: Trace, trunk: list[int], outputs: set[int], names: dict[nn.Module, str]
+) -> list[list[tuple[int, Candidate]]]:
+    """Return the candidates with their nodes, one list for each run of ever coarser scales."""
+    runs: list[list[tuple[int, Candidate]]] = [[]]
     nodes = trace.nodes
-    with_locations, unweighted = have_locations(nodes), before_weights(nodes)
-    channels_last, octave = False, 0
-    # Octaves are counted from scale to scale: over five, the rounding of odd sizes would add up.
-    first_size = size
+    unweighted, pooled = before_weights(nodes), pooled_away(nodes)
+    coarsest = (0, 0)
     for index in trunk:
-        node = nodes[index]
-        if unweighted[index] or node.operation == "pad":
+        node, found = nodes[index], trace.located(index)
+        if unweighted[index] or found is None or pooled[index] or node.operation == "pad":
             continue
-        if node.shape is None or len(node.shape) != 4:
+        if index in outputs and trace.channels(index) == 1:
             continue
-        if not with_locations[index]:
-            break
-        layout = image_layout(node.shape, *first_size, channels_last)
-        if layout is None:
-            continue
-        channels_last, octaves = layout
-        # A decoder repeats earlier scales.
-        if octaves < 0:
-            break
-        if octaves > 0:
-            octave += octaves
-            rows = 1 if channels_last else 2
-            first_size = node.shape[rows], node.shape[rows + 1]
         place = trace.place(index, names)
         if place is None:
             continue
-        maker = trace.maker(index)
+        if place.functions and (node.operation in REARRANGEMENTS or not weighted(trace, index)):
+            # The tensor before has a module's name; and what functions make of a pooled tensor
+            # adds nothing to what was pooled.
+            continue
+        octaves = found.octaves
+        # A decoder repeats earlier scales.
+        if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
+            runs.append([])
+        coarsest = octaves
         scale = Scale(
             name=names[place.module],
             module=place.module,
             call=place.call,
-            shape=node.shape,
-            stride=2 ** max(octave, 0),
+            shape=node.shape or (),
+            strides=octaves,
             signed=not node.non_negative,
-            channels_last=channels_last,
+            layout=found.layout,
             functional_relu=place.functional_relu,
             layer_input=place.layer_input,
+            functions=place.functions,
+            placement=found.placement,
+            doubt=found.doubt,
         )
-        eligible = not is_pooling(maker) and "norm" not in maker.operation
-        preferred = eligible and (maker.operation in ACTIVATIONS or node.non_negative)
-        found.append(Candidate(scale, maker.operation, preferred, eligible))
-    return found
+        maker_index = trace.maker(index)
+        maker, role = nodes[maker_index], role_of(nodes, maker_index)
+        output = index in outputs
+        eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
+        activation = maker.operation in ACTIVATIONS or role.activation
+        preferred = eligible and (activation or node.non_negative)
+        candidate = Candidate(scale, maker.operation, preferred, eligible, output)
+        runs[-1].append((index, candidate))
+    return runs
 
 
-def _choose(found: list[Candidate]) -> tuple[Candidate, ...]:
+def weighted(trace: Trace, index: int) -> bool:
+    """Return True if weights run between a node and the pooling before it."""
+    waiting = [index]
+    while waiting:
+        node = trace.nodes[waiting.pop()]
+        if node.parameters and short_name(node) not in LINEAR:
+            return True
+        if not is_pooling(node):
+            waiting += node.sources
+    return False
+
+
+def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:
+    """Return the nodes that end the scales of one run."""
+    nodes = trace.nodes
     chosen = set()
-    for stride in {candidate.scale.stride for candidate in found}:
-        group = [index for index, c in enumerate(found) if c.scale.stride == stride]
-        eligible = [index for index in group if found[index].eligible]
-        preferred = [index for index in eligible if found[index].preferred]
-        chosen.update((preferred or eligible)[-1:])
-    return tuple(
-        replace(candidate, chosen=index in chosen) for index, candidate in enumerate(found)
-    )
+    before = 0
+    for strides in dict.fromkeys(candidate.scale.strides for _, candidate in found):
+        group = [(index, c) for index, c in found if c.scale.strides == strides]
+        eligible = [index for index, c in group if c.eligible]
+        eligible = eligible or [index for index, c in group if c.output]
+        preferred = [index for index, c in group if c.preferred]
+        if eligible:
+            last = eligible[-1]
+            of_stage = trace.before([last])
+            parameters = {
+                index: sum(nodes[node].parameters for node in of_stage if before < node <= index)
+                for index in (last, *preferred[-1:])
+            }
+            late = preferred and parameters[preferred[-1]] >= MOST_BEFORE * parameters[last]
+            chosen.add(preferred[-1] if late else last)
+        before = group[-1][0]
+    return chosen
 
 
 def too_few(found: Sequence[Candidate]) -> str:

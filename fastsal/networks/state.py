@@ -1,6 +1,7 @@
 """Evaluation mode, hooks and caches for one forward pass, restored afterwards.
 
-No other module of fastsal changes hooks, training mode or the compiler's stance.
+No module of fastsal but this one, and those of `keeping`, changes hooks, training mode or the
+compiler's stance.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from operator import attrgetter
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+
+from fastsal.keeping.kept import kept
+from fastsal.keeping.parts import parts, uncompiled
 
 ForwardFunction = Callable[..., Any]
 
@@ -23,8 +26,24 @@ class LayerError(ValueError):
 
 
 def reading() -> bool:
-    """Return True if this thread is in a forward pass that fastsal reads."""
-    return getattr(_active, "hooks", None) is not None
+    """Return True if this thread is in a forward pass of fastsal's own."""
+    return getattr(_active, "own", False)
+
+
+def recomputing() -> bool:
+    """Return True within a backward pass, where gradient checkpointing repeats forward passes."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def traced() -> bool:
+    """Return True where PyTorch traces a module: jit, export, or a pass of fake tensors."""
+    tracing = torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    return tracing or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+def transformed() -> bool:
+    """Return True within a transform of torch.func, such as `vmap` or `grad`."""
+    return bool(torch._C._are_functorch_transforms_active())
 
 
 def root_module(forward_func: ForwardFunction) -> nn.Module | None:
@@ -36,47 +55,37 @@ def root_module(forward_func: ForwardFunction) -> nn.Module | None:
     >>> root_module(nn.ReLU().forward)
     ReLU()
     """
-    owner = getattr(forward_func, "__self__", forward_func)
+    owner: Any = forward_func
+    # A module may hand unknown attributes on to another.
+    if not isinstance(owner, nn.Module):
+        owner = getattr(forward_func, "__self__", None)
     if not isinstance(owner, nn.Module):
         return None
-    owner = uncompiled(owner)
-    if isinstance(owner, nn.DataParallel):
-        owner = uncompiled(owner.module)
-    return owner
+    root: nn.Module = uncompiled(owner)
+    if isinstance(root, nn.DataParallel):
+        root = uncompiled(root.module)
+    return root
 
 
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` was given, or the module itself."""
-    original = getattr(module, "_orig_mod", module)
-    return original if isinstance(original, nn.Module) else module
+def method_of(forward_func: ForwardFunction) -> ForwardFunction | None:
+    """Return a forward function that is a method of the network itself; None if it is none.
 
-
-def parts(module: nn.Module | None) -> list[nn.Module]:
-    """Return a module and all modules inside it, several times faster than `modules()`.
-
-    >>> len(parts(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))))
-    4
+    >>> net = nn.ReLU()
+    >>> method_of(net.extra_repr) == net.extra_repr, method_of(net)
+    (True, None)
     """
-    if module is None:
-        return []
-    found = [module]
-    seen = set()
-    for part in found:
-        children = part._modules
-        # Most have no children; the others are visited once.
-        if children and part not in seen:
-            seen.add(part)
-            found.extend([child for child in children.values() if child is not None])
-    return list(dict.fromkeys(found))
+    if isinstance(forward_func, nn.Module):
+        return None
+    root = root_module(forward_func)
+    bound = root is not None and getattr(forward_func, "__self__", None) is root
+    return forward_func if bound else None
 
 
-# Shared by all threads: the modules in evaluation mode with the number of passes that need each,
-# and the compiler's stance with the number of passes that need it.
+# Shared by all threads: the compiler's stance with the number of passes that need it.
 _lock = threading.Lock()
-_evaluated: dict[nn.Module, int] = {}
 _stance = ExitStack()
 _stance_holders = 0
-# The hooks that are called in this thread.
+# This thread's sets of hooks that are called, and whether its pass is one of fastsal's own.
 _active = threading.local()
 
 
@@ -88,7 +97,7 @@ def evaluation_pass(module: nn.Module | None) -> Iterator[None]:
     were cast without gradients to a training step that follows in the same context.
     """
     found = parts(module)
-    with _evaluating(found), eager(found), _without_cast_cache():
+    with kept(module, found), eager(found), alone(found), _without_cast_cache():
         yield
 
 
@@ -104,39 +113,69 @@ def _without_cast_cache() -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and restore each one's mode on the way out.
+    """Keep a module in evaluation mode; afterwards it is what it was before, bit for bit.
 
-    The flags are set one by one: `train()` would override submodules that were kept in evaluation
-    mode, or that define `train` otherwise. In evaluation mode no BatchNorm updates its buffers. If
-    several threads use one model, the last to leave restores the flags.
+    `eval()` is called, and what it changed is put back: the flags of each part, which may have been
+    mixed, and what a `train()` of the user's own sets. Buffers, attributes and random numbers that
+    passes inside the block change are put back too.
     """
-    with _evaluating(parts(module)):
+    with kept(module, parts(module)):
         yield
 
 
 @contextmanager
-def _evaluating(found: Sequence[nn.Module]) -> Iterator[None]:
-    held: list[nn.Module] = []
+def alone(found: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep DistributedDataParallel modules from waiting for other processes.
+
+    Nor do they prepare a backward pass: a map may be made on one process alone, and between two
+    training steps.
+    """
+    # Without a group of processes there is no such module.
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield
+        return
+    distributed = [part for part in found if isinstance(part, nn.parallel.DistributedDataParallel)]
+    names = ("require_backward_grad_sync", "require_forward_param_sync")
+    before = [(part, name, getattr(part, name)) for part in distributed for name in names]
     try:
-        with _lock:
-            if _evaluated or any(map(attrgetter("training"), found)):
-                for part in found:
-                    if part.training or part in _evaluated:
-                        _evaluated[part] = _evaluated.get(part, 0) + 1
-                        held.append(part)
-                        part.training = False
+        for part, name, _ in before:
+            setattr(part, name, False)
         yield
     finally:
-        with _lock:
-            for part in held:
-                _evaluated[part] -= 1
-                if not _evaluated[part]:
-                    del _evaluated[part]
-                    part.training = True
+        for part, name, value in before:
+            setattr(part, name, value)
+
+
+class Hook:
+    """A hook that does nothing in a copy of its module, or in a file of it.
+
+    There it is a function of Python's own, so that the file loads without fastsal.
+
+    Args:
+        call: Called with the hook's arguments.
+
+    >>> import copy
+    >>> net = nn.ReLU()
+    >>> _ = net.register_forward_hook(Hook(lambda *_: print("called")))
+    >>> _ = net(torch.ones(1)), copy.deepcopy(net)(torch.ones(1))
+    called
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self.call(*arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (nullcontext(), "__exit__")
 
 
 @contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Iterator[None]:
+def hooked(
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]], own_pass: bool = True
+) -> Iterator[None]:
     """Keep forward hooks on modules.
 
     They are called in the passes of this thread, and in the copies that `DataParallel` runs in
@@ -145,11 +184,14 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
 
     Args:
         hooks: (module, hook, True for a pre-hook) of each.
+        own_pass: True if fastsal runs the pass itself; the passes inside are then not watched. A
+            pass of the model's user may have several such sets of hooks.
 
     Raises:
         LayerError: If a module is scripted or traced, and so calls no hooks.
     """
-    before = getattr(_active, "hooks", None)
+    before, was_own = getattr(_active, "sets", ()), reading()
+    this = object()
     handles = []
     try:
         for module, hook, on_input in hooks:
@@ -158,7 +200,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                     f"{module.original_name} is a scripted or traced module, which calls no hooks; "
                     "give the Python module that it was made from"
                 )
-            own = _OwnCalls(module, hook, hooks)
+            own = _OwnCalls(module, hook, this)
             # Without the lock two threads could get one number for two hooks.
             with _lock:
                 if on_input:
@@ -166,28 +208,29 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]]) -> Itera
                 else:
                     handle = module.register_forward_hook(own)
             handles.append(handle)
-        _active.hooks = hooks
+        _active.sets = (this,) if own_pass else (*before, this)
+        _active.own = own_pass or was_own
         yield
     finally:
-        _active.hooks = before
+        _active.sets, _active.own = before, was_own
         for handle in handles:
             handle.remove()
 
 
-class _OwnCalls:
+class _OwnCalls(Hook):
     """A hook that ignores the calls of other passes through its module."""
 
-    def __init__(self, module: nn.Module, hook: Callable[..., Any], hooks: object) -> None:
+    def __init__(self, module: nn.Module, call: Callable[..., Any], hook_set: object) -> None:
+        super().__init__(call)
         self.module = module
-        self.hook = hook
-        self.hooks = hooks
+        self.hook_set = hook_set
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         # `DataParallel` runs copies, which are other modules. A call from another pass may lack the
         # keyword arguments, if the hook is removed at this moment.
-        if module is self.module and getattr(_active, "hooks", None) is not self.hooks:
+        if module is self.module and self.hook_set not in getattr(_active, "sets", ()):
             return None
-        return self.hook(module, *arguments)
+        return self.call(module, *arguments)
 
 
 def in_other_threads(

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastsal.arguments.copies import copied
+from fastsal.geometry.coordinates import Coordinates, Fields
+from fastsal.geometry.following import BOX_POOLING
+from fastsal.geometry.placement import Located, located
+from fastsal.keeping.parts import parts
 from fastsal.networks import hooks, state
-from fastsal.networks.gradients import outside_inference
 
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
-    "permute transpose movedim swapaxes contiguous clone to float dropout dropout2d".split()  # noqa: SIM905
+    """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
+    dropout2d detach view reshape flatten unflatten squeeze unsqueeze flip roll rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
@@ -28,6 +33,8 @@ ACTIVATIONS = frozenset(
 )
 RELUS = frozenset(("relu", "relu_"))
 
+NO_FIELDS = Fields()
+
 
 @dataclass
 class Node:
@@ -37,8 +44,12 @@ class Node:
         operation: The function's name, or the type of a module whose inside is not traced.
         sources: The nodes that the operation reads.
         shape: The shape of its output; None for several outputs.
-        non_negative: True if its output has four dimensions and no negative value.
+        non_negative: True if its output has three or four dimensions and no negative value.
         weight: The `id` of the parameter that it applies, if it applies one.
+        parameters: The number of elements of the tensors that it applies and the images do not
+            reach.
+        fields: The coordinates of its output.
+        place: The last module call before the operation, and the number of functions since.
     """
 
     operation: str
@@ -46,6 +57,9 @@ class Node:
     shape: tuple[int, ...] | None = None
     non_negative: bool = False
     weight: int | None = None
+    parameters: int = 0
+    fields: Fields = NO_FIELDS
+    place: tuple[nn.Module, int, int] | None = None
 
 
 class Place(NamedTuple):
@@ -56,30 +70,40 @@ class Place(NamedTuple):
         call: Which call of the module in the pass, from 0.
         functional_relu: The tensor is a ReLU function of the module's output.
         layer_input: The tensor is the module's input in place of its output.
+        functions: The tensor is what so many functions after the module's output make of it and of
+            others; 0 for the output itself.
     """
 
     module: nn.Module
     call: int
     functional_relu: bool = False
     layer_input: bool = False
+    functions: int = 0
 
 
 def trace_forward(
-    network: nn.Module, inputs: tuple[Tensor, ...], further: tuple[object, ...] = ()
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    further: tuple[object, ...] = (),
+    forward_func: Callable[..., Any] | None = None,
 ) -> tuple[Trace, Any]:
     """Return the graph of one forward pass in evaluation mode, and the network's output.
+
+    The pass runs on copies, since the network may write to its inputs.
 
     Args:
         network: The network; its state is restored afterwards.
         inputs: The network's tensors; the 4-D ones are the images.
         further: Further arguments of the network.
+        forward_func: What runs the network, such as a method of it other than `forward`; None
+            calls the network.
     """
     # Under inference mode a view does not know its base.
     with torch.inference_mode(False), torch.no_grad():
-        inputs, further = outside_inference(inputs), outside_inference(further)
+        inputs, further = copied((inputs, further))
         trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
         with state.evaluation_pass(network), state.hooked(trace.hooks(network)), trace:
-            output = network(*inputs, *further)
+            output = (forward_func or network)(*inputs, *further)
     return trace, output
 
 
@@ -95,18 +119,26 @@ class Trace(TorchFunctionMode):
 
     def __init__(self, images: Sequence[Tensor]) -> None:
         super().__init__()
-        self.nodes = [Node("input", (), tuple(images[0].shape))]
+        self.coordinates = Coordinates(images)
+        self.nodes = [
+            Node("input", (), tuple(images[0].shape), fields=self.coordinates.of(images[0]))
+        ]
+        self._located: dict[int, Located | None] = {}
         self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
-        self._inputs_of: dict[nn.Module, tuple[int, ...]] = {}
+        self._inputs_of: dict[nn.Module, list[Tensor]] = {}
+        # The last module call that has ended, and the number of functions since.
+        self._last: tuple[nn.Module, int] | None = None
+        self._since = 0
         for image in images:
             self._assign(image, 0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and record its inputs and outputs."""
         kwargs = kwargs or {}
+        self._since += 1
         sources = self.nodes_in((args, kwargs))
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
@@ -114,20 +146,25 @@ class Trace(TorchFunctionMode):
         if name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(hooks.tensors_in(result))
+        read = list(hooks.tensors_in((args, kwargs)))
+        if sources and not (name.startswith(BOX_POOLING) and len(sources) > 1):
+            # Boxes that are found in the image differ from image to image.
+            self.coordinates.follow(func, args, kwargs, read, made)
         if name in DROPOUTS and len(sources) == 1:
             # In either mode the tensor before the dropout is read.
             self._assign(made[0], sources[0])
         elif sources and made and not (name in REARRANGEMENTS and made[0] is args[0]):
             weighted = name.startswith(WEIGHTED) and len(args) > 1
             weight = id(args[1]) if weighted and isinstance(args[1], nn.Parameter) else None
-            self._add(name, sources, made, weight)
+            applied = sum(tensor.numel() for tensor in read if self._node(tensor) is None)
+            self._add(name, sources, made, weight, applied)
         return result
 
     def hooks(self, network: nn.Module) -> list[tuple[nn.Module, Callable[..., None], bool]]:
         """Return hooks that record the nodes which each of a network's modules reads and makes."""
         return [
             hook
-            for part in state.parts(network)
+            for part in parts(network)
             if not isinstance(part, torch.jit.ScriptModule)
             for hook in self._hooks(part, whole=part is network)
         ]
@@ -143,13 +180,24 @@ class Trace(TorchFunctionMode):
             node = self._node(read[0]) if len(read) == 1 else None
             if node is not None:
                 self.readers_of.setdefault(node, []).append((module, call))
-            self._inputs_of[module] = self.nodes_in(read)
+            self._inputs_of[module] = read
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
-            sources = self._inputs_of.pop(module, ())
+            # What a hook computes is no function of the network.
+            with torch._C.DisableTorchFunction():
+                leave(output)
+            if not whole:
+                self._last, self._since = (module, self.calls[module] - 1), 0
+
+        def leave(output: Any) -> None:
+            read = self._inputs_of.pop(module, [])
+            sources = self.nodes_in(read)
             if sources and not whole and not self.nodes_in(output):
                 made = list(hooks.tensors_in(output))
-                self._add(type(module).__name__.lower(), sources, made)
+                name = type(module).__name__.lower()
+                self.coordinates.assume(type(module).__name__, read, made)
+                applied = sum(parameter.numel() for parameter in module.parameters())
+                self._add(name, sources, made, None, applied)
             node = self._node(output) if isinstance(output, Tensor) else None
             if node is not None:
                 self.makers_of.setdefault(node, []).append((module, self.calls[module] - 1))
@@ -193,12 +241,27 @@ class Trace(TorchFunctionMode):
             furthest = max(furthest, reach[node])
         return [cut for cut in cuts if cut > 0]
 
-    def maker(self, index: int) -> Node:
+    def maker(self, index: int) -> int:
         """Return the node that computed a tensor's values, before any rearrangement of them."""
         nodes = self.nodes
         while nodes[index].operation in REARRANGEMENTS and len(nodes[index].sources) == 1:
             index = nodes[index].sources[0]
-        return nodes[index]
+        return index
+
+    def located(self, index: int) -> Located | None:
+        """Return the place of a node's tensor on the image, None if it shows none."""
+        if index not in self._located:
+            node, found = self.nodes[index], None
+            if node.shape is not None and node.fields.places:
+                images, size = self.coordinates.images, self.coordinates.size
+                found = located(node.fields, node.shape, images, size)
+            self._located[index] = found
+        return self._located[index]
+
+    def channels(self, index: int) -> int:
+        """Return the number of channels of a node's tensor, 0 if it shows no places."""
+        found, shape = self.located(index), self.nodes[index].shape
+        return 0 if found is None or shape is None else shape[found.layout.channel]
 
     def place(self, index: int, names: Mapping[nn.Module, str]) -> Place | None:
         """Return the module call that makes or takes a node's tensor, None if no module does.
@@ -216,7 +279,12 @@ class Trace(TorchFunctionMode):
             if modules:
                 return Place(*modules[0], functional_relu=True)
         modules = self._once_first(self.readers_of.get(index, []))
-        return Place(*modules[0], layer_input=True) if modules else None
+        if modules:
+            return Place(*modules[0], layer_input=True)
+        if node.place is None or not names.get(node.place[0]) or not node.place[2]:
+            return None
+        module, call, functions = node.place
+        return Place(module, call, functions=functions)
 
     def _makers(self, index: int, names: Mapping[nn.Module, str]) -> list[tuple[nn.Module, int]]:
         """Return the modules whose output a node is, the outermost first: a reader knows its name.
@@ -236,20 +304,36 @@ class Trace(TorchFunctionMode):
         return sorted(modules, key=lambda module: self.calls[module[0]] > 1)
 
     def _add(
-        self, name: str, sources: tuple[int, ...], made: list[Tensor], weight: int | None = None
+        self,
+        name: str,
+        sources: tuple[int, ...],
+        made: list[Tensor],
+        weight: int | None = None,
+        parameters: int = 0,
     ) -> None:
-        operation = Node(name, sources, weight=weight)
-        if len(made) == 1:
-            operation.shape = tuple(made[0].shape)
-            if made[0].dim() == 4 and made[0].is_floating_point() and made[0].numel():
-                operation.non_negative = bool(made[0].detach().amin() >= 0)
+        place = None if self._last is None else (*self._last, self._since)
+        operation = Node(name, sources, weight=weight, parameters=parameters, place=place)
         self.nodes.append(operation)
+        index = len(self.nodes) - 1
+        if len(made) > 1:
+            for tensor in made:
+                self.nodes.append(self._of_tensor(Node("output", (index,)), tensor))
+                self._assign(tensor, len(self.nodes) - 1)
+            return
         for tensor in made:
-            self._assign(tensor, len(self.nodes) - 1)
+            self._of_tensor(operation, tensor)
+            self._assign(tensor, index)
             # Values written into a view are in its base as well.
             in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
             if in_place and tensor._base is not None:
-                self._add("part", (len(self.nodes) - 1,), [tensor._base])
+                self._add("part", (index,), [tensor._base])
+
+    def _of_tensor(self, node: Node, tensor: Tensor) -> Node:
+        node.shape = tuple(tensor.shape)
+        node.fields = self.coordinates.of(tensor)
+        if tensor.dim() in (3, 4) and tensor.is_floating_point() and tensor.numel():
+            node.non_negative = bool(tensor.detach().amin() >= 0)
+        return node
 
     def _assign(self, tensor: Tensor, node: int) -> None:
         self.node_of[id(tensor)] = (weakref.ref(tensor), node)

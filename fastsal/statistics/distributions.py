@@ -16,7 +16,7 @@ from torch import Tensor
 from fastsal.kernels.constants import EPSILON
 from fastsal.statistics.moments import mean_and_std
 from fastsal.statistics.registry import register_statistic
-from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
+from fastsal.statistics.slices import by_slices, check_epsilon, rectified, scale_by_peak
 
 HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 # From here on the continued fraction to this depth is exact in float32, and differences are not.
@@ -48,7 +48,7 @@ def shannon_entropy(activations: Tensor) -> Tensor:
 
 
 def _shannon_entropy(activations: Tensor) -> Tensor:
-    scaled, _ = scale_by_peak(activations.float().clamp_min(0))
+    scaled, _ = scale_by_peak(rectified(activations.float()))
     # The largest value is at least 1, so that the total is below 1 only where all channels are 0.
     total = scaled.sum(1).clamp_min(1)
     entropy: Tensor = torch.special.entr(scaled).sum(1) / total
@@ -79,7 +79,7 @@ def renyi_entropy(activations: Tensor) -> Tensor:
 
 
 def _renyi_entropy(activations: Tensor) -> Tensor:
-    scaled, _ = scale_by_peak(activations.float().clamp_min(0))
+    scaled, _ = scale_by_peak(rectified(activations.float()))
     total, squares = scaled.sum(1).clamp_min(1), scaled.square().sum(1).clamp_min(1)
     entropy: Tensor = 2 * total.log() - squares.log()
     return entropy.clamp_min(0)
@@ -119,7 +119,7 @@ def lognormal_mean(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
 
     with `m` and `v` the mean and the (population) variance of `ln T`, `T` the activations plus
     epsilon. Deviations from the paper: none known. Where all channels are equal it is their value
-    (plus epsilon). Values above float32's range count as `exp(88)`, about 1.65e38.
+    (plus epsilon). Values above float32's range count as its largest number, about 3.4e38.
 
     Args:
         activations: Non-negative `(N, C, H, W)`, of any floating type; computed in float32.
@@ -136,7 +136,7 @@ def lognormal_mean(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     0.7509
     """
     mean, deviation = _log_moments(activations, epsilon)
-    return (mean + deviation.square() / 2).clamp_max(88).exp()
+    return (mean + deviation.square() / 2).exp().clamp_max(torch.finfo(mean.dtype).max)
 
 
 @register_statistic("lognormal_entropy", citation="Mundhenk, Chen & Friedland 2019, Table 1")
@@ -261,7 +261,7 @@ def _log_moments(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
-        logs = part.float().clamp_min(0).add_(epsilon).log_()
+        logs = rectified(part.float()).add_(epsilon).log_()
         peak = logs.amax(1, keepdim=True)
         # Less the largest, so that the standard deviation of equal values is exactly 0.
         deviation, mean = torch.std_mean(logs.sub_(peak), 1, correction=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastsal.kernels.constants import EPSILON
 from fastsal.statistics.distributions import HALF_LOG_2PI_E
 from fastsal.statistics.registry import register_statistic
-from fastsal.statistics.slices import by_slices, check_epsilon, scale_by_peak
+from fastsal.statistics.slices import by_slices, check_epsilon, rectified, scale_by_peak
 
 # Newton steps: the starting value is within 1.5 %, and each step squares the error.
 NEWTON_STEPS = 3
@@ -89,13 +89,14 @@ def gamma_entropy(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     0.0126
     """
     mean, shape = _fit_channels(activations, epsilon)
-    deviation = (mean * shape.rsqrt()).clamp_min(epsilon)
+    # As a logarithm, since the standard deviation itself can be above float32's range.
+    log_deviation = (mean.log() - 0.5 * shape.log()).clamp_min(math.log(epsilon))
     # The entropy at standard deviation 1, so that no large terms cancel where k is large.
     low = shape.clamp_max(SERIES_FROM)
     direct = low - 0.5 * low.log() + torch.lgamma(low) + (1 - low) * torch.digamma(low)
     i = shape.clamp_min(SERIES_FROM).reciprocal()
     series = HALF_LOG_2PI_E - i * (1 / 3 + i * (1 / 12 + i * (1 / 90 - i * (1 / 120 + i / 210))))
-    return deviation.log() + torch.where(shape < SERIES_FROM, direct, series)
+    return log_deviation + torch.where(shape < SERIES_FROM, direct, series)
 
 
 def _fit_channels(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -103,7 +104,7 @@ def _fit_channels(activations: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     check_epsilon(epsilon)
 
     def stacked(part: Tensor) -> Tensor:
-        scaled, power = scale_by_peak(part.float().clamp_min(0).add_(epsilon))
+        scaled, power = scale_by_peak(rectified(part.float()).add_(epsilon))
         mean = scaled.mean(1, keepdim=True)
         return torch.cat((mean * power, log_spread(scaled / mean, 1)), 1)
 

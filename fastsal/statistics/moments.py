@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastsal.kernels.memory import untraced
 from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import by_slices, check_activations, scale_by_peak
 
@@ -23,7 +24,7 @@ def mean(activations: Tensor) -> Tensor:
     0.75
     """
     check_activations(activations)
-    return activations.float().mean(1)
+    return channel_mean(activations.float())
 
 
 @register_statistic("std", citation="Mundhenk, Chen & Friedland 2019, Table 1")
@@ -42,6 +43,20 @@ def std(activations: Tensor) -> Tensor:
     return mean_and_std(activations)[1]
 
 
+def channel_mean(activations: Tensor) -> Tensor:
+    """Return the mean over channels `(N, H, W)` of float32 numbers, also where their sum overflows.
+
+    >>> channel_mean(torch.full((1, 64, 1, 1), 1e37)).item() == torch.tensor(1e37).item()
+    True
+    """
+    if torch.compiler.is_compiling() or not untraced():
+        # A tracer sees no values, and a compiler makes one pass of it.
+        return mean_and_std(activations)[0]
+    sums = activations.mean(1)
+    finite = torch.isfinite(sums)
+    return sums if finite.all() else torch.where(finite, sums, mean_and_std(activations)[0])
+
+
 def mean_and_std(activations: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the (population) standard deviation over channels, `(N, H, W)` each.
 
@@ -51,8 +66,10 @@ def mean_and_std(activations: Tensor) -> tuple[Tensor, Tensor]:
 
     def stacked(part: Tensor) -> Tensor:
         scaled, power = scale_by_peak(part.float())
-        deviation, mean = torch.std_mean(scaled, 1, correction=0)
-        return torch.stack((mean, deviation), 1).mul_(power)
+        both = torch.stack(torch.std_mean(scaled, 1, correction=0)[::-1], 1)
+        # Neither is above the largest magnitude, but for rounding, which could overflow.
+        peak = scaled.abs().amax(1, keepdim=True)
+        return both.clamp(-peak, peak).mul_(power)
 
     mean, deviation = by_slices(stacked, activations).unbind(1)
     return mean, deviation

@@ -7,6 +7,7 @@ value. A new one is a function decorated with
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -34,7 +35,8 @@ class Statistic:
         citation (str): The publication that defines it.
         domain (str): "post_relu" if it is defined on non-negative activations, "pre_relu" if it is
             defined on activations before the ReLU.
-        function (Callable): `(N, C, H, W) -> (N, H, W)`.
+        function (Callable): `(N, C, H, W) -> (N, H, W)`. Where an activation is not finite, its
+            value should not be finite either: then the layer is named in an error.
         rectifies (bool, optional): True if the function itself counts negative activations as 0.
             Default: False
 
@@ -50,6 +52,20 @@ class Statistic:
     domain: Domain
     function: StatisticFunction
     rectifies: bool = False
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the function adds to activations, its parameter of that name; None without one.
+
+        >>> get_statistic("smoe_scale").epsilon
+        1e-06
+        """
+        try:
+            parameter = inspect.signature(self.function).parameters.get("epsilon")
+        except ValueError:
+            # A function of C code can have none.
+            return None
+        return parameter.default if parameter and isinstance(parameter.default, float) else None
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`.

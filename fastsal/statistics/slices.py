@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Elements of a slice: about as many as a core's cache holds. On a GPU slices are larger, since each
@@ -42,6 +43,18 @@ def by_slices(function: Callable[[Tensor], Tensor], activations: Tensor) -> Tens
             for chunk in torch.split(activations, at_once)
         ]
     )
+
+
+def rectified(activations: Tensor) -> Tensor:
+    """Return activations with 0 for each negative number, in memory of their own.
+
+    NaN stays and minus infinity becomes NaN, so that what is not finite is seen in the statistic.
+
+    >>> rectified(torch.tensor([-1.0, 2.0, -torch.inf])).tolist()
+    [-0.0, 2.0, nan]
+    """
+    # A slope of 0 multiplies; `relu` and `clamp_min` would give 0 for minus infinity.
+    return F.leaky_relu(activations, 0.0)
 
 
 def scale_by_peak(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fastsal.kernels.constants import EPSILON
 from fastsal.kernels.dispatch import kernels_for
+from fastsal.statistics.moments import channel_mean
 from fastsal.statistics.registry import register_statistic
-from fastsal.statistics.slices import by_slices, check_activations, check_epsilon
+from fastsal.statistics.slices import by_slices, check_activations, check_epsilon, rectified
 
 # Channels to a logarithm: the product of four numbers from 1e-9 to 4e9 is a normal float32 number.
 GROUP = 4
@@ -75,14 +76,13 @@ def smoe_scale_plain(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 def _smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
     channels = activations.shape[1]
-    # clamp_min makes a copy, so that the network's own tensor is never written to.
-    shifted = activations.float().clamp_min(0).add_(epsilon)
-    mean = shifted.mean(1)
+    # `rectified` makes a copy, so that the network's own tensor is never written to.
+    shifted = rectified(activations.float()).add_(epsilon)
+    mean = channel_mean(shifted)
     mean_log = _sum_log2(shifted, epsilon) / channels
-    if not torch.isfinite(mean_log).all():
-        mean_log = shifted.log2().mean(1)
-    if not torch.isfinite(mean).all():
-        mean = (shifted / channels).sum(1)
+    finite = torch.isfinite(mean_log)
+    if not finite.all():
+        mean_log = torch.where(finite, mean_log, shifted.log2().mean(1))
     log_mean = mean.log2()
     difference = log_mean - mean_log
     # Equal values leave rounding behind, which a later normalisation would amplify.

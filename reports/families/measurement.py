@@ -30,6 +30,7 @@ class FoundScale:
         size: The channels, rows and columns of its map.
         stride: The scale's stride.
         layer_input: True if the layer's input is read.
+        functions: The number of functions after the layer that make the tensor.
         passed: True if the output depends on the images around this tensor too.
         later: The last tensor of the same grid after it that all paths to the output cross.
         missed: The share of the parameters at its grid that runs between the two.
@@ -40,6 +41,7 @@ class FoundScale:
     size: tuple[int, ...]
     stride: int
     layer_input: bool
+    functions: int
     passed: bool
     later: str
     missed: float
@@ -148,6 +150,7 @@ def measure(family: str, name: str, network: nn.Module, images: Tensor) -> Measu
                 size=size,
                 stride=scale.stride,
                 layer_input=scale.layer_input,
+                functions=scale.functions,
                 passed=id(graph.images) in around,
                 later="" if later is None else names[later.module],
                 missed=0.0 if later is None else missed(graph, size[1:], when, later.end),

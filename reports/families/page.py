@@ -71,7 +71,8 @@ with the fewest parameters stands for its family. It has random weights; gains t
 set to 1 and batch norms take the statistics of two random images, so that no branch is silent. The
 image has the network's default size.
 
-- **last scale**: the layer, channels x rows x columns, and the stride. *in*: the layer's input.
+- **last scale**: the layer, channels x rows x columns, and the stride. *in*: the layer's input;
+  *+n*: the result of the nth function after the layer.
 - **strides**: those of all scales.
 - **after**: the share of the parameters that runs after the last scale. It is measured without
   the trace of `find_scales`, in autograd's graph. Parameters that work on one location, as after
@@ -155,5 +156,5 @@ def _last(found: Measurement) -> str:
     if not found.scales:
         return ""
     scale = found.scales[-1]
-    side = " in" if scale.layer_input else ""
+    side = " in" if scale.layer_input else f" +{scale.functions}" if scale.functions else ""
     return f"`{scale.name}`{side} {'x'.join(map(str, scale.size))}, {scale.stride}"

@@ -16,6 +16,10 @@ from fastsal.networks.state import evaluating, evaluation_pass
 THREADS = 4
 
 
+# Not in the module, whose attributes are after a pass what they were before.
+MET = set()
+
+
 class Meeting(nn.Module):
     """A module in which all threads wait for each other, once a barrier is set.
 
@@ -25,14 +29,10 @@ class Meeting(nn.Module):
     barrier = None
     first_pass_only = False
 
-    def __init__(self):
-        super().__init__()
-        self.met = set()
-
     def forward(self, x):
-        thread = threading.get_ident()
-        if self.barrier is not None and not (self.first_pass_only and thread in self.met):
-            self.met.add(thread)
+        here = self, threading.get_ident()
+        if self.barrier is not None and not (self.first_pass_only and here in MET):
+            MET.add(here)
             self.barrier.wait(timeout=30)
         return x
 
@@ -50,7 +50,7 @@ def meet(model, parties, first_pass_only=False):
         if isinstance(module, Meeting):
             module.barrier = threading.Barrier(parties)
             module.first_pass_only = first_pass_only
-            module.met.clear()
+    MET.clear()
 
 
 def batches(images):

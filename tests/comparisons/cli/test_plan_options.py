@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import typer.testing
 
 from comparisons.cli.plan_options import PlanOptions, with_plan_options
 from comparisons.cli.recipe_options import as_augmentation
-from comparisons.plans.plan import PlanError
+from comparisons.plans.plan import Plan, PlanError
 from evaluation.training.recipe import RECIPES, Recipe
 
 
@@ -128,3 +129,31 @@ def test_given_weights_leave_out_what_needs_a_network_trained_here(typed, tmp_pa
     assert (given.weights, given.weights_expect) == (str(path), "data")
     with pytest.raises(PlanError, match="measure 'labels' compares the network with one trained"):
         typed("--weights", str(path), "--measures", "labels")[0].plan("cpu")
+
+
+def test_a_file_s_normalisation(typed, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"")
+    both = ("--weights-mean", "0.5,0.4,0.3", "--weights-std", "0.2,0.2,0.1")
+    given = typed("--weights", str(path), *both)[0].plan("cpu")
+    assert given.given_weights.normalisation == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert given.given_weights.in_spec()["normalisation"] == [[0.5, 0.4, 0.3], [0.2, 0.2, 0.1]]
+    assert Plan.from_json(json.loads(json.dumps(given.to_json()))) == given
+    # A plan from before there was the option.
+    usual = typed("--weights", str(path))[0].plan("cpu")
+    assert "weights_normalisation" not in usual.to_json()
+    assert Plan.from_json(usual.to_json()) == usual
+    assert given.conflicts(usual) == ["weights_normalisation"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights-mean", "0.5,0.5,0.5"), "belong together: give both"),
+        (("--weights-mean", "0.5", "--weights-std", "1,1,1"), "--weights-mean '0.5': expected thr"),
+        (("--weights-mean", "0,0,0", "--weights-std", "1,1,1"), "are of a file: give it as --w"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_named(typed, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        typed(*arguments)[0].plan("cpu")

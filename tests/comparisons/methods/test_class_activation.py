@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from captum.attr import GuidedBackprop, GuidedGradCam
+from captum.attr import GuidedBackprop as CaptumGuidedBackprop
+from captum.attr import GuidedGradCam
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
+from torchvision import models
 
+from comparisons.guided_backprop import GuidedBackprop
 from comparisons.methods import METHODS, Batch, resolve
 from comparisons.methods.costed import resolve_costed
 from comparisons.methods.examples import example_batch
@@ -109,7 +112,7 @@ def test_a_class_activation_map_alone_is_its_equation(name, cams, network, batch
 @pytest.mark.parametrize("name", CAMS)
 def test_times_guided_backprop_is_the_product(name, cams, network, batch):
     """Selvaraju et al. 2017, section 3.2: element by element, with the map upsampled."""
-    guided = GuidedBackprop(network).attribute(batch.inputs, batch.target)
+    guided = CaptumGuidedBackprop(network).attribute(batch.inputs, batch.target)
     expected = [
         sum(abs(plane) for plane in gradient.double().numpy()) * _upsampled(cam)
         for gradient, cam in zip(guided, cams[name], strict=True)
@@ -134,6 +137,34 @@ def test_guided_gradcam_is_captum_s(network, batch):
     )
     maps = METHODS["guided-gradcam"].prepare(network)(batch)
     torch.testing.assert_close(maps, expected.abs().sum(1).detach())
+
+
+def test_the_three_of_one_map_take_one_layer():
+    """Of DenseNet, whose last scale is an `F.relu` of the module `features`."""
+    torch.manual_seed(0)
+    network = models.densenet121(weights=None).eval()
+    images, index = torch.rand(2, 3, 64, 64), torch.arange(2)
+    batch = Batch(images, network(images).argmax(1), index, 1.0, (0.0, 0.0, 0.0))
+    features = network.features(images).detach().relu().requires_grad_()
+    scores = network.classifier(features.mean((2, 3)))[index, batch.target]
+    (gradient,) = torch.autograd.grad(scores.sum(), features)
+    cam = (gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True).relu().detach()
+    cam = F.interpolate(cam, (64, 64), mode="bilinear")[:, 0]
+    guided = GuidedBackprop(network).attribute(images, batch.target).abs().sum(1)
+    smoe = SMOEScale(network).attribute(images)[:, 0]
+    expected = {
+        "gradcam": cam,
+        "guided-gradcam": guided * cam,
+        "fastcam": smoe * cam / cam.amax((1, 2), keepdim=True),
+    }
+    for name, maps in expected.items():
+        found = METHODS[name].prepare(network)(batch)
+        largest = maps.amax((1, 2), keepdim=True)
+        if name == "fastcam":
+            # There the map is divided by its largest value before it is enlarged.
+            found, maps = (each / each.amax((1, 2), keepdim=True) for each in (found, maps))
+            largest = torch.ones(())
+        torch.testing.assert_close(found / largest, maps / largest, rtol=1e-3, atol=1e-4)
 
 
 def test_the_three_of_one_map_state_what_stands_beside_it():

@@ -278,28 +278,51 @@ def test_the_compiled_network_stands_beside_the_eager_one(tmp_path, monkeypatch)
     assert all(table.row("read-once") is not None for table in tables.times)
 
 
+class _OneOperation(torch.autograd.Function):
+    """A network as one node of autograd's graph, as compiled code is."""
+
+    @staticmethod
+    def forward(ctx, inputs, network):
+        with torch.enable_grad():
+            ctx.leaf = inputs.detach().requires_grad_()
+            ctx.output = network(ctx.leaf)
+        return ctx.output.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return *torch.autograd.grad(ctx.output, ctx.leaf, gradient), None
+
+
 class Unhooked(nn.Module):
     """Runs a twin of a network that no hook reaches, as compiled code does."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, gain: float = 1.0) -> None:
         super().__init__()
-        self.network, self.twin = network, [deepcopy(network)]
+        self.network, self.twin, self.gain = network, [deepcopy(network)], gain
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.twin[0](inputs)
+        return _OneOperation.apply(inputs, self.twin[0]) * self.gain
 
 
-def test_a_method_whose_hooks_a_compiled_network_does_not_call_is_not_timed(tmp_path, monkeypatch):
+def test_a_method_that_cannot_see_inside_a_compiled_network_is_not_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", Unhooked)
     done = profile(tmp_path, "--methods", "guided-backprop,gradient", "--batch", "1", "--compile")
     assert done.exit_code == 2
     said = " ".join(done.output.split())
-    assert "compiled, guided-backprop, 1 at once: RuntimeError: guided-backprop gives" in said
+    assert "compiled, guided-backprop, 1 at once: NoRectifierError: Guided Backprop" in said
     timed = {(c.spec["method"], c.spec["compiled"]) for c in cells(tmp_path)}
     assert ("guided-backprop", False) in timed
     assert ("guided-backprop", True) not in timed
-    # A plain gradient needs no hook.
+    # A plain gradient needs to see nothing.
     assert ("gradient", True) in timed
+
+
+def test_a_method_with_another_map_of_the_compiled_network_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(Unhooked, gain=1.1))
+    done = profile(tmp_path, "--methods", "gradient", "--batch", "1", "--compile")
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert "compiled, gradient, 1 at once: RuntimeError: gradient gives another map" in said
 
 
 def test_a_network_that_cannot_be_compiled_is_said_so(tmp_path, monkeypatch):

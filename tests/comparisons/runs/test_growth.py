@@ -141,3 +141,9 @@ def test_a_run_that_fails_says_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "_ROOT", tmp_path)  # where there is no such module
     with pytest.raises(RunError, match=r"the run of engine local failed:\n(.|\n)*comparisons"):
         measure_run(case, tmp_path)
+
+
+def test_a_later_option_of_plans_changes_no_id():
+    sizes = Sizes(workers=(1, 2), engines=(), images=(), methods=(), fractions=(1,))
+    found = [case.id for case in cases(sizes, "float32")]
+    assert found == ["30e101d5301c8cd5", "8f9f32a542a71976", "ee6aa1d23d9f86e2"]

@@ -356,7 +356,7 @@ def test_weights_of_another_network_are_refused(tmp_path, inline_executor):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
     run = _started(str(tmp_path / "weights.pt"), "resnet9", tmp_path / "run", inline_executor)
     failed = [event.error for event in run.events if event.kind == "failed"]
-    assert "holds weights of another network" in failed[0]
+    assert "do not fit model" in failed[0]
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,32 @@ def test_the_random_control_is_fixed_for_an_image_and_knows_no_statistic(small, 
         assert kept.mean(0).max() < 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("statistic", ["smoe_scale", "std", "shannon_entropy"])
+def test_activations_that_are_not_finite_name_their_layer(small, tmp_path, value, statistic):
+    network, scales, view = small
+    layer = scales[1]
+    handle = layer.module.register_forward_hook(
+        lambda _, __, output: output.index_put(
+            (torch.tensor(1), torch.tensor(0)), torch.tensor(value)
+        )
+    )
+    paths = [tmp_path / f"{place}.npy" for place in range(len(scales))]
+    given = network, scales, [statistic], view, np.arange(2), np.arange(2), {statistic: paths}
+    try:
+        with pytest.raises(
+            ValueError, match=f"layer '{layer.name}' gives activations that are not"
+        ):
+            write_locations(*given, Locations())
+        with pytest.raises(
+            ValueError, match=f"layer '{layer.name}' gives activations that are not"
+        ):
+            cache_activations(network, scales, view, np.arange(2), paths)
+    finally:
+        handle.remove()
+    assert not list(tmp_path.iterdir())
+
+
 # A truth planted at known locations: the class is the colour of some pixels, all others are grey.
 
 

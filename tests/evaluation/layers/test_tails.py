@@ -93,7 +93,7 @@ def test_norms_of_the_tail_follow_its_mode():
 
 
 def _scale(module: nn.Module, name: str, shape: tuple[int, ...]) -> Scale:
-    return Scale(name, module, 0, shape, 1, False, False)
+    return Scale(name, module, 0, shape, (1, 1), False)
 
 
 class _Around(nn.Module):

@@ -138,7 +138,12 @@ def own_module(monkeypatch):
     module.pixels = lambda classes: nn.Conv2d(3, classes, 1)
     module.pair = _Pair
     module.no_argument = lambda: nn.Identity()
+    module.fail = _fail
     monkeypatch.setitem(sys.modules, "zoo", module)
+
+
+def _fail(classes: int) -> nn.Module:
+    raise RuntimeError("planted")
 
 
 class _Pair(nn.Module):
@@ -161,6 +166,10 @@ def test_a_function_in_a_file(tmp_path, monkeypatch):
     assert build_network(f"{file}:make", 6, 0, size=(4, 4))[1].out_features == 6
 
 
+def test_a_function_of_torchvision_gets_its_number_of_classes():
+    assert build_network("torchvision.models:squeezenet1_1", 6, 0, size=(64, 64)).num_classes == 6
+
+
 def test_a_function_of_one_s_own(own_module):
     network = build_network("zoo:linear", 6, 0, size=(4, 4))
     assert network(torch.zeros(1, 3, 4, 4)).shape == (1, 6)
@@ -174,7 +183,8 @@ def test_a_function_of_one_s_own(own_module):
         ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported: .*nowhere"),
         ("zoo:missing", r"'zoo:missing' cannot be imported: .*missing"),
         ("zoo:number", "'zoo:number' is of type int, not a function"),
-        ("zoo:no_argument", r"'zoo:no_argument' cannot be built for 6 classes .*argument"),
+        ("zoo:no_argument", r"'zoo:no_argument' returns \(2, 3, 32, 32\) for two images"),
+        ("zoo:fail", "cannot make a network from 'zoo:fail': planted"),
         ("zoo:weights", "'zoo:weights' gave a dict: expected a function"),
         ("zoo:more", r"'zoo:more' returns \(2, 7\) for two images: expected \(2, 6\)"),
         ("zoo:pixels", r"'zoo:pixels' returns \(2, 6, 32, 32\) for two images"),

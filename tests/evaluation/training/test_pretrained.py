@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
 from evaluation.training.networks import build_network, state_hash
@@ -104,6 +107,69 @@ def test_what_a_file_s_network_expects(tmp_path, model, expect, normalisation):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"")
     assert Weights(model, str(path), expect).normalisation == normalisation
+
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class _Compiled(nn.Module):
+    """The names of `torch.compile`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+
+def _parallel_stage(network: nn.Module) -> nn.Module:
+    network = copy.deepcopy(network)
+    network.stage1 = nn.DataParallel(network.stage1)
+    return network
+
+
+WRAPPED = {
+    "DataParallel": nn.DataParallel,
+    "compiled": _Compiled,
+    "DataParallel of compiled": lambda network: nn.DataParallel(_Compiled(network)),
+    "compiled DataParallel": lambda network: _Compiled(nn.DataParallel(network)),
+    "averaged": AveragedModel,
+    "a part in DataParallel": _parallel_stage,
+}
+
+
+def test_a_given_normalisation_is_the_file_s(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"")
+    weights = Weights("resnet50", str(path), given=HALF)
+    assert weights.normalisation == HALF
+    assert weights.in_spec()["normalisation"] == [[0.5] * 3] * 2
+
+
+def test_a_normalisation_beside_another_is_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="have a normalisation of their own"):
+        Weights("resnet18", "torchvision:DEFAULT", given=HALF)
+    with pytest.raises(ValueError, match="give a file without --weights-expect"):
+        Weights("resnet18", str(path), "data", HALF)
+    with pytest.raises(ValueError, match=r"--weights-std .*: expected three numbers above 0"):
+        Weights("resnet18", str(path), given=(HALF[0], (0.5, 0.0, 0.5)))
+
+
+@pytest.mark.parametrize("wrap", WRAPPED, ids=WRAPPED)
+def test_a_wrapped_network_s_file_is_the_network_s(wrap, tmp_path):
+    network = build_network("resnet9", 8, 3, size=SIZE)
+    torch.save(WRAPPED[wrap](network).state_dict(), tmp_path / "weights.pt")
+    loaded = Weights("resnet9", str(tmp_path / "weights.pt")).network(8, SIZE)
+    assert state_hash(loaded) == state_hash(network)
+
+
+def test_a_file_without_counters_of_batches(tmp_path):
+    """As PyTorch saved BatchNorm before version 0.4.1."""
+    network = build_network("resnet9", 8, 3, size=SIZE)
+    old = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "weights.pt")
+    loaded = Weights("resnet9", str(tmp_path / "weights.pt")).network(8, SIZE)
+    assert state_hash(loaded) == state_hash(network)
 
 
 @pytest.mark.parametrize(

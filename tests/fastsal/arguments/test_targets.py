@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from fastsal import FastCAM, GradCAM, SMOEScale
+from fastsal import FastCAM, GradCAM, SMOEScale, SmoothGradCAMPlusPlus
 from fastsal.arguments.targets import TargetError, select_scores
 
 Named = namedtuple("Named", ["logits", "features"])
@@ -207,3 +207,60 @@ def test_targets_that_do_not_fit(trunk, images, target):
     for attributor in (GradCAM, FastCAM, SMOEScale):
         with pytest.raises(TargetError, match=r"does not fit the model's output of shape \(2, 4\)"):
             attributor(Model(trunk, pooled), trunk[4]).attribute(images, target)
+
+
+class Bag(nn.Module):
+    """Images of a batch, or of each `size` of them, as one bag: one row of scores."""
+
+    def __init__(self, trunk, size=None):
+        super().__init__()
+        self.trunk, self.size = trunk, size
+
+    def forward(self, x):
+        instances = self.trunk(x).flatten(2).mean(2)
+        size = self.size or len(instances)
+        attention = instances[:, :1].reshape(-1, size, 1).softmax(1)
+        return (attention * instances.reshape(-1, size, instances.shape[1])).sum(1)
+
+
+@pytest.mark.parametrize("size", [None, 2])
+@pytest.mark.parametrize("target", [1, (2,), torch.tensor([3])], ids=repr)
+def test_a_bag_of_images_with_one_row_of_scores(trunk, size, target):
+    images = torch.rand(4, 3, 16, 24, generator=torch.Generator().manual_seed(5))
+    bag = Bag(trunk, size)
+    expected = LayerGradCam(bag, trunk[4]).attribute(images, target).detach()
+    check(bag, trunk, images, target, expected)
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_without_a_target_the_bag_s_class_is_explained(trunk, size):
+    # As many images as classes: a row of a bag is not one number for each image.
+    images = torch.rand(4, 3, 16, 24, generator=torch.Generator().manual_seed(5))
+    bag = Bag(trunk, size)
+    with torch.no_grad():
+        best = bag(images).argmax(1)
+    rows = torch.arange(len(best))
+    layer = trunk[:5](images).detach().requires_grad_()
+    output = Bag(trunk[5], size)(layer)
+    (gradient,) = torch.autograd.grad(output[rows, best].sum(), layer)
+    expected = (gradient.mean((2, 3), keepdim=True) * layer).sum(1, keepdim=True).detach()
+    check(bag, trunk, images, None, expected)
+    smooth = SmoothGradCAMPlusPlus(bag, trunk[4], samples=2)
+    one = best[0].item() if size is None else lambda output: output[rows, best]
+    assert torch.equal(smooth.attribute(images), smooth.attribute(images, one))
+
+
+def test_a_divided_bag_is_refused(trunk, images):
+    fast = FastCAM(Bag(trunk), trunk[4], max_batch=1)
+    with pytest.raises(TargetError, match="leave out max_batch"):
+        FastCAM(Bag(trunk), trunk[4], max_batch=2).attribute(torch.cat([images, images]), 1)
+    # One image is its own bag; SMOE Scale reads no scores.
+    assert fast.attribute(images[:1], 1).shape == (1, 3, 16, 24)
+    divided = SMOEScale(Bag(trunk), max_batch=1).attribute(images)
+    torch.testing.assert_close(divided, SMOEScale(Bag(trunk)).attribute(images))
+
+
+def test_a_sequence_first_output_is_no_bag(trunk, images):
+    model = Model(trunk, lambda places: places.mean(2).movedim(2, 0))
+    with pytest.raises(TargetError, match="expected one score for each of the 2"):
+        GradCAM(model, trunk[4]).attribute(images, (0, 1))

@@ -349,3 +349,34 @@ def test_fast_cam_with_other_statistics(resnet, images):
         )
         torch.testing.assert_close(fast.attribute(images, 1), upsampled * smoe, rtol=0, atol=1e-5)
         assert not torch.allclose(fast.attribute(images, 1), default)
+
+
+def test_further_arguments_of_the_gradient_are_captum_s():
+    class Aside(nn.Module):
+        """A convolution that the scores do not depend on, and one that they do."""
+
+        def __init__(self):
+            super().__init__()
+            self.aside, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            self.aside(x)
+            return self.conv(x).mean((2, 3))
+
+    images = torch.rand(2, 3, 8, 8)
+    model = Aside()
+    maps = []
+    for layer in (model.conv, model.aside):
+        given = (images, 1, None, False, False, True, {"materialize_grads": True})
+        maps.append(GradCAM(model, layer).attribute(*given))
+        torch.testing.assert_close(maps[-1], LayerGradCam(model, layer).attribute(*given))
+    assert maps[0].any()
+    assert not maps[1].any()
+    for wrong in (None, {"allow_unused": True}):
+        with pytest.raises(ValueError, match="no gradient by the CAM's layer"):
+            GradCAM(model, model.aside).attribute(images, 1, grad_kwargs=wrong)
+    kept = GradCAM(model, model.conv).attribute(images, 0, grad_kwargs={"create_graph": True})
+    assert torch.equal(kept, GradCAM(model, model.conv).attribute(images, 0))
+    assert not kept.requires_grad
+    with pytest.raises(TypeError, match="retain"):
+        GradCAM(model, model.conv).attribute(images, 0, grad_kwargs={"retain": True})

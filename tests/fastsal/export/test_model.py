@@ -218,7 +218,7 @@ def test_the_model_is_left_and_its_parameters_are_shared(network, untouched):
     assert own.keys() == shared.keys()
     assert all(own[name] is shared[name] for name in own)
     assert not any(part.training for part in module.modules())
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
 
 
 def test_what_is_trained_in_the_model_is_so_in_the_module():
@@ -442,17 +442,3 @@ def test_what_cannot_be_given_a_map():
         with_map(network, images(), weights=[1, 2, 3])
     with pytest.raises(ValueError, match=r"expected an image batch .* shape \[\(3, 8, 8\)\]"):
         with_map(network, images())(torch.rand(3, 8, 8))
-
-
-def test_a_layer_that_is_reached_otherwise():
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = Functions()
-            self.list = [self.inner]
-
-        def forward(self, x):
-            return self.list[0](x)
-
-    with pytest.raises(ValueError, match=r"layer 'inner.shared' ran 0 time\(s\) in the network's"):
-        with_map(Hidden().eval(), images())

@@ -1,6 +1,5 @@
 """CPU kernels against float64 rewrites of the formulas and against PyTorch's operations."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fastsal import SMOEScale
 from fastsal.kernels import cpu
 from fastsal.kernels import threads as kernel_threads
-from fastsal.kernels.memory import without_kernels
+from fastsal.kernels.memory import layout_of, without_kernels
+from fastsal.kernels.plan import CpuPlan
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.statistics.smoe import smoe_scale, smoe_scale_plain
@@ -105,8 +105,8 @@ def test_smoe_scale_of_another_epsilon(epsilon, layout):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite_stays_in_its_location(value, dtype, layout):
     for channel in range(19):
         activations = normal((1, 19, 3, 3)).to(dtype)
@@ -291,24 +291,37 @@ def test_no_place_for_compiled_code():
     assert done.stdout.split() == ["0.5"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_has_threads_of_its_own():
-    code = (
-        "import os, torch\n"
-        "from fastsal.kernels import cpu, threads\n"
-        "threads.ELEMENTS_A_THREAD = 1\n"
-        "torch.get_num_threads = lambda: 2\n"
-        "maps = torch.rand(4, 9, 9)\n"
-        "expected = cpu.gaussian(maps)\n"
-        "child = os.fork()\n"
-        "if not child:\n"
-        "    os._exit(7 if torch.equal(cpu.gaussian(maps), expected) else 1)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=ROOT,
-        timeout=100,
-        **OUTPUT,
-    )
-    assert done.stdout.split() == ["7"]
+def test_a_call_inside_a_call_has_a_task_of_its_own(monkeypatch):
+    """As where a signal handler runs the network in the middle of a pass."""
+    outer, inner = normal((1, 8, 5, 5)), normal((1, 8, 5, 5), 1)
+    call = cpu.StatisticCall(layout_of(outer))
+    results = [torch.empty(1, 5, 5) for _ in range(2)]
+    scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8)
+
+    def run(tensor, result):
+        return call.run(tensor.data_ptr(), result.data_ptr(), scratch.data_ptr())
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(cpu, "run_in_parallel", run_in_parallel)
+        assert run(inner, results[1])
+        run_in_parallel(*arguments)
+
+    run_in_parallel = cpu.run_in_parallel
+    monkeypatch.setattr(cpu, "run_in_parallel", interrupted)
+    assert run(outer, results[0])
+    for tensor, result in zip((outer, inner), results, strict=True):
+        assert torch.equal(result, kernel_smoe_scale(tensor))
+    assert not run(torch.zeros(1, 8, 5, 5), results[0])
+    assert not results[0].any()
+
+
+def test_a_plan_reads_between_begin_and_end_alone():
+    tensor = normal((1, 8, 5, 5))
+    plan = CpuPlan([layout_of(tensor)], [1.0], (5, 5))
+    for call in (lambda: plan.read(0, tensor), lambda: plan.combined(1), lambda: plan.values(0)):
+        with pytest.raises(RuntimeError, match="between `begin` and `end`"):
+            call()
+        plan.begin()
+        assert plan.read(0, tensor)
+        call()
+        plan.end()

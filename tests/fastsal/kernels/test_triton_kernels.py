@@ -193,7 +193,7 @@ def test_smoe_scale_of_another_epsilon(epsilon):
 @kernels
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_stays_in_its_location(value, dtype, layout):
     for channel in (0, 18):
         activations = normal((1, 19, 3, 3)).to(dtype)

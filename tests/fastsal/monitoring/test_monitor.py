@@ -196,7 +196,7 @@ def test_a_pass_in_training_shows_the_scales_that_one_in_evaluation_does(name):
     assert [(scale.name, scale.call) for scale in w.latest.scales] == expected
 
 
-def test_between_samples_there_is_one_hook_and_afterwards_none(network, untouched):
+def test_between_samples_there_are_two_hooks_and_afterwards_none(network, untouched):
     def hooks():
         return [
             len(getattr(module, kind))
@@ -209,12 +209,12 @@ def test_between_samples_there_is_one_hook_and_afterwards_none(network, untouche
     network.eval()
     own = sum(hooks())
     with untouched(network, images), watch(network, 3, layers=["2", "7"]):
-        assert sum(hooks()) == own + 1
+        assert sum(hooks()) == own + 2
         for _ in range(4):
             network(images)
-            assert sum(hooks()) == own + 1
-    # Of the passes 0 and 3 two layers are read, and the end is waited for.
-    assert within == [own + 4, own + 1, own + 1, own + 4]
+            assert sum(hooks()) == own + 2
+    # Of the passes 0 and 3 two layers are read.
+    assert within == [own + 4, own + 2, own + 2, own + 4]
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(network):
@@ -222,7 +222,8 @@ def test_a_pass_that_fails_leaves_nothing_behind(network):
         with pytest.raises(RuntimeError, match="expected input"):
             network(torch.rand(2, 4, 16, 16))
         assert w.latest is None
-        assert [len(module._forward_hooks) for module in network.modules()] == [0] * 12
+        # The module's own hook, which ends each pass.
+        assert [len(module._forward_hooks) for module in network.modules()] == [1] + [0] * 11
         network(batches(1)[0][0])
         assert w.latest.step == 1
     assert torch._C._len_torch_function_stack() == 0

@@ -1,5 +1,6 @@
 """Networks by name: the same weights as from the function of that name."""
 
+import copy
 import sys
 
 import pytest
@@ -7,8 +8,9 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from fastsal.networks.by_name import build_network, named_function
+from fastsal.networks.by_name import build_network, built_by, load_state, named_function
 
 NETWORK = """
 from dataclasses import dataclass
@@ -127,7 +129,7 @@ def test_weights_from_a_file(folder, wrap):
 
 def test_weights_cannot_run_code(folder):
     torch.save(build_network("nets/torch.py:build"), folder / "whole.pt")
-    with pytest.raises(ValueError, match=r"cannot load whole.pt into .*[Ww]eights.only"):
+    with pytest.raises(ValueError, match=r"weights whole.pt: cannot be read .*[Ww]eights.only"):
         build_network("nets/torch.py:build", "whole.pt")
 
 
@@ -159,3 +161,64 @@ def test_an_absent_package_is_named(package, monkeypatch):
 
 def test_a_function_keeps_its_arguments():
     assert named_function("torch.nn:Linear")(2, 3).out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "with_ten", "without"),
+    [
+        (lambda num_classes=1000: num_classes, 10, 1000),
+        (lambda width=16, classes=7: (width, classes), (16, 10), (16, 7)),
+        (lambda classes: classes, 10, None),
+        (lambda n: n, 10, None),
+        (lambda n, /: n, 10, None),
+        (lambda *, num_classes: num_classes, 10, None),
+        (lambda: "none", "none", "none"),
+        (lambda width=16: width, 16, 16),
+        (lambda *sizes: sizes, (10,), ()),
+        (lambda *, weights=None, **more: (weights, more), (None, {"num_classes": 10}), (None, {})),
+        (nn.Identity, nn.Identity, nn.Identity),
+    ],
+)
+def test_a_function_gets_the_number_of_classes_if_it_takes_it(function, with_ten, without):
+    def same(found, expected):
+        return isinstance(found, expected) if expected is nn.Identity else found == expected
+
+    assert same(built_by(function, "zoo:net", 10), with_ten)
+    if without is not None:
+        assert same(built_by(function, "zoo:net"), without)
+    else:
+        with pytest.raises(ValueError, match="takes the number of classes, which is not known"):
+            built_by(function, "zoo:net")
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, AveragedModel])
+def test_either_side_may_be_wrapped(wrapper):
+    saved, plain = nn.Linear(3, 2), nn.Linear(3, 2)
+    wrapped = wrapper(nn.Linear(3, 2))
+    load_state(wrapped, saved.state_dict(), "net", "net.pt")
+    assert torch.equal(wrapped.module.weight, saved.weight)
+    load_state(plain, wrapped.state_dict(), "net", "net.pt")
+    assert same_state(plain, saved)
+
+
+def test_a_network_whose_part_is_called_module_keeps_its_names():
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+            # Without `module` both names would be one.
+            self.module.head = nn.Linear(2, 2)
+
+    first, second = Part(), Part()
+    load_state(second, first.state_dict(), "part", "part.pt")
+    assert same_state(first, second)
+
+
+def test_weights_that_do_not_fit_are_named_and_change_nothing():
+    network = nn.BatchNorm2d(3)
+    before = copy.deepcopy(network)
+    state = {"weight": torch.zeros(4), "bias": torch.ones(3), "extra": torch.zeros(1)}
+    message = r"net.pt do not fit model 'net': weight is \(4,\) there and \(3,\) here; running_mea"
+    with pytest.raises(ValueError, match=message):
+        load_state(network, state, "net", "net.pt")
+    assert same_state(network, before)

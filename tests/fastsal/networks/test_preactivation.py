@@ -257,7 +257,7 @@ def test_functional_relus_and_modules_that_run_again(images, untouched):
     for scale_map, expected in zip(found.per_scale, (given[0], given[3]), strict=True):
         torch.testing.assert_close(scale_map, expected.amin(1))
     torch.testing.assert_close(last.per_scale[0], given[3].amin(1))
-    second = Scale("relu", model.relu, 1, (2, 4, 32, 48), 2, False, False)
+    second = Scale("relu", model.relu, 1, (2, 4, 32, 48), (2, 2), False)
     maps = SMOEScale(model, second, **RAW).maps(images)
     torch.testing.assert_close(maps.per_scale[0], given[2].amin(1))
 

@@ -7,7 +7,6 @@ import torchvision
 from torch import nn
 
 from fastsal import Scale, candidates, find_scales
-from fastsal.networks.backbone import image_layout
 from fastsal.networks.layers import name_layers
 
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
@@ -175,20 +174,6 @@ def test_a_bypass_leaves_no_cut_inside():
     names = [c.scale.name for c in candidates(Bypass(), image(8))]
     # The sum (read as the last convolution's input) and that convolution; nothing of the branch.
     assert names == ["after", "after"]
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "expected"),
-    [
-        ((1, 64, 112, 112), (224, 224), (False, 1)),
-        ((1, 56, 56, 96), (224, 224), (True, 2)),
-        ((1, 96, 56, 56), (224, 224), (False, 2)),
-        ((1, 8, 64, 96), (128, 192), (False, 1)),
-        ((1, 17, 3, 50), (224, 224), None),
-    ],
-)
-def test_layouts(shape, size, expected):
-    assert image_layout(shape, *size) == expected
 
 
 def test_layers_in_any_form():

@@ -155,7 +155,7 @@ NETWORKS = {
     "efficientnet_v2_s": (
         64,
         [
-            ("features.0", 2, 24, SIGNED),
+            ("features.1", 2, 24, SIGNED),
             ("features.2.0.block.0", 4, 96, SIGNED),
             ("features.4.0.block.0", 8, 256, SIGNED),
             ("features.6.0.block.0", 16, 960, SIGNED),

@@ -1,0 +1,123 @@
+"""The scales of the layers that an exported module reads, each at one call if there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fastsal.arguments.inputs import image_of
+from fastsal.geometry.following import Following
+from fastsal.networks.hooks import held
+from fastsal.networks.layers import Layer, NamedLayer, name_layers, scale_of
+from fastsal.networks.scales import Scale
+from fastsal.networks.state import LayerError, evaluation_pass, hooked
+from fastsal.networks.trace import Trace
+
+Layers = Layer | Scale | Sequence[Layer | Scale]
+
+
+def scales_of(network: nn.Module, inputs: tuple[Tensor, ...], layers: Layers) -> tuple[Scale, ...]:
+    """Return the scales of layers; a pass of the inputs describes those that are not known.
+
+    If several inputs are images, as of a siamese network, the map is that of the first, and a layer
+    is read at its last call that sees it.
+
+    Args:
+        network: The network.
+        inputs: Example inputs; the network may write to them.
+        layers: The layers, the shallowest first.
+
+    Raises:
+        LayerError: If a layer did not run, does not see the first image, or runs for it alone and
+            again for it together with others.
+        ValueError: If a layer is not in the network, or not on the image's grid.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> scales_of(net, (torch.rand(1, 3, 8, 8),), "1")[0].shape
+        (1, 4, 6, 6)
+    """
+    named = name_layers(network, layers)
+    image = image_of(inputs)
+    images = {id(tensor): tensor for tensor in inputs if tensor.dim() == 4 and tensor.numel()}
+    several = len(images) > 1
+    traces = [Trace([one]) for one in images.values()] if several else []
+    following = Following()
+    size = image.shape[2], image.shape[3]
+    described = [_Described(layer, size, traces, following) for layer in named]
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation_pass(network))
+        for trace in traces:
+            stack.enter_context(hooked(trace.hooks(network), own_pass=False))
+            stack.enter_context(trace)
+        taps = [
+            layer.tap(one.read, modes=(following,))
+            for layer, one in zip(named, described, strict=True)
+        ]
+        readings = stack.enter_context(held(taps, (image,)))
+        network(*inputs)
+    for reading in readings:
+        # Raises if the layer did not run.
+        reading.gathered(None)
+    return tuple(one.scale() for one in described)
+
+
+class _Described:
+    """What the calls of one layer give.
+
+    Args:
+        layer: The layer.
+        size: (H, W) of the first image.
+        traces: A trace of each image, if there are several.
+        following: Follows the pixels of the first image.
+    """
+
+    def __init__(
+        self,
+        layer: NamedLayer,
+        size: tuple[int, int],
+        traces: Sequence[Trace],
+        following: Following,
+    ) -> None:
+        self._layer, self._size, self._traces = layer, size, traces
+        self._following = following
+        self._calls = 0
+        self._scale: Scale | None = None
+        # Which images its calls saw, of those that saw the first.
+        self._seen: set[tuple[int, ...]] = set()
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """Describe the tensor of a call, if it sees the first image."""
+        call, self._calls = self._calls, self._calls + 1
+        seen = tuple(number for number, trace in enumerate(self._traces) if trace.nodes_in(tensor))
+        if not self._traces or 0 in seen:
+            self._seen.add(seen)
+            self._scale = scale_of(self._layer, tensor, self._size, self._following)
+            if self._traces and self._layer.scale is None:
+                self._scale = replace(self._scale, call=call)
+        return tensor.new_empty(0)
+
+    def scale(self) -> Scale:
+        """Return the scale.
+
+        Raises:
+            LayerError: If it is not clear which call shows the first image.
+        """
+        name = self._layer.name
+        if self._scale is None:
+            raise LayerError(
+                f"layer {name!r} does not see the first image, over which the map is laid; give "
+                "layers of the first image's branch, or its image first"
+            )
+        if len(self._seen) > 1:
+            raise LayerError(
+                f"layer {name!r} runs for one image and again for several ({sorted(self._seen)}, "
+                "counted from 0), so that it is not known which call to read; give the scale with "
+                "its call, as fastsal.find_scales does"
+            )
+        return self._scale

@@ -1,0 +1,252 @@
+"""Fields: the pixel coordinates of a tensor's elements, and their arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Components of a field: the weight, and the weight times row, column and image index.
+COMPONENTS = 4
+# The most places that one location may show at once, as where an image is added to its mirror.
+MOST_PLACES = 4
+
+
+def start(image: Tensor, first: int, size: tuple[int, int]) -> Tensor:
+    """Return the field of an image batch.
+
+    Args:
+        image: `(N, C, H, W)`.
+        first: The index of its first image.
+        size: (H, W) in pixels of the scene that it shows.
+
+    >>> start(torch.zeros(1, 3, 2, 2), 0, (2, 2))[:, 0, 0, 1, 0].tolist()
+    [1.0, 1.5, 0.5, 0.0]
+    """
+    count, _, height, width = image.shape
+    device = image.device
+    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * (size[0] / height)
+    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * (size[1] / width)
+    field = torch.ones((COMPONENTS, count, 1, height, width), device=device, dtype=torch.float32)
+    field[1] = rows[:, None]
+    field[2] = columns
+    field[3] = torch.arange(first, first + count, device=device)[:, None, None, None]
+    return field
+
+
+def nowhere(dimensions: int, device: torch.device) -> Tensor:
+    """Return the field of a tensor that comes from no pixel."""
+    return torch.zeros((COMPONENTS,) + (1,) * dimensions, dtype=torch.float32, device=device)
+
+
+def positions(field: Tensor) -> Tensor:
+    """Return (row, column, image) `(3, ...)` of a field; NaN where it comes from no pixel."""
+    weight = field[0]
+    return torch.where(weight > 1e-6, field[1:] / weight.clamp_min(1e-6), math.nan)
+
+
+def extent(field: Tensor) -> float:
+    """Return the number of pixels between the farthest places that a field shows."""
+    places = positions(field)[:2].flatten(1)
+    known = ~places[0].isnan()
+    if not bool(known.any()):
+        return 0.0
+    places = places[:, known]
+    return float((places.amax(1) - places.amin(1)).amax())
+
+
+def spacing(field: Tensor) -> float:
+    """Return the median number of pixels from a location to the next, along the closest dimension.
+
+    0 if the field shows one place.
+    """
+    places = positions(field)[:2]
+    found = []
+    for dimension in range(1, places.dim()):
+        if places.shape[dimension] > 1:
+            steps = places.diff(dim=dimension).abs().amax(0).flatten()
+            steps = steps[steps > 1e-3]
+            if steps.numel():
+                found.append(float(steps.nanmedian()))
+    return min(found, default=0.0)
+
+
+def step(places: Tensor) -> float:
+    """Return the distance of neighbours along the last dimension, 0 if there is none.
+
+    For places in order that is the mean, so that places which are repeated, as by nearest-neighbour
+    interpolation, count as closer; else the median.
+
+    Args:
+        places: Rows, or columns, in pixels; NaN counts as none.
+
+    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
+    (0.6666666865348816, 2.0)
+    """
+    lines = places.flatten(0, -2) if places.dim() > 1 else places[None]
+    lines = lines[:, ~lines.isnan().all(0)]
+    differences = lines.diff(dim=-1)
+    differences = differences[~differences.isnan().any(1)]
+    if not differences.numel():
+        return 0.0
+    line = differences[0]
+    moves = line[line.abs() > 1e-3].abs()
+    if not moves.numel():
+        return 0.0
+    ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
+    return float(line.abs().mean() if ordered else moves.median())
+
+
+def line_of(places: Tensor, dimension: int) -> Tensor:
+    """Return the mean place along one dimension, continued evenly where it is nowhere.
+
+    Args:
+        places: Rows, or columns, in pixels; NaN is nowhere, such as padding.
+        dimension: The dimension.
+
+    >>> line_of(torch.tensor([torch.nan, 0.5, 1.5, torch.nan]), 0).tolist()
+    [-0.5, 0.5, 1.5, 2.5]
+    """
+    line = places.movedim(dimension, -1).flatten(0, -2) if places.dim() > 1 else places[None]
+    line = line.nanmean(0)
+    known = (~line.isnan()).nonzero()[:, 0]
+    if len(known) < 2 or len(known) == len(line):
+        return line
+    index = torch.arange(len(line), device=line.device)
+    first, last = known[0], known[-1]
+    slope = (line[last] - line[first]) / (last - first)
+    line = torch.where(index < first, line[first] + (index - first) * slope, line)
+    return torch.where(index > last, line[last] + (index - last) * slope, line)
+
+
+def width_of(line: Tensor) -> float:
+    """Return the number of pixels from the first to the last place of a line."""
+    known = line[~line.isnan()]
+    return float(known.max() - known.min()) if len(known) else 0.0
+
+
+def compressed(field: Tensor) -> Tensor:
+    """Return a field with size 1 along the dimensions in which all is equal."""
+    for dimension in range(1, field.dim()):
+        if field.shape[dimension] > 1:
+            first = field.narrow(dimension, 0, 1)
+            if field.stride(dimension) == 0 or bool((field == first).all()):
+                field = first
+    return field
+
+
+def stacked(components: Sequence[Tensor]) -> Tensor:
+    """Return the field of four components, which are copied at their least size."""
+    parts = list(components)
+    for dimension in range(parts[0].dim()):
+        if all(part.shape[dimension] > 1 and part.stride(dimension) == 0 for part in parts):
+            parts = [part.narrow(dimension, 0, 1) for part in parts]
+    return compressed(torch.stack(parts))
+
+
+def distinct(fields: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the fields that show other places than those before, `MOST_PLACES` at most."""
+    kept: list[Tensor] = []
+    for field in fields:
+        if not any(field is other or _alike(field, other) for other in kept):
+            kept.append(field)
+    return tuple(kept[:MOST_PLACES])
+
+
+def _alike(field: Tensor, other: Tensor) -> bool:
+    difference = (positions(field) - positions(other)).abs()[:2].amax(0)
+    known = ~difference.isnan()
+    if not bool(known.any()):
+        return True
+    # A location's neighbour is near enough: windows of two branches differ by so much.
+    return float(difference[known].median()) <= max(spacing(field), spacing(other), 1.0)
+
+
+def without_dimension(field: Tensor, dimension: int) -> tuple[Tensor, ...]:
+    """Return the fields of values that are computed from all along one dimension.
+
+    That is the mean, unless a few distant places are mixed, as in a concatenation of an image with
+    its mirror: then one field each.
+
+    Args:
+        field: The field.
+        dimension: The dimension, counted from the last (negative).
+    """
+    if field.shape[dimension] == 1:
+        return (field,)
+    mean = field.mean(dimension, keepdim=True)
+    found: list[Tensor] = []
+    # Slices of one kind follow each other: a search of the edges between them is enough.
+    count = field.shape[dimension]
+    equal = (field.diff(dim=dimension) == 0).movedim(dimension, -1).flatten(0, -2).all(0)
+    edges = [0, *((~equal).nonzero()[:, 0] + 1).tolist()]
+    if len(edges) > 4 * MOST_PLACES:
+        return (mean,)
+    for first in edges:
+        part = field.narrow(dimension, first, 1)
+        if bool((part[0] > 0).any()) and not any(_alike(part, other) for other in found):
+            found.append(part)
+    if not 1 < len(found) <= MOST_PLACES or count == len(found) == 1:
+        return (mean,)
+    # Neighbours, as in a patch of pixels, are one place.
+    if all(_alike(mean, part) for part in found):
+        return (mean,)
+    return tuple(found)
+
+
+def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
+    """Return a field at fractional indices along one dimension, linearly between neighbours.
+
+    Args:
+        field: The field.
+        dimension: The dimension; a field that is equal along it is returned as it is.
+        at: The indices; beyond the first and the last the field goes on evenly.
+    """
+    last = field.shape[dimension] - 1
+    if last == 0:
+        return field
+    shape = [1] * field.dim()
+    shape[dimension] = len(at)
+
+    def between(at: Tensor) -> Tensor:
+        low = at.floor().long().clamp(0, last - 1)
+        share = (at - low).to(field.dtype).reshape(shape)
+        before = field.index_select(dimension, low)
+        after = field.index_select(dimension, low + 1)
+        return before * (1 - share) + after * share
+
+    inside = between(at.clamp(0, last))
+    if bool(((at >= 0) & (at <= last)).all()):
+        return inside
+    beyond = between(at)
+    # Beside what comes from no pixel there is nothing to go on from.
+    return torch.where((beyond[:1] - inside[:1]).abs() < 1e-6, beyond, inside)
+
+
+def stretched(field: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a field whose last dimensions are stretched to a size, without aligned corners.
+
+    >>> image = start(torch.zeros(1, 1, 4, 4), 0, (4, 4))
+    >>> stretched(image, (2, 2))[1, 0, 0, :, 0].tolist()
+    [1.0, 3.0]
+    """
+    for index, after in enumerate(size):
+        dimension = field.dim() - len(size) + index
+        before = field.shape[dimension]
+        at = (torch.arange(after, device=field.device) + 0.5) * (before / after) - 0.5
+        field = sampled(field, dimension, at)
+    return field
+
+
+def padded(field: Tensor, padding: Sequence[int], mode: str) -> Tensor:
+    """Return a field with padding, as `torch.nn.functional.pad` does; constants are nowhere.
+
+    Args:
+        field: The field, at the tensor's own size along the dimensions that are padded.
+        padding: As for `torch.nn.functional.pad`.
+        mode: As for `torch.nn.functional.pad`.
+    """
+    return torch.stack([F.pad(part, list(padding), mode=mode) for part in field])

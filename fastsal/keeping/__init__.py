@@ -1,0 +1,1 @@
+"""A model that is after a forward pass what it was before, bit for bit."""

@@ -1,0 +1,137 @@
+"""Laying of maps on the image where a network has moved, cropped or padded it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fastsal.geometry.placement import Placement, View
+from fastsal.maps.resize import upsample
+
+# Beyond the outermost location, windows without padding see so many locations more.
+BORDER = 2.0
+HALF = 0.5
+
+
+def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> Tensor:
+    r"""Return maps laid on the image, `(N, H, W)`.
+
+    $$M = \frac{\sum_v R_v S_v C_v^T}{\sum_v r_v c_v^T}$$
+
+    with `S_v` the map of a view, `R_v` and `C_v` the matrices that interpolate linearly between the
+    rows and the columns of locations, and $r_v$, $c_v$ 1 where the view shows the pixel, else 0. A
+    pixel that no view shows has no salience: 0. One that several views show has their mean.
+
+    Args:
+        maps: `(N, h, w)`, or `(N * blocks, h, w)` with an image's maps one after the other.
+        placement: Their places; None stretches them over the image, as `upsample` does.
+        size: (H, W) of the image.
+
+    >>> from fastsal.geometry.placement import View
+    >>> mirrored = View(0, (0.5,), (1.5, 0.5), ((0.0, 1.0), (0.0, 2.0)))
+    >>> placed(torch.tensor([[[1.0, 2.0]]]), Placement((mirrored,)), (1, 3)).tolist()
+    [[[2.0, 1.0, 0.0]]]
+    """
+    if placement is None:
+        return upsample(maps, size)[:, 0]
+    images = maps.unflatten(0, (-1, placement.blocks))  # type: ignore[no-untyped-call]
+    total = images.new_zeros((images.shape[0], *size))
+    shown = images.new_zeros(size)
+    for view in placement.views:
+        rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
+        total += rows @ images[:, view.block] @ columns.T
+        shown += rows.sum(1)[:, None] * columns.sum(1)
+    laid: Tensor = total / shown.clamp_min(1.0)
+    return laid
+
+
+def matrices(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the matrices that lay a view's map on an image, `(H, h)` and `(W, w)`, float64.
+
+    Args:
+        view: The view.
+        size: (H, W) of the image.
+    """
+    return _matrix(view.rows, size[0], view.seen[0]), _matrix(view.columns, size[1], view.seen[1])
+
+
+def by_image(maps: Tensor, placement: Placement | None) -> Tensor:
+    """Return maps with those of one image one after the other, from those of a network's batch.
+
+    Args:
+        maps: `(N * blocks, h, w)`.
+        placement: Their places.
+    """
+    if placement is None or placement.blocks == 1 or placement.interleaved:
+        return maps
+    of_block = maps.unflatten(0, (placement.blocks, -1))  # type: ignore[no-untyped-call]
+    in_order: Tensor = of_block.transpose(0, 1).flatten(0, 1)
+    return in_order
+
+
+@lru_cache(maxsize=256)
+def _matrix(places: tuple[float, ...], length: int, seen: tuple[float, float]) -> Tensor:
+    """Return the interpolation from locations at given places to pixels, `(pixels, locations)`.
+
+    Its rows sum to 1 where a pixel is shown, and to 0 elsewhere.
+
+    Args:
+        places: The pixel coordinate of each location, `math.inf` for none.
+        length: The number of pixels.
+        seen: The first and the last pixel coordinate that the network sees.
+    """
+    matrix = torch.zeros((length, len(places)), dtype=torch.float64)
+    order = sorted((place, index) for index, place in enumerate(places) if math.isfinite(place))
+    groups = _merged(order)
+    if not groups:
+        return matrix
+    sides = [place for place, _ in groups]
+    apart = [after - before for before, after in pairwise(sides)]
+    step = sorted(apart)[len(apart) // 2] if apart else seen[1] - seen[0]
+    # Rounding must not leave out the pixel at the edge.
+    lowest, highest = (
+        edge if abs(edge - side) <= BORDER * step else side + sign * HALF * step
+        for edge, side, sign in ((seen[0], sides[0], -1), (seen[1], sides[-1], 1))
+    )
+    lowest, highest = max(lowest, seen[0]) - 1e-3, min(highest, seen[1]) + 1e-3
+    at = 0
+    for pixel in range(length):
+        centre = pixel + HALF
+        if not lowest <= centre <= highest:
+            continue
+        while at < len(sides) - 1 and sides[at + 1] <= centre:
+            at += 1
+        if centre <= sides[0] or at == len(sides) - 1:
+            _share(matrix, pixel, groups[0 if centre <= sides[0] else at][1], 1.0)
+            continue
+        share = (centre - sides[at]) / apart[at]
+        # A gap wider than two locations is no neighbourhood: what lies in it was not seen.
+        if apart[at] > 2.5 * step:
+            near = centre - sides[at] <= HALF * step, sides[at + 1] - centre <= HALF * step
+            if not any(near):
+                continue
+            share = 0.0 if near[0] else 1.0
+        _share(matrix, pixel, groups[at][1], 1.0 - share)
+        _share(matrix, pixel, groups[at + 1][1], share)
+    return matrix
+
+
+def _merged(order: Sequence[tuple[float, int]]) -> list[tuple[float, list[int]]]:
+    """Return the locations at each place, where several may lie at one."""
+    groups: list[tuple[float, list[int]]] = []
+    for place, index in order:
+        if groups and place - groups[-1][0] < 1e-2:
+            groups[-1][1].append(index)
+        else:
+            groups.append((place, [index]))
+    return groups
+
+
+def _share(matrix: Tensor, pixel: int, locations: Sequence[int], share: float) -> None:
+    for location in locations:
+        matrix[pixel, location] += share / len(locations)

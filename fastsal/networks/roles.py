@@ -1,0 +1,86 @@
+"""The role of a traced operation: activation function, norm, pooling; however it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastsal.networks.trace import ACTIVATIONS, Node
+
+# Functions of each element alone, in which activation functions and norms are written by hand.
+LINEAR = frozenset(
+    """add sub rsub neg mul multiply div divide true_divide positive subtract clone to float
+    __getitem__ output""".split()  # noqa: SIM905
+)
+NONLINEAR = ACTIVATIONS | frozenset(
+    """clamp clamp_min clamp_max clip maximum minimum fmax fmin exp expm1 exp2 log log2 log1p sqrt
+    rsqrt pow square abs sign where gt lt ge le greater less erf reciprocal sin cos atan masked_fill
+    logaddexp heaviside __pow__ __gt__ __lt__ __ge__ __le__""".split()  # noqa: SIM905
+)
+# Activation functions that make an output of numbers in a range, and no features.
+OF_OUTPUTS = frozenset("sigmoid hardsigmoid tanh softmax log_softmax logsigmoid".split())  # noqa: SIM905
+FACTORS = frozenset("mul multiply __mul__ __rmul__".split())  # noqa: SIM905
+LARGEST = frozenset(("max", "min"))
+SUMMARIES = frozenset("mean var std var_mean std_mean sum amax amin norm vector_norm".split())  # noqa: SIM905
+RESAMPLINGS = ("interpolate", "upsample", "grid_sample", "pixel_unshuffle")
+
+
+class Role(NamedTuple):
+    """The function that a node computes of one earlier tensor, element by element.
+
+    Attributes:
+        source: The node of the earlier tensor; None if there are several, or none.
+        activation: True for an activation function: `x * sigmoid(x)` as well as `silu(x)`.
+        of_outputs: True if all nonlinear functions in it are such as make outputs, as sigmoid does.
+        norm: True if the tensor's mean or the like goes into it.
+    """
+
+    source: int | None
+    activation: bool
+    of_outputs: bool
+    norm: bool
+
+
+def role_of(nodes: Sequence[Node], index: int) -> Role:
+    """Return the role of a node, by the functions between it and one earlier tensor.
+
+    Args:
+        nodes: The nodes of the trace.
+        index: The node.
+    """
+    sources: set[int] = set()
+    waiting, seen = [index], set[int]()
+    activation = norm = False
+    of_outputs = True
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        node = nodes[one]
+        name = short_name(node)
+        several = len(node.sources) > 1
+        if one != index and name in SUMMARIES:
+            norm = True
+        elif name in NONLINEAR or (several and name in FACTORS | LARGEST):
+            activation = True
+            of_outputs &= name in OF_OUTPUTS
+        elif name not in LINEAR or (name == "__getitem__" and several):
+            sources.add(one)
+            continue
+        waiting += node.sources
+    if len(sources) != 1 or index in sources:
+        return Role(None, False, False, False)
+    return Role(sources.pop(), activation, activation and of_outputs, norm)
+
+
+def short_name(node: Node) -> str:
+    """Return the name of a node's function, without the underscore of those in place."""
+    name = node.operation
+    return name if name.startswith("__") else name.removesuffix("_")
+
+
+def is_pooling(node: Node) -> bool:
+    """Return True if a node's operation pools or resamples locations."""
+    name = node.operation
+    return "pool" in name or name in ("mean", "amax") or name.startswith(RESAMPLINGS)
