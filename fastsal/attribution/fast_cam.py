@@ -19,8 +19,8 @@ from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import Places, layer_contributions, warn_of_zero
 from fastsal.cam.registry import Cam, get_cam
-from fastsal.kernels.constants import EPSILON
 from fastsal.geometry.placement import of_parts
+from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
