@@ -212,7 +212,7 @@ def _ended_with(
         left = {process.sentinel: rank for rank, process in enumerate(others, 1)}
         while left and not done.is_set():
             for sentinel in wait_for_end(list(left), timeout=_SECONDS_BETWEEN_LOOKS):
-                rank = left.pop(int(sentinel))  # type: ignore[call-overload]
+                rank = left.pop(sentinel)  # type: ignore[arg-type]
                 process = others[rank - 1]
                 process.join()
                 if _done(folder, rank).exists() or done.wait(_SECONDS_TO_END):

@@ -49,7 +49,8 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
     if registered is statistic:
         function = GRAPH_FORMS.get(statistic.name, statistic)
     elif registered is not None and _has_another_epsilon(statistic, registered):
-        function = partial(smoe_scale_nats, epsilon=statistic.epsilon)
+        epsilon = EPSILON if statistic.epsilon is None else statistic.epsilon
+        function = partial(smoe_scale_nats, epsilon=epsilon)
     # Not a function in this one, which could not be pickled.
     return partial(_of_rectified, function, rectified)
 

@@ -245,8 +245,8 @@ def stretched(field: Tensor, size: Sequence[int]) -> Tensor:
     for index, after in enumerate(size):
         dimension = field.dim() - len(size) + index
         before = field.shape[dimension]
-        index = torch.arange(after, dtype=torch.float32, device=field.device)
-        at = (index + 0.5) * (before / after) - 0.5
+        order = torch.arange(after, dtype=torch.float32, device=field.device)
+        at = (order + 0.5) * (before / after) - 0.5
         field = sampled(field, dimension, at)
     return field
 

@@ -49,7 +49,8 @@ def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> 
         laid, shows = _laid(images[own, view.block], view, size)
         total[own] += laid
         shown[own] += shows
-    return total / shown.clamp_min(1.0)
+    mean: Tensor = total / shown.clamp_min(1.0)
+    return mean
 
 
 def _laid(maps: Tensor, view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

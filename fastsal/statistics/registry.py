@@ -182,4 +182,5 @@ def with_epsilon(statistic: Statistic, epsilon: float) -> Statistic:
             "leave it out"
         )
     # Every reader takes the statistic as any other function then.
-    return replace(statistic, function=partial(statistic.function, epsilon=epsilon))
+    function: Callable[..., Tensor] = statistic.function
+    return replace(statistic, function=partial(function, epsilon=epsilon))
