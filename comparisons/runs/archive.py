@@ -23,6 +23,7 @@ from evaluation.storage.archive import (
 )
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFolder
+from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 from evaluation.storage.writing import write_atomically
 from reports.pages.build import render, write_records
@@ -145,7 +146,10 @@ def archived_plan(source: Path, kind: str) -> PlanOnDisk:
     Raises:
         RunError: `source` holds no archive, or one of a run of another kind.
     """
-    found = PlanOnDisk.read(source)
+    try:
+        found = PlanOnDisk.read(source)
+    except Unfit as unfit:
+        raise RunError(f"{unfit.fault}; copy the archive again") from unfit
     if found is None or not (source / CELLS).exists():
         raise RunError(
             f"--from {source}: expected an archive, with plan.json and {CELLS}; a run's own folder "

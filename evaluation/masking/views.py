@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import LevelArray, Masking
+from evaluation.storage.checked_arrays import CheckedArray, ChunkHashes
 
 __all__ = ["InputView", "RawBatch", "View", "on_device"]
 
@@ -143,22 +144,26 @@ class InputView(View):
                 view, however the process ends. None for the system's temporary folder.
 
         Returns:
-            A view of filled images; this view itself if the fill is the mean or only masks are
-            shown.
+            A view of filled images, each chunk checked when it is first read; this view itself if the
+            fill is the mean or only masks are shown.
 
         Raises:
             OSError: the disk is full.
         """
         if not self._needs_fill():
             return self
+        hashes = ChunkHashes(self.images.shape[1:], "<f2")
         with tempfile.TemporaryFile(dir=folder) as file:
             for start in range(0, len(self), _FILLED_TOGETHER):
                 indices = np.arange(start, min(start + _FILLED_TOGETHER, len(self)))
-                file.write(self._filled_images(indices, first_index).data)
+                images = self._filled_images(indices, first_index)
+                hashes.update(images)
+                file.write(images.data)
             file.flush()
             # The map keeps the file open for itself.
-            images = np.memmap(file, np.float16, "r", shape=self.images.shape)
-        return InputView(images, self.mean, self.std)
+            mapped = np.memmap(file, np.float16, "r", shape=self.images.shape)
+        checked = CheckedArray.of(mapped, hashes.digests(), hashes.entries, None)
+        return InputView(checked, self.mean, self.std)
 
     def filled_as_read(self, first_index: int) -> View:
         """The view of `filled` for one pass: each image is filled when it is read.

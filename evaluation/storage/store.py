@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evaluation.storage.checked_arrays import check_whole, has_hashes
 from evaluation.storage.hashes import content_hash, weights_hash
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
@@ -289,6 +290,14 @@ class Store:
         sentence = set_aside(copies if local and copies is not None else self.root, found, then)
         if sentence:
             self.notes.add(sentence)
+        if local and copies is not None and found.path is not None:
+            # A copy of what is damaged already would be no better.
+            source = self.root / found.path.relative_to(copies)
+            try:
+                if has_hashes(source):
+                    check_whole(source)
+            except Unfit as there:
+                self.set_aside(there, then)
         return sentence
 
     @property

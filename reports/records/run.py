@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evaluation.masking.variants import Variant
-from evaluation.storage.archive import open_run
+from evaluation.storage.archive import ArchiveError, RunArchive, open_run
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFiles
-from evaluation.storage.sealed import read_sealed
+from evaluation.storage.sealed import Unfit, read_sealed
 from reports.records.estimates import (
     Estimate,
     Place,
@@ -283,7 +283,12 @@ def read_run(path: Path) -> Run:
     """
     files = open_run(path)
     plan_path = path / "plan.json"
-    plan = read_sealed(plan_path) if plan_path.exists() else {}
+    try:
+        plan = read_sealed(plan_path) if plan_path.exists() else {}
+    except Unfit as unfit:
+        if isinstance(files, RunArchive):
+            raise ArchiveError(f"{unfit.fault}; copy the archive again") from unfit
+        raise
     results = files.results()
     records = records_frame(results)
     dataset, model = _subject(records)
