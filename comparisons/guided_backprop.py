@@ -114,8 +114,9 @@ class _Plain(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").partition(".")[0]
         first = args[0] if args else None
-        tracked = isinstance(first, Tensor) and first.requires_grad
-        if name in _RECTIFIERS and tracked and isinstance(first, Tensor) and first._is_view():
+        if name in _RECTIFIERS and isinstance(first, Tensor) and first.requires_grad:
+            if not first._is_view():
+                return func(*args, **kwargs)
             copy = first.clone()
             result = func(copy, *args[1:], **kwargs)
             return first.copy_(copy) if result is copy else result
@@ -123,7 +124,7 @@ class _Plain(TorchFunctionMode):
         result = func(*args, **kwargs)
         if rectified is None or not (isinstance(result, Tensor) and torch.equal(result, rectified)):
             return result
-        return first.copy_(rectified) if result is first else rectified
+        return result.copy_(rectified) if result is first else rectified
 
 
 def _rectified(given: tuple[Any, ...]) -> Tensor | None:

@@ -181,6 +181,6 @@ def with_epsilon(statistic: Statistic, epsilon: float) -> Statistic:
             f"statistic {statistic.name!r} has no epsilon, which epsilon={epsilon!r} would change: "
             "leave it out"
         )
-    # Every reader takes the statistic as any other function then.
     function: Callable[..., Tensor] = statistic.function
+    # Every reader takes the statistic as any other function then.
     return replace(statistic, function=partial(function, epsilon=epsilon))
