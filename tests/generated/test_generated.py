@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, assume, given, note, seed, settings
+from hypothesis import HealthCheck, assume, given, seed, settings
 
 from tests.generated.checks import Trial, problems
 from tests.generated.drawing import cases
@@ -23,6 +23,9 @@ from tests.generated.networks import *
 from tests.generated.parts import *
 from tests.generated.tokens import *
 """
+# Even kernels.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
 DRAWN = settings(
     deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=False
 )
@@ -32,7 +35,8 @@ def _check(trial: Trial) -> None:
     case, found = trial.case, problems(trial)
     if found:
         said = "\n".join(f"{check}: {problem}" for check, problem in found.items())
-        pytest.fail(f"{said}\n\n{IMPORTS}case = {case!r}\nprint(problems(Trial.of(case)))", False)
+        code = f"{IMPORTS}case = {case!r}\nprint(problems(Trial.of(case)))"
+        pytest.fail(f"{said}\n\n# GENERATED_SEED={SEED}\n{code}", pytrace=False)
 
 
 @pytest.mark.parametrize("case", KINDS.values(), ids=KINDS)
@@ -43,7 +47,6 @@ def test_each_kind(case):
 
 
 def _drawn(case: Case) -> None:
-    note(f"GENERATED_SEED={SEED}")
     trial = Trial.of(case)
     # Some mixtures of activations leave no bright place where the object is.
     assume(len(trial.walk.lasts) > 1 and trial.shows())
