@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.arguments.inputs import as_tuple
-from fastsal.geometry.placement import CHANNELS_FIRST, CHANNELS_LAST, Layout, Placement
+from fastsal.geometry.layout import CHANNELS_FIRST, CHANNELS_LAST, Layout
+from fastsal.geometry.placement import Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,

@@ -1,4 +1,4 @@
-"""A finished run whose files are damaged, started again: the same records, and a sentence a file."""
+"""A finished run with damaged files, started again: the same records, and a sentence a file."""
 
 from __future__ import annotations
 
