@@ -196,14 +196,24 @@ def without_dimension(field: Tensor, dimension: int) -> tuple[Tensor, ...]:
         return (mean,)
     for first in edges:
         part = field.narrow(dimension, first, 1)
-        if bool((part[0] > 0).any()) and not any(_alike(part, other) for other in found):
+        known = bool((part[0] > 0).any())
+        if known and not any(_alike(part, other) and _as_wide(part, other) for other in found):
             found.append(part)
     if not 1 < len(found) <= MOST_PLACES or count == len(found) == 1:
         return (mean,)
+    # Beside a trunk, pooled context shows its places coarsely.
+    extents = [extent(part) for part in found]
+    found = [part for part, far in zip(found, extents, strict=True) if far >= 0.9 * max(extents)]
+    if len(found) == 1:
+        return tuple(found)
     # Neighbours, as in a patch of pixels, are one place.
     if all(_alike(mean, part) for part in found):
         return (mean,)
     return tuple(found)
+
+
+def _as_wide(field: Tensor, other: Tensor) -> bool:
+    return abs(extent(field) - extent(other)) <= 0.1 * max(extent(field), extent(other))
 
 
 def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
