@@ -85,26 +85,27 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
         shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
         run_on(*(Span(0, side, 0, side) for side in shown))
         scales = reader.scales
-    moved = [scale.name for scale in scales if scale.placement and scale.placement.moved]
+    moved = [
+        scale.name
+        for scale in scales
+        if scale.varies or (scale.placement and scale.placement.moved)
+    ]
     if moved:
         raise LayerError(
             f"layer(s) {', '.join(moved)} do not lie where the pixels of a tile are, since the "
             "network moves, crops or pads its image inside; do that before the network, or take "
             "the image whole (tile=None)"
         )
-    names, strides = [scale.name for scale in scales], [scale.stride for scale in scales]
-    stride = tiling.checked(names, strides)
+    names, strides = [scale.name for scale in scales], [scale.strides for scale in scales]
+    down, across = tiling.checked(names, strides)
     rows: list[list[Tensor]] = []
-    for row in tiling.spans(height, tiling.height, stride):
+    for row in tiling.spans(height, tiling.height, down):
         tiles: list[list[Tensor]] = []
-        for column in tiling.spans(width, tiling.width, stride):
-            tiles.append(
-                [
-                    own_part(
-                        own_part(value, row, height, step, 1, name), column, width, step, 2, name
-                    )
-                    for value, step, name in zip(run_on(row, column), strides, names, strict=True)
-                ]
-            )
+        for column in tiling.spans(width, tiling.width, across):
+            own = []
+            for value, (tall, wide), name in zip(run_on(row, column), strides, names, strict=True):
+                part = own_part(value, row, height, tall, 1, name)
+                own.append(own_part(part, column, width, wide, 2, name))
+            tiles.append(own)
         rows.append([torch.cat(beside, 2) for beside in zip(*tiles, strict=True)])
     return [torch.cat(below, 1) for below in zip(*rows, strict=True)]

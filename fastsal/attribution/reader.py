@@ -26,6 +26,7 @@ from fastsal.networks.layers import (
     NamedLayer,
     check_each_finite,
     check_finite,
+    doubt_of,
     scale_of,
 )
 from fastsal.networks.preactivation import PreActivations
@@ -140,16 +141,10 @@ class LayerNotes:
 
     def warn_doubt(self, scales: Sequence[Scale]) -> None:
         """Warn once of scales whose places in the image are not certain."""
-        doubtful = [scale for scale in scales if scale.doubt]
-        if doubtful and "doubt" not in self._warned:
+        message = doubt_of(scales)
+        if message and "doubt" not in self._warned:
             self._warned.add("doubt")
-            names = ", ".join(scale.name for scale in doubtful)
-            warnings.warn(
-                f"layer(s) {names}: {doubtful[0].doubt}. Their maps are stretched over the whole "
-                "image, and may lie in another place than the pixels; if the network moves its "
-                "image, do that before the network, or choose layers before it",
-                stacklevel=2,
-            )
+            warnings.warn(message, stacklevel=2)
 
 
 class ScaleReader:
@@ -243,6 +238,21 @@ class ScaleReader:
             key = (key, self.input_size)
         layer = layer._replace(scale=None) if self._layer_input else layer
         return self._notes.scale(key, layer, tensor, self.input_size, self._following)
+
+    def read_first(self, index: int, tensor: Tensor, count: int) -> Tensor:
+        """Return what a tap reads of the first images of a batch.
+
+        Args:
+            index: The layer's index.
+            tensor: Its tensor of the whole batch.
+            count: The number of images.
+        """
+        known = self.layers[index].scale if self._placed else None
+        scale = known or self.locate(index, tensor)
+        placement = scale.placement
+        if placement is None or placement.blocks == 1:
+            return self._read(index, scale, tensor[:count])
+        return self._read(index, scale, tensor)[: count * placement.blocks]
 
     def _read(self, index: int, scale: Scale | None, tensor: Tensor) -> Tensor:
         """Return the statistic of a layer's tensor, or its normalised map."""

@@ -52,27 +52,32 @@ class Tiling:
         """Return True if an image is no larger than a tile with its overlap."""
         return all(length <= most for length, most in zip(size, self.shown, strict=True))
 
-    def checked(self, names: Sequence[str], strides: Sequence[int]) -> int:
-        """Return the coarsest stride of the layers, on whose grid every tile begins.
+    def checked(self, names: Sequence[str], strides: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return the coarsest strides of the layers, on whose grid every tile begins.
 
         Args:
             names: The layers' names, for the message.
-            strides: The layers' strides.
+            strides: The layers' strides, down and across.
 
         Raises:
-            ValueError: If a side of the tiles is no multiple of that stride.
+            ValueError: If a side of the tiles is no multiple of the stride along it.
         """
-        coarsest = max(range(len(strides)), key=strides.__getitem__)
-        stride = strides[coarsest]
         sides = (self.height, self.width)
-        if any(side % stride for side in sides):
-            near = tuple(max(1, round(side / stride)) * stride for side in sides)
-            raise ValueError(
-                f"tile={sides} does not lie on the network's grid: layer {names[coarsest]!r} has "
-                f"stride {stride}, so that a tile's sides have to be multiples of {stride}; take "
-                f"tile={near}"
-            )
-        return stride
+        of_axis = [[stride[axis] for stride in strides] for axis in (0, 1)]
+        coarsest = max(of_axis[0]), max(of_axis[1])
+        for axis, stride in enumerate(coarsest):
+            if sides[axis] % stride:
+                near = tuple(
+                    max(1, round(side / own)) * own
+                    for side, own in zip(sides, coarsest, strict=True)
+                )
+                name = names[of_axis[axis].index(stride)]
+                raise ValueError(
+                    f"tile={sides} does not lie on the network's grid: layer {name!r} has "
+                    f"stride {stride}, so that a tile's sides have to be multiples of {stride}; "
+                    f"take tile={near}"
+                )
+        return coarsest
 
     def spans(self, length: int, side: int, stride: int) -> list[Span]:
         """Return the spans of the tiles along one dimension of the image.
@@ -177,6 +182,7 @@ def own_part(
     if found > -(-shown // stride) or last > found:
         raise LayerError(
             f"layer {name!r} gives {found} locations for {shown} pixels, which stride {stride} "
-            f"does not explain within the tile; take a larger overlap, or other layers"
+            f"does not explain within the tile; take a larger overlap, or other layers; if the "
+            "network resizes its image, do that before it"
         )
     return values.narrow(dimension, first, last - first)

@@ -11,10 +11,13 @@ from fastsal.cli.options import (
     network_of,
     random_image,
 )
-from fastsal.networks.scales import Candidate, ScalesError, candidates, too_few
+from fastsal.geometry.placement import View
+from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
 from fastsal.optional import one_line
 
-HEADINGS = ("layer", "shape", "stride", "sign", "chosen")
+HEADINGS = ("layer", "shape", "stride", "sign", "place", "chosen")
+PLACE = HEADINGS.index("place")
+WHOLE = "whole image"
 
 
 def add_layers_command(commands: Commands) -> None:
@@ -24,7 +27,8 @@ def add_layers_command(commands: Commands) -> None:
         help="list the layers that can be read, with the chosen ones marked",
         description="List every layer whose tensor all paths down the network's trunk cross, and "
         "mark those that end a spatial scale. The network runs once, on random pixels, with its "
-        "initial weights unless --weights is given.",
+        "initial weights unless --weights is given. Where the network moves, crops "
+        "or pads its image, a column says in which place of it each layer lies.",
     )
     add_model_options(parser)
     parser.set_defaults(run=list_layers)
@@ -51,7 +55,10 @@ def list_layers(options: argparse.Namespace) -> int:
         raise CommandError(
             f"{options.model} does not run on a {size} image: {one_line(error)}"
         ) from error
-    rows = [HEADINGS, *map(_row, found)]
+    pixels = image.shape[2], image.shape[3]
+    rows = [HEADINGS, *(_row(candidate, pixels) for candidate in found)]
+    if all(row[PLACE] == WHOLE for row in rows[1:]):
+        rows = [row[:PLACE] + row[PLACE + 1 :] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
@@ -60,12 +67,52 @@ def list_layers(options: argparse.Namespace) -> int:
     return 0
 
 
-def _row(candidate: Candidate) -> tuple[str, str, str, str, str]:
+def _row(candidate: Candidate, size: tuple[int, int]) -> tuple[str, ...]:
     scale = candidate.scale
     # One module called at several places has a row for each call.
     name = f"{scale.name} (its call {scale.call}, from 0)" if scale.call else scale.name
     name = f"{name} (its input)" if scale.layer_input else name
     name = f"{name} (then a ReLU function)" if scale.functional_relu else name
     shape = "x".join(map(str, scale.shape[1:])) + (" (HWC)" if scale.channels_last else "")
+    down, across = scale.strides
+    stride = str(down) if down == across else f"{down}x{across}"
     sign = "signed" if scale.signed else "non-negative"
-    return name, shape, str(scale.stride), sign, "yes" if candidate.chosen else ""
+    return name, shape, stride, sign, place_of(scale, size), "yes" if candidate.chosen else ""
+
+
+def place_of(scale: Scale, size: tuple[int, int]) -> str:
+    """Return the place of a scale's maps on an image in words.
+
+    Args:
+        scale: The scale.
+        size: (H, W) of the image.
+    """
+    placement = scale.placement
+    words = ["transposed"] if scale.layout.transposed else []
+    if scale.varies:
+        words.append("decided by the image")
+    elif scale.doubt:
+        words.append("not known")
+    elif placement is not None:
+        view = placement.views[0]
+        if len(placement.views) > 1:
+            words.append(f"{len(placement.views)} views")
+        elif view.points is not None:
+            words.append("turned")
+        else:
+            words += _of_view(view, size)
+    return ", ".join(words) or WHOLE
+
+
+def _of_view(view: View, size: tuple[int, int]) -> list[str]:
+    words = []
+    lines = (("rows", "upside down", view.rows), ("columns", "mirrored", view.columns))
+    for (name, turned, places), (first, last), length in zip(lines, view.seen, size, strict=True):
+        start, stop = max(0, round(first)), min(length, round(last))
+        if (start, stop) != (0, length):
+            words.append(f"{name} {start} to {stop}")
+        if first < -1 or last > length + 1:
+            words.append(f"{name} padded")
+        if places[0] > places[-1]:
+            words.append(turned)
+    return words

@@ -94,8 +94,19 @@ class ModelWithMap(nn.Module):
         """Keep the matrices that lay the maps of scales on images of one size, if any is moved."""
         self.size = size if any(scale.placement for scale in scales) else None
         for index, scale in enumerate(scales):
+            if scale.varies:
+                raise LayerError(
+                    f"layer {scale.name!r} lies in another place of each image, which the image "
+                    "itself decides; an exported module has fixed places. Export the network "
+                    "behind what moves the image"
+                )
             if scale.placement is None:
                 continue
+            if scale.placement.views[0].points is not None:
+                raise LayerError(
+                    f"layer {scale.name!r} is turned against the image, by no quarter turn, which "
+                    "an exported module cannot lay; give layers before, or the network behind it"
+                )
             if len(scale.placement.views) > 1:
                 raise LayerError(
                     f"layer {scale.name!r} shows several places of an image in one map, or several "

@@ -74,7 +74,7 @@ class View:
         """
         self._parallel = parallel is not None
         taps = {
-            index: tap._replace(read=partial(self._read, index, tap.name, tap.read))
+            index: tap._replace(read=partial(self._read, index, tap.name))
             for index, tap in enumerate(self.reader.taps)
         }
         last = [index for index, tap in taps.items() if tap.module is model and not tap.layer_input]
@@ -102,14 +102,14 @@ class View:
         """
         if self._error is not None:
             raise self._error
-        return [
-            self._readings[index].gathered(device_ids)[: self._count]
-            for index in range(len(self._readings))
-        ]
+        values = []
+        for index, scale in enumerate(self.reader.scales):
+            blocks = 1 if scale.placement is None else scale.placement.blocks
+            whole = self._readings[index].gathered(device_ids)
+            values.append(whole[: self._count * blocks])
+        return values
 
-    def _read(
-        self, index: int, name: str, read: Callable[[Tensor], Tensor], tensor: Tensor
-    ) -> Tensor:
+    def _read(self, index: int, name: str, tensor: Tensor) -> Tensor:
         """Read the first images if the tensor comes from this batch; keep the error if it fails."""
         place = index, tensor.device
         if self._traces is not None:
@@ -120,13 +120,14 @@ class View:
                 return self._values.get(place, tensor.new_empty(0))
             self.seen[index].add(seen)
         try:
-            if len(tensor) != self._batch and not self._parallel:
+            placement = self.reader.locate(index, tensor).placement
+            blocks = 1 if placement is None else placement.blocks
+            if len(tensor) != self._batch * blocks and not self._parallel:
                 raise LayerError(
                     f"layer {name!r} has a batch of {len(tensor)} where the images are "
                     f"{self._batch}, so that it is not known whose map is whose; {WATCH_PART}"
                 )
-            self.reader.locate(index, tensor)
-            value = read(tensor[: self._count])
+            value = self.reader.read_first(index, tensor, self._count)
         # An error of a map must not end the model's pass.
         except Exception as error:
             self._error = error

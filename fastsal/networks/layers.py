@@ -187,6 +187,18 @@ def place_of(
     )
 
 
+def doubt_of(scales: Sequence[Scale]) -> str:
+    """Return a message of scales whose places in the image are not certain, "" if all are."""
+    doubtful = [scale for scale in scales if scale.doubt]
+    if not doubtful:
+        return ""
+    return (
+        f"layer(s) {', '.join(scale.name for scale in doubtful)}: {doubtful[0].doubt}. Their maps "
+        "are stretched over the whole image, and may lie in another place than the pixels; if the "
+        "network moves its image, do that before the network, or choose layers before it"
+    )
+
+
 def check_each_finite(names: Sequence[str], what: str, tensors: Sequence[Tensor]) -> None:
     """Raise if values of any of several layers are not finite; a GPU is waited for once.
 

@@ -1,0 +1,73 @@
+"""Arithmetic of fields of coordinates."""
+
+import math
+
+import pytest
+import torch
+
+from fastsal.geometry import fields as f
+
+
+def of_image(height, width, images=1):
+    return f.start(torch.zeros(images, 3, height, width), 0, (height, width))
+
+
+def test_an_image_of_another_size_shows_the_same_scene():
+    half = f.positions(f.start(torch.zeros(1, 1, 4, 6), 3, (8, 12)))
+    assert half[0, 0, 0, :, 0].tolist() == [1.0, 3.0, 5.0, 7.0]
+    assert half[1, 0, 0, 0].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]
+    assert half[2].unique().tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("places", "step"),
+    [
+        ([0.5, 1.5, 2.5], 1.0),
+        ([7.0, 5.0, 3.0], 2.0),
+        # Half of the places are repeated, as by nearest-neighbour interpolation.
+        ([1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 7.0, 7.0, 9.0, 9.0], 2.0 * 4 / 9),
+        # Places at the edges are drawn together, as of windows that reach outside.
+        ([4.0, 4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 46.0], 8.0 * 6 / 7),
+        # Jumps, as where an image is rolled, are no steps.
+        ([5.0, 6.0, 7.0, 0.0, 1.0, 2.0], 1.0),
+        ([math.nan, 1.0, 2.0, math.nan], 1.0),
+        ([3.0], 0.0),
+        ([3.0, 3.0], 0.0),
+    ],
+)
+def test_steps(places, step):
+    assert f.step(torch.tensor(places)) == pytest.approx(step)
+
+
+def test_repeated_windows_of_even_size_keep_their_step():
+    line = torch.arange(7.0) * 32 + 16
+    for _ in range(5):
+        # A window of two, the second of the last outside the image.
+        line = torch.cat([(line[1:] + line[:-1]) / 2, line[-1:]])
+    assert 24 <= f.step(line) <= 32
+
+
+def test_lines_go_on_evenly_where_they_are_nowhere():
+    line = torch.tensor([math.nan, math.nan, 4.0, 6.0, 8.0, math.nan])
+    assert f.line_of(line, 0).tolist() == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert f.line_of(torch.stack([line, line + 2]), 1).tolist()[2] == 5.0
+
+
+def test_patches_are_one_place_and_mirrors_two():
+    image = of_image(4, 16)
+    patches = torch.cat([image[..., ::2], image[..., 1::2]], 2)
+    (mean,) = f.without_dimension(patches, -3)
+    assert f.positions(mean)[1, 0, 0, 0].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]
+    assert len(f.without_dimension(torch.cat([image, image.flip(4)], 2), -3)) == 2
+
+
+def test_fractional_indices_are_interpolated():
+    image = of_image(1, 5)
+    at = torch.tensor([-1.0, 0.25, 3.5, 9.0])
+    assert f.positions(f.sampled(image, 4, at))[1, 0, 0, 0].tolist() == [0.5, 0.75, 4.0, 4.5]
+
+
+def test_padding_comes_from_no_pixel():
+    wide = f.padded(of_image(2, 2).expand(-1, 1, 1, 2, 2), (1, 0), "constant")
+    assert wide[0, 0, 0, 0].tolist() == [0.0, 1.0, 1.0]
+    assert f.positions(wide)[0, 0, 0, 0, 0].isnan()
