@@ -105,8 +105,10 @@ def step(places: Tensor) -> float:
     if not moves.numel():
         return 0.0
     ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
-    share = len(moves) / len(line) if ordered else 1.0
-    return float(moves.median()) * share
+    middle = float(moves.median())
+    if ordered and float(moves.max()) <= 2.5 * middle:
+        return float(line.abs().mean())
+    return middle * (len(moves) / len(line) if ordered else 1.0)
 
 
 def line_of(places: Tensor, dimension: int) -> Tensor:
