@@ -144,8 +144,8 @@ class InputView(View):
                 view, however the process ends. None for the system's temporary folder.
 
         Returns:
-            A view of filled images, each chunk checked when it is first read; this view itself if the
-            fill is the mean or only masks are shown.
+            A view of filled images, each chunk checked when it is first read; this view itself if
+            the fill is the mean or only masks are shown.
 
         Raises:
             OSError: the disk is full.
