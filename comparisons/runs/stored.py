@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
@@ -45,7 +47,7 @@ def set_aside_unfit(store: Store) -> None:
                 store.set_aside(Unfit(place, "is a file: expected a folder"))
     results = list(_results(store))
     for cell in store.listed("gallery", ".npz"):
-        _checked(store, lambda cell=cell: store.load_arrays(store.gallery(cell)))
+        _checked(store, partial(store.load_arrays, store.gallery(cell)))
     whole = _bytes(store) <= WHOLE_BYTES
     for result in results:
         for check in _checks(store, result, whole=whole):
@@ -56,14 +58,17 @@ def set_aside_unfit(store: Store) -> None:
     if whole:
         for path in sorted((store.root / "activations").rglob("*.npy")):
             if has_hashes(path):  # others are made again by the cell that reads them
-                _checked(store, lambda path=path: check_whole(path))
+                _checked(store, partial(check_whole, path))
 
 
 def _results(store: Store) -> Iterator[CellResult]:
     for cell in store.listed("cells", ".json"):
-        found: list[CellResult | None] = []
-        if _checked(store, lambda cell=cell, found=found: found.append(store.result(cell))):
-            yield from (result for result in found if result is not None)
+        try:
+            result = store.result(cell)
+        except Unfit as found:
+            store.set_aside(found)
+        else:
+            yield from () if result is None else (result,)
 
 
 def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callable[[], object]]:
@@ -73,14 +78,13 @@ def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callab
         yield lambda: staged_hash(store.data(cell))
         # Also of larger sets if they were staged without hashes: they get them now.
         meta = store.data(cell) / "meta.json"
-        yield (
-            lambda: (
+
+        def check_images() -> None:
+            complete = staged_hash(store.data(cell)) is not None
+            if complete and (whole or not read_sealed(meta).get("hashed")):
                 check_staged(store.data(cell))
-                if staged_hash(store.data(cell)) is not None
-                and (whole or not read_sealed(meta).get("hashed"))
-                else None
-            )
-        )
+
+        yield check_images
     maps = store.maps(cell)
     if result.kind == "maps" and all(
         (maps / f"{name}.zarr").exists() for name in ("train", "test")
@@ -90,11 +94,16 @@ def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callab
             yield lambda: check_levels(maps, hashes["maps"])
             for path in sorted(maps.glob("*.npy")):
                 if is_hashed(path):  # if not, it is unpacked anew
-                    yield lambda path=path: check_whole(path) if path.exists() else None
+                    yield partial(_check_if_there, path)
     if whole and store.model(cell).exists():
         yield lambda: store.load_model(cell)
     if whole and store.predictions(cell).exists():
         yield lambda: store.load_predictions(cell)
+
+
+def _check_if_there(path: Path) -> None:
+    if path.exists():
+        check_whole(path)
 
 
 def _checked(store: Store, check: Callable[[], object]) -> bool:
