@@ -48,9 +48,8 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
     function: Callable[[Tensor], Tensor] = statistic
     if registered is statistic:
         function = GRAPH_FORMS.get(statistic.name, statistic)
-    elif registered is not None and statistic.epsilon is not None:
-        if _has_another_epsilon(statistic, registered):
-            function = partial(smoe_scale_nats, epsilon=statistic.epsilon)
+    elif registered is not None and _has_another_epsilon(statistic, registered):
+        function = partial(smoe_scale_nats, epsilon=statistic.epsilon or EPSILON)
     # Not a function in this one, which could not be pickled.
     return partial(_of_rectified, function, rectified)
 
