@@ -287,7 +287,9 @@ def test_other_weights_are_other_maps(capsys):
     torch.save({"weight": torch.ones(1)}, "wrong.pt")
     for wrong in ("wrong.pt", "absent.pt", "photos/one.png"):
         assert maps(*arguments, "--weights", wrong) == 1
-        assert f"cannot load {wrong} into networks.py:classifier" in capsys.readouterr().err
+        assert (
+            f"weights {wrong} do not fit model 'networks.py:classifier'" in capsys.readouterr().err
+        )
 
 
 @pytest.mark.usefixtures("folder")
