@@ -11,8 +11,13 @@ from fastsal.cli.options import (
     network_of,
     random_image,
 )
+<<<<<<< HEAD
 from fastsal.geometry.placement import View
 from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
+=======
+from fastsal.networks.preprocessing import input_form
+from fastsal.networks.scales import Candidate, ScalesError, candidates, too_few
+>>>>>>> i14-methods
 from fastsal.optional import one_line
 
 HEADINGS = ("layer", "shape", "stride", "sign", "place", "chosen")
@@ -44,7 +49,8 @@ def list_layers(options: argparse.Namespace) -> int:
         CommandError: If the network does not run, or no layer can be read.
     """
     network = network_of(options, pretrained=False)
-    image = random_image(options.size, options.size)
+    channels, dtype = input_form(network, options.channels)
+    image = random_image(options.size, options.size, channels).to(dtype)
     try:
         found = candidates(network, image)
     except ScalesError as error:
@@ -52,6 +58,7 @@ def list_layers(options: argparse.Namespace) -> int:
     # A network raises any class of error.
     except Exception as error:
         size = f"{options.size}x{options.size}"
+        size += "" if channels == 3 else f" {channels}-channel"
         raise CommandError(
             f"{options.model} does not run on a {size} image: {one_line(error)}"
         ) from error
