@@ -11,13 +11,9 @@ from fastsal.cli.options import (
     network_of,
     random_image,
 )
-<<<<<<< HEAD
 from fastsal.geometry.placement import View
-from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
-=======
 from fastsal.networks.preprocessing import input_form
-from fastsal.networks.scales import Candidate, ScalesError, candidates, too_few
->>>>>>> i14-methods
+from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
 from fastsal.optional import one_line
 
 HEADINGS = ("layer", "shape", "stride", "sign", "place", "chosen")
