@@ -98,9 +98,9 @@ def write_page(path: Path, measurements: Iterable[Measurement]) -> None:
         mine = [one for one in regular if one.family.startswith(package)]
         lines += [
             f"## {package}\n",
-            "| family | network, side | last scale | strides | after | head |",
+            "| family | network, side | last scale | strides | after | beside | head |",
         ]
-        lines += ["|---|---|---|---|---|---|", *map(_row, mine), ""]
+        lines += ["|---|---|---|---|---|---|---|", *map(_row, mine), ""]
     lines += [
         f"## Without scales, or with more than {MOST_AFTER:.0%} after or beside the last\n",
         "| family | network | last scale | after | beside | reason |",
