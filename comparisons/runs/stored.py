@@ -75,11 +75,6 @@ def _read_into(found: list[CellResult | None], store: Store, cell: str) -> None:
     found.append(store.result(cell))
 
 
-def _check_if_there(path: Path) -> None:
-    if path.exists():
-        check_whole(path)
-
-
 def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callable[[], object]]:
     """The checks of what a finished cell left, where it is there."""
     cell, hashes = result.id, result.hashes
