@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluation.storage.checked_arrays import mapped, open_checked
 from evaluation.storage.hashes import content_hash
-from evaluation.storage.sealed import read_sealed
+from evaluation.storage.sealed import Unfit, read_sealed
 
 __all__ = [
     "SPLITS",
@@ -24,6 +24,8 @@ __all__ = [
     "open_staged",
 ]
 SPLITS = ("train", "test")
+# What ``meta.json`` says of any staged images, also from before it had a hash.
+_FACTS = ("name", "classes", "mean", "std", "has_object_masks", "skipped")
 
 
 class DatasetError(ValueError):
@@ -111,7 +113,11 @@ def open_staged(folder: Path) -> Dataset:
         FileNotFoundError: nothing is staged there.
         evaluation.storage.sealed.Unfit: an array is not the one that was staged.
     """
-    meta = read_sealed(folder / "meta.json")
+    path = folder / "meta.json"
+    meta = read_sealed(path)
+    missing = [name for name in _FACTS if name not in meta]
+    if missing:
+        raise Unfit(path, f"lacks {', '.join(missing)}: expected the facts of staged images")
     of = meta["of"] if meta.get("hashed") else None
 
     def split(name: str) -> Split:

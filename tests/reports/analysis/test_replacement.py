@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.storage.sealed import opened, sealed
 from reports.analysis.replacement import replacements, verdict
 from reports.pages.build import build
 from reports.records.estimates import Estimate
@@ -78,9 +79,8 @@ def test_blurred_maps_are_held_against_one_another(run):
 
 def test_without_answers_the_interval_is_student_s(run):
     for file in (run / "cells").glob("*.json"):
-        cell = json.loads(file.read_text())
-        cell["correct"] = None
-        file.write_text(json.dumps(cell))
+        cell, _ = opened(file.read_text())
+        file.write_text(sealed({**cell, "correct": None}))
     (found,) = replacements(read_run(run))
     by_seed = [(0.03 + 0.006 * seed) * 3.0 for seed in (0, 1, 2)]
     expected = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)

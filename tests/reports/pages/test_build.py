@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from evaluation.storage.sealed import opened, sealed
 from evaluation.storage.store import Store
 from reports import build
 from reports.__main__ import app
@@ -236,7 +237,8 @@ def test_a_training_that_started_elsewhere_is_named_loudly(
 ) -> None:
     run = new_run()
     path = run / "cells" / "centre-kar-0.5-1.json"
-    path.write_text(path.read_text().replace('"init1"', '"another"'))
+    cell, _ = opened(path.read_text())
+    path.write_text(sealed({**cell, "hashes": {**cell["hashes"], "init": "another"}}))
     with pytest.warns(UserWarning, match=r"seed 1 do not share their initial weights.*centre-kar"):
         page = Page(build(run, tmp_path / "out").read_text())
     alerts = [text for _, attributes, text, _ in page.elements if attributes.get("role") == "alert"]
@@ -251,7 +253,9 @@ def test_a_network_that_learned_nothing_is_said_to(
     run = new_run()
     for seed in (0, 1):
         path = run / "cells" / f"base{seed}.json"
-        path.write_text(re.sub(r'"value": 0.7\d', '"value": 0.2', path.read_text()))
+        cell, _ = opened(path.read_text())
+        records = [{**record, "value": 0.2} for record in cell["records"]]
+        path.write_text(sealed({**cell, "records": records}))
     with pytest.warns(UserWarning, match=r"20\.0 %, is not above chance, 25\.0 %.*Train longer"):
         text = build(run, tmp_path / "out").read_text()
     assert "has learned nothing" in text
