@@ -124,7 +124,9 @@ class _Plain(TorchFunctionMode):
         result = func(*args, **kwargs)
         if rectified is None or not (isinstance(result, Tensor) and torch.equal(result, rectified)):
             return result
-        return result.copy_(rectified) if result is first else rectified
+        return (
+            first.copy_(rectified) if isinstance(first, Tensor) and result is first else rectified
+        )
 
 
 def _rectified(given: tuple[Any, ...]) -> Tensor | None:

@@ -209,10 +209,11 @@ def _ended_with(
     done = threading.Event()
 
     def watch() -> None:
-        left = {process.sentinel: rank for rank, process in enumerate(others, 1)}
+        left: dict[object, int] = {process.sentinel: rank for rank, process in enumerate(others, 1)}
         while left and not done.is_set():
-            for sentinel in wait_for_end(list(left), timeout=_SECONDS_BETWEEN_LOOKS):
-                rank = left.pop(sentinel)  # type: ignore[arg-type]
+            sentinels = [process.sentinel for process in others if process.sentinel in left]
+            for sentinel in wait_for_end(sentinels, timeout=_SECONDS_BETWEEN_LOOKS):
+                rank = left.pop(sentinel)
                 process = others[rank - 1]
                 process.join()
                 if _done(folder, rank).exists() or done.wait(_SECONDS_TO_END):

@@ -63,9 +63,12 @@ def set_aside_unfit(store: Store) -> None:
 
 def _results(store: Store) -> Iterator[CellResult]:
     for cell in store.listed("cells", ".json"):
-        found: list[CellResult | None] = []
-        if _checked(store, partial(_read_into, found, store, cell)):
-            yield from (result for result in found if result is not None)
+        try:
+            result = store.result(cell)
+        except Unfit as found:
+            store.set_aside(found)
+        else:
+            yield from () if result is None else (result,)
 
 
 def _read_into(found: list[CellResult | None], store: Store, cell: str) -> None:
@@ -84,14 +87,13 @@ def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callab
         yield lambda: staged_hash(store.data(cell))
         # Also of larger sets if they were staged without hashes: they get them now.
         meta = store.data(cell) / "meta.json"
-        yield (
-            lambda: (
+
+        def check_images() -> None:
+            complete = staged_hash(store.data(cell)) is not None
+            if complete and (whole or not read_sealed(meta).get("hashed")):
                 check_staged(store.data(cell))
-                if staged_hash(store.data(cell)) is not None
-                and (whole or not read_sealed(meta).get("hashed"))
-                else None
-            )
-        )
+
+        yield check_images
     maps = store.maps(cell)
     if result.kind == "maps" and all(
         (maps / f"{name}.zarr").exists() for name in ("train", "test")
@@ -106,6 +108,11 @@ def _checks(store: Store, result: CellResult, *, whole: bool) -> Iterator[Callab
         yield lambda: store.load_model(cell)
     if whole and store.predictions(cell).exists():
         yield lambda: store.load_predictions(cell)
+
+
+def _check_if_there(path: Path) -> None:
+    if path.exists():
+        check_whole(path)
 
 
 def _checked(store: Store, check: Callable[[], object]) -> bool:

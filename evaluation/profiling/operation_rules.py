@@ -68,7 +68,9 @@ RULES: dict[str, Costs] = {
         transcendental=_results(),
         reduction=_inputs(),
     ),
-    **_for("all amax amin any argmax argmin cumsum max min nansum sum", reduction=_inputs()),
+    **_for(
+        "all amax amin aminmax any argmax argmin cumsum max min nansum sum", reduction=_inputs()
+    ),
     **_for("mean _adaptive_avg_pool2d", reduction=_inputs(), elementwise=_results()),
     # A sum, then differences, their squares and a sum; two divisions by the count, and the root.
     **_for("var var_mean", reduction=_inputs(4), elementwise=_results(2)),

@@ -21,6 +21,7 @@ from fastsal.cli.options import (
 )
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import ExportError, OnnxFile, write_onnx
+from fastsal.networks.preprocessing import input_form
 from fastsal.optional import one_line
 
 
@@ -75,7 +76,8 @@ def export_model(options: argparse.Namespace) -> int:
 
 def _write(network: nn.Module, options: argparse.Namespace) -> OnnxFile:
     size = options.size
-    example = random_image(size, size)
+    channels, dtype = input_form(network, options.channels)
+    example = random_image(size, size, channels).to(dtype)
     network = network.eval()
     try:
         with torch.no_grad():

@@ -12,6 +12,7 @@ from fastsal.cli.options import (
     random_image,
 )
 from fastsal.geometry.placement import View
+from fastsal.networks.preprocessing import input_form
 from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
 from fastsal.optional import one_line
 
@@ -44,7 +45,8 @@ def list_layers(options: argparse.Namespace) -> int:
         CommandError: If the network does not run, or no layer can be read.
     """
     network = network_of(options, pretrained=False)
-    image = random_image(options.size, options.size)
+    channels, dtype = input_form(network, options.channels)
+    image = random_image(options.size, options.size, channels).to(dtype)
     try:
         found = candidates(network, image)
     except ScalesError as error:
@@ -52,6 +54,7 @@ def list_layers(options: argparse.Namespace) -> int:
     # A network raises any class of error.
     except Exception as error:
         size = f"{options.size}x{options.size}"
+        size += "" if channels == 3 else f" {channels}-channel"
         raise CommandError(
             f"{options.model} does not run on a {size} image: {one_line(error)}"
         ) from error

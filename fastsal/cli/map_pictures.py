@@ -15,8 +15,10 @@ from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
 from fastsal.cli.options import random_image
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.images.files import with_channels
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.result import Maps
+from fastsal.networks.preprocessing import input_form
 
 # The image size on which scales are found, if photographs keep their own sizes.
 DEFAULT_SIZE = 224
@@ -36,8 +38,8 @@ class PictureSettings:
         scale_weights: As `weights` for `SMOEScale`.
         size: The shorter side in pixels; None keeps the photograph's own.
         lovi: True adds a LOVI picture.
-        mean: The network's input mean, R, G and B.
-        std: The network's input standard deviation, R, G and B.
+        mean: The network's input mean, one number for each of its channels.
+        std: The network's input standard deviation likewise.
         smoothing: The smoothing over time of `fastsal.attribution.video.maps`, for a video's frames
             or a folder's photographs in the order of their names; 0 for none.
         epsilon: As for `SMOEScale`.
@@ -84,9 +86,10 @@ class MapPictures:
     ) -> None:
         self.settings, self.classes, self.device = settings, classes, device
         self.mean, self.std = (
-            torch.tensor(values, device=device, dtype=torch.float32).reshape(1, 3, 1, 1)
+            torch.tensor(values, device=device, dtype=torch.float32).reshape(1, -1, 1, 1)
             for values in (settings.mean, settings.std)
         )
+        self.dtype = input_form(network)[1]
         self.ready = False
         self.smoother = Smoother(settings.smoothing)
         self.last_size: torch.Size | None = None
@@ -128,17 +131,20 @@ class MapPictures:
         self.ready = True
         return _messages_of(caught)
 
-    def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Entry]:
+    def __call__(
+        self, image: Tensor, with_opacity: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Entry]:
         """Return the pictures of an image and their facts for the manifest.
 
         Args:
             image: `(1, 3, H, W)` in [0, 1].
+            with_opacity: `(1, 4, H, W)`, its colours and opacity; None without transparent pixels.
 
         Returns:
             The pictures `(3, H, W)` in [0, 1], by kind; and the predicted class, the scales, the
             range of the map and the warnings.
         """
-        inputs = self._inputs(image)
+        inputs = self._inputs(image, with_opacity)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             maps = self.smoe.maps(inputs)
@@ -163,8 +169,10 @@ class MapPictures:
             "warnings": _messages_of(caught),
         }
 
-    def _inputs(self, image: Tensor) -> Tensor:
-        return (image.to(self.device) - self.mean) / self.std
+    def _inputs(self, image: Tensor, with_opacity: Tensor | None = None) -> Tensor:
+        """Return the image in the channels, normalisation and type that the network takes."""
+        given = with_channels(image, with_opacity, self.mean.shape[1])
+        return ((given.to(self.device) - self.mean) / self.std).to(self.dtype)
 
     def _bounded(self, maps: Tensor) -> tuple[Tensor, list[float]]:
         """Return maps in [0, 1] for a picture, and the values that became 0 and 1."""

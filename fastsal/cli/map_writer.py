@@ -220,7 +220,7 @@ class _Writer:
             warnings.simplefilter("always")
             photograph = read_photograph(path, self._pictures.settings.size)
         self._prepare(photograph.image)
-        pictures, facts = self._pictures(photograph.image)
+        pictures, facts = self._pictures(photograph.image, photograph.with_opacity)
         names = {kind: f"{stem}_{kind}.png" for kind in pictures}
 
         def write() -> None:

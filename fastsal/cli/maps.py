@@ -19,7 +19,7 @@ from fastsal.cli.options import (
 )
 from fastsal.maps.normalization import NORMALIZATIONS
 from fastsal.networks.by_name import FORMS
-from fastsal.networks.preprocessing import class_index, preprocessing_of
+from fastsal.networks.preprocessing import class_index, input_form, of_channels, preprocessing_of
 
 
 def add_maps_command(commands: Commands) -> None:
@@ -78,7 +78,8 @@ def add_maps_command(commands: Commands) -> None:
             nargs=3,
             type=float,
             metavar=("R", "G", "B"),
-            help=f"the network's input {name} (as published with its weights, else ImageNet's)",
+            help=f"the network's input {name} (as published with its weights, else ImageNet's); "
+            "grey has their average",
         )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=make_maps)
@@ -129,6 +130,7 @@ def make_maps(options: argparse.Namespace) -> int:
     network = network_of(options, pretrained=not options.random_weights)
     try:
         known = preprocessing_of(options.model, network)
+        channels, _ = input_form(network, options.channels)
         settings = PictureSettings(
             method=options.method,
             cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
@@ -139,8 +141,8 @@ def make_maps(options: argparse.Namespace) -> int:
             scale_weights=options.scale_weights,
             size=options.size,
             lovi=options.lovi,
-            mean=tuple(options.mean or known.mean),
-            std=tuple(options.std or known.std),
+            mean=of_channels(options.mean or known.mean, channels, 0.0),
+            std=of_channels(options.std or known.std, channels, 1.0),
             smoothing=options.smoothing,
             epsilon=options.epsilon,
         )

@@ -20,10 +20,10 @@ class CommandError(Exception):
     """An error that ends the command; its message is printed."""
 
 
-def random_image(height: int, width: int) -> torch.Tensor:
-    """Return one image `(1, 3, height, width)` of random pixels, always the same."""
+def random_image(height: int, width: int, channels: int = 3) -> torch.Tensor:
+    """Return one image `(1, channels, height, width)` of random pixels, always the same."""
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = (1, 3, height, width)
+    shape = (1, channels, height, width)
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
@@ -35,11 +35,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of the network's weights."""
+    """Add the choice of the network's weights, and the channels of its images."""
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
     weights.add_argument(
         "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
+    )
+    parser.add_argument(
+        "--channels",
+        type=pixels,
+        metavar="N",
+        help="channels of the network's images (those of its first convolution)",
     )
 
 

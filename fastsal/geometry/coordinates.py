@@ -63,10 +63,13 @@ class Coordinates:
         self.size = (images[0].shape[2], images[0].shape[3])
         self.images = images[0].shape[0]
         # Of every tensor that comes from the images; without places where they are not known.
-        self._fields: dict[int, tuple[weakref.ref[Tensor], Fields]] = {}
+        self._fields: dict[int, tuple[weakref.ref[Tensor], Fields, int]] = {}
+        self._count = 0
         self._python_knows_values = False
         self._rules = Rules(
-            lambda tensor: self.of(tensor).places, lambda tensor: not self.of(tensor).unknown
+            lambda tensor: self.of(tensor).places,
+            lambda tensor: not self.of(tensor).unknown,
+            lambda tensor: self._fields[id(tensor)][2],
         )
         first = 0
         for image in images:
@@ -80,7 +83,7 @@ class Coordinates:
 
     def _found(self, tensor: Tensor) -> Fields | None:
         """Return a tensor's coordinates, None if it does not come from the images."""
-        reference, fields = self._fields.get(id(tensor), (None, None))
+        reference, fields, _ = self._fields.get(id(tensor), (None, None, 0))
         # The id may be that of a freed tensor.
         return fields if reference is not None and reference() is tensor else None
 
@@ -89,7 +92,8 @@ class Coordinates:
         self._set(other, self.of(tensor))
 
     def _set(self, tensor: Tensor, fields: Fields) -> None:
-        self._fields[id(tensor)] = (weakref.ref(tensor), fields)
+        self._count += 1
+        self._fields[id(tensor)] = (weakref.ref(tensor), fields, self._count)
 
     def follow(
         self,

@@ -105,8 +105,10 @@ def step(places: Tensor) -> float:
     if not moves.numel():
         return 0.0
     ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
-    share = len(moves) / len(line) if ordered else 1.0
-    return float(moves.median()) * share
+    middle = float(moves.median())
+    if ordered and float(moves.max()) <= 2.5 * middle:
+        return float(line.abs().mean())
+    return middle * (len(moves) / len(line) if ordered else 1.0)
 
 
 def line_of(places: Tensor, dimension: int) -> Tensor:
@@ -196,14 +198,24 @@ def without_dimension(field: Tensor, dimension: int) -> tuple[Tensor, ...]:
         return (mean,)
     for first in edges:
         part = field.narrow(dimension, first, 1)
-        if bool((part[0] > 0).any()) and not any(_alike(part, other) for other in found):
+        known = bool((part[0] > 0).any())
+        if known and not any(_alike(part, other) and _as_wide(part, other) for other in found):
             found.append(part)
     if not 1 < len(found) <= MOST_PLACES or count == len(found) == 1:
         return (mean,)
+    # Beside a trunk, pooled context shows its places coarsely.
+    extents = [extent(part) for part in found]
+    found = [part for part, far in zip(found, extents, strict=True) if far >= 0.9 * max(extents)]
+    if len(found) == 1:
+        return tuple(found)
     # Neighbours, as in a patch of pixels, are one place.
     if all(_alike(mean, part) for part in found):
         return (mean,)
     return tuple(found)
+
+
+def _as_wide(field: Tensor, other: Tensor) -> bool:
+    return abs(extent(field) - extent(other)) <= 0.1 * max(extent(field), extent(other))
 
 
 def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
@@ -217,22 +229,45 @@ def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
     last = field.shape[dimension] - 1
     if last == 0:
         return field
-    shape = [1] * field.dim()
-    shape[dimension] = len(at)
-
-    def between(at: Tensor) -> Tensor:
-        low = at.floor().long().clamp(0, last - 1)
-        share = (at - low).to(field.dtype).reshape(shape)
-        before = field.index_select(dimension, low)
-        after = field.index_select(dimension, low + 1)
-        return before * (1 - share) + after * share
-
-    inside = between(at.clamp(0, last))
+    if bool((field[0] <= 0).any()):
+        # A window half of which is padding still lies where its centre is.
+        at = at.clamp(0, last)
+        weight = _between(field[:1], dimension, at)
+        places = _between(_continued(positions(field), dimension), dimension, at)
+        return torch.cat([weight, places.nan_to_num(0.0) * weight])
+    inside = _between(field, dimension, at.clamp(0, last))
     if bool(((at >= 0) & (at <= last)).all()):
         return inside
-    beyond = between(at)
+    beyond = _between(field, dimension, at)
     # Beside what comes from no pixel there is nothing to go on from.
     return torch.where((beyond[:1] - inside[:1]).abs() < 1e-6, beyond, inside)
+
+
+def _between(values: Tensor, dimension: int, at: Tensor) -> Tensor:
+    """Return values at fractional indices along a dimension; outside they go on evenly."""
+    shape = [1] * values.dim()
+    shape[dimension] = len(at)
+    low = at.floor().long().clamp(0, values.shape[dimension] - 2)
+    share = (at - low).to(values.dtype).reshape(shape)
+    before = values.index_select(dimension, low)
+    after = values.index_select(dimension, low + 1)
+    # Beside NaN, an index that is whole has its own value.
+    return torch.where(
+        share == 0, before, torch.where(share == 1, after, torch.lerp(before, after, share))
+    )
+
+
+def _continued(places: Tensor, dimension: int) -> Tensor:
+    """Return places that go on evenly along a dimension where its ends are nowhere."""
+    known = (~places[0].isnan()).movedim(dimension - 1, 0).flatten(1).any(1)
+    found = known.nonzero()[:, 0]
+    length = places.shape[dimension]
+    if len(found) < 2 or len(found) == length:
+        return places
+    first, last = int(found[0]), int(found[-1])
+    at = torch.arange(length, dtype=places.dtype, device=places.device)
+    inner = places.narrow(dimension, first, last - first + 1)
+    return _between(inner, dimension, at - first)
 
 
 def stretched(field: Tensor, size: Sequence[int]) -> Tensor:

@@ -43,6 +43,15 @@ class Following(TorchFunctionMode):
         images = [tensor for tensor in inputs if tensor.dim() == 4]
         self._local.coordinates = Coordinates(images) if images else None
 
+    @property
+    def paused(self) -> bool:
+        """True while a hook of this thread computes, whose functions are not followed."""
+        return getattr(self._local, "paused", False)
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._local.paused = paused
+
     def located(self, tensor: Tensor) -> Located | None:
         """Return the place of a tensor on the first images, None if it is not known."""
         coordinates: Coordinates | None = getattr(self._local, "coordinates", None)
@@ -63,7 +72,7 @@ class Following(TorchFunctionMode):
         result = func(*args, **kwargs)
         coordinates: Coordinates | None = getattr(self._local, "coordinates", None)
         name = getattr(func, "__name__", "")
-        if coordinates is None or name.endswith("_like") or name.startswith("new_"):
+        if coordinates is None or self.paused or name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(tensors_in(result))
         coordinates.follow(func, args, kwargs, list(tensors_in((args, kwargs))), made)

@@ -30,13 +30,18 @@ class Rules:
     Args:
         places_of: Returns a tensor's fields, one for each place that a location shows.
         is_certain: Returns False if a tensor's places are a guess.
+        age_of: Returns the number of a tensor in the pass.
     """
 
     def __init__(
-        self, places_of: Callable[[Tensor], Places], is_certain: Callable[[Tensor], bool]
+        self,
+        places_of: Callable[[Tensor], Places],
+        is_certain: Callable[[Tensor], bool],
+        age_of: Callable[[Tensor], int],
     ) -> None:
         self._of = places_of
         self._is_certain = is_certain
+        self._age_of = age_of
 
     def made(
         self,
@@ -110,7 +115,8 @@ class Rules:
         """Return the places of a function that computes an element from those at its place."""
         certain = [tensor for tensor in known if self._is_certain(tensor)] or known
         found: list[Tensor] = []
-        for tensor in certain:
+        # Of a sum with what a branch makes of the trunk, the trunk's own places are exact.
+        for tensor in sorted(certain, key=self._age_of):
             for place in self._of(tensor):
                 shape = (1,) * (made.dim() - tensor.dim()) + place.shape[1:]
                 if len(shape) != made.dim() or any(

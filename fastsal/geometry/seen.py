@@ -37,6 +37,10 @@ class Seen(NamedTuple):
         )
 
 
+# Padding by so much of the image is that of a window.
+WINDOW = 0.015
+
+
 def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
     """Return the part of the image that a tensor of pixels shows."""
     places = f.positions(place)[:2]
@@ -57,7 +61,11 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
                 steps[axis] = apart
             shown = line[~line.isnan()]
             first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
-            of_entry.append((first - step / 2, last + step / 2))
+            low, high = first - step / 2, last + step / 2
+            # Padding by the reach of a window, as for convolutions without their own.
+            reach = max(1.0, WINDOW * length)
+            low, high = (0.0 if -reach <= low < 0 else low), high
+            of_entry.append((low, length if length < high <= length + reach else high))
         sides.append(of_entry)
     pairs = [(rows, columns) for rows, columns in sides]
     equal = all(pair == pairs[0] for pair in pairs)

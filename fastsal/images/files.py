@@ -32,11 +32,14 @@ class Photograph:
         image: `(1, 3, H, W)` RGB in [0, 1], before the network's normalisation.
         width: Width of the upright picture in the file, in pixels.
         height: Its height, in pixels.
+        with_opacity: `(1, 4, H, W)`, the colours in the file and their opacity; None for a picture
+            without transparent pixels.
     """
 
     image: Tensor
     width: int
     height: int
+    with_opacity: Tensor | None = None
 
 
 def find_photographs(paths: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
@@ -114,19 +117,65 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
     with pillow.open(path) as file:
         # In place, since a copy of a large photograph is hundreds of megabytes.
         operations.exif_transpose(file, in_place=True)
-        picture = _rgb(pillow, file)
-        width, height = picture.size
+        pictures = [_rgb(pillow, file)]
+        if file.has_transparency_data:
+            pictures.append(file.convert("RGBA"))
+        width, height = pictures[0].size
         new_size = resized_size(width, height, size)
         if new_size != (width, height):
-            picture = picture.resize(new_size, pillow.Resampling.BILINEAR)
-        return Photograph(to_tensor(picture), width, height)
+            bilinear = pillow.Resampling.BILINEAR
+            pictures = [picture.resize(new_size, bilinear) for picture in pictures]
+        tensors = [to_tensor(picture) for picture in pictures]
+        return Photograph(tensors[0], width, height, tensors[1] if tensors[1:] else None)
 
 
 def to_tensor(picture: Any) -> Tensor:
-    """Return an RGB image of Pillow as a tensor `(1, 3, H, W)` in [0, 1]."""
+    """Return an image of Pillow as a tensor in [0, 1]: `(1, 3, H, W)` of RGB, 4 of RGBA."""
     width, height = picture.size
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, height, width, 3).movedim(-1, 1).float() / 255
+    channels = len(picture.getbands())
+    return pixels.reshape(1, height, width, channels).movedim(-1, 1).float() / 255
+
+
+def with_channels(image: Tensor, with_opacity: Tensor | None, channels: int) -> Tensor:
+    """Return a photograph with as many channels as a network takes.
+
+    One channel is grey, `0.299 R + 0.587 G + 0.114 B`, with transparent pixels white; two are the
+    grey of the file's colours and their opacity; three are the image; four are the file's colours
+    and their opacity. Opacity is 1 where the file has none.
+
+    Args:
+        image: `(1, 3, H, W)`.
+        with_opacity: `(1, 4, H, W)`, or None.
+        channels: 1 to 4.
+
+    Returns:
+        `(1, channels, H, W)`.
+
+    Raises:
+        ValueError: If there is no rule for the number of channels.
+
+    >>> with_channels(torch.ones(1, 3, 1, 1), None, 2).flatten().tolist()
+    [1.0, 1.0]
+    """
+    if channels == 3:
+        return image
+    if channels not in (1, 2, 4):
+        raise ValueError(
+            f"the network takes {channels} channels, and an image file has 1 to 4: grey, grey with "
+            "opacity, RGB, RGBA; use SMOEScale in Python for it"
+        )
+    if channels == 1:
+        return _grey(image)
+    if with_opacity is None:
+        with_opacity = torch.cat([image, torch.ones_like(image[:, :1])], 1)
+    colours = with_opacity[:, :3] if channels == 4 else _grey(with_opacity[:, :3])
+    return torch.cat([colours, with_opacity[:, 3:]], 1)
+
+
+def _grey(image: Tensor) -> Tensor:
+    shares = image.new_tensor((0.299, 0.587, 0.114)).reshape(1, 3, 1, 1)
+    return (image * shares).sum(1, keepdim=True)
 
 
 def resized_size(width: int, height: int, size: int | None) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from weakref import WeakKeyDictionary
 
@@ -70,7 +70,9 @@ class _Kept:
         self._random = RandomNumbers(devices, memory.draws is not False)
         try:
             if training and root is not None:
-                root.eval()
+                # An exported program has no `eval()`; its flags are set below.
+                with suppress(NotImplementedError):
+                    root.eval()
                 for part in found:
                     # A `train()` of the user's own may leave a flag as it is.
                     if part.training:
@@ -114,7 +116,8 @@ class _Kept:
             self._memory.draws = False
         for part in self._own:
             if part in self._trained:
-                part.train()
+                with suppress(NotImplementedError):
+                    part.train()
         for part in self.found if self._own else ():
             part.training = False
         for part in self._trained:

@@ -57,8 +57,9 @@ def _number_of(value: Any) -> Any:
 @compiled()
 def _shifted(value: Any, epsilon: Any) -> Any:
     number = _number(value)
-    # A negative number times 0 is 0; NaN and minus infinity become NaN.
-    return number * (np.float32(1) if number > np.float32(0) else np.float32(0)) + epsilon
+    below = number if number < np.float32(0) else np.float32(0)
+    # A negative number less itself is 0; NaN stays, and minus infinity becomes NaN.
+    return (number - below) + epsilon
 
 
 @compiled()

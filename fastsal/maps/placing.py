@@ -74,7 +74,7 @@ def _scattered(maps: Tensor, points: Points, size: tuple[int, int]) -> tuple[Ten
     at = torch.stack([points.rows, points.columns]).flatten(1).to(maps.device, maps.dtype)
     known = ~at.isnan().any(0)
     at, values = at[:, known], maps.flatten(1)[:, known]
-    offsets = torch.arange(-reach, reach + 1, device=maps.device)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.long, device=maps.device)
     pixels = at.floor().long()[:, :, None] + offsets
     away = pixels + HALF - at[:, :, None]
     weights = (1 - away.abs() / pitch).clamp_min(0)

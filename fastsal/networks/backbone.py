@@ -57,7 +57,7 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
     # the end of a trunk there are more than before a gate that leaves it.
     descent = _last_descent(nodes, cuts, areas)
     if descent is None:
-        return branch or cuts
+        return max(cuts, branch, key=lambda way: _scales(trace, way))
     weights = [
         sum(nodes[node].parameters for node in trace.before(ends) if node >= begin)
         for ends in ([descent], branch[-1:])
@@ -180,6 +180,9 @@ def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
         found = trace.located(index)
         if found is None or shared[index] or pooled[index] or nodes[index].operation == "pad":
             continue
+        if nodes[index].fields.seen is None:
+            # Before all weights, the image may be resized.
+            continue
         if found.placement is not None and found.placement.blocks > MOST_BLOCKS:
             continue
         areas[index] = found.steps[0] * found.steps[1]
@@ -213,15 +216,18 @@ def _way_down(trace: Trace, areas: Mapping[int, float], to_first: set[int]) -> l
     sinks = coarsest - trace.before(source for node in coarsest for source in nodes[node].sources)
     found = trace.cuts(sinks & to_first or sinks)
 
-    def scales(of: Iterable[int]) -> int:
-        places = (trace.located(node) for node in of if node in areas)
-        return len({place.octaves for place in places if place is not None})
-
-    if scales(found) == scales(areas):
+    if _scales(trace, found) == _scales(trace, areas):
         return found
     # Branches at several scales that read each other: the way down is before the first exchange.
     ways = [trace.cuts([end]) for end in sorted(coarsest & to_first or coarsest)]
-    return max([found, *ways], key=lambda way: (scales(way), len(way)))
+    best = max(ways, key=lambda way: (_scales(trace, way), len(way)), default=found)
+    return best if _scales(trace, best) > _scales(trace, found) else found
+
+
+def _scales(trace: Trace, nodes: Iterable[int]) -> int:
+    """Return the number of scales of nodes."""
+    places = (trace.located(node) for node in nodes if trace.nodes[node].fields.seen is not None)
+    return len({place.octaves for place in places if place is not None})
 
 
 def _with_skipped_scales(trace: Trace, cuts: list[int], areas: Mapping[int, float]) -> list[int]:

@@ -222,6 +222,8 @@ def read_state_dict(path: Path | str) -> Mapping[str, Tensor]:
     Raises:
         ValueError: If there is none.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"weights {path}: there is no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("state_dict", "model_state_dict", "model"):

@@ -60,6 +60,15 @@ class FunctionCounter(TorchFunctionMode):
         super().__init__()
         self._local = threading.local()
 
+    @property
+    def paused(self) -> bool:
+        """True while a hook of this thread computes, whose functions do not count."""
+        return getattr(self._local, "paused", False)
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._local.paused = paused
+
     def arm(self, reading: Reading) -> None:
         """Read the result of the function that its tap's number of functions from now is called."""
         waiting: list[list[Any]] = self._local.__dict__.setdefault("waiting", [])
@@ -69,7 +78,7 @@ class FunctionCounter(TorchFunctionMode):
         """Run the function, and read its result if a tap waits for it."""
         result = func(*args, **(kwargs or {}))
         waiting = self._local.__dict__.get("waiting")
-        if not waiting:
+        if not waiting or self.paused:
             return result
         for entry in tuple(waiting):
             entry[0] -= 1
@@ -178,18 +187,23 @@ class Reading:
         self.following = [mode for mode in modes if isinstance(mode, Following)]
         self.output = not tap.layer_input and tap.replace is None and not tap.functions
         self.counter = counter
-        self.quiet = bool(modes)
+        self.counting = [m for m in modes if isinstance(m, (Following, FunctionCounter))]
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
-        if not self.quiet:
+        if not self.counting:
             return self._called(args, other)
         # What a hook computes is no function of the network.
-        with torch._C.DisableTorchFunction():
+        for mode in self.counting:
+            mode.paused = True
+        try:
             return self._called(args, other)
+        finally:
+            for mode in self.counting:
+                mode.paused = False
 
     def _called(self, args: Any, other: Any) -> Any:
         tap = self.tap

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastsal.optional import needed
@@ -26,6 +28,38 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     classes: tuple[str, ...] = ()
+
+
+def input_form(network: nn.Module, channels: int | None = None) -> tuple[int, torch.dtype]:
+    """Return the number of channels and the type of the images that a network takes.
+
+    Args:
+        network: The network.
+        channels: The number, if it is known; None takes that of the network's first convolution,
+            or 3 without any.
+
+    >>> input_form(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)).half())
+    (1, torch.float16)
+    """
+    if channels is None:
+        convolutions = (part for part in network.modules() if isinstance(part, nn.Conv2d))
+        channels = next((part.in_channels for part in convolutions), 3)
+    types = (weight.dtype for weight in network.parameters() if weight.is_floating_point())
+    return channels, next(types, torch.float32)
+
+
+def of_channels(values: Sequence[float], channels: int, opacity: float) -> tuple[float, ...]:
+    """Return the mean or deviation of red, green and blue for another number of channels.
+
+    Grey has the average of the three; `opacity` stands for opacity.
+
+    >>> of_channels((0.25, 0.5, 0.75), 2, 0.0), of_channels((0.25, 0.5, 0.75), 4, 0.0)
+    ((0.5, 0.0), (0.25, 0.5, 0.75, 0.0))
+    """
+    if len(values) == channels:
+        return tuple(values)
+    colours = tuple(values) if channels > 2 else (sum(values) / 3,)
+    return (*colours, *[opacity] * (channels - len(colours)))
 
 
 def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:

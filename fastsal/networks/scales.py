@@ -305,7 +305,8 @@ def _candidates(
         output = index in outputs
         eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
         activation = maker.operation in ACTIVATIONS or role.activation
-        preferred = eligible and (activation or node.non_negative)
+        # What is written into an activation's tensor afterwards is no activation.
+        preferred = eligible and (activation or (node.non_negative and not place.functions))
         candidate = Candidate(scale, maker.operation, preferred, eligible, output)
         runs[-1].append((index, candidate))
     return runs

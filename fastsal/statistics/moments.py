@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -52,9 +54,11 @@ def channel_mean(activations: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not untraced():
         # A tracer sees no values, and a compiler makes one pass of it.
         return mean_and_std(activations)[0]
-    sums = activations.mean(1)
-    finite = torch.isfinite(sums)
-    return sums if finite.all() else torch.where(finite, sums, mean_and_std(activations)[0])
+    means = activations.mean(1)
+    # One sum is the cheapest check: it is not finite if a mean is not.
+    if math.isfinite(means.sum().item()):
+        return means
+    return torch.where(means.isfinite(), means, mean_and_std(activations)[0])
 
 
 def mean_and_std(activations: Tensor) -> tuple[Tensor, Tensor]:

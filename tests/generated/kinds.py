@@ -155,6 +155,7 @@ KINDS: dict[str, Case] = {
     "gate, then channels last": Case(
         (*STEM, Pool(), *STAGE, Gate(), ChannelsLast(back=False), Decide("last"))
     ),
+    "gate, then blur pooling": down(Gate(), Pool(stride=(1, 1)), Blur()),
     "squeeze and excitation": late(Excite(), seed=1),
     "residuals": Case((*STEM, Residual(4), Residual(8, (2, 2)), Residual(8), Decide())),
     "residuals that end in a sum": Case(

@@ -1,4 +1,4 @@
-"""A finished run with damaged files, started again: the same records, and a sentence a file."""
+"""Damage to a finished run that is started again: the same records, a sentence for each file."""
 
 from __future__ import annotations
 

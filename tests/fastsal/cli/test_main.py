@@ -83,7 +83,10 @@ MODEL = ["--model", "planted_network:build", "--size", "20"]
         (["layers", "absent_module:build"], "'absent_module:build' cannot be imported"),
         (["layers", "planted_network:absent"], "has no attribute 'absent'"),
         (["layers", "planted_network:nothing"], "returned int, not a torch.nn.Module"),
-        (["layers", "planted_network:grey", "--size", "8"], "does not run on a 8x8 image"),
+        (
+            ["layers", "planted_network:grey", "--size", "8", "--channels", "3"],
+            "does not run on a 8x8 image",
+        ),
         (["maps", "corrupt.png", *MODEL, "--out", "m"], "no map of the 1 image(s)"),
         (["maps", "missing.png", *MODEL, "--out", "m"], "no file or folder missing.png"),
         (["maps", "maps", *MODEL, "--out", "m"], "no image files in maps"),

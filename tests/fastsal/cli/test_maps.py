@@ -1,6 +1,7 @@
 """`fastsal maps`: its pictures and manifest against the library, its restarts after anything."""
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -284,9 +285,15 @@ def test_other_weights_are_other_maps(capsys):
     assert_written("maps/one_map.png", heatmap(SMOEScale(network).maps(inputs).combined))
     assert Path("maps/one_map.png").read_bytes() != before
     torch.save({"weight": torch.ones(1)}, "wrong.pt")
-    for wrong in ("wrong.pt", "absent.pt", "photos/one.png"):
+    for wrong, message in {
+        "wrong.pt": "do not fit model 'networks.py:classifier'",
+        "absent.pt": "there is no such file",
+        "photos/one.png": "cannot be read as a state dict",
+    }.items():
         assert maps(*arguments, "--weights", wrong) == 1
-        assert f"cannot load {wrong} into networks.py:classifier" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"weights {wrong}" in said
+        assert message in said
 
 
 @pytest.mark.usefixtures("folder")
@@ -545,3 +552,101 @@ def test_classes_by_name():
         class_index("crane", ("x",) * 134 + ("crane",) + ("x",) * 382 + ("crane",))
     with pytest.raises(ValueError, match="no class is called 'unicorn'"):
         class_index("unicorn", names)
+
+
+FORMS = """
+import torch
+from torch import nn
+
+def build(channels, dtype=torch.float32):
+    torch.manual_seed(channels)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
+    ).to(dtype)
+
+def one(): return build(1)
+def two(): return build(2)
+def four(): return build(4)
+def five(): return build(5)
+def half(): return build(3, torch.float16)
+def double(): return build(3, torch.float64)
+"""
+RGBA = np.random.default_rng(0).integers(0, 256, (16, 24, 4), dtype=np.uint8)
+
+
+def forms(tmp_path, monkeypatch):
+    (tmp_path / "planted_forms.py").write_text(FORMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.fromarray(RGBA).save("clear.png")
+    Image.fromarray(RGBA[..., :3]).save("opaque.png")
+    return importlib.import_module("planted_forms")
+
+
+def as_grey(rgb):
+    return rgb @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "four", "half", "double"])
+@pytest.mark.parametrize("file", ["clear", "opaque"])
+def test_networks_of_other_channels_and_types(tmp_path, monkeypatch, kind, file):
+    """The inputs written out from the file's bytes, with ImageNet's mean and deviation."""
+    module = forms(tmp_path, monkeypatch)
+    command = ["--model", f"planted_forms:{kind}", "--out", "maps", "--size", "original", "--quiet"]
+    assert main(["maps", f"{file}.png", *command]) == 0
+    rgba = RGBA / 255
+    if file == "opaque":
+        rgba[..., 3] = 1
+    opacity = rgba[..., 3:]
+    on_white = rgba[..., :3] * opacity + 1 - opacity
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    grey_mean, grey_std = mean.mean(), std.mean()
+    colours = (rgba[..., :3] - mean) / std
+    channels = {
+        "one": (as_grey(on_white)[..., None] - grey_mean) / grey_std,
+        "two": np.concatenate(
+            [(as_grey(rgba[..., :3])[..., None] - grey_mean) / grey_std, opacity], -1
+        ),
+        "four": np.concatenate([colours, opacity], -1),
+    }
+    given = channels.get(kind, (on_white - mean) / std)
+    network = getattr(module, kind)()
+    image = torch.from_numpy(given).permute(2, 0, 1)[None].to(network[0].weight.dtype)
+    expected = SMOEScale(network).attribute(image, expand_channels=False)[0, 0].float()
+    picture = np.array(Image.open(f"maps/{file}_map.png")).astype(float)
+    shown = heatmap(expected[None])[0].permute(1, 2, 0).numpy() * 255
+    # A composite in eight bits is half a level off.
+    assert np.abs(picture - shown).mean() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "four", "five", "half", "double"])
+def test_layers_of_networks_of_other_channels_and_types(tmp_path, monkeypatch, capsys, kind):
+    forms(tmp_path, monkeypatch)
+    assert main(["layers", f"planted_forms:{kind}", "--size", "16"]) == 0
+    assert capsys.readouterr().out.count("yes") == 2
+
+
+def test_more_channels_than_an_image_file_has_are_named(tmp_path, monkeypatch, capsys):
+    forms(tmp_path, monkeypatch)
+    command = ["--model", "planted_forms:five", "--out", "maps", "--size", "16", "--quiet"]
+    assert main(["maps", "clear.png", *command]) == 1
+    assert "the network takes 5 channels, and an image file has 1 to 4" in capsys.readouterr().err
+    assert main(["maps", "clear.png", *command[:1], "planted_forms:one", *command[2:]]) == 0
+
+
+def test_channels_that_the_first_convolution_does_not_tell(tmp_path, monkeypatch):
+    forms(tmp_path, monkeypatch)
+    (tmp_path / "planted_stack.py").write_text(
+        "from torch import nn\nimport planted_forms\n"
+        "class Stacked(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = planted_forms.build(3)\n"
+        "    def forward(self, x):\n"
+        "        return self.body(x.expand(-1, 3, -1, -1))\n"
+        "def net(): return Stacked()\n"
+    )
+    command = ["--model", "planted_stack:net", "--out", "maps", "--size", "16", "--quiet"]
+    assert main(["maps", "opaque.png", *command, "--channels", "1"]) == 0
+    assert main(["maps", "opaque.png", *command[:3], "other", *command[4:], "--channels", "2"]) == 1

@@ -316,7 +316,7 @@ def test_what_cannot_be_watched_says_what_to_do(network):
     with pytest.raises(TypeError, match="Module that is called"):
         watch(network.forward)
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    with pytest.raises(ValueError, match="keeps one resolution"), watch(flat):
+    with pytest.warns(UserWarning, match="keeps one resolution"), watch(flat):
         flat(torch.rand(2, 3, 8, 8))
     assert not flat[0]._forward_hooks
     with pytest.raises(ValueError, match="image batch"), watch(flat):

@@ -156,7 +156,7 @@ NETWORKS = {
         64,
         [
             ("features.1", 2, 24, SIGNED),
-            ("features.2.0.block.0", 4, 96, SIGNED),
+            ("features.2", 4, 48, SIGNED),
             ("features.4.0.block.0", 8, 256, SIGNED),
             ("features.6.0.block.0", 16, 960, SIGNED),
             ("features", 32, 1280, SIGNED),
@@ -211,7 +211,7 @@ NETWORKS = {
             ("backbone.2.block.0", 2, 64),
             ("backbone.4.block.0", 4, 72),
             ("backbone.7.block.0", 8, 240, SIGNED),
-            ("backbone.16", 16, 960, SIGNED),
+            ("classifier.scale", 16, 128),
         ],
     ),
 }
