@@ -35,6 +35,8 @@ from fastsal.statistics.registry import Statistic
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
 
+SEVERAL_DEVICES = "the images on each of several devices lie in places of their own"
+
 
 class LayerNotes:
     """Places of an attributor's layers by the kind of batch, and warnings given once."""
@@ -195,6 +197,7 @@ class ScaleReader:
         self._scales: dict[int, Scale] = {}
         # The scales that the pass so far has read, and those of each part of the batch before.
         self._of_pass: dict[int, Scale] = {}
+        self._devices: dict[int, torch.device] = {}
         self._of_parts: list[tuple[int, dict[int, Scale]]] = []
         self._is_smoe = settings.statistic.function is smoe_scale
         # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
@@ -262,7 +265,10 @@ class ScaleReader:
         # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
-        self._of_pass[index] = scale
+        known = self._of_pass.get(index)
+        if known is not None and scale.varies and self._devices[index] != tensor.device:
+            scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
+        self._of_pass[index], self._devices[index] = scale, tensor.device
         if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:

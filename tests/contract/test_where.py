@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
 from torch import nn
+from torchvision.models import get_model
 from torchvision.ops import roi_align
 from torchvision.transforms.functional import InterpolationMode, center_crop, five_crop, rotate
 
@@ -433,3 +434,33 @@ def test_found_scales_say_where_they_lie():
     assert all(
         scale.varies for scale in find_scales(NETWORKS["spatial transformer"], objects(CENTRES))
     )
+
+
+@pytest.mark.parametrize("layers", [None, LAYERS], ids=["found", "given"])
+@pytest.mark.parametrize(
+    "name", ["plain", "centre crop", "mirror", "transpose", "spatial transformer"]
+)
+def test_one_attributor_lays_images_of_any_size(name, layers):
+    attributor = SMOEScale(NETWORKS[name].eval(), layers)
+    for size in ((64, 96), (72, 80), (61, 90), (64, 96)):
+        check(attributor.attribute(objects(CENTRES, *size))[:, 0], CENTRES)
+
+
+@pytest.mark.parametrize(
+    "name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
+)
+def test_detectors_that_resize_and_pad_their_images(name):
+    torch.manual_seed(0)
+    network = get_model(name, weights=None, weights_backbone=None).eval()
+    image = torch.full((1, 3, 480, 640), 0.45)
+    image[..., 100:140, 559:599] = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    scales = find_scales(network, image)
+    attributor = SMOEScale(network, scales[1:3], normalize="none")
+    check(attributor.attribute(image)[:, 0], [(120, 579)], 24)
+
+
+def test_segmentation_networks_are_stretched_as_they_are():
+    network = get_model("lraspp_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
+    scales = find_scales(network, torch.rand(1, 3, 96, 128))
+    assert all(scale.placement is None for scale in scales)
+    assert not any(scale.doubt for scale in scales)
