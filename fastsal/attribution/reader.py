@@ -31,6 +31,7 @@ from fastsal.networks.layers import (
 )
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
+from fastsal.networks.state import LayerError
 from fastsal.statistics.registry import Statistic
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
@@ -344,10 +345,16 @@ class ScaleReader:
         Raises:
             ValueError: If a layer's activations are not finite.
         """
-        whole = [
-            of_parts[0] if len(of_parts) == 1 else torch.cat(of_parts)
-            for of_parts in zip(*values, strict=True)
-        ]
+        whole = []
+        for layer, maps in zip(self.layers, zip(*values, strict=True), strict=True):
+            sizes = {tuple(of_part.shape[1:]) for of_part in maps}
+            if len(sizes) > 1:
+                raise LayerError(
+                    f"layer {layer.name!r} gives maps of several sizes, {sorted(sizes)}, for the "
+                    "parts of a batch, since the network's path depends on the images; give images "
+                    "of one path, or no max_batch"
+                )
+            whole.append(maps[0] if len(maps) == 1 else torch.cat(maps))
         if not self._normalize_later:
             return whole
         check_each_finite([layer.name for layer in self.layers], "activations", whole)

@@ -112,6 +112,18 @@ class Coordinates:
             read: The tensors in the arguments.
             made: The tensors in the result; the first argument of an assignment to its items.
         """
+        # What is computed here is no function of the network to other modes.
+        with torch._C.DisableTorchFunction():
+            self._follow(function, args, kwargs, read, made)
+
+    def _follow(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        read: Iterable[Tensor],
+        made: Sequence[Tensor],
+    ) -> None:
         name = name_of(function)
         derived = [tensor for tensor in read if self._found(tensor) is not None]
         self._python_knows_values |= bool(derived) and name in TO_PYTHON
