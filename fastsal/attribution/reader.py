@@ -59,6 +59,10 @@ class LayerNotes:
         """Return True if a layer's scale has been noted under a key."""
         return key in self._scales
 
+    def note(self, key: Hashable) -> None:
+        """Note that a layer's scales are known for a kind of batch."""
+        self._scales.setdefault(key, {})
+
     def scale(
         self,
         key: Hashable,
@@ -237,11 +241,14 @@ class ScaleReader:
     def locate(self, index: int, tensor: Tensor) -> Scale:
         """Return the scale of a layer that was given, from its whole tensor."""
         layer = self.layers[index]
-        key: Hashable = (index, *self._kind)
-        if self.tiling is not None:
-            key = (key, self.input_size)
+        kind: Hashable = (index, *self._kind)
+        key = kind if self.tiling is None else (kind, self.input_size)
         layer = layer._replace(scale=None) if self._layer_input else layer
-        return self._notes.scale(key, layer, tensor, self.input_size, self._following)
+        scale = self._notes.scale(key, layer, tensor, self.input_size, self._following)
+        if self._notes.known(key):
+            # Every call has tiles of the same sizes.
+            self._notes.note(kind)
+        return scale
 
     def read_first(self, index: int, tensor: Tensor, count: int) -> Tensor:
         """Return what a tap reads of the first images of a batch.
