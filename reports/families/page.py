@@ -16,7 +16,6 @@ DECODER = "a decoder reads every scale"
 # Families with a larger share after or beside the last scale, or with another error.
 REASONS = {
     "timm coat": "three resolutions read each other in parallel blocks, and all reach the output",
-    "timm cpubone": "a fault: even kernels on an unchanged grid are taken for finer and finer ones",
     "timm efficientvim": "the heads of all stages read hidden states without locations",
     "timm mobilenetv5": "the last two stages are merged at the finer of their grids",
     "timm tresnet": "a fault: blocks of pixels that a view makes channels are not followed",
@@ -32,7 +31,7 @@ REASONS = {
             "ssdlite",
         ]
     },
-    "torchvision segmentation.lraspp": "a fault: the last block's inside is taken for its end",
+    "torchvision segmentation.lraspp": "a head of two scales follows",
     **{
         f"transformers {name}": "a fault: the encoder of tokens on the last grid is not followed"
         for name in ["dab-detr", "table-transformer"]

@@ -71,11 +71,12 @@ class Trial:
                 return False
             for number, values in enumerate(maps):
                 image, view = divmod(number, len(last.grids))
-                found = place_of(last, values, view)
-                if np.ptp(values) < 0.3 or not _near(
-                    found, self.centres[image], last.steps, locations=0.5, pixels=2.0
-                ):
+                if np.ptp(values) < 0.3:
                     return False
+                for zoom in (1, 2, 4):
+                    found = place_of(last, values, view, zoom)
+                    if not _near(found, self.centres[image], last.steps, locations=0.5, pixels=2.0):
+                        return False
         return True
 
     def smoe(self, net: nn.Module, **options) -> SMOEScale:
