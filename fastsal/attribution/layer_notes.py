@@ -1,4 +1,4 @@
-"""Notes of an attributor's layers that outlive a call: places by the kind of batch, and warnings."""
+"""Notes of an attributor's layers that outlive a call: their places, and the warnings given."""
 
 from __future__ import annotations
 
