@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastsal.attribution.layer_notes import LayerNotes
 from fastsal.attribution.settings import Settings
 from fastsal.geometry.following import Following
 from fastsal.geometry.placement import of_parts
@@ -22,129 +22,17 @@ from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian, over_batch
 from fastsal.maps.placing import by_image
 from fastsal.networks.layers import (
-    NOT_FOLLOWED,
     NamedLayer,
     check_each_finite,
     check_finite,
-    doubt_of,
-    scale_of,
 )
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
-from fastsal.statistics.registry import Statistic
+from fastsal.networks.state import LayerError
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import smoe_scale
 
-
-class LayerNotes:
-    """Places of an attributor's layers by the kind of batch, and warnings given once."""
-
-    # Images of more sizes than this are traced anew.
-    MOST_KINDS = 64
-
-    def __init__(self) -> None:
-        # For each kind of batch the scale by the shape of the tensor.
-        self._scales: dict[Hashable, dict[torch.Size, Scale]] = {}
-        self._warned: set[str] = set()
-        # The indices of the layers on a GPU in which small activations were looked for.
-        self._looked: set[int] = set()
-
-    def __reduce__(self) -> tuple[type[LayerNotes], tuple[()]]:
-        return LayerNotes, ()
-
-    def known(self, key: Hashable) -> bool:
-        """Return True if a layer's scale has been noted under a key."""
-        return key in self._scales
-
-    def scale(
-        self,
-        key: Hashable,
-        layer: NamedLayer,
-        tensor: Tensor,
-        size: tuple[int, int],
-        following: Following | None,
-    ) -> Scale:
-        """Return the scale of a layer that was given, as noted under a key or from its tensor.
-
-        Args:
-            key: All that the scale depends on but the tensor's shape and type.
-            layer: The layer.
-            tensor: Its tensor.
-            size: (H, W) of the network's input.
-            following: Tells the tensor's place in the first pass of this kind.
-        """
-        noted = self._scales.get(key, {}).get(tensor.shape)
-        if noted is not None:
-            return noted
-        scale = scale_of(layer, tensor, size, following)
-        if following is None and layer.scale is None:
-            # A tensor of another shape than in all passes before.
-            scale = replace(scale, doubt=NOT_FOLLOWED)
-        if following is None or scale.varies:
-            return scale
-        if key not in self._scales and len(self._scales) >= self.MOST_KINDS:
-            self._scales.pop(next(iter(self._scales)), None)
-        self._scales.setdefault(key, {})[tensor.shape] = scale
-        return scale
-
-    def warn_signed(self, names: Sequence[str], statistic: str) -> None:
-        """Warn once of layers with negative activations, for which a statistic is not defined."""
-        if names and "signed" not in self._warned:
-            self._warned.add("signed")
-            warnings.warn(
-                f"layer(s) {', '.join(names)} give negative activations, for which "
-                f"{statistic} is not defined; they count as 0, as after a ReLU",
-                stacklevel=2,
-            )
-
-    def looks_for_small(self, index: int, tensor: Tensor) -> bool:
-        """Return True if a layer is to be searched for activations below the statistic's epsilon.
-
-        On a GPU, which each search waits for, it is at the first call alone.
-        """
-        if tensor.is_cpu:
-            return True
-        first = index not in self._looked
-        self._looked.add(index)
-        return first
-
-    def warn_small(self, largest: Mapping[str, float], statistic: Statistic) -> None:
-        """Warn once of layers whose maps are constant, since all is below the epsilon.
-
-        Args:
-            largest: The largest activation of each such layer, by the layer's name.
-            statistic: The statistic.
-        """
-        if largest and "small" not in self._warned:
-            self._warned.add("small")
-            listing = ", ".join(f"{name} ({value:g})" for name, value in largest.items())
-            warnings.warn(
-                f"layer(s) whose largest activation is below epsilon, {statistic.epsilon:g}: "
-                f"{listing}. {statistic.name} is the same at all their locations, and the map is "
-                "0.5 there. Load the weights, or normalise the image as the network expects; if "
-                "activations are meant to be so small, give "
-                "a smaller epsilon=...",
-                stacklevel=2,
-            )
-
-    def warn_rectified(self, names: Iterable[str], statistic: str) -> None:
-        """Warn once of layers whose values before the ReLU are not known."""
-        listing = ", ".join(dict.fromkeys(names))
-        if listing and "rectified" not in self._warned:
-            self._warned.add("rectified")
-            warnings.warn(
-                f"layer(s) {listing} give no negative activations, and no activation function was "
-                f"seen to make them; {statistic} is defined before the ReLU, and is "
-                "taken of them as they are. Choose the activation's own layer, or the one before",
-                stacklevel=2,
-            )
-
-    def warn_doubt(self, scales: Sequence[Scale]) -> None:
-        """Warn once of scales whose places in the image are not certain."""
-        message = doubt_of(scales)
-        if message and "doubt" not in self._warned:
-            self._warned.add("doubt")
-            warnings.warn(message, stacklevel=2)
+SEVERAL_DEVICES = "the images on each of several devices lie in places of their own"
 
 
 class ScaleReader:
@@ -195,6 +83,7 @@ class ScaleReader:
         self._scales: dict[int, Scale] = {}
         # The scales that the pass so far has read, and those of each part of the batch before.
         self._of_pass: dict[int, Scale] = {}
+        self._devices: dict[int, torch.device] = {}
         self._of_parts: list[tuple[int, dict[int, Scale]]] = []
         self._is_smoe = settings.statistic.function is smoe_scale
         # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
@@ -233,11 +122,14 @@ class ScaleReader:
     def locate(self, index: int, tensor: Tensor) -> Scale:
         """Return the scale of a layer that was given, from its whole tensor."""
         layer = self.layers[index]
-        key: Hashable = (index, *self._kind)
-        if self.tiling is not None:
-            key = (key, self.input_size)
+        kind: Hashable = (index, *self._kind)
+        key = kind if self.tiling is None else (kind, self.input_size)
         layer = layer._replace(scale=None) if self._layer_input else layer
-        return self._notes.scale(key, layer, tensor, self.input_size, self._following)
+        scale = self._notes.scale(key, layer, tensor, self.input_size, self._following)
+        if self._notes.known(key):
+            # Every call has tiles of the same sizes.
+            self._notes.note(kind)
+        return scale
 
     def read_first(self, index: int, tensor: Tensor, count: int) -> Tensor:
         """Return what a tap reads of the first images of a batch.
@@ -262,7 +154,10 @@ class ScaleReader:
         # If any part of the batch has negative activations, the layer counts as signed.
         if index not in self._scales or scale.signed:
             self._scales[index] = scale
-        self._of_pass[index] = scale
+        known = self._of_pass.get(index)
+        if known is not None and scale.varies and self._devices[index] != tensor.device:
+            scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
+        self._of_pass[index], self._devices[index] = scale, tensor.device
         if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
@@ -338,10 +233,16 @@ class ScaleReader:
         Raises:
             ValueError: If a layer's activations are not finite.
         """
-        whole = [
-            of_parts[0] if len(of_parts) == 1 else torch.cat(of_parts)
-            for of_parts in zip(*values, strict=True)
-        ]
+        whole = []
+        for layer, maps in zip(self.layers, zip(*values, strict=True), strict=True):
+            sizes = {tuple(of_part.shape[1:]) for of_part in maps}
+            if len(sizes) > 1:
+                raise LayerError(
+                    f"layer {layer.name!r} gives maps of several sizes, {sorted(sizes)}, for the "
+                    "parts of a batch, since the network's path depends on the images; give images "
+                    "of one path, or no max_batch"
+                )
+            whole.append(maps[0] if len(maps) == 1 else torch.cat(maps))
         if not self._normalize_later:
             return whole
         check_each_finite([layer.name for layer in self.layers], "activations", whole)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.inputs import image_of
+from fastsal.attribution.layer_notes import LayerNotes
 from fastsal.attribution.planned_reader import CacheKey, PlanCache, PlannedReader
-from fastsal.attribution.reader import LayerNotes, ScaleReader
+from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.settings import Settings
 from fastsal.attribution.tiles import crop
 from fastsal.kernels.memory import untraced

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsal.geometry import fields as f
-from fastsal.geometry.functions import JOINS, MOVES, RESAMPLINGS, SHAPES, TO_PYTHON, WEIGHTED
-from fastsal.geometry.rules import Rules
+from fastsal.geometry.functions import (
+    JOINS,
+    MOVES,
+    RESAMPLINGS,
+    SHAPES,
+    TO_PYTHON,
+    WEIGHTED,
+    name_of,
+)
+from fastsal.geometry.rules import Rules, tensors_in
 from fastsal.geometry.seen import Seen, seen_of, union
 
 
@@ -104,7 +112,19 @@ class Coordinates:
             read: The tensors in the arguments.
             made: The tensors in the result; the first argument of an assignment to its items.
         """
-        name = getattr(function, "__name__", str(function))
+        # What is computed here is no function of the network to other modes.
+        with torch._C.DisableTorchFunction():
+            self._follow(function, args, kwargs, read, made)
+
+    def _follow(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        read: Iterable[Tensor],
+        made: Sequence[Tensor],
+    ) -> None:
+        name = name_of(function)
         derived = [tensor for tensor in read if self._found(tensor) is not None]
         self._python_knows_values |= bool(derived) and name in TO_PYTHON
         known = [tensor for tensor in derived if self.of(tensor).places]
@@ -126,11 +146,14 @@ class Coordinates:
             # A form of the function that the rules here do not fit.
             found = None
         if found is None:
-            self.assume(name, derived, made)
+            self.assume(name, derived, made, varies)
             return
         for tensor, places in zip(made, found, strict=False):
             if places and tensor.numel():
                 self._write(name, tensor, Fields(f.distinct(places), unknown, seen, varies))
+        for tensor in made:
+            if self._found(tensor) is None:
+                self._set(tensor, Fields())
 
     def _seen(self, name: str, tensor: Tensor) -> Seen | None:
         """Return the part of the image that weights see of a tensor."""
@@ -150,27 +173,30 @@ class Coordinates:
             self._found(tensor) is not None for tensor in tensors_in(given)
         )
 
-    def assume(self, name: str, read: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+    def assume(
+        self, name: str, read: Iterable[Tensor], made: Iterable[Tensor], varies: bool = False
+    ) -> None:
         """Note a result of an operation that is not known; it counts as stretched over its input.
 
         Args:
             name: The operation's name.
             read: The tensors that it reads.
             made: The tensors that it makes.
+            varies: True if the images' values decide what it does.
         """
         sources = [(tensor, self.of(tensor)) for tensor in read]
         for tensor in made:
             self._set(tensor, Fields())
-            for source, (places, unknown, seen, varies) in sources:
+            for source, (places, unknown, seen, already) in sources:
                 names = _united((unknown, (name,)))
                 if places and source.shape == tensor.shape:
-                    self._set(tensor, Fields(places, names, seen, varies))
+                    self._set(tensor, Fields(places, names, seen, varies or already))
                     break
                 if places and source.dim() == tensor.dim() == 4:
                     size = tensor.shape[2:]
                     own = [f.without_dimension(place, -3)[0] for place in places]
                     wide = tuple(f.stretched(one, size) for one in own)
-                    self._set(tensor, Fields(wide, names, seen, varies))
+                    self._set(tensor, Fields(wide, names, seen, varies or already))
                     break
 
     def _write(self, name: str, tensor: Tensor, fields: Fields) -> None:
@@ -190,18 +216,6 @@ class Coordinates:
         united = _united((unknown, fields.unknown))
         varies |= fields.varies
         self._set(base, Fields((f.compressed(whole),), united, union(known), varies))
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
 
 
 def _in_place(name: str) -> bool:

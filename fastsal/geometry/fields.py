@@ -232,9 +232,10 @@ def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
     if bool((field[0] <= 0).any()):
         # A window half of which is padding still lies where its centre is.
         at = at.clamp(0, last)
-        weight = _between(field[:1], dimension, at)
+        inside = _between(field, dimension, at)
         places = _between(_continued(positions(field), dimension), dimension, at)
-        return torch.cat([weight, places.nan_to_num(0.0) * weight])
+        # Where a line does not go on, as at the border of a turned image, what is known counts.
+        return torch.cat([inside[:1], torch.where(places.isnan(), inside[1:], places * inside[:1])])
     inside = _between(field, dimension, at.clamp(0, last))
     if bool(((at >= 0) & (at <= last)).all()):
         return inside

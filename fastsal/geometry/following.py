@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.geometry.coordinates import Coordinates, tensors_in
+from fastsal.geometry.coordinates import Coordinates
 from fastsal.geometry.placement import Located, located
+from fastsal.geometry.rules import tensors_in
 
 # Pooling inside boxes.
 BOX_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 # Functions that move values and compute none: coordinates move with them.
 MOVES = frozenset(
     """view reshape flatten unflatten ravel permute transpose swapaxes swapdims movedim moveaxis t
@@ -9,7 +12,8 @@ MOVES = frozenset(
     flip fliplr flipud rot90 roll narrow select index_select __getitem__ chunk split
     split_with_sizes tensor_split hsplit vsplit dsplit unbind unfold fold pixel_shuffle
     pixel_unshuffle channel_shuffle native_channel_shuffle gather take_along_dim diagonal cat concat
-    concatenate stack hstack vstack dstack column_stack as_strided""".split()  # noqa: SIM905
+    concatenate stack hstack vstack dstack column_stack as_strided
+    T mT H mH""".split()  # noqa: SIM905
 )
 # Of these the functions that take another tensor's shape alone.
 SHAPES = frozenset("expand_as view_as reshape_as".split())  # noqa: SIM905
@@ -42,3 +46,11 @@ WEIGHTED = ("conv", "deform_conv", "linear", "matmul", "einsum", "bmm")
 
 # Functions that hand a tensor's values to Python, where they may decide what is moved to where.
 TO_PYTHON = frozenset("item tolist numpy __int__ __index__ __float__ __array__".split())  # noqa: SIM905
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a function's name; of an attribute of tensors, such as `mT`, that of the attribute."""
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    return str(name)

@@ -160,8 +160,11 @@ def located(
     steps: list[Steps] = []
     blocks, interleaved, moved = 1, False, False
     for field in fields.places:
-        full = field.expand(-1, *shape)
-        places = torch.stack([layout.channels_first(part) for part in positions(full)])
+        # At its full size but for the channels, which are many.
+        sizes = list(shape)
+        sizes[layout.channel] = field.shape[layout.channel + 1]
+        full = positions(field).expand(-1, *sizes)
+        places = torch.stack([layout.channels_first(part) for part in full])
         # Channels show one place, or their mean does.
         places = places.nanmean(2)
         entries = places.shape[1]
@@ -174,7 +177,7 @@ def located(
                 of_block = slice(block * images, (block + 1) * images)
             block_places = places[:2, of_block]
             alike = _equal(block_places, block_places[:, :1])
-            for image in range(1 if alike else images):
+            for image in range(1 if alike else block_places.shape[1]):
                 entry = range(entries)[of_block][image]
                 view, apart = _view(block_places[:, image], block, seen.of_entry(entry, entries))
                 views.append(view if alike else view._replace(image=image))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,9 @@ class Rules:
         if short in RESAMPLINGS:
             return [self._resampled(function, first, args, kwargs)]
         if short in SEQUENCES:
-            return [self.of_channels(first, -1)]
+            # Attention is for the query; one that is learned shows no place.
+            query = next(iter(tensors_in((args, kwargs))))
+            return [self.of_channels(query, -1)]
         if short in PRODUCTS:
             return [self._product(short, function, args, kwargs, known)]
         if short in REDUCTIONS and made[0].shape != first.shape:
@@ -137,13 +139,17 @@ class Rules:
         kwargs: Any,
         known: Sequence[Tensor],
     ) -> Made:
+        # Of all but concatenations the first tensor moves, and others, such as indices, say where.
+        moving = None if name in JOINS else next(iter(tensors_in((args, kwargs))))
+        if moving is not None and not self._of(moving):
+            return []
         found: Made = []
         for place in range(max(len(self._of(tensor)) for tensor in known)):
             components: list[list[Tensor]] = []
             for component in range(f.COMPONENTS):
 
                 def exchanged(value: Any, at: tuple[int, int] = (place, component)) -> Any:
-                    return self._exchanged(value, *at, name in JOINS)
+                    return self._exchanged(value, *at, moving)
 
                 moved = function(*exchanged(args), **exchanged(kwargs))
                 results = [moved] if isinstance(moved, Tensor) else list(moved)
@@ -154,21 +160,30 @@ class Rules:
                 found[index].append(f.stacked(parts))
         return found
 
-    def _exchanged(self, value: Any, place: int, component: int, joins: bool) -> Any:
-        """Return arguments with one component of the coordinates in place of each tensor."""
+    def _exchanged(self, value: Any, place: int, component: int, moving: Tensor | None) -> Any:
+        """Return arguments with one component of the coordinates in place of a tensor.
+
+        Args:
+            value: The arguments.
+            place: The number of the place.
+            component: The number of the component.
+            moving: The tensor; None for each of them.
+        """
         if isinstance(value, Tensor):
+            if moving is not None and value is not moving:
+                return value
             places = self._of(value)
             if places:
                 field = places[min(place, len(places) - 1)]
                 return field[component].expand(value.shape)
             nothing = torch.zeros((), dtype=torch.float32, device=value.device)
-            return nothing.expand(value.shape) if joins else value
+            return nothing.expand(value.shape)
         if isinstance(value, Mapping):
             return {
-                key: self._exchanged(item, place, component, joins) for key, item in value.items()
+                key: self._exchanged(item, place, component, moving) for key, item in value.items()
             }
         if type(value) in (tuple, list):
-            return type(value)(self._exchanged(item, place, component, joins) for item in value)
+            return type(value)(self._exchanged(item, place, component, moving) for item in value)
         return value
 
     def _assigned(
@@ -245,6 +260,18 @@ class Rules:
         listed = [dim % tensor.dim() + 1 for dim in listed]
         keep = made[0].dim() == tensor.dim()
         return [[place.mean(listed, keepdim=keep) for place in self._of(tensor)] for _ in made]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
 
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,12 +50,15 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
     for entry in range(entries):
         own = places[:, entry] if places.dim() == 5 else places
         of_entry: list[Interval] = []
+        lines = [[f.line_of(axis, d) for d in range(axis.dim())] for axis in own]
         for axis, length in enumerate(size):
-            lines = [f.line_of(own[axis], d) for d in range(own.dim() - 1)]
-            line = max(lines, key=f.width_of)
+            along = max(range(own.dim() - 1), key=lambda d: f.width_of(lines[axis][d]))
+            line = lines[axis][along]
             step = f.step(line)
-            if step:
-                steps[axis] = step
+            # Of an image that is turned, elements go down and across at once.
+            apart = math.hypot(*(f.step(of_axis[along]) for of_axis in lines))
+            if apart:
+                steps[axis] = apart
             shown = line[~line.isnan()]
             first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
             low, high = first - step / 2, last + step / 2

@@ -102,6 +102,7 @@ class View:
         """
         if self._error is not None:
             raise self._error
+        self.reader.end_part(self._count)
         values = []
         for index, scale in enumerate(self.reader.scales):
             blocks = 1 if scale.placement is None else scale.placement.blocks

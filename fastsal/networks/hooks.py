@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -149,12 +150,19 @@ def held(
     if parallel is not None:
         for mode in modes:
             before, after = in_other_threads(mode)
+            if isinstance(mode, Following):
+                hooks = [(parallel, partial(_begin, mode), True), *hooks]
             # Before the first reading, and after the last.
             hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
     with hooked(hooks, own_pass), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
         yield readings
+
+
+def _begin(following: Following, _: nn.Module, args: Any, kwargs: Any) -> None:
+    # Each copy of a `DataParallel` has images of its own.
+    following.begin(list(tensors_in((args, kwargs))))
 
 
 def as_arguments(additional_forward_args: object) -> tuple[object, ...]:

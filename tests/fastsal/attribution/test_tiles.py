@@ -1,5 +1,7 @@
 """Tiles: the same maps as of the whole image, in the memory of one tile."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -119,7 +121,8 @@ def test_memory_does_not_grow_with_the_image_but_by_its_maps():
 
 
 class Counted(nn.Sequential):
-    sizes: list
+    # Of the class, since what a pass changes in the model itself is undone.
+    sizes: ClassVar[list] = []
 
     def forward(self, inputs):
         self.sizes.append(tuple(inputs.shape[2:]))
@@ -128,7 +131,7 @@ class Counted(nn.Sequential):
 
 def test_every_tile_is_shown_once_with_its_surroundings():
     net = Counted(*network())
-    net.sizes = []
+    Counted.sizes.clear()
     attributor = SMOEScale(net, tile=(64, 64), overlap=10)
     attributor.maps(images(200, 150, 1))
     # The overlap is rounded up to the stride, 4; to find scales it need not be.

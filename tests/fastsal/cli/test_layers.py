@@ -25,6 +25,15 @@ class Reused(nn.Module):
         x = self.relu(self.stage(self.relu(self.stem(x))))
         return F.relu(self.last(x)).mean((2, 3))
 
+class Moving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x[:, :, 8:, :40].flip(3)))
+        return F.relu(self.last(x)).mean((2, 3))
+
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
 
@@ -117,3 +126,10 @@ def test_why_there_are_none(file, function, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fastsal: ")
     assert message in line
+
+
+def test_places_in_words(file, capsys):
+    assert main(["layers", f"{file}:Moving", "--size", "64"]) == 0
+    lines = [re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["layer", "shape", "stride", "sign", "place", "chosen"]
+    assert {line[4] for line in lines[1:]} == {"rows 8 to 64, columns 0 to 40, mirrored"}

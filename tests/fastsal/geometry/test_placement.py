@@ -122,7 +122,7 @@ def test_views_of_an_image_are_told_apart(images):
         _, place = located(lambda x, join=join: features(join([x, x.flip(3)])), images)
         placement = place.placement
         assert placement.blocks == 2
-        assert placement.interleaved == interleaved
+        assert placement.interleaved == (interleaved or images == 1)
         first, second = placement.views
         assert (first.block, second.block) == (0, 1)
         assert first.columns == second.columns[::-1]
@@ -141,7 +141,7 @@ def test_five_crops_lie_in_the_corners_and_the_middle():
 
 def test_each_image_of_a_batch_may_lie_elsewhere():
     def own(x):
-        return features(torch.stack([x[0, :, :, :20], x[1, :, :, 20:].flip(2)]))
+        return features(torch.stack([x[0, :, :, :20], x[1, :, :, 20:].flip(1)]))
 
     _, place = located(own)
     assert place.placement.varies
@@ -177,3 +177,14 @@ def test_unknown_functions_are_named_as_doubt():
     _, place = located(lambda x: features(x.sort(3)[0]))
     assert place.placement is None
     assert "sort" in place.doubt
+
+
+def test_windows_of_even_size_keep_the_strides():
+    def same(x):
+        for index in range(6):
+            torch.manual_seed(index)
+            x = nn.Conv2d(x.shape[1], 4, 2, padding="same")(x)
+        return x
+
+    _, place = located(lambda x: same(F.max_pool2d(x, 4)), size=(32, 64))
+    assert place.octaves == (4, 4)
