@@ -211,7 +211,7 @@ NETWORKS = {
             ("backbone.2.block.0", 2, 64),
             ("backbone.4.block.0", 4, 72),
             ("backbone.7.block.0", 8, 240, SIGNED),
-            ("classifier.scale", 16, 128),
+            ("backbone.16", 16, 960, SIGNED),
         ],
     ),
 }
