@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastsal.networks import hooks
-from fastsal.networks.roles import is_pooling, role_of, short_name
+from fastsal.networks.roles import is_pooling, only_gates, role_of, short_name
 from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
 # More maps than this for an image are boxes that are looked at, and no scale.
@@ -174,11 +174,12 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
 def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    shared, pooled = _shared_heads(nodes), pooled_away(nodes)
+    shared, pooled, gates = _shared_heads(nodes), pooled_away(nodes), only_gates(nodes)
     areas = {}
     for index in trace.before(ends) - {0}:
         found = trace.located(index)
-        if found is None or shared[index] or pooled[index] or nodes[index].operation == "pad":
+        no_scale = shared[index] or pooled[index] or gates[index]
+        if found is None or no_scale or nodes[index].operation == "pad":
             continue
         if nodes[index].fields.seen is None:
             # Before all weights, the image may be resized.

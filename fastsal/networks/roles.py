@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastsal.networks.trace import ACTIVATIONS, Node
+from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Node
 
 # Functions of each element alone, in which activation functions and norms are written by hand.
 LINEAR = frozenset(
@@ -21,6 +21,7 @@ NONLINEAR = ACTIVATIONS | frozenset(
 OF_OUTPUTS = frozenset("sigmoid hardsigmoid tanh softmax log_softmax logsigmoid".split())  # noqa: SIM905
 FACTORS = frozenset("mul multiply __mul__ __rmul__".split())  # noqa: SIM905
 LARGEST = frozenset(("max", "min"))
+EXPANSIONS = frozenset("expand expand_as repeat tile repeat_interleave broadcast_to".split())  # noqa: SIM905
 SUMMARIES = frozenset("mean var std var_mean std_mean sum amax amin norm vector_norm".split())  # noqa: SIM905
 RESAMPLINGS = ("interpolate", "upsample", "grid_sample", "pixel_unshuffle")
 
@@ -72,6 +73,45 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
     if len(sources) != 1 or index in sources:
         return Role(None, False, False, False)
     return Role(sources.pop(), activation, activation and of_outputs, norm)
+
+
+def only_gates(nodes: Sequence[Node]) -> list[bool]:
+    """Return for each node True if all that is made of it is a gate.
+
+    A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none: whatever its
+    weights, it adds nothing to what is there.
+
+    Args:
+        nodes: The nodes of the trace.
+    """
+    goes_on: list[list[int]] = [[] for _ in nodes]
+    for index, node in enumerate(nodes):
+        gates: list[int] = []
+        if short_name(node) in FACTORS and len(node.sources) > 1:
+            gates = [source for source in node.sources if _is_in_range(nodes, source)]
+        if len(gates) == len(node.sources):
+            gates = []
+        for source in node.sources:
+            if source not in gates:
+                goes_on[source].append(index)
+    found = [False] * len(nodes)
+    read = {source for node in nodes for source in node.sources}
+    for index in range(len(nodes) - 1, -1, -1):
+        found[index] = index in read and all(found[after] for after in goes_on[index])
+    return found
+
+
+def _is_in_range(nodes: Sequence[Node], index: int) -> bool:
+    """Return True if a node is an activation in a range, perhaps resampled or rearranged."""
+    while True:
+        node = nodes[index]
+        name = short_name(node)
+        if name in OF_OUTPUTS:
+            return True
+        on_its_way = name in LINEAR | REARRANGEMENTS | EXPANSIONS or name.startswith(RESAMPLINGS)
+        if len(node.sources) != 1 or not on_its_way:
+            return False
+        index = node.sources[0]
 
 
 def short_name(node: Node) -> str:

@@ -21,7 +21,8 @@ from fastsal.networks import hooks, state
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
     """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
-    dropout2d detach view reshape flatten unflatten squeeze unsqueeze flip roll rot90""".split()  # noqa: SIM905
+    dropout2d detach view view_as reshape reshape_as flatten unflatten squeeze unsqueeze flip roll
+    rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
@@ -139,9 +140,10 @@ class Trace(TorchFunctionMode):
         """Run the function and record its inputs and outputs."""
         kwargs = kwargs or {}
         self._since += 1
-        sources = self.nodes_in((args, kwargs))
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
+        # `view_as` and the like take only the shape of the second tensor.
+        sources = self.nodes_in(args[:1] if name.endswith("_as") else (args, kwargs))
+        result = func(*args, **kwargs)
         # These take only the shape of their input.
         if name.endswith("_like") or name.startswith("new_"):
             return result

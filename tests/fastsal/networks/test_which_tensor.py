@@ -60,6 +60,34 @@ class Gated(Watched):
         return self.head(self.keep(x).mean((2, 3)))
 
 
+GATES = {
+    "sigmoid": lambda coarse: F.interpolate(torch.sigmoid(coarse), scale_factor=2),
+    "one more": lambda coarse: 1 + F.interpolate(coarse, scale_factor=2).sigmoid(),
+    "hardsigmoid": lambda coarse: F.interpolate(F.hardsigmoid(coarse), scale_factor=2).mul(2),
+    "softmax": lambda coarse: (
+        coarse.flatten(2).softmax(2).view_as(coarse).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    ),
+}
+
+
+class HeavyGate(Watched):
+    """A coarse gate with most of the weights at the end of the last stage."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = GATES[form]
+        self.first, self.second = stage(3, 4), stage(4, 6)
+        self.gate = nn.Sequential(conv(6, 24), nn.ReLU(), conv(24, 24), nn.ReLU(), conv(24, 6))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        self.kept = []
+        x = F.max_pool2d(self.keep(self.first(x)), 2)
+        x = self.second(x)
+        x = x * self.form(self.gate(F.avg_pool2d(x, 2)))
+        return self.head(self.keep(x).mean((2, 3)))
+
+
 class LateSum(Watched):
     """An activation at the start of the last stage, then residual sums without one."""
 
@@ -216,6 +244,7 @@ NETWORKS = {
     "a gate, interpolated": lambda: Gated(),
     "a gate, by a transposed convolution": lambda: Gated("transposed"),
     "a gate, repeated": lambda: Gated("repeated"),
+    **{f"a heavy gate, {form}": lambda form=form: HeavyGate(form) for form in GATES},
     "a residual sum late in the stage": lambda: LateSum(),
     "many residual sums": lambda: LateSum(6),
     "tokens": lambda: Tokens(),
