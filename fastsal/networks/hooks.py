@@ -265,9 +265,8 @@ class Reading:
             calls = max(self.calls.values(), default=0)
             raise LayerError(
                 f"layer {self.tap.name!r} did not run as a module in this pass: the network took "
-                "another way for these images (an early exit), runs the layer by "
-                "`layer.forward(...)`, or is compiled by a function around it; call layers as "
-                "modules, and give the model itself"
+                "another way for these images (an early exit), or runs the layer by "
+                "`layer.forward(...)`; call layers as modules, and give the model itself"
                 if calls == 0
                 else f"layer {self.tap.name!r} ran {calls} time(s), so that there is no call "
                 f"{self.tap.call} (from 0) to read"

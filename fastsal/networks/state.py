@@ -276,9 +276,14 @@ def eager(found: Sequence[nn.Module]) -> Iterator[None]:
     """Run compiled modules uncompiled, since they call no hooks that were set after compilation.
 
     The compiler has one stance for all threads: the last to leave restores it.
+
+    Args:
+        found: A network's modules; none for a function, which may run a compiled one.
     """
     global _stance_holders
-    if not compiled(found):
+    # A program that compiles has imported this.
+    by_function = not found and "torch._dynamo" in sys.modules and not within_compiled()
+    if not by_function and not compiled(found):
         yield
         return
     with _lock:
