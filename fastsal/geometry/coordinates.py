@@ -20,7 +20,8 @@ from fastsal.geometry.functions import (
     name_of,
 )
 from fastsal.geometry.rules import Rules, tensors_in
-from fastsal.geometry.seen import Seen, seen_of, union
+from fastsal.geometry.sampling import stretched
+from fastsal.geometry.seen import Seen, after_cut, seen_of, union
 
 
 class Fields(NamedTuple):
@@ -150,7 +151,10 @@ class Coordinates:
             return
         for tensor, places in zip(made, found, strict=False):
             if places and tensor.numel():
-                self._write(name, tensor, Fields(f.distinct(places), unknown, seen, varies))
+                own = seen
+                if own is not None and _cuts(name):
+                    own = after_cut(own, self.of(known[0]).places[0], places[0], self.size)
+                self._write(name, tensor, Fields(f.distinct(places), unknown, own, varies))
         for tensor in made:
             if self._found(tensor) is None:
                 self._set(tensor, Fields())
@@ -195,7 +199,7 @@ class Coordinates:
                 if places and source.dim() == tensor.dim() == 4:
                     size = tensor.shape[2:]
                     own = [f.without_dimension(place, -3)[0] for place in places]
-                    wide = tuple(f.stretched(one, size) for one in own)
+                    wide = tuple(stretched(one, size) for one in own)
                     self._set(tensor, Fields(wide, names, seen, varies or already))
                     break
 
@@ -216,6 +220,12 @@ class Coordinates:
         united = _united((unknown, fields.unknown))
         varies |= fields.varies
         self._set(base, Fields((f.compressed(whole),), united, union(known), varies))
+
+
+def _cuts(name: str) -> bool:
+    """Return True for functions that may leave out locations at the border."""
+    short = name if name.startswith("__") else name.removesuffix("_")
+    return short == "pad" or short in (MOVES | RESAMPLINGS) - JOINS - SHAPES
 
 
 def _in_place(name: str) -> bool:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Components of a field: the weight, and the weight times row, column and image index.
 COMPONENTS = 4
+# The weight of what comes from a pixel, at least; and that of padding, whose place is known.
+LEAST, PADDING = 1e-6, 1e-20
 # The most places that one location may show at once, as where an image is added to its mirror.
 MOST_PLACES = 4
 
@@ -53,7 +54,13 @@ def whole(tensor: Tensor, places: Sequence[Tensor]) -> Tensor:
 def positions(field: Tensor) -> Tensor:
     """Return (row, column, image) `(3, ...)` of a field; NaN where it comes from no pixel."""
     weight = field[0]
-    return torch.where(weight > 1e-6, field[1:] / weight.clamp_min(1e-6), math.nan)
+    return torch.where(weight > LEAST, field[1:] / weight.clamp_min(LEAST), math.nan)
+
+
+def with_padding(field: Tensor) -> Tensor:
+    """Return positions, as `positions` does, of padding too: its places beside the pixels."""
+    weight = field[0]
+    return torch.where(weight >= PADDING / 2, field[1:] / weight.clamp_min(PADDING / 2), math.nan)
 
 
 def extent(field: Tensor) -> float:
@@ -72,14 +79,31 @@ def spacing(field: Tensor) -> float:
     0 if the field shows one place.
     """
     places = positions(field)[:2]
-    found = []
-    for dimension in range(1, places.dim()):
-        if places.shape[dimension] > 1:
-            steps = places.diff(dim=dimension).abs().amax(0).flatten()
-            steps = steps[steps > 1e-3]
-            if steps.numel():
-                found.append(float(steps.nanmedian()))
-    return min(found, default=0.0)
+    apart = [_neighbours(places, dimension, 1e-3) for dimension in range(1, places.dim())]
+    return min((found for found in apart if found), default=0.0)
+
+
+def spacings(field: Tensor) -> tuple[float, float]:
+    """Return the median number of pixels from a row to the next, and from a column; 0 for one."""
+    rows, columns = (
+        [_neighbours(axis[None], dimension, 0.1) for dimension in range(1, axis.dim() + 1)]
+        for axis in positions(field)[:2]
+    )
+    least = [min((found for found in of_axis if found), default=0.0) for of_axis in (rows, columns)]
+    return least[0], least[1]
+
+
+def _neighbours(places: Tensor, dimension: int, least: float) -> float:
+    """Return the median distance of neighbours that are apart, 0 for none.
+
+    Args:
+        places: `(axes, ...)`; the farther of the axes counts.
+        dimension: The dimension along which they are neighbours.
+        least: The least distance, in pixels.
+    """
+    steps = places.diff(dim=dimension).abs().amax(0).flatten()
+    steps = steps[steps > least]
+    return float(steps.nanmedian()) if steps.numel() else 0.0
 
 
 def step(places: Tensor) -> float:
@@ -91,8 +115,8 @@ def step(places: Tensor) -> float:
     Args:
         places: Rows, or columns, in pixels; NaN counts as none.
 
-    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
-    (0.6666666666666666, 2.0)
+    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0, 5.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
+    (1.0, 2.0)
     """
     lines = places.flatten(0, -2) if places.dim() > 1 else places[None]
     lines = lines[:, ~lines.isnan().all(0)]
@@ -198,7 +222,7 @@ def without_dimension(field: Tensor, dimension: int) -> tuple[Tensor, ...]:
         return (mean,)
     for first in edges:
         part = field.narrow(dimension, first, 1)
-        known = bool((part[0] > 0).any())
+        known = bool((part[0] > LEAST).any())
         if known and not any(_alike(part, other) and _as_wide(part, other) for other in found):
             found.append(part)
     if not 1 < len(found) <= MOST_PLACES or count == len(found) == 1:
@@ -216,83 +240,3 @@ def without_dimension(field: Tensor, dimension: int) -> tuple[Tensor, ...]:
 
 def _as_wide(field: Tensor, other: Tensor) -> bool:
     return abs(extent(field) - extent(other)) <= 0.1 * max(extent(field), extent(other))
-
-
-def sampled(field: Tensor, dimension: int, at: Tensor) -> Tensor:
-    """Return a field at fractional indices along one dimension, linearly between neighbours.
-
-    Args:
-        field: The field.
-        dimension: The dimension; a field that is equal along it is returned as it is.
-        at: The indices; beyond the first and the last the field goes on evenly.
-    """
-    last = field.shape[dimension] - 1
-    if last == 0:
-        return field
-    if bool((field[0] <= 0).any()):
-        # A window half of which is padding still lies where its centre is.
-        at = at.clamp(0, last)
-        inside = _between(field, dimension, at)
-        places = _between(_continued(positions(field), dimension), dimension, at)
-        # Where a line does not go on, as at the border of a turned image, what is known counts.
-        return torch.cat([inside[:1], torch.where(places.isnan(), inside[1:], places * inside[:1])])
-    inside = _between(field, dimension, at.clamp(0, last))
-    if bool(((at >= 0) & (at <= last)).all()):
-        return inside
-    beyond = _between(field, dimension, at)
-    # Beside what comes from no pixel there is nothing to go on from.
-    return torch.where((beyond[:1] - inside[:1]).abs() < 1e-6, beyond, inside)
-
-
-def _between(values: Tensor, dimension: int, at: Tensor) -> Tensor:
-    """Return values at fractional indices along a dimension; outside they go on evenly."""
-    shape = [1] * values.dim()
-    shape[dimension] = len(at)
-    low = at.floor().long().clamp(0, values.shape[dimension] - 2)
-    share = (at - low).to(values.dtype).reshape(shape)
-    before = values.index_select(dimension, low)
-    after = values.index_select(dimension, low + 1)
-    # Beside NaN, an index that is whole has its own value.
-    return torch.where(
-        share == 0, before, torch.where(share == 1, after, torch.lerp(before, after, share))
-    )
-
-
-def _continued(places: Tensor, dimension: int) -> Tensor:
-    """Return places that go on evenly along a dimension where its ends are nowhere."""
-    known = (~places[0].isnan()).movedim(dimension - 1, 0).flatten(1).any(1)
-    found = known.nonzero()[:, 0]
-    length = places.shape[dimension]
-    if len(found) < 2 or len(found) == length:
-        return places
-    first, last = int(found[0]), int(found[-1])
-    at = torch.arange(length, dtype=places.dtype, device=places.device)
-    inner = places.narrow(dimension, first, last - first + 1)
-    return _between(inner, dimension, at - first)
-
-
-def stretched(field: Tensor, size: Sequence[int]) -> Tensor:
-    """Return a field whose last dimensions are stretched to a size, without aligned corners.
-
-    >>> image = start(torch.zeros(1, 1, 4, 4), 0, (4, 4))
-    >>> stretched(image, (2, 2))[1, 0, 0, :, 0].tolist()
-    [1.0, 3.0]
-    """
-    for index, after in enumerate(size):
-        dimension = field.dim() - len(size) + index
-        before = field.shape[dimension]
-        order = torch.arange(after, dtype=torch.float32, device=field.device)
-        at = (order + 0.5) * (before / after) - 0.5
-        field = sampled(field, dimension, at)
-    return field
-
-
-def padded(field: Tensor, padding: Sequence[int], mode: str) -> Tensor:
-    """Return a field with padding, as `torch.nn.functional.pad` does; constants are nowhere.
-
-    Args:
-        field: The field, at the tensor's own size along the dimensions that are padded.
-        padding: As for `torch.nn.functional.pad`.
-        mode: As for `torch.nn.functional.pad`.
-    """
-    return torch.stack([F.pad(part, list(padding), mode=mode) for part in field])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.geometry.fields import positions, step
+from fastsal.geometry.fields import positions, step, with_padding
 
 # In pixels: below, two places are one.
 EQUAL = 1e-2
@@ -93,10 +93,11 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
             return None
         dimension = (rows or columns)[0]
         (channel,) = (d for d in dimensions if d not in (batch, dimension))
-        tokens = _token_grid(places[:2], dimension, shape[dimension])
+        of_padding = with_padding(field)[:2]
+        tokens = _token_grid(of_padding, dimension, shape[dimension])
         sequence = None
         if tokens is None:
-            found = _scattered_grid(places[:2], dimension)
+            found = _scattered_grid(of_padding, dimension)
             if found is None:
                 return None
             height, width, sequence = found

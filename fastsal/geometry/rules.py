@@ -18,6 +18,7 @@ from fastsal.geometry.functions import (
     SCATTERS,
     SEQUENCES,
 )
+from fastsal.geometry.sampling import padded
 from fastsal.geometry.windows import windowed, windows_of
 
 Places = Sequence[Tensor]
@@ -199,7 +200,7 @@ class Rules:
         self, tensor: Tensor, pad: Sequence[int], mode: str = "constant", *_: object
     ) -> list[Tensor]:
         sizes = [-1] * (tensor.dim() - len(pad) // 2) + list(tensor.shape)[-(len(pad) // 2) :]
-        return [f.padded(place.expand(-1, *sizes), pad, mode) for place in self._of(tensor)]
+        return [padded(place.expand(-1, *sizes), pad, mode) for place in self._of(tensor)]
 
     def _resampled(
         self, function: Callable[..., Any], tensor: Tensor, args: Any, kwargs: Any

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastsal.geometry import fields as f
@@ -70,6 +71,39 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
     pairs = [(rows, columns) for rows, columns in sides]
     equal = all(pair == pairs[0] for pair in pairs)
     return Seen(tuple(pairs[:1] if equal else pairs), (steps[0], steps[1]))
+
+
+def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) -> Seen:
+    """Return what is seen of a tensor from whose borders a function may have cut locations.
+
+    Args:
+        seen: What is seen of the function's input.
+        before: The input's field.
+        after: The result's field.
+        size: (H, W) of the image.
+    """
+    wide, narrow = (f.positions(field)[:2].flatten(1) for field in (before, after))
+    wide, narrow = (places[:, ~places.isnan().any(0)] for places in (wide, narrow))
+    if not wide.numel() or not narrow.numel():
+        return seen
+    lost = torch.maximum(narrow.amin(1) - wide.amin(1), wide.amax(1) - narrow.amax(1))
+    # Every second location loses the last one, too.
+    apart = [max(pair) for pair in zip(f.spacings(before), f.spacings(after), strict=True)]
+    if all(float(off) <= 1.01 * step for off, step in zip(lost, apart, strict=True)):
+        return seen
+    left = seen_of(after, size).sides
+    entries = max(len(seen.sides), len(left))
+    sides = [
+        tuple(
+            (max(first, low), min(last, high))
+            for (first, last), (low, high) in zip(
+                seen.of_entry(entry, entries), left[min(entry, len(left) - 1)], strict=True
+            )
+        )
+        for entry in range(entries)
+    ]
+    pairs = [(rows, columns) for rows, columns in sides]
+    return seen._replace(sides=tuple(pairs[:1] if len(set(pairs)) == 1 else pairs))
 
 
 def union(seen: Sequence[Seen]) -> Seen | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastsal.geometry.fields import sampled
+from fastsal.geometry.sampling import sampled
 
 # The order of the arguments after the input.
 _CONV = ("weight", "bias", "stride", "padding", "dilation")

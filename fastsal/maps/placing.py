@@ -13,8 +13,6 @@ from torch import Tensor
 from fastsal.geometry.placement import Placement, Points, View
 from fastsal.maps.resize import upsample
 
-# Beyond the outermost location, windows without padding see so many locations more.
-BORDER = 2.0
 HALF = 0.5
 # No location of a turned grid is farther from a pixel between its locations, in pitches.
 NEIGHBOUR = 0.75
@@ -137,11 +135,7 @@ def _matrix(places: tuple[float, ...], length: int, seen: tuple[float, float]) -
     apart = [after - before for before, after in pairwise(sides)]
     step = sorted(apart)[len(apart) // 2] if apart else seen[1] - seen[0]
     # Rounding must not leave out the pixel at the edge.
-    lowest, highest = (
-        edge if abs(edge - side) <= BORDER * step else side + sign * HALF * step
-        for edge, side, sign in ((seen[0], sides[0], -1), (seen[1], sides[-1], 1))
-    )
-    lowest, highest = max(lowest, seen[0]) - 1e-3, min(highest, seen[1]) + 1e-3
+    lowest, highest = seen[0] - 1e-3, seen[1] + 1e-3
     at = 0
     for pixel in range(length):
         centre = pixel + HALF

@@ -78,8 +78,8 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
 def only_gates(nodes: Sequence[Node]) -> list[bool]:
     """Return for each node True if all that is made of it is a gate.
 
-    A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none: whatever its
-    weights, it adds nothing to what is there.
+    A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none or that it is
+    computed from: whatever its weights, it adds nothing to what is there.
 
     Args:
         nodes: The nodes of the trace.
@@ -90,7 +90,8 @@ def only_gates(nodes: Sequence[Node]) -> list[bool]:
         if short_name(node) in FACTORS and len(node.sources) > 1:
             gates = [source for source in node.sources if _is_in_range(nodes, source)]
         if len(gates) == len(node.sources):
-            gates = []
+            # Of several the one that is computed from another.
+            gates = [one for one in gates if _ancestors(nodes, one) & set(node.sources)]
         for source in node.sources:
             if source not in gates:
                 goes_on[source].append(index)
@@ -98,6 +99,15 @@ def only_gates(nodes: Sequence[Node]) -> list[bool]:
     read = {source for node in nodes for source in node.sources}
     for index in range(len(nodes) - 1, -1, -1):
         found[index] = index in read and all(found[after] for after in goes_on[index])
+    return found
+
+
+def _ancestors(nodes: Sequence[Node], index: int) -> set[int]:
+    """Return the nodes that a node is computed from."""
+    found = set(nodes[index].sources)
+    for node in range(index - 1, -1, -1):
+        if node in found:
+            found.update(nodes[node].sources)
     return found
 
 

@@ -371,6 +371,52 @@ def test_windows_without_padding_see_the_middle():
         check(SMOEScale(network, layers).attribute(objects(CENTRES))[:, 0], CENTRES)
 
 
+CUTS = {
+    "slice": lambda x: x[:, :, 3:-3, 2:],
+    "narrow": lambda x: x.narrow(2, 3, x.shape[2] - 6).narrow(3, 2, x.shape[3] - 2),
+    "negative padding": lambda x: F.pad(x, (-2, 0, -3, -3)),
+    "indices": lambda x: x.index_select(2, torch.arange(3, x.shape[2] - 3))[:, :, :, 2:],
+    "centre crop": lambda x: center_crop(x, [x.shape[2] - 6, x.shape[3]])[:, :, :, 2:],
+}
+
+
+class CutInside(nn.Module):
+    """A network that cuts its features, whose locations are of 4 pixels; then a convolution."""
+
+    def __init__(self, cut):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut, self.last = cut, nn.Conv2d(8, 8, 3)
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 2, 2), nn.ReLU(), nn.AvgPool2d(2))
+        for parameter in self.parameters():
+            parameter.data.abs_()
+
+    def forward(self, x):
+        return self.last(self.cut(self.first(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_features_that_are_cut_off_have_no_salience(cut):
+    network = CutInside(CUTS[cut]).eval()
+    images = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    maps = SMOEScale(network, [network.last], statistic="std").attribute(images)[:, 0]
+    expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    expected[12:-12, 8:] = True
+    for one in maps:
+        assert torch.equal(one != 0, expected)
+
+
+@pytest.mark.parametrize("layers", [1, 3, 6])
+def test_windows_without_padding_see_the_border(layers):
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Conv2d(3 if not one else 8, 8, 5) for one in range(layers)))
+    for parameter in network.parameters():
+        parameter.data.abs_()
+    images = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    attributor = SMOEScale(network.eval(), [network[-1]], statistic="std")
+    assert bool((attributor.attribute(images) != 0).all())
+
+
 class Tokens(nn.Module):
     """A stage of tokens after convolutions, as in hybrid transformers."""
 

@@ -51,15 +51,3 @@ def test_patches_are_one_place_and_mirrors_two():
     (mean,) = f.without_dimension(patches, -3)
     assert f.positions(mean)[1, 0, 0, 0].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]
     assert len(f.without_dimension(torch.cat([image, image.flip(4)], 2), -3)) == 2
-
-
-def test_fractional_indices_are_interpolated():
-    image = of_image(1, 5)
-    at = torch.tensor([-1.0, 0.25, 3.5, 9.0])
-    assert f.positions(f.sampled(image, 4, at))[1, 0, 0, 0].tolist() == [-0.5, 0.75, 4.0, 9.5]
-
-
-def test_padding_comes_from_no_pixel():
-    wide = f.padded(of_image(2, 2).expand(-1, 1, 1, 2, 2), (1, 0), "constant")
-    assert wide[0, 0, 0, 0].tolist() == [0.0, 1.0, 1.0]
-    assert f.positions(wide)[0, 0, 0, 0, 0].isnan()

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy
 import pytest
 import torch
 
@@ -16,15 +15,10 @@ def line(places, seen, length):
     """For each pixel its two neighbours and their shares, [] for a pixel that is not shown."""
     order = sorted(range(len(places)), key=places.__getitem__)
     sides = [places[index] for index in order]
-    step = numpy.median(numpy.diff(sides)) if len(sides) > 1 else seen[1] - seen[0]
-    reach = []
-    for edge, side, sign in ((seen[0], sides[0], -1), (seen[1], sides[-1], 1)):
-        reach.append(edge if abs(edge - side) <= 2 * step else side + sign * step / 2)
-    low, high = max(reach[0], seen[0]), min(reach[1], seen[1])
     found = []
     for pixel in range(length):
         centre = pixel + 0.5
-        if not low - 1e-3 <= centre <= high + 1e-3:
+        if not seen[0] <= centre <= seen[1]:
             found.append([])
         elif centre <= sides[0]:
             found.append([(order[0], 1.0)])

@@ -73,9 +73,9 @@ GATES = {
 class HeavyGate(Watched):
     """A coarse gate with most of the weights at the end of the last stage."""
 
-    def __init__(self, form):
+    def __init__(self, form, activation=torch.relu):
         super().__init__()
-        self.form = GATES[form]
+        self.form, self.activation = GATES[form], activation
         self.first, self.second = stage(3, 4), stage(4, 6)
         self.gate = nn.Sequential(conv(6, 24), nn.ReLU(), conv(24, 24), nn.ReLU(), conv(24, 6))
         self.head = nn.Linear(6, 5)
@@ -83,7 +83,7 @@ class HeavyGate(Watched):
     def forward(self, x):
         self.kept = []
         x = F.max_pool2d(self.keep(self.first(x)), 2)
-        x = self.second(x)
+        x = self.activation(self.second(x))
         x = x * self.form(self.gate(F.avg_pool2d(x, 2)))
         return self.head(self.keep(x).mean((2, 3)))
 
@@ -245,6 +245,7 @@ NETWORKS = {
     "a gate, by a transposed convolution": lambda: Gated("transposed"),
     "a gate, repeated": lambda: Gated("repeated"),
     **{f"a heavy gate, {form}": lambda form=form: HeavyGate(form) for form in GATES},
+    "a heavy gate of values in a range": lambda: HeavyGate("sigmoid", torch.tanh),
     "a residual sum late in the stage": lambda: LateSum(),
     "many residual sums": lambda: LateSum(6),
     "tokens": lambda: Tokens(),
