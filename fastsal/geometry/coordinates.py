@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,47 @@ class Fields(NamedTuple):
     varies: bool = False
 
 
+class _Noted:
+    """The fields of every tensor that comes from the images; empty where they are not known."""
+
+    def __init__(self) -> None:
+        self._fields: dict[int, tuple[weakref.ref[Tensor], Fields, int]] = {}
+        self._count = 0
+
+    def of(self, tensor: Tensor) -> Fields:
+        """Return a tensor's fields, empty ones if it has none."""
+        return self.found(tensor) or Fields()
+
+    def found(self, tensor: Tensor) -> Fields | None:
+        """Return a tensor's fields, None if it does not come from the images."""
+        reference, fields, _ = self._fields.get(id(tensor), (None, None, 0))
+        # The id may be that of a freed tensor.
+        return fields if reference is not None and reference() is tensor else None
+
+    def age_of(self, tensor: Tensor) -> int:
+        """Return the number of a tensor in the pass."""
+        return self._fields[id(tensor)][2]
+
+    def set(self, tensor: Tensor, fields: Fields) -> None:
+        """Note a tensor's fields."""
+        self._count += 1
+        key = id(tensor)
+        forget = partial(_forget, weakref.ref(self), key)
+        self._fields[key] = (weakref.ref(tensor, forget), fields, self._count)
+
+    def drop(self, key: int, reference: weakref.ref[Tensor]) -> None:
+        """Forget what was noted under a reference; the `id` may be another tensor's by now."""
+        if key in self._fields and self._fields[key][0] is reference:
+            del self._fields[key]
+
+
+def _forget(noted: weakref.ref[_Noted], key: int, reference: weakref.ref[Tensor]) -> None:
+    """Drop the fields of a tensor that is freed."""
+    owner = noted()
+    if owner is not None:
+        owner.drop(key, reference)
+
+
 class Coordinates:
     """The pixel coordinates of every element of a pass's tensors.
 
@@ -63,38 +105,27 @@ class Coordinates:
     def __init__(self, images: Sequence[Tensor]) -> None:
         self.size = (images[0].shape[2], images[0].shape[3])
         self.images = images[0].shape[0]
-        # Of every tensor that comes from the images; without places where they are not known.
-        self._fields: dict[int, tuple[weakref.ref[Tensor], Fields, int]] = {}
-        self._count = 0
+        self._noted = noted = _Noted()
         self._python_knows_values = False
+        # No cycle: the fields of a pass are freed with it, and not by the collector.
         self._rules = Rules(
-            lambda tensor: self.of(tensor).places,
-            lambda tensor: not self.of(tensor).unknown,
-            lambda tensor: self._fields[id(tensor)][2],
+            lambda tensor: noted.of(tensor).places,
+            lambda tensor: not noted.of(tensor).unknown,
+            noted.age_of,
         )
         first = 0
         for image in images:
             if image.numel():
-                self._set(image, Fields((f.start(image, first, self.size),)))
+                self._noted.set(image, Fields((f.start(image, first, self.size),)))
             first += image.shape[0]
 
     def of(self, tensor: Tensor) -> Fields:
         """Return a tensor's coordinates, without places if they are not known."""
-        return self._found(tensor) or Fields()
-
-    def _found(self, tensor: Tensor) -> Fields | None:
-        """Return a tensor's coordinates, None if it does not come from the images."""
-        reference, fields, _ = self._fields.get(id(tensor), (None, None, 0))
-        # The id may be that of a freed tensor.
-        return fields if reference is not None and reference() is tensor else None
+        return self._noted.of(tensor)
 
     def copy(self, tensor: Tensor, other: Tensor) -> None:
         """Note that another tensor has the coordinates of a tensor."""
-        self._set(other, self.of(tensor))
-
-    def _set(self, tensor: Tensor, fields: Fields) -> None:
-        self._count += 1
-        self._fields[id(tensor)] = (weakref.ref(tensor), fields, self._count)
+        self._noted.set(other, self.of(tensor))
 
     def follow(
         self,
@@ -126,12 +157,12 @@ class Coordinates:
         made: Sequence[Tensor],
     ) -> None:
         name = name_of(function)
-        derived = [tensor for tensor in read if self._found(tensor) is not None]
+        derived = [tensor for tensor in read if self._noted.found(tensor) is not None]
         self._python_knows_values |= bool(derived) and name in TO_PYTHON
         known = [tensor for tensor in derived if self.of(tensor).places]
         if not known:
             for tensor in made if derived else ():
-                self._set(tensor, Fields())
+                self._noted.set(tensor, Fields())
             return
         if not made:
             return
@@ -156,8 +187,8 @@ class Coordinates:
                     own = after_cut(own, self.of(known[0]).places[0], places[0], self.size)
                 self._write(name, tensor, Fields(f.distinct(places), unknown, own, varies))
         for tensor in made:
-            if self._found(tensor) is None:
-                self._set(tensor, Fields())
+            if self._noted.found(tensor) is None:
+                self._noted.set(tensor, Fields())
 
     def _seen(self, name: str, tensor: Tensor) -> Seen | None:
         """Return the part of the image that weights see of a tensor."""
@@ -174,7 +205,7 @@ class Coordinates:
         # Of an assignment the values that are assigned decide nothing.
         given = (args[1:2] if short == "__setitem__" else args[1:], kwargs)
         return self._python_knows_values or any(
-            self._found(tensor) is not None for tensor in tensors_in(given)
+            self._noted.found(tensor) is not None for tensor in tensors_in(given)
         )
 
     def assume(
@@ -190,21 +221,21 @@ class Coordinates:
         """
         sources = [(tensor, self.of(tensor)) for tensor in read]
         for tensor in made:
-            self._set(tensor, Fields())
+            self._noted.set(tensor, Fields())
             for source, (places, unknown, seen, already) in sources:
                 names = _united((unknown, (name,)))
                 if places and source.shape == tensor.shape:
-                    self._set(tensor, Fields(places, names, seen, varies or already))
+                    self._noted.set(tensor, Fields(places, names, seen, varies or already))
                     break
                 if places and source.dim() == tensor.dim() == 4:
                     size = tensor.shape[2:]
                     own = [f.without_dimension(place, -3)[0] for place in places]
                     wide = tuple(stretched(one, size) for one in own)
-                    self._set(tensor, Fields(wide, names, seen, varies or already))
+                    self._noted.set(tensor, Fields(wide, names, seen, varies or already))
                     break
 
     def _write(self, name: str, tensor: Tensor, fields: Fields) -> None:
-        self._set(tensor, fields)
+        self._noted.set(tensor, fields)
         base = tensor._base
         if not _in_place(name) or base is None or not base.is_contiguous():
             return
@@ -219,7 +250,7 @@ class Coordinates:
         known = [one for one in (seen, fields.seen) if one is not None]
         united = _united((unknown, fields.unknown))
         varies |= fields.varies
-        self._set(base, Fields((f.compressed(whole),), united, union(known), varies))
+        self._noted.set(base, Fields((f.compressed(whole),), united, union(known), varies))
 
 
 def _cuts(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -109,13 +110,14 @@ def _neighbours(places: Tensor, dimension: int, least: float) -> float:
 def step(places: Tensor) -> float:
     """Return the distance of neighbours along the last dimension, 0 if there is none.
 
-    That is the median of those that are apart; for places in order less, by the share of those
-    that are repeated, as by nearest-neighbour interpolation.
+    That is the mean of those in the middle, the median for places that are not in order. It is
+    less if places are repeated, as by nearest-neighbour interpolation; what pads the ends does not
+    count.
 
     Args:
         places: Rows, or columns, in pixels; NaN counts as none.
 
-    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0, 5.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
+    >>> step(torch.tensor([1.0, 1.0, 3.0, 3.0])), step(torch.tensor([5.0, 7.0, 1.0, 3.0]))
     (1.0, 2.0)
     """
     lines = places.flatten(0, -2) if places.dim() > 1 else places[None]
@@ -130,9 +132,32 @@ def step(places: Tensor) -> float:
         return 0.0
     ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
     middle = float(moves.median())
-    if ordered and float(moves.max()) <= 2.5 * middle:
-        return float(line.abs().mean())
-    return middle * (len(moves) / len(line) if ordered else 1.0)
+    if not ordered:
+        return middle
+    runs = _runs(line)
+    if max(runs, default=1) > 1:
+        apart = middle if float(moves.max()) > 2.5 * middle else float(moves.mean())
+        return apart * len(runs) / sum(runs)
+    # Windows that reach outside are drawn to the edges.
+    edge = len(moves) // 4
+    inner = moves[edge : len(moves) - edge]
+    return float(
+        (inner if float(inner.max()) <= 2.5 * middle else middle * inner.new_ones(1)).mean()
+    )
+
+
+def _runs(line: Tensor) -> list[int]:
+    """Return how often each place comes before the next, less what pads the ends of the line.
+
+    Args:
+        line: The differences of neighbours.
+    """
+    at = (line.abs() > 1e-3).nonzero()[:, 0].tolist()
+    edges = [-1, *at, len(line)]
+    runs = [after - before for before, after in pairwise(edges)]
+    inner = sorted(runs[1:-1])
+    usual = inner[len(inner) // 2] if inner else min(runs)
+    return [min(runs[0], usual), *runs[1:-1], min(runs[-1], usual)]
 
 
 def line_of(places: Tensor, dimension: int) -> Tensor:

@@ -43,6 +43,10 @@ class Following(TorchFunctionMode):
         images = [tensor for tensor in inputs if tensor.dim() == 4]
         self._local.coordinates = Coordinates(images) if images else None
 
+    def end(self) -> None:
+        """Forget this thread's pass."""
+        self._local.__dict__.pop("coordinates", None)
+
     @property
     def paused(self) -> bool:
         """True while a hook of this thread computes, whose functions are not followed."""

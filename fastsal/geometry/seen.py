@@ -60,6 +60,10 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
             apart = math.hypot(*(f.step(of_axis[along]) for of_axis in lines))
             if apart:
                 steps[axis] = apart
+            else:
+                # One row of pixels is as high as a column is wide, or is the whole image.
+                across = max(f.step(other) for other in lines[1 - axis])
+                step = steps[axis] = across or float(length)
             shown = line[~line.isnan()]
             first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
             low, high = first - step / 2, last + step / 2

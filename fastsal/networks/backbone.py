@@ -48,7 +48,9 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
     cuts = trace.cuts(ends[:1])
     areas = _pixels_per_location(trace, ends)
     to_first = trace.before(ends[:1])
-    begin = _second_network(cuts, {node: area for node, area in areas.items() if node in to_first})
+    begin = _second_network(
+        nodes, cuts, {node: area for node, area in areas.items() if node in to_first}
+    )
     cuts = [cut for cut in cuts if cut >= begin]
     areas = {node: pixels for node, pixels in areas.items() if node >= begin}
     branch = [cut for cut in _way_down(trace, areas, to_first) if cut >= begin]
@@ -155,6 +157,11 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
             "input, as in a program of torch.export or where layers are kept in a Python list; "
             "give the module that it was made from, or keep the layers in a torch.nn.ModuleList"
         )
+    elif any(node.shape and len(node.shape) == 4 for node in (trace.nodes[one] for one in trunk)):
+        why = (
+            f"of images of {shape[2]}x{shape[3]} pixels no tensor on the way has more than one "
+            "location; give larger ones"
+        )
     else:
         why = (
             "no tensor on the way has locations (N, C, H, W), as where the pixels are flattened "
@@ -190,9 +197,12 @@ def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     return areas
 
 
-def _second_network(cuts: Sequence[int], areas: Mapping[int, float]) -> int:
-    """Return the last cut at the finest scale with coarser tensors both before it and after it."""
-    on_grid = [cut for cut in cuts if cut in areas]
+def _second_network(nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[int, float]) -> int:
+    """Return the last cut at the finest scale with coarser tensors both before it and after it.
+
+    What pools a tensor is no beginning: the tensor itself may end a scale.
+    """
+    on_grid = [cut for cut in cuts if cut in areas and not is_pooling(nodes[cut])]
     if not on_grid:
         return 0
     finest = min(areas.values())

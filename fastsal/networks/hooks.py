@@ -140,9 +140,7 @@ def held(
     modes = list(dict.fromkeys(mode for tap in taps for mode in tap.modes))
     if counter is not None:
         modes.append(counter)
-    for mode in modes:
-        if isinstance(mode, Following):
-            mode.begin(inputs)
+    following = [mode for mode in modes if isinstance(mode, Following)]
     readings = [Reading(tap, counter, modes) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
@@ -155,6 +153,9 @@ def held(
             # Before the first reading, and after the last.
             hooks = [(parallel, before, True), *hooks, (parallel, after, False)]
     with hooked(hooks, own_pass), ExitStack() as stack:
+        for one in following:
+            one.begin(inputs)
+            stack.callback(one.end)
         for mode in modes:
             stack.enter_context(mode)
         yield readings

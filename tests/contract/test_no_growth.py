@@ -57,18 +57,20 @@ def without_collector():
 def test_of_a_call_its_result_alone_remains(small_network, small_images, maker, without_collector):
     model = small_network()
     attributor = maker(model)
+    # Of the network's buffers copies are kept, by which a pass that writes to them is undone.
+    copies = len(list(model.buffers()))
     with Storages() as storages:
         result = attributor.attribute(small_images, 1)
         assert len(storages.noted) > 10
-        assert storages.alive() == 1
+        assert storages.alive() == 1 + copies
         result = attributor.attribute(small_images, 1)
-        assert storages.alive() == 1
-        assert next(iter(storages.noted)) == result.untyped_storage()._cdata
+        assert storages.alive() == 1 + copies
+        assert result.untyped_storage()._cdata in storages.noted
         del result
-        assert storages.alive() == 0
+        assert storages.alive() == copies
         with pytest.raises(ValueError, match="does not fit"):
             attributor.attribute(small_images, 99)
-        assert storages.alive() == 0
+        assert storages.alive() == copies
 
 
 def test_activations_are_gone_with_the_call(small_network, small_images, maker):

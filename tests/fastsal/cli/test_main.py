@@ -56,11 +56,13 @@ def test_layers_of_an_own_network(capsys):
     ]
 
 
-def test_layers_of_a_torchvision_network(capsys):
-    assert main(["layers", "resnet18", "--size", "32"]) == 0
+@pytest.mark.parametrize(("size", "scales"), [(64, 5), (33, 5), (32, 4)])
+def test_layers_of_a_torchvision_network(capsys, size, scales):
+    """Five scales; of 32 pixels layer4 has one location, which tells no place from another."""
+    assert main(["layers", "resnet18", "--size", str(size)]) == 0
     lines = capsys.readouterr().out.splitlines()
     chosen = [line.split()[0] for line in lines if line.endswith("yes")]
-    assert chosen == ["relu", "layer1", "layer2", "layer3", "layer4"]
+    assert chosen == ["relu", "layer1", "layer2", "layer3", "layer4"][:scales]
 
 
 @pytest.mark.usefixtures("folder")

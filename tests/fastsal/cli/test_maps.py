@@ -452,7 +452,7 @@ def test_a_network_of_one_size_takes_photographs_of_that_size(capsys):
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (1, 1), (2, 3)])
+@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (2, 3), (1, 3)])
 @pytest.mark.parametrize("size", ["original", 8])
 def test_tiny_photographs_have_maps(shape, size):
     Image.new("RGB", shape[::-1], "red").save("photos/a_tiny.png")
@@ -464,6 +464,16 @@ def test_tiny_photographs_have_maps(shape, size):
         assert Image.open(Path("maps") / entry["pictures"]["map"]).size == tuple(
             entry["shown_size"]
         )
+
+
+@pytest.mark.usefixtures("folder")
+def test_of_a_photograph_of_one_pixel_there_is_no_map():
+    Image.new("RGB", (1, 1), "red").save("photos/a_pixel.png")
+    arguments = ("photos/a_pixel.png", "photos/one.png", "--size", "original")
+    assert maps(*arguments, network="strided") == 0
+    entries = manifest()
+    assert "of images of 1x1 pixels" in entries["../photos/a_pixel.png"]["error"]
+    assert entries["../photos/one.png"].get("error") is None
 
 
 @pytest.mark.usefixtures("folder")

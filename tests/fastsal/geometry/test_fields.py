@@ -25,9 +25,14 @@ def test_an_image_of_another_size_shows_the_same_scene():
         ([0.5, 1.5, 2.5], 1.0),
         ([7.0, 5.0, 3.0], 2.0),
         # Half of the places are repeated, as by nearest-neighbour interpolation.
-        ([1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 7.0, 7.0, 9.0, 9.0], 2.0 * 4 / 9),
+        ([1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 7.0, 7.0, 9.0, 9.0], 1.0),
         # Places at the edges are drawn together, as of windows that reach outside.
-        ([4.0, 4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 46.0], 42.0 / 7),
+        ([4.0, 4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 46.0], 8.0),
+        # The edge is repeated, as by padding; of what is repeated before, only as often.
+        ([1.0, 1.0, 3.0, 5.0, 7.0, 7.0, 7.0], 2.0),
+        ([1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 5.0], 1.0),
+        # Every third place is left out, as by an interpolation to fewer.
+        ([0.0, 1.0, 3.0, 4.0, 6.0, 7.0, 9.0, 10.0, 12.0], 1.5),
         # Jumps, as where an image is rolled, are no steps.
         ([5.0, 6.0, 7.0, 0.0, 1.0, 2.0], 1.0),
         ([math.nan, 1.0, 2.0, math.nan], 1.0),
