@@ -21,6 +21,8 @@ from fastsal.geometry.functions import (
 from fastsal.geometry.sampling import padded
 from fastsal.geometry.windows import windowed, windows_of
 
+RESHAPES: dict[str, Callable[..., Any]] = {"view": Tensor.reshape, "view_as": Tensor.reshape_as}
+
 Places = Sequence[Tensor]
 Made = list[list[Tensor]]
 
@@ -140,6 +142,8 @@ class Rules:
         kwargs: Any,
         known: Sequence[Tensor],
     ) -> Made:
+        # Coordinates may lie in memory in another order than the tensor that is viewed.
+        function = RESHAPES.get(name, function)
         # Of all but concatenations the first tensor moves, and others, such as indices, say where.
         moving = None if name in JOINS else next(iter(tensors_in((args, kwargs))))
         if moving is not None and not self._of(moving):

@@ -183,3 +183,20 @@ def missed(graph: Graph, grid: tuple[int, ...], first: int, last: int) -> float:
             if first < call.end <= last:
                 between.add(call.module)
     return sum(size[module] for module in between) / max(1, sum(size.values()))
+
+
+def unread(graph: Graph, grids: Iterable[tuple[int, ...]]) -> list[int]:
+    """Return the numbers of locations at which a layer that all paths cross works and no scale is.
+
+    Args:
+        graph: The graph.
+        grids: The rows and columns of each scale.
+    """
+    read = [math.prod(grid) for grid in grids]
+    found: set[int] = set()
+    for call in graph.calls:
+        count = call.locations
+        near = any(one / 1.6 < count < one * 1.6 for one in (*read, *found))
+        if count > 1 and not near and graph.is_cut(call.made):
+            found.add(count)
+    return sorted(found, reverse=True)

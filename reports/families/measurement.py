@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastsal.networks.scales import Scale, ScalesError, candidates, chosen_scales
 from fastsal.optional import one_line
-from reports.families.graph import Graph, last_cut, missed
+from reports.families.graph import Graph, last_cut, missed, unread
 from reports.families.networks import build, count_parameters, enliven, smallest
 
 MOST_PARAMETERS = 150_000_000
@@ -60,6 +60,7 @@ class Measurement:
         after: The share of the others that runs after the last scale.
         beside: The share of the others that reaches the output around the last scale besides.
         scales: The scales.
+        unread: The numbers of locations at which layers that all paths cross work, without a scale.
         error: The reason why there are none.
     """
 
@@ -71,6 +72,7 @@ class Measurement:
     after: float = 0.0
     beside: float = 0.0
     scales: tuple[FoundScale, ...] = field(default=())
+    unread: tuple[int, ...] = ()
     error: str = ""
 
 
@@ -166,6 +168,7 @@ def measure(family: str, name: str, network: nn.Module, images: Tensor) -> Measu
         after=share(after),
         beside=share(around - after),
         scales=tuple(found),
+        unread=tuple(unread(graph, [scale.size[1:] for scale in found])),
         error=reason,
     )
 
@@ -178,7 +181,8 @@ def read_measurements(path: Path) -> dict[str, Measurement]:
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = json.loads(line)
         scales = tuple(map(_scale, fields.pop("scales")))
-        found[fields["family"]] = Measurement(**fields, scales=scales)
+        grids = tuple(fields.pop("unread"))
+        found[fields["family"]] = Measurement(**fields, scales=scales, unread=grids)
     return found
 
 

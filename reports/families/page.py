@@ -9,7 +9,7 @@ from reports.families.measurement import Measurement
 
 # Of the parameters that work on locations.
 MOST_AFTER = 0.05
-ONE_RESOLUTION = "one resolution after the patches"
+ONE_RESOLUTION = "one resolution"
 PYRAMID = "a pyramid and heads read every scale"
 QUERIES = "boxes are decoded from queries, after the last grid"
 DECODER = "a decoder reads every scale"
@@ -77,6 +77,7 @@ image has the network's default size.
   the trace of `find_scales`, in autograd's graph. Parameters that work on one location, as after
   global pooling, are left out.
 - **beside**: the share of the other parameters that reaches the output around the last scale.
+- **without**: locations at which layers work that every path crosses, and no scale is.
 - **head**: the share of all parameters that works on one location.
 """
 
@@ -101,11 +102,14 @@ def write_page(path: Path, measurements: Iterable[Measurement]) -> None:
         ]
         lines += ["|---|---|---|---|---|---|---|", *map(_row, mine), ""]
     lines += [
-        f"## Without scales, or with more than {MOST_AFTER:.0%} after or beside the last\n",
-        "| family | network | last scale | after | beside | reason |",
-        "|---|---|---|---|---|---|",
+        "## The others\n",
+        f"One scale or none, an octave without a scale, or more than {MOST_AFTER:.0%} after or beside",
+        "the last scale.\n",
+        "| family | network | last scale | after | beside | without | reason |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {one.family} | `{_short(one)}` | {_last(one)} | {_shares(one)} | {reason(one)} |"
+            f"| {one.family} | `{_short(one)}` | {_last(one)} | {_shares(one)} | "
+            f"{', '.join(map(str, one.unread))} | {reason(one)} |"
             for one in with_reason
         ),
     ]
@@ -113,15 +117,16 @@ def write_page(path: Path, measurements: Iterable[Measurement]) -> None:
 
 
 def is_regular(found: Measurement) -> bool:
-    """Return True if a network has scales and little comes after the last one."""
-    return bool(found.scales) and found.after + found.beside <= MOST_AFTER
+    """Return True if a network has several scales, none is missing and little comes after them."""
+    little = found.after + found.beside <= MOST_AFTER
+    return len(found.scales) > 1 and little and not found.unread
 
 
 def reason(found: Measurement) -> str:
     """Return the reason why a family has no scales, or why much comes after the last one."""
     if found.family in REASONS:
         return REASONS[found.family]
-    if "keeps one resolution" in found.error:
+    if len(found.scales) == 1:
         return ONE_RESOLUTION
     return found.error
 

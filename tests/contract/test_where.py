@@ -53,6 +53,12 @@ def rows_of_views(pooled, images):
     return pooled.unflatten(0, (images, -1)).mean(1)
 
 
+def blocks_by_views(x):
+    x = x.view(len(x), 3, x.shape[2] // 2, 2, x.shape[3] // 2, 2)
+    x = x.permute(0, 3, 5, 1, 2, 4).contiguous()
+    return x.view(len(x), 12, *x.shape[4:])
+
+
 def affine(theta, size=None):
     def move(x):
         own = torch.tensor(theta).expand(len(x), 2, 3)
@@ -122,6 +128,7 @@ NETWORKS = {
     "five crops": Moving(lambda x: torch.cat(five_crop(x, [48, 64])), together=blocks),
     "windows": Moving(windows, together=rows_of_views),
     "pixel unshuffle": Moving(lambda x: F.pixel_unshuffle(x, 2), 12),
+    "blocks by views": Moving(blocks_by_views, 12),
     "focus": Moving(
         lambda x: torch.cat([x[..., i::2, j::2] for j in (0, 1) for i in (0, 1)], 1), 12
     ),
@@ -134,7 +141,7 @@ MIRRORED = {
 }
 SEVERAL_MAPS = ("views", "views side by side", "five crops", "windows")
 # Tiles of these are as their whole.
-TILED = ("plain", "transpose", "resize", "pixel unshuffle", "focus")
+TILED = ("plain", "transpose", "resize", "pixel unshuffle", "blocks by views", "focus")
 NOT_EXPORTED = (*SEVERAL_MAPS, "turned by 30 degrees", "rotate", "spatial transformer")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reports.families.__main__ import PAGE, RECORDS
-from reports.families.graph import Graph, last_cut, missed
+from reports.families.graph import Graph, last_cut, missed, unread
 from reports.families.measurement import (
     Measurement,
     measure,
@@ -131,10 +131,27 @@ def test_a_measurement_leaves_out_what_works_on_one_location():
 
 
 def test_a_network_without_scales_says_why():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     found = measure("by hand", "flat", network, torch.rand(1, 3, 8, 8))
     assert not found.scales
-    assert "keeps one resolution" in found.error
+    assert "no candidate" in found.error
+    assert without_reason([found]) == ["by hand"]
+
+
+@pytest.mark.filterwarnings("ignore:found 1 spatial scale")
+def test_one_resolution_is_a_reason():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    found = measure("by hand", "flat", network, torch.rand(1, 3, 8, 8))
+    assert not is_regular(found)
+    assert reason(found) == "one resolution"
+
+
+def test_an_octave_without_a_scale_is_told(gated):
+    _, graph = gated
+    assert unread(graph, [(8, 8)]) == [16]
+    assert unread(graph, [(8, 8), (4, 4)]) == []
+    stack = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)).eval()
+    assert unread(Graph(stack, torch.rand(1, 3, 8, 8)), [(4, 4)]) == [64]
 
 
 def test_gains_of_zero_do_not_hide_a_branch():
