@@ -71,6 +71,8 @@ def memory_budget_bytes() -> int:
 def rows_at_once(explain: Rows, inputs: Tensor, target: Tensor, budget: int) -> int:
     """Return how many images a pass may take, from the peak memory of one image and of two.
 
+    Each is the peak of a second call: a first one may look up scales, which no later one does.
+
     Args:
         explain: runs a pass.
         inputs: at least one image; its first is used.
@@ -86,9 +88,9 @@ def rows_at_once(explain: Rows, inputs: Tensor, target: Tensor, budget: int) -> 
     """
 
     def held(rows: int) -> int:
-        return peak_bytes(
-            partial(explain, inputs[:1].repeat(rows, 1, 1, 1), target[:1].repeat(rows))
-        )
+        one_pass = partial(explain, inputs[:1].repeat(rows, 1, 1, 1), target[:1].repeat(rows))
+        one_pass()
+        return peak_bytes(one_pass)
 
     one, two = held(1), held(2)
     each = max(1, two - one)
@@ -108,8 +110,6 @@ class Passes:
         """
         key = (*inputs.shape[1:], inputs.dtype, inputs.device, _budget)
         if key not in self._known:
-            # A first call may look up scales, which no later one does.
-            one(inputs[:1], target[:1])
             self._known[key] = rows_at_once(one, inputs, target, _budget)
         return self._known[key]
 

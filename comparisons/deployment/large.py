@@ -42,7 +42,8 @@ def measured(side: int, tiled: bool) -> dict[str, Any]:
 
     Returns:
         Seconds and megabytes: the rise of the process's peak above that with the network, the
-        image and a first map of a small image; the maps of all scales with the combined map; the
+        image and a first map of a small image, with the search for the scales of an image of this
+        size, which a first call makes; the maps of all scales with the combined map; the
         image itself.
     """
     torch.set_num_threads(THREADS)

@@ -159,6 +159,7 @@ class InputView(View):
                 images = self._filled_images(indices, first_index)
                 hashes.update(images)
                 file.write(images.data)
+                del images  # else they would be held while the next ones are made
             file.flush()
             # The map keeps the file open for itself.
             mapped = np.memmap(file, np.float16, "r", shape=self.images.shape)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from fastsal.geometry.following import Following
@@ -22,8 +21,8 @@ class LayerNotes:
     MOST_KINDS = 64
 
     def __init__(self) -> None:
-        # For each kind of batch the scale by the shape of the tensor.
-        self._scales: dict[Hashable, dict[torch.Size, Scale]] = {}
+        # For each kind of batch a layer's scale in each size of its tensor.
+        self._scales: dict[Hashable, list[Scale]] = {}
         self._warned: set[str] = set()
         # The indices of the layers on a GPU in which small activations were looked for.
         self._looked: set[int] = set()
@@ -37,7 +36,7 @@ class LayerNotes:
 
     def note(self, key: Hashable) -> None:
         """Note that a layer's scales are known for a kind of batch."""
-        self._scales.setdefault(key, {})
+        self._scales.setdefault(key, [])
 
     def scale(
         self,
@@ -56,18 +55,19 @@ class LayerNotes:
             size: (H, W) of the network's input.
             following: Tells the tensor's place in the first pass of this kind.
         """
-        noted = self._scales.get(key, {}).get(tensor.shape)
-        if noted is not None:
-            return noted
+        for noted in self._scales.get(key, ()):
+            # A layer that has got other channels has its locations where they were.
+            if noted.layout.sizes(noted.shape) == noted.layout.sizes(tensor.shape):
+                return replace(noted, shape=tuple(tensor.shape))
         scale = scale_of(layer, tensor, size, following)
         if following is None and layer.scale is None:
-            # A tensor of another shape than in all passes before.
+            # A tensor of another size than in all passes before.
             scale = replace(scale, doubt=NOT_FOLLOWED)
         if following is None or scale.varies:
             return scale
         if key not in self._scales and len(self._scales) >= self.MOST_KINDS:
             self._scales.pop(next(iter(self._scales)), None)
-        self._scales.setdefault(key, {})[tensor.shape] = scale
+        self._scales.setdefault(key, []).append(scale)
         return scale
 
     def warn_signed(self, names: Sequence[str], statistic: str) -> None:

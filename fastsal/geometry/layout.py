@@ -46,6 +46,14 @@ class Layout(NamedTuple):
         unfolded = self.tokens is not None and dimension > self.tokens[0]
         return dimension - 1 if unfolded else dimension
 
+    def sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return a tensor's shape without its channels.
+
+        >>> Layout((0, 3, 1, 2)).sizes((1, 7, 5, 768))
+        (1, 7, 5)
+        """
+        return (*shape[: self.channel], *shape[self.channel + 1 :])
+
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the tensor as `(N, C, h, w)`, a view unless there is a `sequence`."""
         if self.tokens is not None:

@@ -95,6 +95,21 @@ def test_no_pass_holds_more_than_the_budget(name, network, batch):
         assert peak_bytes(lambda: unbounded(batch)) > 2 * 2**20
 
 
+def test_what_the_first_call_of_a_kind_takes_alone_does_not_count():
+    seen = set()
+
+    def explain(inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # As an attributor, which follows the pixels of each kind of batch once.
+        if len(inputs) not in seen:
+            seen.add(len(inputs))
+            torch.ones(5000 * len(inputs))
+        return inputs * 2
+
+    inputs, target = torch.ones(1, 1, 10, 10), torch.zeros(1)
+    assert rows_at_once(explain, inputs, target, 400 * 7) == 7
+    assert rows_at_once(explain, inputs, target, 400 * 7 - 1) == 6
+
+
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ValueError, match="memory budget of 0 MiB: expected at least 1"):
         set_memory_budget(0)

@@ -287,11 +287,15 @@ def test_weights_of_a_run_are_what_smoe_scale_takes(run, tmp_path):
 def test_a_run_whose_activations_were_removed_goes_on_with_the_same_ones(run, tmp_path):
     shutil.copytree(run.store.root, tmp_path / "copy")
     store = Store(tmp_path / "copy")
-    arrays = {
+    files = {
         path.relative_to(store.root): path.read_bytes()
-        for path in (store.root / "activations").rglob("*.npy")
+        for path in (store.root / "activations").rglob("*")
+        if path.is_file()
     }
-    assert store.remove_activations() == sum(len(content) for content in arrays.values())
+    # Each array and the hashes beside it.
+    arrays = {path for path in files if path.suffix == ".npy"}
+    assert files.keys() == arrays | {path.with_suffix(".hash") for path in arrays}
+    assert store.remove_activations() == sum(len(content) for content in files.values())
     assert not (store.root / "activations").exists()
     cells = {cell.id: cell for cell in run.executor.submitted}
     for method in ("mean", "random"):
@@ -302,9 +306,10 @@ def test_a_run_whose_activations_were_removed_goes_on_with_the_same_ones(run, tm
         assert [e["loss"] for e in again.history] == [e["loss"] for e in result.history]
     made = {
         path.relative_to(store.root): path.read_bytes()
-        for path in (store.root / "activations").rglob("*.npy")
+        for path in (store.root / "activations").rglob("*")
+        if path.suffix in (".npy", ".hash")
     }
-    assert made.items() <= arrays.items()
+    assert made.items() <= files.items()
     assert {path.parts[2] for path in made if len(path.parts) > 3} == {"mean", "random"}
 
 

@@ -171,11 +171,11 @@ def test_combining_is_linear_in_scales():
 @pytest.mark.parametrize("grown", ["batch", "pixels"])
 def test_the_whole_map_is_linear_in_batch_and_pixels(network, grown):
     attributor = SMOEScale(network)
-    attributor.maps(torch.rand(1, 3, 16, 16))
 
     def cost(times: int) -> int:
         shape = (times, 3, 16, 16) if grown == "batch" else (1, 3, 16 * times, 16)
         inputs = torch.rand(shape)
+        attributor.maps(inputs)  # finds the scales of images of this shape
 
         def forward() -> torch.Tensor:
             with torch.no_grad():

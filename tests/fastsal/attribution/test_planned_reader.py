@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -107,7 +108,9 @@ def test_a_layer_that_gives_another_tensor_is_read_the_ordinary_way(planned_pass
     net[5] = nn.Linear(9, 4)
     expected = by_hand(net, batch)
     for _ in range(2):
-        found = attributor.attribute(batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = attributor.attribute(batch)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert len(planned_passes) == 2
 

@@ -396,3 +396,25 @@ class Negated(nn.Module):
 
     def forward(self, x):
         return x.neg_()
+
+
+class Mirrored(nn.Module):
+    """Turns its input left to right."""
+
+    def forward(self, x):
+        return x.flip(3)
+
+
+def test_a_layer_that_gets_other_channels_lies_where_it_lay():
+    torch.manual_seed(0)
+    net = nn.Sequential(Mirrored(), nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()))
+    images = torch.rand(2, 3, 12, 10)
+    attributor = SMOEScale(net, net[1])
+    attributor.attribute(images)
+    net[1][0] = nn.Conv2d(3, 4, 3, padding=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = attributor.maps(images)
+    assert maps.scales[0].shape == (2, 4, 12, 10)
+    torch.testing.assert_close(maps.combined, maps.per_scale[0].flip(2))
+    torch.testing.assert_close(maps.combined, SMOEScale(net, net[1]).maps(images).combined)
