@@ -151,6 +151,27 @@ KINDS: dict[str, Case] = {
     "gate at the end of stages": late(Gate()),
     "gate inside a stage": late(Gate(), Conv(5), Act()),
     "gate, bilinear": late(Gate("bilinear")),
+    "gate of tanh at the end": Case(
+        (*STEM, Pool(), Conv(6), Act("tanh"), Gate(), Decide("map")), statistic="mean"
+    ),
+    "edges repeated inside": Case(
+        (
+            *(*STEM, Pool(), *STAGE, Pad(2, 2, 1, 2, "replicate")),
+            *(Conv(5, (2, 2), padding=(0, 0)), Act(), Decide()),
+        )
+    ),
+    "denoiser, then pooling of stride 1": Case(
+        (
+            Denoise(residual=True),
+            *STEM,
+            Pool(stride=(1, 1)),
+            Blur(),
+            *STAGE,
+            Pool(),
+            *STAGE,
+            Decide(),
+        )
+    ),
     "gate at the end": Case((*STEM, Pool(), *STAGE, Gate(), Decide())),
     "gate, then channels last": Case(
         (*STEM, Pool(), *STAGE, Gate(), ChannelsLast(back=False), Decide("last"))
