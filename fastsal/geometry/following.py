@@ -58,7 +58,8 @@ class Following(TorchFunctionMode):
         if coordinates is None:
             return None
         fields = coordinates.of(tensor)
-        return located(fields, tensor.shape, coordinates.images, coordinates.size)
+        images, size = coordinates.images, coordinates.size
+        return located(fields, tensor.shape, images, size, single=True)
 
     def copy(self, tensor: Tensor, other: Tensor) -> None:
         """Note that another tensor takes a tensor's place in the pass."""
