@@ -336,7 +336,7 @@ def _recordings(
         found = candidates(root, copied(as_tuple(example)))
         layers = chosen_scales(found)
         operations = {one.scale: one.operation for one in found if one.chosen}
-    scales = scales_of(root, copied(as_tuple(example)), layers)
+    scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
     recordings: list[Recording] = []
     for scale in scales:
         if scale.functions:
