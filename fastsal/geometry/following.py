@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastsal.geometry.coordinates import Coordinates
+from fastsal.geometry.functions import name_of
 from fastsal.geometry.placement import Located, located
 from fastsal.geometry.rules import tensors_in
 
@@ -72,7 +73,7 @@ class Following(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         coordinates: Coordinates | None = getattr(self._local, "coordinates", None)
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         if coordinates is None or self.paused or name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(tensors_in(result))
