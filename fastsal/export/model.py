@@ -343,7 +343,8 @@ def _recordings(
             raise LayerError(
                 f"the last tensor of stride {scale.stride} is made by functions after layer "
                 f"{scale.name!r}, which an exported module does not see; put them into a module, "
-                "such as torch.nn.Identity around their result, or give layers"
+                "such as torch.nn.Identity around their result, give layers, or, of a program of "
+                "torch.export, give what torch.export.unflatten makes of it"
             )
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         recordings.append(Recording(scale, graph_form(chosen, rectified)))
