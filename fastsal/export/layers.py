@@ -20,8 +20,10 @@ from fastsal.networks.trace import Trace
 Layers = Layer | Scale | Sequence[Layer | Scale]
 
 
-def scales_of(network: nn.Module, inputs: tuple[Tensor, ...], layers: Layers) -> tuple[Scale, ...]:
-    """Return the scales of layers; a pass of the inputs describes those that are not known.
+def scales_of(
+    network: nn.Module, inputs: tuple[Tensor, ...], layers: Layers, traced: bool = False
+) -> tuple[Scale, ...]:
+    """Return the scales of layers; a pass of the inputs tells where they lie, if that is not known.
 
     If several inputs are images, as of a siamese network, the map is that of the first, and a layer
     is read at its last call that sees it.
@@ -30,6 +32,8 @@ def scales_of(network: nn.Module, inputs: tuple[Tensor, ...], layers: Layers) ->
         network: The network.
         inputs: Example inputs; the network may write to them.
         layers: The layers, the shallowest first.
+        traced: True if the layers are scales that were found with these inputs, whose places are
+            known.
 
     Raises:
         LayerError: If a layer did not run, does not see the first image, or runs for it alone and
@@ -45,6 +49,9 @@ def scales_of(network: nn.Module, inputs: tuple[Tensor, ...], layers: Layers) ->
     image = image_of(inputs)
     images = {id(tensor): tensor for tensor in inputs if tensor.dim() == 4 and tensor.numel()}
     several = len(images) > 1
+    known = [layer.scale for layer in named if layer.scale is not None]
+    if traced and not several and len(known) == len(named):
+        return tuple(known)
     traces = [Trace([one]) for one in images.values()] if several else []
     following = Following()
     size = image.shape[2], image.shape[3]

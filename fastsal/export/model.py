@@ -336,14 +336,15 @@ def _recordings(
         found = candidates(root, copied(as_tuple(example)))
         layers = chosen_scales(found)
         operations = {one.scale: one.operation for one in found if one.chosen}
-    scales = scales_of(root, copied(as_tuple(example)), layers)
+    scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
     recordings: list[Recording] = []
     for scale in scales:
         if scale.functions:
             raise LayerError(
                 f"the last tensor of stride {scale.stride} is made by functions after layer "
                 f"{scale.name!r}, which an exported module does not see; put them into a module, "
-                "such as torch.nn.Identity around their result, or give layers"
+                "such as torch.nn.Identity around their result, give layers, or, of a program of "
+                "torch.export, give what torch.export.unflatten makes of it"
             )
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         recordings.append(Recording(scale, graph_form(chosen, rectified)))

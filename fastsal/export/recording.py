@@ -48,7 +48,7 @@ class Recorder(threading.local):
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-        >>> scale = Scale("1", net[1], None, (1, 4, 6, 6), 1, False, False)
+        >>> scale = Scale("1", net[1], None, (1, 4, 6, 6), (1, 1), signed=False)
         >>> recorder = Recorder([Recording(scale, lambda tensor: tensor.mean(1))], {})
         >>> recorder.begin()
         >>> recorder.record("1", False, torch.ones(1, 4, 6, 6))

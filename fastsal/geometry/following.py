@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastsal.geometry.coordinates import Coordinates
+from fastsal.geometry.functions import name_of
 from fastsal.geometry.placement import Located, located
 from fastsal.geometry.rules import tensors_in
 
@@ -62,7 +63,8 @@ class Following(TorchFunctionMode):
         if coordinates is None:
             return None
         fields = coordinates.of(tensor)
-        return located(fields, tensor.shape, coordinates.images, coordinates.size)
+        images, size = coordinates.images, coordinates.size
+        return located(fields, tensor.shape, images, size, single=True)
 
     def copy(self, tensor: Tensor, other: Tensor) -> None:
         """Note that another tensor takes a tensor's place in the pass."""
@@ -75,7 +77,7 @@ class Following(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         coordinates: Coordinates | None = getattr(self._local, "coordinates", None)
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         if coordinates is None or self.paused or name.endswith("_like") or name.startswith("new_"):
             return result
         made = [args[0]] if name == "__setitem__" else list(tensors_in(result))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch._ops import OpOverload
+
 # Functions that move values and compute none: coordinates move with them.
 MOVES = frozenset(
     """view reshape flatten unflatten ravel permute transpose swapaxes swapdims movedim moveaxis t
     squeeze unsqueeze expand expand_as broadcast_to view_as reshape_as repeat repeat_interleave tile
-    flip fliplr flipud rot90 roll narrow select index_select __getitem__ chunk split
+    flip fliplr flipud rot90 roll narrow select slice index index_select __getitem__ chunk split
     split_with_sizes tensor_split hsplit vsplit dsplit unbind unfold fold pixel_shuffle
     pixel_unshuffle channel_shuffle native_channel_shuffle gather take_along_dim diagonal cat concat
     concatenate stack hstack vstack dstack column_stack as_strided
@@ -49,7 +51,15 @@ TO_PYTHON = frozenset("item tolist numpy __int__ __index__ __float__ __array__".
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return a function's name; of an attribute of tensors, such as `mT`, that of the attribute."""
+    """Return a function's name; of an attribute of tensors, such as `mT`, that of the attribute.
+
+    >>> import torch
+    >>> name_of(torch.relu), name_of(torch.ops.aten.relu.default)
+    ('relu', 'relu')
+    """
+    if isinstance(function, OpOverload):
+        # The operations of an exported program; without the form of their arguments.
+        function = function.overloadpacket
     name = getattr(function, "__name__", str(function))
     if name == "__get__":
         name = getattr(getattr(function, "__self__", None), "__name__", name)

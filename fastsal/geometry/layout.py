@@ -141,6 +141,28 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
     return Layout((batch, channel, row, column))
 
 
+def layout_of_one(shape: Sequence[int], images: int) -> Layout | None:
+    """Return the layout of a tensor with one location an image, None if it has several.
+
+    Its coordinates are the same everywhere and tell nothing; its rows and columns are of size 1.
+
+    Args:
+        shape: The tensor's shape.
+        images: N of the images.
+
+    >>> layout_of_one((2, 8, 1, 1), 2) == CHANNELS_FIRST
+    True
+    >>> layout_of_one((2, 1, 1, 8), 2) == CHANNELS_LAST
+    True
+    """
+    if len(shape) != 4 or shape[0] % images:
+        return None
+    for layout in (CHANNELS_FIRST, CHANNELS_LAST):
+        if all(shape[dimension] == 1 for dimension in layout.order[2:]):
+            return layout
+    return None
+
+
 def _varying(component: Tensor, without: Sequence[int]) -> list[int]:
     """Return the dimensions, but for some, along which rows, columns or images change.
 

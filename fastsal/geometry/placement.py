@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsal.geometry.coordinates import Fields
 from fastsal.geometry.fields import line_of, positions, step
-from fastsal.geometry.layout import CHANNELS_FIRST, EQUAL, Layout, layout_of
+from fastsal.geometry.layout import CHANNELS_FIRST, EQUAL, Layout, layout_of, layout_of_one
 from fastsal.geometry.seen import Interval, Seen
 
 # Locations may be so many locations off an even stretch over what is seen, or such a share of it,
@@ -135,7 +135,11 @@ def stretch_of(shape: Sequence[int], size: tuple[int, int]) -> Located | None:
 
 
 def located(
-    fields: Fields, shape: Sequence[int], images: int, size: tuple[int, int]
+    fields: Fields,
+    shape: Sequence[int],
+    images: int,
+    size: tuple[int, int],
+    single: bool = False,
 ) -> Located | None:
     """Return the place of a tensor on the image, None if it shows no places along rows or columns.
 
@@ -144,10 +148,14 @@ def located(
         shape: Its shape.
         images: N of the images.
         size: (H, W) of the images.
+        single: True if one location counts as a map, as of a layer that is given. Among those that
+            are searched for scales it does not: features pooled from all of the image are no scale.
     """
     if not fields.places or not 3 <= len(shape) <= 4:
         return None
     layout = layout_of(fields.places[0], shape, images)
+    if layout is None and single:
+        layout = layout_of_one(shape, images)
     if layout is None:
         return None
     whole: tuple[Interval, Interval] = ((0.0, float(size[0])), (0.0, float(size[1])))

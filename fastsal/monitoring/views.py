@@ -102,12 +102,15 @@ class View:
         """
         if self._error is not None:
             raise self._error
+        # Raises if a layer did not run, which the reader's scales then lack.
+        whole = [
+            self._readings[index].gathered(device_ids) for index in range(len(self.reader.taps))
+        ]
         self.reader.end_part(self._count)
         values = []
-        for index, scale in enumerate(self.reader.scales):
+        for of_layer, scale in zip(whole, self.reader.scales, strict=True):
             blocks = 1 if scale.placement is None else scale.placement.blocks
-            whole = self._readings[index].gathered(device_ids)
-            values.append(whole[: self._count * blocks])
+            values.append(of_layer[: self._count * blocks])
         return values
 
     def _read(self, index: int, name: str, tensor: Tensor) -> Tensor:

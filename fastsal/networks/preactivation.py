@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fastsal.geometry.functions import name_of
 from fastsal.networks.hooks import tensors_in
 from fastsal.networks.trace import ACTIVATIONS, DROPOUTS
 
@@ -48,7 +49,7 @@ class PreActivations(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and note the pre-activations of its outputs."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         given = None
         read = list(tensors_in((args, kwargs)))
         if name in ACTIVATIONS or name in CLAMPS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_for
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
 MOST_BEFORE = 0.7
+# Functions that take a part of a tensor's values.
+SELECTIONS = frozenset(("__getitem__", "slice", "select", "narrow", "index"))
 
 
 @dataclass(frozen=True)
@@ -276,9 +278,14 @@ def _candidates(
         place = trace.place(index, names)
         if place is None:
             continue
-        if place.functions and (node.operation in REARRANGEMENTS or not weighted(trace, index)):
-            # The tensor before has a module's name; and what functions make of a pooled tensor
-            # adds nothing to what was pooled.
+        there = {one for run in runs for one, _ in run}
+        if place.functions and (
+            node.operation in SELECTIONS
+            or not there.isdisjoint(_rearranged(trace, index))
+            or not weighted(trace, index)
+        ):
+            # A part of a tensor adds nothing to it, nor does another order of one that is there, or
+            # what functions make of a pooled tensor. Windows that are put together are one map.
             continue
         octaves = found.octaves
         # A decoder repeats earlier scales.
@@ -310,6 +317,22 @@ def _candidates(
         candidate = Candidate(scale, maker.operation, preferred, eligible, output)
         runs[-1].append((index, candidate))
     return runs
+
+
+def _rearranged(trace: Trace, index: int) -> Iterator[int]:
+    """Yield the nodes whose values a node's tensor has in another order, in as many maps."""
+    blocks = _blocks(trace, index)
+    node = trace.nodes[index]
+    while node.operation in REARRANGEMENTS and len(node.sources) == 1:
+        if _blocks(trace, node.sources[0]) == blocks:
+            yield node.sources[0]
+        node = trace.nodes[node.sources[0]]
+
+
+def _blocks(trace: Trace, index: int) -> int:
+    """Return the number of maps of each image in a node's tensor, as of windows."""
+    found = trace.located(index)
+    return 1 if found is None or found.placement is None else found.placement.blocks
 
 
 def weighted(trace: Trace, index: int) -> bool:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fastsal.arguments.copies import copied
 from fastsal.geometry.coordinates import Coordinates, Fields
 from fastsal.geometry.following import BOX_POOLING
+from fastsal.geometry.functions import name_of
 from fastsal.geometry.placement import Located, located
 from fastsal.keeping.parts import parts
 from fastsal.networks import hooks, state
@@ -140,7 +141,7 @@ class Trace(TorchFunctionMode):
         """Run the function and record its inputs and outputs."""
         kwargs = kwargs or {}
         self._since += 1
-        name = getattr(func, "__name__", str(func))
+        name = name_of(func)
         # `view_as` and the like take only the shape of the second tensor.
         sources = self.nodes_in(args[:1] if name.endswith("_as") else (args, kwargs))
         result = func(*args, **kwargs)

@@ -325,22 +325,24 @@ def test_the_copies_keep_the_class_of_the_image(net, images):
 
 
 def test_the_noise_is_for_images_alone(net, images):
+    # Outside the module, whose attributes are put back after the passes.
+    every = []
+
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = net
-            self.seen = []
 
         def forward(self, x, weights, indices):
-            self.seen.append((weights.clone(), indices.clone()))
+            every.append((weights.clone(), indices.clone()))
             return self.net(x) * weights[:, :1]
 
     model = Scaled()
     weights, indices = torch.tensor([[1.0, 5.0], [1.0, 9.0]]).double(), torch.zeros(2, 3, 4).long()
     result = ClassActivationMap(model, net[1], cam=SMOOTH).attribute((images, weights, indices), 1)
     assert torch.equal(result, ClassActivationMap(net, net[1], cam=SMOOTH).attribute(images, 1))
-    assert len(model.seen) == 4
-    for seen in model.seen:
+    assert len(every) == 4
+    for seen in every:
         assert torch.equal(seen[0], weights)
         assert torch.equal(seen[1], indices)
     whole = nn.Sequential(nn.Flatten(), nn.Linear(147, 8), nn.ReLU(), nn.Linear(8, 3)).double()

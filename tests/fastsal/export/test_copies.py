@@ -263,8 +263,45 @@ def test_modules_that_were_traced_or_wrapped(make):
 
 def test_an_exported_program_is_refused_in_one_sentence():
     program = torch.export.export(seq().eval(), (images(),)).module()
-    with pytest.raises(ValueError, match=r"as in a program of torch\.export; give the module that"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the last tensor of stride 1 is made by functions after layer '_guards_fn', [^;]*; "
+        r"put them into a module, such as torch\.nn\.Identity around their result, give layers, "
+        r"or, of a program of torch\.export, give what torch\.export\.unflatten makes of it$",
+    ):
         with_map(program, images())
+
+
+class Summing(nn.Module):
+    """A sum whose ReLU is a function, perhaps with a module around its result."""
+
+    def __init__(self, around):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.side = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.down, self.relu = nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()
+        self.around = around
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        x = self.around(F.relu(x + self.side(x)))
+        return self.relu(self.down(F.max_pool2d(x, 1))).mean((2, 3))
+
+
+def as_it_is(x):
+    return x
+
+
+def test_a_tensor_that_functions_make_is_refused_and_read_from_a_module_around_it():
+    bare, inside = Summing(as_it_is).eval(), Summing(nn.Identity()).eval()
+    inputs = images(seed=1)
+    expected = SMOEScale(bare).maps(inputs).combined
+    with pytest.raises(ValueError, match="made by functions after layer 'side', which an exported"):
+        with_map(bare, images())
+    with torch.no_grad():
+        found = with_map(inside, images())(inputs)[1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert off(bare, ["relu", "down"]) < 1e-5
 
 
 def test_a_distributed_network_trains_on(tmp_path):

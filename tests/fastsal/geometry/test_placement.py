@@ -51,6 +51,48 @@ def test_dimensions_are_known_by_what_they_show(name):
     assert torch.equal(place.layout.channels_first(made), right)
 
 
+ALL_OF_IT = ((12.0, 20.0), ((0.0, 24.0), (0.0, 40.0)))
+POOLED = {
+    "by adaptive pooling": (lambda x: F.adaptive_avg_pool2d(features(x), 1), [ALL_OF_IT]),
+    "by a mean": (lambda x: features(x).mean((2, 3))[:, :, None, None], [ALL_OF_IT]),
+    "with channels last": (
+        lambda x: features(x).permute(0, 2, 3, 1).amax((1, 2), keepdim=True),
+        [ALL_OF_IT],
+    ),
+    "all pixels as channels": (lambda x: features(x).flatten(1)[:, :, None, None], [ALL_OF_IT]),
+    "of a crop": (
+        lambda x: F.adaptive_max_pool2d(features(x[:, :, 4:20, 8:16]), 1),
+        [((12.0, 12.0), ((4.0, 20.0), (8.0, 16.0)))],
+    ),
+    "of two crops": (
+        lambda x: F.adaptive_avg_pool2d(features(torch.cat([x[..., :20], x[..., 20:]])), 1),
+        [
+            ((12.0, 10.0), ((0.0, 24.0), (0.0, 20.0))),
+            ((12.0, 30.0), ((0.0, 24.0), (20.0, 40.0))),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_one_location_lies_on_all_that_it_is_pooled_from(name):
+    pool, expected = POOLED[name]
+    made, place = located(pool)
+    assert not place.doubt
+    assert place.layout.channels_first(made).shape[2:] == (1, 1)
+    if expected == [ALL_OF_IT]:
+        assert place.placement is None
+        return
+    views = place.placement.views
+    assert [((*view.rows, *view.columns), view.seen) for view in views] == expected
+    assert [view.block for view in views] == list(range(len(views)))
+
+
+def test_one_location_of_pixels_that_were_sorted_is_doubtful():
+    _, place = located(lambda x: F.adaptive_avg_pool2d(features(x.sort(3)[0]), 1))
+    assert place.doubt == "it is not known where sort brings the pixels"
+
+
 def test_sizes_do_not_make_a_layout():
     # As many channels as rows, and as columns.
     torch.manual_seed(0)

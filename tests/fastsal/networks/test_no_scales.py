@@ -28,6 +28,21 @@ class IgnoresItsInput(nn.Module):
         return self.scores.expand(len(x), 5)
 
 
+class InAList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Conv2d(3, 4, 3)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
+UNREGISTERED = (
+    r"no candidate.*none of .*is a registered module's output or.*torch.export.*"
+    r"give the module.*conv2d \(1, 4, 14, 22\)$"
+)
+
+
 def scripted_part(network):
     return nn.Sequential(torch.jit.script(network[0]), *network[1:])
 
@@ -69,12 +84,14 @@ NETWORKS = {
         IMAGES,
         r"no candidate.*the output does not depend on the images.*crosses: none$",
     ),
-    "an exported program": (
-        lambda: torch.export.export(nn.Conv2d(3, 4, 3).eval(), (IMAGES,)).module(),
+    "an exported program in which no module runs": (
+        lambda: torch.export.export(nn.Conv2d(3, 4, 3).eval(), (IMAGES,)).module(
+            check_guards=False
+        ),
         IMAGES,
-        r"no candidate.*none of .*is a registered module's output or.*torch.export.*"
-        r"give the module.*conv2d.default \(1, 4, 14, 22\)$",
+        UNREGISTERED,
     ),
+    "layers in a list": (InAList, IMAGES, UNREGISTERED),
 }
 
 

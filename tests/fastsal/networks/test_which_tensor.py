@@ -339,6 +339,41 @@ def test_an_activation_is_what_it_computes(name, pool):
     torch.testing.assert_close(cams[0], cams[1], atol=1e-3, rtol=1e-3)
 
 
+class InWindows(nn.Module):
+    """Sums inside windows of 4x4, put together again by functions, perhaps inside a module."""
+
+    def __init__(self, together):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 12, 2, 2)
+        self.mixed = nn.ModuleList([nn.Linear(8, 8), nn.Linear(12, 12)])
+        self.together = together
+        self.head = nn.Linear(12, 5)
+
+    def stage(self, x, mixed):
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+        x = x + mixed(x).relu()
+        x = x.view(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4)
+        return self.together(x.reshape(n, c, h, w))
+
+    def forward(self, x):
+        x = self.stage(self.one(x), self.mixed[0])
+        return self.head(self.stage(self.two(x), self.mixed[1]).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:layer.* give negative activations")
+def test_sums_inside_windows_are_read_where_they_are_put_together():
+    inputs = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    bare, inside = InWindows(lambda x: x).eval(), InWindows(nn.Identity()).eval()
+    scales = find_scales(inside, inputs)
+    assert [(scale.name, scale.stride) for scale in scales] == [("together", 4), ("together", 8)]
+    expected, found = (SMOEScale(network).maps(inputs) for network in (inside, bare))
+    assert [scale.stride for scale in found.scales] == [4, 8]
+    for one, other in zip(expected.per_scale, found.per_scale, strict=True):
+        assert torch.equal(one, other)
+
+
 class NormByHand(nn.Module):
     """A channel norm written by hand, before the downsampling."""
 
