@@ -110,8 +110,8 @@ def _neighbours(places: Tensor, dimension: int, least: float) -> float:
 def step(places: Tensor) -> float:
     """Return the distance of neighbours along the last dimension, 0 if there is none.
 
-    That is the median, or the mean of those in the middle if few are alike. It is less if places
-    are repeated, as by nearest-neighbour interpolation; what pads the ends does not count.
+    That is the median, or the mean of those in the middle if few are alike and none is a jump. It
+    is less if places are repeated, as by nearest-neighbour interpolation; what pads the ends does not count.
 
     Args:
         places: Rows, or columns, in pixels; NaN counts as none.
@@ -129,17 +129,15 @@ def step(places: Tensor) -> float:
     moves = line[line.abs() > 1e-3].abs()
     if not moves.numel():
         return 0.0
-    ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
     middle = float(moves.median())
-    if not ordered:
-        return middle
+    ordered = bool((line > -1e-3).all() | (line < 1e-3).all())
+    jumps = not ordered or float(moves.max()) > 2.5 * middle
     runs = _runs(line)
-    if max(runs, default=1) > 1:
-        apart = middle if float(moves.max()) > 2.5 * middle else float(moves.mean())
-        return apart * len(runs) / sum(runs)
+    if max(runs) > 1:
+        return (middle if jumps else float(moves.mean())) * len(runs) / sum(runs)
     # Windows that reach outside are drawn to the edges: there, moves differ.
     usual = float(((moves - middle).abs() < 0.02 * middle).float().mean())
-    if usual > 0.6 or float(moves.max()) > 2.5 * middle:
+    if jumps or usual > 0.6:
         return middle
     edge = len(moves) // 4
     return float(moves[edge : len(moves) - edge].mean())

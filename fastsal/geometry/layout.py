@@ -194,14 +194,15 @@ def _token_grid(places: Tensor, dimension: int, count: int) -> tuple[int, int, i
     along = along[:, first:last]
     length = last - first
     for slow, fast in ((0, 1), (1, 0)):
-        line = int((along[slow] - along[slow, 0]).abs().lt(EQUAL).long().cumprod(0).sum())
-        if length % line:
-            continue
-        grid = torch.unflatten(along, 1, (length // line, line))
-        same_line = (grid[slow] - grid[slow, :, :1]).abs().amax() < EQUAL
-        same_place = (grid[fast] - grid[fast, :1]).abs().amax() < EQUAL
-        if bool(same_line) and bool(same_place):
-            return first, length // line, line, slow == 1
+        for line in range(1, length + 1):
+            # Padding may repeat the places of whole lines.
+            if length % line or bool((along[fast, ::line] - along[fast, 0]).abs().amax() > EQUAL):
+                continue
+            grid = torch.unflatten(along, 1, (length // line, line))
+            same_line = (grid[slow] - grid[slow, :, :1]).abs().amax() < EQUAL
+            same_place = (grid[fast] - grid[fast, :1]).abs().amax() < EQUAL
+            if bool(same_line) and bool(same_place):
+                return first, length // line, line, slow == 1
     return None
 
 

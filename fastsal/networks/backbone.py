@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastsal.networks import hooks
-from fastsal.networks.roles import is_pooling, only_gates, role_of, short_name
+from fastsal.networks.roles import is_pooling, only_beside, role_of, short_name
 from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
 # More maps than this for an image are boxes that are looked at, and no scale.
@@ -181,11 +181,11 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
 def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    shared, pooled, gates = _shared_heads(nodes), pooled_away(nodes), only_gates(nodes)
+    shared, pooled, beside = _shared_heads(nodes), pooled_away(nodes), only_beside(nodes)
     areas = {}
     for index in trace.before(ends) - {0}:
         found = trace.located(index)
-        no_scale = shared[index] or pooled[index] or gates[index]
+        no_scale = shared[index] or pooled[index] or beside[index]
         if found is None or no_scale or nodes[index].operation == "pad":
             continue
         if nodes[index].fields.seen is None:
@@ -198,7 +198,7 @@ def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
 
 
 def _second_network(nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[int, float]) -> int:
-    """Return the last cut at the finest scale with coarser tensors both before it and after it.
+    """Return the last cut at the finest scale with coarser weights both before it and after it.
 
     What pools a tensor is no beginning: the tensor itself may end a scale.
     """
@@ -206,7 +206,9 @@ def _second_network(nodes: Sequence[Node], cuts: Sequence[int], areas: Mapping[i
     if not on_grid:
         return 0
     finest = min(areas.values())
-    coarser = [node for node, pixels in areas.items() if pixels > OCTAVE * finest]
+    coarser = [
+        node for node, area in areas.items() if area > OCTAVE * finest and nodes[node].parameters
+    ]
     for cut in reversed(on_grid):
         back = areas[cut] < OCTAVE * finest
         if back and min(coarser, default=cut) < cut < max(coarser, default=cut):

@@ -21,6 +21,11 @@ NONLINEAR = ACTIVATIONS | frozenset(
 OF_OUTPUTS = frozenset("sigmoid hardsigmoid tanh softmax log_softmax logsigmoid".split())  # noqa: SIM905
 FACTORS = frozenset("mul multiply __mul__ __rmul__".split())  # noqa: SIM905
 LARGEST = frozenset(("max", "min"))
+# Functions whose first factor says for which places they look up the others.
+LOOKUPS = frozenset(
+    """scaled_dot_product_attention multi_head_attention_forward matmul __matmul__ bmm
+    baddbmm""".split()  # noqa: SIM905
+)
 EXPANSIONS = frozenset("expand expand_as repeat tile repeat_interleave broadcast_to".split())  # noqa: SIM905
 SUMMARIES = frozenset("mean var std var_mean std_mean sum amax amin norm vector_norm".split())  # noqa: SIM905
 RESAMPLINGS = ("interpolate", "upsample", "grid_sample", "pixel_unshuffle")
@@ -75,10 +80,11 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
     return Role(sources.pop(), activation, activation and of_outputs, norm)
 
 
-def only_gates(nodes: Sequence[Node]) -> list[bool]:
-    """Return for each node True if all that is made of it is a gate.
+def only_beside(nodes: Sequence[Node]) -> list[bool]:
+    """Return for each node True if all that is made of it is a gate, or is looked up by attention.
 
-    A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none or that it is
+    What is looked up, such as the keys and values of attention, comes to the places of the first
+    factor. A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none or that it is
     computed from: whatever its weights, it adds nothing to what is there.
 
     Args:
@@ -89,7 +95,9 @@ def only_gates(nodes: Sequence[Node]) -> list[bool]:
         gates: list[int] = []
         if short_name(node) in FACTORS and len(node.sources) > 1:
             gates = [source for source in node.sources if _is_in_range(nodes, source)]
-        if len(gates) == len(node.sources):
+        if short_name(node) in LOOKUPS:
+            gates = list(node.sources[1:])
+        elif len(gates) == len(node.sources):
             # Of several the one that is computed from another.
             gates = [one for one in gates if _ancestors(nodes, one) & set(node.sources)]
         for source in node.sources:

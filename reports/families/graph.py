@@ -195,7 +195,8 @@ def unread(graph: Graph, grids: Iterable[tuple[int, ...]]) -> list[int]:
     read = [math.prod(grid) for grid in grids]
     found: set[int] = set()
     for call in graph.calls:
-        count = call.locations
+        # Of other modules with parameters the number of channels is a guess.
+        count = call.locations if isinstance(call.module, (nn.Conv2d, nn.Linear)) else 0
         near = any(one / 1.6 < count < one * 1.6 for one in (*read, *found))
         if count > 1 and not near and graph.is_cut(call.made):
             found.add(count)

@@ -18,7 +18,6 @@ REASONS = {
     "timm coat": "three resolutions read each other in parallel blocks, and all reach the output",
     "timm efficientvim": "the heads of all stages read hidden states without locations",
     "timm mobilenetv5": "the last two stages are merged at the finer of their grids",
-    "timm tresnet": "a fault: blocks of pixels that a view makes channels are not followed",
     **{
         f"torchvision detection.{name}": PYRAMID
         for name in [
@@ -103,8 +102,8 @@ def write_page(path: Path, measurements: Iterable[Measurement]) -> None:
         lines += ["|---|---|---|---|---|---|---|", *map(_row, mine), ""]
     lines += [
         "## The others\n",
-        f"One scale or none, an octave without a scale, or more than {MOST_AFTER:.0%} after or beside",
-        "the last scale.\n",
+        "One scale or none, an octave without a scale, or more than "
+        f"{MOST_AFTER:.0%} after or beside the last scale.\n",
         "| family | network | last scale | after | beside | without | reason |",
         "|---|---|---|---|---|---|---|",
         *(

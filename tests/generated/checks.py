@@ -66,6 +66,8 @@ class Trial:
 
     def shows(self) -> bool:
         """True if by hand, too, every scale is clear, and clearly highest at the object."""
+        if not self.walk.deep:
+            return False
         for last, maps in zip(self.walk.lasts, self.expected, strict=True):
             if min(maps.shape[1:]) < 2 or not last.clear:
                 return False

@@ -202,6 +202,12 @@ KINDS: dict[str, Case] = {
     "tokens to the end, one more before them": Case(
         (*STEM, Pool(), *STAGE, Tokens(("mix", "linear"), True, False), Decide("tokens"))
     ),
+    "repeated rows, then tokens": Case(
+        (
+            *(*STEM, Pool(), *STAGE, Pad(1, 0, 2, 0, "replicate")),
+            *(Tokens(("mix",), back=False), Decide("tokens")),
+        )
+    ),
     "padded rows, then tokens": Case(
         (Pad(top=7), *STEM, Conv(6, stride=(2, 2)), Act(), Tokens(back=False), Decide("tokens"))
     ),

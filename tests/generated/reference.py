@@ -72,6 +72,10 @@ def normal_cdf(values: np.ndarray) -> np.ndarray:
     return ndtr((values - values.mean()) / values.std(ddof=1))
 
 
+# The share of the weights that lie at the coarsest scale of a network with a decoder.
+LEAST_BELOW = 0.25
+
+
 @dataclass(frozen=True)
 class Walk:
     """A network's pass by hand: the last tensor of each scale, what it sees, and its output."""
@@ -81,6 +85,8 @@ class Walk:
     seen: tuple[list[tuple[float, float]], ...]
     # Between rows or columns that it reads it may leave some out.
     gaps: bool
+    # With fewer weights below a decoder its way down is as a gate.
+    deep: bool
 
 
 class _Walker:
@@ -138,7 +144,7 @@ def walk(case: Case, images: Tensor) -> Walk:
     walker = _Walker(case, images)
     lasts: list[Last] = []
     last: Last | None = None
-    seen, gaps, weights = (), False, 0
+    seen, gaps, weights, every = (), False, 0, 0
     body = [part for part in case.parts if not isinstance(part, Decode | Decide)]
     with torch.no_grad():
         for number, (part, layer) in enumerate(zip(body, layers[:-1], strict=True)):
@@ -156,6 +162,7 @@ def walk(case: Case, images: Tensor) -> Walk:
             if isinstance(part, Denoise):
                 lasts, last, weights = [], None, 0
             weights += _parameters(layer)
+            every += _parameters(layer)
             if part.ends:
                 plain = walker.layout == "first" and len(walker.grids) == 1
                 own = layer.blocks[-1] if hasattr(layer, "blocks") else layer
@@ -163,7 +170,8 @@ def walk(case: Case, images: Tensor) -> Walk:
                 last = Last(walker.values(), walker.grids, number, plain, share)
     if last is not None:
         lasts.append(last)
-    return Walk(tuple(lasts), seen, gaps)
+    decodes = any(isinstance(part, Decode) for part in case.parts)
+    return Walk(tuple(lasts), seen, gaps, not decodes or weights > LEAST_BELOW * every)
 
 
 def _parameters(layer: object) -> int:

@@ -33,6 +33,8 @@ def test_an_image_of_another_size_shows_the_same_scene():
         ([1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 5.0], 1.0),
         # Every third place is left out, as by an interpolation to fewer.
         ([0.0, 1.0, 3.0, 4.0, 6.0, 7.0, 9.0, 10.0, 12.0], 1.5),
+        # The edge is mirrored, then all is repeated.
+        ([3.0, 3.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 7.0, 7.0], 1.0),
         # Jumps, as where an image is rolled, are no steps.
         ([5.0, 6.0, 7.0, 0.0, 1.0, 2.0], 1.0),
         ([math.nan, 1.0, 2.0, math.nan], 1.0),
