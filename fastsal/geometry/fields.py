@@ -111,7 +111,8 @@ def step(places: Tensor) -> float:
     """Return the distance of neighbours along the last dimension, 0 if there is none.
 
     That is the median, or the mean of those in the middle if few are alike and none is a jump. It
-    is less if places are repeated, as by nearest-neighbour interpolation; what pads the ends does not count.
+    is less if places are repeated, as by nearest-neighbour interpolation; what pads the ends does
+    not count.
 
     Args:
         places: Rows, or columns, in pixels; NaN counts as none.

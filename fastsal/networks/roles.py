@@ -84,8 +84,8 @@ def only_beside(nodes: Sequence[Node]) -> list[bool]:
     """Return for each node True if all that is made of it is a gate, or is looked up by attention.
 
     What is looked up, such as the keys and values of attention, comes to the places of the first
-    factor. A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none or that it is
-    computed from: whatever its weights, it adds nothing to what is there.
+    factor. A gate is a factor in a range, as `sigmoid` makes it, of a tensor that has none or that
+    it is computed from: whatever its weights, it adds nothing to what is there.
 
     Args:
         nodes: The nodes of the trace.
@@ -116,6 +116,31 @@ def _ancestors(nodes: Sequence[Node], index: int) -> set[int]:
     for node in range(index - 1, -1, -1):
         if node in found:
             found.update(nodes[node].sources)
+    return found
+
+
+def attention_weights(nodes: Sequence[Node]) -> set[int]:
+    """Return the nodes that are weights of attention: products that a softmax makes shares.
+
+    Args:
+        nodes: The nodes of the trace.
+    """
+    found: set[int] = set()
+    for index, node in enumerate(nodes):
+        name = short_name(node)
+        if name in REARRANGEMENTS and node.sources[0] in found:
+            found.add(index)
+        if name != "softmax":
+            continue
+        way = [index]
+        while True:
+            index = nodes[way[-1]].sources[0]
+            name = short_name(nodes[index])
+            way.append(index)
+            if name in LOOKUPS:
+                found.update(way)
+            if name not in LINEAR | REARRANGEMENTS or not nodes[index].sources:
+                break
     return found
 
 

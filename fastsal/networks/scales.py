@@ -21,7 +21,7 @@ from fastsal.networks.backbone import (
     pooled_away,
     why_no_candidate,
 )
-from fastsal.networks.roles import LINEAR, is_pooling, role_of, short_name
+from fastsal.networks.roles import LINEAR, attention_weights, is_pooling, role_of, short_name
 from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
@@ -267,11 +267,16 @@ def _candidates(
     """Return the candidates with their nodes, one list for each run of ever coarser scales."""
     runs: list[list[tuple[int, Candidate]]] = [[]]
     nodes = trace.nodes
-    unweighted, pooled = before_weights(nodes), pooled_away(nodes)
+    unweighted, pooled, weights = (
+        before_weights(nodes),
+        pooled_away(nodes),
+        attention_weights(nodes),
+    )
     coarsest = (0, 0)
     for index in trunk:
         node, found = nodes[index], trace.located(index)
-        if unweighted[index] or found is None or pooled[index] or node.operation == "pad":
+        no_features = unweighted[index] or pooled[index] or index in weights
+        if found is None or no_features or node.operation == "pad":
             continue
         if index in outputs and trace.channels(index) == 1:
             continue

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fastsal.arguments.copies import copied
 from fastsal.geometry.coordinates import Coordinates, Fields
 from fastsal.geometry.following import BOX_POOLING
-from fastsal.geometry.functions import name_of
+from fastsal.geometry.functions import TO_PYTHON, name_of
 from fastsal.geometry.placement import Located, located
 from fastsal.keeping.parts import parts
 from fastsal.networks import hooks, state
@@ -130,7 +130,11 @@ class Trace(TorchFunctionMode):
         self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
-        self._inputs_of: dict[nn.Module, list[Tensor]] = {}
+        # Of each running module its tensors, and how often values had gone to Python before.
+        self._inputs_of: dict[nn.Module, tuple[list[Tensor], int]] = {}
+        # Tensors that functions made of none from the images, and how often values went to Python.
+        self._constants: dict[int, weakref.ref[Tensor]] = {}
+        self._to_python = 0
         # The last module call that has ended, and the number of functions since.
         self._last: tuple[nn.Module, int] | None = None
         self._since = 0
@@ -145,10 +149,14 @@ class Trace(TorchFunctionMode):
         # `view_as` and the like take only the shape of the second tensor.
         sources = self.nodes_in(args[:1] if name.endswith("_as") else (args, kwargs))
         result = func(*args, **kwargs)
-        # These take only the shape of their input.
-        if name.endswith("_like") or name.startswith("new_"):
-            return result
         made = [args[0]] if name == "__setitem__" else list(hooks.tensors_in(result))
+        self._to_python += bool(sources) and name in TO_PYTHON
+        # These take only the shape of their input.
+        shape_alone = name.endswith("_like") or name.startswith("new_")
+        if shape_alone or not sources:
+            self._constants.update((id(tensor), weakref.ref(tensor)) for tensor in made)
+        if shape_alone:
+            return result
         read = list(hooks.tensors_in((args, kwargs)))
         if sources and not (name.startswith(BOX_POOLING) and len(sources) > 1):
             # Boxes that are found in the image differ from image to image.
@@ -183,7 +191,7 @@ class Trace(TorchFunctionMode):
             node = self._node(read[0]) if len(read) == 1 else None
             if node is not None:
                 self.readers_of.setdefault(node, []).append((module, call))
-            self._inputs_of[module] = read
+            self._inputs_of[module] = read, self._to_python
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
             # What a hook computes is no function of the network.
@@ -193,10 +201,12 @@ class Trace(TorchFunctionMode):
                 self._last, self._since = (module, self.calls[module] - 1), 0
 
         def leave(output: Any) -> None:
-            read = self._inputs_of.pop(module, [])
+            read, before_it = self._inputs_of.pop(module, ([], 0))
             sources = self.nodes_in(read)
-            if sources and not whole and not self.nodes_in(output):
-                made = list(hooks.tensors_in(output))
+            made = list(hooks.tensors_in(output))
+            # Such as embeddings of positions, which take the images' shape alone.
+            constant = made and before_it == self._to_python and all(map(self._is_constant, made))
+            if sources and not (whole or constant or self.nodes_in(output)):
                 name = type(module).__name__.lower()
                 self.coordinates.assume(type(module).__name__, read, made)
                 applied = sum(parameter.numel() for parameter in module.parameters())
@@ -337,6 +347,10 @@ class Trace(TorchFunctionMode):
         if tensor.dim() in (3, 4) and tensor.is_floating_point() and tensor.numel():
             node.non_negative = bool(tensor.detach().amin() >= 0)
         return node
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        reference = self._constants.get(id(tensor))
+        return reference is not None and reference() is tensor
 
     def _assign(self, tensor: Tensor, node: int) -> None:
         self.node_of[id(tensor)] = (weakref.ref(tensor), node)

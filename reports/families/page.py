@@ -32,10 +32,9 @@ REASONS = {
     },
     "torchvision segmentation.lraspp": "a head of two scales follows",
     **{
-        f"transformers {name}": "a fault: the encoder of tokens on the last grid is not followed"
-        for name in ["dab-detr", "table-transformer"]
+        f"transformers {name}": QUERIES
+        for name in ["conditional_detr", "dab-detr", "detr", "table-transformer"]
     },
-    **{f"transformers {name}": QUERIES for name in ["conditional_detr", "detr"]},
     **{
         f"transformers {name}": "a pyramid reads every scale, and boxes are decoded from queries"
         for name in [

@@ -192,3 +192,44 @@ def test_the_graph_is_the_networks(small_images):
         ("add", (0, 2)),
     ]
     assert trace.nodes_in(output) == (3,)
+
+
+class Positions(nn.Module):
+    """Embeddings of positions, for which the features' shape is asked alone."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        if self.how == "arange":
+            return torch.arange(x.shape[3], dtype=x.dtype, device=x.device).expand(x.shape)
+        if self.how == "ones":
+            return torch.ones_like(x).cumsum(3)
+        if self.how == "mean in Python":
+            return torch.full(x.shape, float(x.mean()))
+        return torch.from_numpy(x.numpy() * 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "reads"),
+    [("arange", False), ("ones", False), ("mean in Python", True), ("NumPy", True)],
+)
+def test_a_module_that_asks_for_the_shape_alone_reads_no_values(how, reads):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1)
+            self.positions = Positions(how)
+
+        def forward(self, x):
+            x = self.first(x)
+            beside = self.positions(x)
+            return (self.second(x) + beside).mean((2, 3))
+
+    trace, output = trace_forward(Network().eval(), (torch.rand(1, 3, 8, 8),))
+    assert any(node.operation == "positions" for node in trace.nodes) == reads
+    # Of what is read beside it, the second convolution is on one of two ways.
+    names = {trace.nodes[cut].operation for cut in trace.cuts(trace.nodes_in(output))}
+    second = max(i for i, node in enumerate(trace.nodes) if node.operation == "conv2d")
+    assert (second in trace.cuts(trace.nodes_in(output))) != reads, names

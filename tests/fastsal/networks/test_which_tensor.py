@@ -88,6 +88,53 @@ class HeavyGate(Watched):
         return self.head(self.keep(x).mean((2, 3)))
 
 
+class Asked(Watched):
+    """A last stage whose tokens learned queries ask, as of attention pooling; `form` writes it."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.first, self.second = stage(3, 8), stage(8, 12)
+        self.queries = nn.Parameter(torch.randn(1, 4, 12))
+        self.keys, self.values, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        self.kept = []
+        x = F.max_pool2d(self.keep(self.first(x)), 2)
+        x = self.keep(self.second(x)).flatten(2).transpose(1, 2)
+        queries = self.queries.expand(len(x), -1, -1)
+        keys, values = self.keys(x), self.values(x)
+        if self.form == "fused":
+            asked = F.scaled_dot_product_attention(queries, keys, values)
+        else:
+            shares = queries @ keys.transpose(1, 2)
+            shares = F.dropout((shares / 12**0.5).softmax(2), 0.1, self.training)
+            asked = torch.bmm(shares, values)
+        return self.head(asked.mean(1))
+
+
+class ReducedKeys(Watched):
+    """A first stage with attention whose keys are as coarse as the last stage's tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.reduce = stage(3, 8), nn.Conv2d(8, 8, 4, 4)
+        self.second, self.third = stage(8, 12), stage(12, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        self.kept = []
+        x = self.first(x)
+        for _ in range(2):
+            keys = self.reduce(x).flatten(2).transpose(1, 2)
+            tokens = x.flatten(2).transpose(1, 2)
+            tokens = tokens + F.scaled_dot_product_attention(tokens, keys, keys)
+            x = tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        x = F.max_pool2d(self.keep(x.relu()), 2)
+        x = F.max_pool2d(self.keep(self.second(x)), 2)
+        return self.head(self.keep(self.third(x)).mean((2, 3)))
+
+
 class LateSum(Watched):
     """An activation at the start of the last stage, then residual sums without one."""
 
@@ -246,6 +293,9 @@ NETWORKS = {
     "a gate, repeated": lambda: Gated("repeated"),
     **{f"a heavy gate, {form}": lambda form=form: HeavyGate(form) for form in GATES},
     "a heavy gate of values in a range": lambda: HeavyGate("sigmoid", torch.tanh),
+    "learned queries, fused": lambda: Asked("fused"),
+    "learned queries, written": lambda: Asked("written"),
+    "coarse keys and values": lambda: ReducedKeys(),
     "a residual sum late in the stage": lambda: LateSum(),
     "many residual sums": lambda: LateSum(6),
     "tokens": lambda: Tokens(),
