@@ -76,6 +76,8 @@ def _row(candidate: Candidate, size: tuple[int, int]) -> tuple[str, ...]:
     name = f"{scale.name} (its call {scale.call}, from 0)" if scale.call else scale.name
     name = f"{name} (its input)" if scale.layer_input else name
     name = f"{name} (then a ReLU function)" if scale.functional_relu else name
+    if scale.functions:
+        name = f"{name} (then {scale.functions} function{'s' * (scale.functions > 1)})"
     shape = "x".join(map(str, scale.shape[1:])) + (" (HWC)" if scale.channels_last else "")
     down, across = scale.strides
     stride = str(down) if down == across else f"{down}x{across}"

@@ -25,6 +25,17 @@ class Reused(nn.Module):
         x = self.relu(self.stage(self.relu(self.stem(x))))
         return F.relu(self.last(x)).mean((2, 3))
 
+class ByFunctions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.third = nn.Conv2d(4, 4, 3, 1, 1)
+
+    def forward(self, x):
+        x = F.silu(self.first(x))
+        x = self.second(x)
+        return (self.third(x) + x).sigmoid().mul(x).mean((2, 3))
+
 class Moving(nn.Module):
     def __init__(self):
         super().__init__()
@@ -93,6 +104,13 @@ def test_a_file_with_every_column(file, capsys):
         ["last", "4x2x2", "4", "signed"],
         ["last (then a ReLU function)", "4x2x2", "4", "non-negative", "yes"],
     ]
+
+
+def test_what_functions_make_is_told_from_the_module_before(file, capsys):
+    assert main(["layers", f"{file}:ByFunctions", "--size", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    chosen = [re.split(" {2,}", line)[0] for line in lines if line.endswith("yes")]
+    assert chosen == ["second (its input)", "third (then 3 functions)"]
 
 
 def test_every_candidate_is_a_row(file, capsys):
