@@ -84,7 +84,10 @@ class Rules:
         if short in SEQUENCES:
             # Attention is for the query; one that is learned shows no place.
             query = next(iter(tensors_in((args, kwargs))))
-            return [self.of_channels(query, -1)]
+            found = self.of_channels(query, -1)
+            # Weights that mix rows or columns say nothing of where these come to lie.
+            mixes = query.dim() == 4 and found and _mixes(self._of(query)[0], found[0])
+            return None if mixes else [found]
         if short in PRODUCTS:
             return [self._product(short, function, args, kwargs, known)]
         if short in REDUCTIONS and made[0].shape != first.shape:
@@ -251,6 +254,9 @@ class Rules:
                 best = far, places
         if best is None:
             raise ValueError("no factor has coordinates")
+        only = known[0]
+        if len(known) == 1 and only.dim() == 4 and _mixes(self._of(only)[0], best[1][0]):
+            raise ValueError("weights mix rows or columns")
         return best[1]
 
     def _reduced(
@@ -277,6 +283,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors_in(item)
+
+
+def _mixes(before: Tensor, after: Tensor) -> bool:
+    """Return True if rows or columns that a field shows apart are one in another."""
+    pairs = zip(f.positions(before)[:2], f.positions(after)[:2], strict=True)
+    return any(f.width_of(one) > 4 * f.width_of(other) + 1 for one, other in pairs)
 
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:

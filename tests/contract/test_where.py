@@ -468,6 +468,23 @@ class Sorted(Moving):
         return super().forward(x.sort(3)[0])
 
 
+HALVED = torch.eye(WIDTH).unflatten(0, (WIDTH // 2, 2)).mean(1)
+MIXED = {
+    "linear": lambda x: F.linear(x, HALVED),
+    "matmul": lambda x: x @ HALVED.T,
+    "einsum of the first": lambda x: torch.einsum("vw,nchw->nchv", HALVED, x),
+    "einsum": lambda x: torch.einsum("nchw,vw->nchv", x, HALVED),
+}
+
+
+@pytest.mark.parametrize("layers", [None, LAYERS], ids=["found", "given"])
+@pytest.mark.parametrize("name", MIXED)
+def test_weights_that_mix_rows_or_columns_are_not_known(name, layers):
+    network = Moving(MIXED[name]).eval()
+    with pytest.warns(UserWarning, match=f"not known where {name.split()[0]} brings the pixels"):
+        SMOEScale(network, layers).attribute(objects(CENTRES))
+
+
 def test_what_is_not_known_is_said_once():
     network = Sorted().eval()
     for attributor in (SMOEScale(network, LAYERS), SMOEScale(network)):
