@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from fastsal.networks import hooks
-from fastsal.networks.roles import is_pooling, only_beside, role_of, short_name
+from fastsal.networks.roles import (
+    attention_weights,
+    is_pooling,
+    only_beside,
+    role_of,
+    short_name,
+)
 from fastsal.networks.trace import REARRANGEMENTS, WEIGHTED, Node, Trace
 
 # More maps than this for an image are boxes that are looked at, and no scale.
@@ -60,6 +66,10 @@ def find_trunk(trace: Trace, output: Any) -> list[int]:
     descent = _last_descent(nodes, cuts, areas)
     if descent is None:
         return max(cuts, branch, key=lambda way: _scales(trace, way))
+    coarsest = areas[descent] > max(areas.values()) / OCTAVE
+    if coarsest and _scales(trace, cuts) >= _scales(trace, branch):
+        # What a decoder makes of the last tensor to look it up, such as keys, is no way down.
+        return cuts
     weights = [
         sum(nodes[node].parameters for node in trace.before(ends) if node >= begin)
         for ends in ([descent], branch[-1:])
@@ -182,10 +192,11 @@ def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
     shared, pooled, beside = _shared_heads(nodes), pooled_away(nodes), only_beside(nodes)
+    weights = attention_weights(nodes)
     areas = {}
     for index in trace.before(ends) - {0}:
         found = trace.located(index)
-        no_scale = shared[index] or pooled[index] or beside[index]
+        no_scale = shared[index] or pooled[index] or beside[index] or index in weights
         if found is None or no_scale or nodes[index].operation == "pad":
             continue
         if nodes[index].fields.seen is None:

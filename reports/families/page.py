@@ -17,6 +17,7 @@ DECODER = "a decoder reads every scale"
 REASONS = {
     "timm coat": "three resolutions read each other in parallel blocks, and all reach the output",
     "timm efficientvim": "the heads of all stages read hidden states without locations",
+    "timm tnt": "every patch is a map of 4x4 locations of its own",
     "timm mobilenetv5": "the last two stages are merged at the finer of their grids",
     **{
         f"torchvision detection.{name}": PYRAMID
