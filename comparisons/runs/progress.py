@@ -48,8 +48,11 @@ class RunProgress:
         """Print an event of a node, and update the bar."""
         node = event.node
         if event.kind == "started":
-            if self._is_continued and not self._running:
-                self.bar.console.print(f"{self._found} of {self._total} cells were done before")
+            if self._found and not self._running:
+                said = f"{self._found} of {self._total} cells were done before"
+                if not self._is_continued:
+                    said = f"{self._count}/{self._total}  images"
+                self.bar.console.print(said)
                 self._found, self._is_continued = 0, False
             self._running.append(node.name)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -85,8 +86,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors" or (start[8:] == b"{" and start[:4] != _ZIP):
         return _safetensors(path)
     try:
-        # Training scripts keep their options beside the weights; a namespace runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -104,6 +104,21 @@ def _safetensors(path: Path) -> Mapping[str, Tensor]:
             "the file again"
         ) from error
     return state
+
+
+def _harmless() -> list[Any]:
+    """Return what training scripts keep beside weights and runs no code: options and numbers."""
+    found: list[Any] = [argparse.Namespace]
+    try:
+        # Captum brings NumPy; without it a file cannot hold its numbers.
+        numpy: Any = importlib.import_module("numpy")
+        scalar = numpy.float64(0).__reduce__()[0]
+    except ImportError:
+        return found
+    kinds = ("float16", "float32", "float64", "int32", "int64", "bool")
+    found += [numpy.dtype, *(type(numpy.dtype(kind)) for kind in kinds)]
+    # NumPy 2 moved the function.
+    return found + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 def _unread(path: Path, error: Exception) -> str:
@@ -127,7 +142,7 @@ def _pickled_objects(path: Path, message: str) -> str:
         # Files from before torch 1.6 are no archives; the message names the first of them.
         _, found, rest = message.partition("GLOBAL ")
         names = rest.split()[:1] if found else []
-    own = [name for name in names if name != "argparse.Namespace"]
+    own = [name for name in names if not name.startswith(("argparse.Namespace", "numpy."))]
     return ", ".join(own[:2]) + (f" and {len(own) - 2} more" if len(own) > 2 else "")
 
 

@@ -61,5 +61,6 @@ def test_a_fresh_run_has_nothing_done_before(found, said):
     told.show(Event(nodes[found], "started"))
     told.show(Event(nodes[found], "finished", results[found]))
     lines = console.file.getvalue().splitlines()
-    assert lines[0].startswith("2 of 5 cells were done before" if said else "2/5  unmasked")
-    assert len(lines) == 1 + said
+    assert lines[0] == ("2 of 5 cells were done before" if said else "1/5  images")
+    assert lines[1].startswith("3/5  maps of random" if said else "2/5  unmasked")
+    assert len(lines) == 2

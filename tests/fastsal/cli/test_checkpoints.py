@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -40,6 +41,11 @@ FORMS = {
     "torchvision's training": lambda state: {
         "model": state,
         "args": argparse.Namespace(lr=0.1),
+    },
+    "with numbers of NumPy": lambda state: {
+        "state_dict": state,
+        "best": np.float64(0.7),
+        "epoch": np.int64(3),
     },
     "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "global_step": 7},
     "compiled Lightning": lambda state: {"state_dict": prefixed(state, "net._orig_mod.")},
