@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -111,7 +110,7 @@ def _harmless() -> list[Any]:
     found: list[Any] = [argparse.Namespace]
     try:
         # Captum brings NumPy; without it a file cannot hold its numbers.
-        numpy: Any = importlib.import_module("numpy")
+        numpy: Any = needed("numpy", "a checkpoint with numbers of NumPy")
         scalar = numpy.float64(0).__reduce__()[0]
     except ImportError:
         return found
