@@ -50,7 +50,7 @@ docs: setup ## the pages, into build/docs; a warning is an error
 	$(BIN)/mkdocs build --strict
 
 reproduction: setup ## the paper's claims beside our figures: reports/runs/reproduction/report.html
-	@$(BIN)/python -m reports.reproduction $(RUNS)
+	@$(BIN)/python -m reports.reproduction --out reports/runs/reproduction $(RUNS)
 
 bench: setup ## pytest-benchmark runs, side by side with the peers; BENCH= adds options
 	$(BIN)/python -m pytest tests/speed --benchmark-only --benchmark-group-by=group \

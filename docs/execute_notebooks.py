@@ -7,6 +7,7 @@ is a difference in what a reader sees.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -51,8 +52,11 @@ def execute(notebook: Any, folder: Path) -> None:
     notebook.metadata["language_info"] = {"name": "python"}
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Execute notebooks by name, all without one."""
+    parser = argparse.ArgumentParser(description="Execute notebooks anew and keep their outputs.")
+    parser.add_argument("names", nargs="*", help="notebooks of docs/notebooks; all without any")
+    names = parser.parse_args(arguments).names
     for path in [NOTEBOOKS / f"{name}.ipynb" for name in names] or sorted(
         NOTEBOOKS.glob("*.ipynb")
     ):

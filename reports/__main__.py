@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evaluation.storage.archive import CELLS
 from reports.pages.build import build
 
 __all__ = ["app"]
@@ -14,23 +15,31 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
 
+# An archive is a record, which a look at it does not change.
+PAGES = Path("runs/pages")
+
 
 @app.command()
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or an archive of one.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the files; the run's own by default.")
+        Path | None,
+        typer.Option(
+            help=f"Folder of the files; by default the run's own, and of an archive {PAGES}/NAME."
+        ),
     ] = None,
     csv: Annotated[
         bool, typer.Option("--csv", help="Write records.csv of an archive too.")
     ] = False,
 ) -> None:
-    """Write report.html and records.parquet of a run, and of its own folder records.csv.
+    """Write report.html and records.parquet of a run, and of one that is no archive records.csv.
 
     A page with pictures of maps is not replaced by one without, unless --out names its folder.
     """
     try:
-        page = build(run, out, csv=csv, keep_pictures=out is None)
+        own = out is None and (run / CELLS).exists()
+        place = PAGES / run.resolve().name if own else out
+        page = build(run, place, csv=csv, keep_pictures=out is None)
     except (FileNotFoundError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

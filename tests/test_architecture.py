@@ -32,6 +32,7 @@ STAIRS = {
     "comparisons": (
         *(
             "budget",
+            "text_tables",
             "guided_backprop",
             "methods",
             "measures",

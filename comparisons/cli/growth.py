@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
 from evaluation.hardware import processors
 from evaluation.training.retraining import default_precision
-from reports.pages.growth import MACHINE, read_growth, write_growth, write_table
+from reports.pages.growth import MACHINE, TABLE, read_growth, write_growth, write_table
 
 __all__ = ["growth"]
 
@@ -47,8 +47,12 @@ def growth(
         int, typer.Option(help="Training images of each cell that the workers share.")
     ] = _DEFAULT.cell_images,
     out: Annotated[
-        Path, typer.Option(help="Folder of the table and the page; what it holds is kept.")
-    ] = Path("reports/runs/growth"),
+        Path,
+        typer.Option(
+            help="Folder of the table and the page. Runs of its table that were measured on a "
+            "machine like this one are taken from there."
+        ),
+    ] = Path("runs/growth"),
 ) -> None:
     """Measure how time and memory grow with workers, images, methods and fractions.
 
@@ -64,21 +68,41 @@ def growth(
             cell_images=cell_images,
         )
         wanted = cases(sizes, default_precision("cpu"))
+        measured: set[str] = set()
         frame, here = read_growth(out), environment("cpu") | {"processors": processors()}
         for number, case in enumerate(wanted, 1):
-            frame = _with(frame, case, here)
+            frame, is_new = _with(frame, case, here, measured)
+            row = frame.iloc[-1]
+            said = f"{row['run_s']:.1f} s after {row['start_s']:.1f} s of start"
+            if is_new:
+                measured.add(case.id)
+            else:
+                said = f"not measured now; {TABLE} in {out} says {said}"
             _console.print(
-                f"{number}/{len(wanted)}  {case.series} {case.value}: "
-                f"{frame.iloc[-1]['run_s']:.1f} s after {frame.iloc[-1]['start_s']:.1f} s of start"
+                f"{number}/{len(wanted)}  {case.series} {case.value}: {said}",
+                soft_wrap=True,
+                markup=False,
             )
             write_table(out, frame)
         command = typed_command()
-        page = write_growth(out, frame, command=command)
+        mine = pd.concat([frame[name] == here[name] for name in MACHINE], axis=1).all(axis=1)
+        page = write_growth(out, frame[mine], command=command)
     _console.print(f"Page: {page}", soft_wrap=True, markup=False)
 
 
-def _with(frame: pd.DataFrame, case: Case, here: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the table with a case as its last row; a run that it already has is not run again."""
+def _with(
+    frame: pd.DataFrame, case: Case, here: Mapping[str, Any], measured: Set[str]
+) -> tuple[pd.DataFrame, bool]:
+    """Return the table with a case as its last row, and True if the row was measured by this call.
+
+    A run that the table already has is not run again.
+
+    Args:
+        frame: the table.
+        case: the run.
+        here: the machine.
+        measured: ids of the runs that this call has measured.
+    """
     own: dict[str, Any] = {"series": case.series, "value": case.value, "engine": case.engine}
     own |= {"workers": case.workers, "run": case.id}
     own |= {name: here[name] for name in MACHINE}
@@ -93,7 +117,7 @@ def _with(frame: pd.DataFrame, case: Case, here: Mapping[str, Any]) -> pd.DataFr
     replaced = (frame["series"] == case.series) & (frame["value"] == case.value)
     parts = [frame[~replaced], pd.DataFrame([row])]
     table: pd.DataFrame = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    return table
+    return table, not alike.any() or case.id in measured
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from comparisons.cli.panels import in_panels
 from evaluation.masking.variants import Variant, crossfitted
 
 __all__ = [
@@ -72,7 +73,7 @@ RECURSIVE = typer.Option(
 def declare_parameters(
     command: Callable[..., None], parameters: Iterable[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Declare the parameters of a command that takes them as keywords.
+    """Declare the parameters of a command that takes them as keywords, in groups.
 
     Args:
         command: takes any keywords; changed in place.
@@ -81,7 +82,7 @@ def declare_parameters(
     Returns:
         The command.
     """
-    declared = inspect.Signature(list(parameters))
+    declared = inspect.Signature(in_panels(parameters))
     command.__signature__ = declared  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in declared.parameters.values()}
     return command

@@ -71,7 +71,10 @@ def plan(
     ] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "What a comparison takes",
 ) -> None:
-    """Say what a comparison will take, before its first second, and write the plan as a file."""
+    """Say what a comparison will take, before its first second, and write the plan as a file.
+
+    Defaults below are those of --preset quick.
+    """
     with one_message(_console, out), _nothing_kept():
         kind = device.partition(":")[0]
         if images_per_second is None:
@@ -108,11 +111,9 @@ def plan(
         if page is not None:
             text = sheet.markdown(title).encode()
             write_atomically(page, lambda file: file.write(text))
-    _console.print(
-        f"Plan: {out}; start it with `python -m comparisons run --plan {shlex.quote(str(out))}`",
-        soft_wrap=True,
-        markup=False,
-    )
+    _console.print(f"Plan: {out}", soft_wrap=True, markup=False)
+    start = f"python -m comparisons run --plan {shlex.quote(str(out))}"
+    _console.print(f"Start it: {start}", soft_wrap=True, markup=False)
 
 
 @contextmanager

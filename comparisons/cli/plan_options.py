@@ -19,6 +19,7 @@ from comparisons.cli.options import (
     as_whole_numbers,
     as_words,
 )
+from comparisons.cli.panels import with_usual_values
 from comparisons.cli.recipe_options import (
     as_augmentation,
     as_milestones,
@@ -32,6 +33,9 @@ from comparisons.plans.plan import PRESETS, Plan
 from evaluation.datasets.load import has_object_masks
 
 __all__ = ["PlanOptions", "with_plan_options"]
+
+# The preset where none is named; help shows its values.
+_PRESET = "quick"
 
 
 def _plan(
@@ -97,7 +101,7 @@ def _plan(
             help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, quick "
             "minutes, full hours."
         ),
-    ] = "quick",
+    ] = _PRESET,
     *,
     device: str,
 ) -> Plan:
@@ -205,7 +209,9 @@ def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     """
     # String annotations are resolved in the module of each function.
     declared = inspect.signature(_plan, eval_str=True).parameters.values()
-    shown = [each for each in declared if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    shown = with_usual_values(
+        (each for each in declared if each.kind is not inspect.Parameter.KEYWORD_ONLY), _PRESET
+    )
     first, *own = inspect.signature(command, eval_str=True).parameters.values()
     context = inspect.Parameter("context", first.kind, annotation=typer.Context)
 

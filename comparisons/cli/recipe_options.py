@@ -52,8 +52,8 @@ WARMUP = typer.Option(
 WEIGHT_DECAY = typer.Option(help="Of all weights.")
 LABEL_SMOOTHING = typer.Option(help="Of the cross-entropy.")
 AUGMENT = typer.Option(
-    help="none, or some of flip, crop:PIXELS (padded) and resized-crop:LEAST_AREA_SHARE, "
-    "comma-separated."
+    help="none, or some of flip, crop:PIXELS (padded) and resized-crop:SHARE (of the area, at "
+    "least), comma-separated."
 )
 COMPILE = typer.Option(help="Train through torch.compile; the first steps take minutes.")
 CHANNELS_LAST = typer.Option(help="Memory format of activations.")

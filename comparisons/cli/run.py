@@ -48,7 +48,10 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run a comparison, or continue it, and write its report."""
+    """Run a comparison, or continue it, and write its report.
+
+    Defaults below are those of --preset quick.
+    """
     with one_message(_console, out):
         if machine.address is None:  # a cluster has what this machine may lack
             check_device(machine.device)

@@ -17,7 +17,7 @@ from fastsal.files import written_whole
 
 __all__ = ["MEASUREMENTS", "deployment"]
 
-_RECORDED = Path("reports/runs/deployment")
+_OUT = Path("runs/deployment")
 
 Row = Mapping[str, object]
 
@@ -43,7 +43,7 @@ def deployment(
             metavar="NAME", help=f"Some of {', '.join(MEASUREMENTS)}; all of them by default."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = _RECORDED,
+    out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = _OUT,
 ) -> None:
     """Measure the cost of maps in exported files, training steps, videos and large images.
 

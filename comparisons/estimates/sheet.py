@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from comparisons.estimates.cost import Cost, Line
 from comparisons.estimates.throughput import Throughput
 from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
+from comparisons.text_tables import print_paragraph, print_table
 from evaluation.datasets.load import Extent
 from reports.formatting import duration, percent
 
@@ -20,6 +20,8 @@ __all__ = ["Sheet"]
 
 _HOUR, _DAY = 3600.0, 86400.0
 _GB = 1e9
+# Columns of the table of methods: those of time, and those of counts and disk.
+_TIMES, _COUNTS = (0, 1, 4, 5, 6, 7), (0, 2, 3, 8, 9)
 _Rows = list[tuple[str, ...]]
 
 
@@ -50,14 +52,18 @@ class Sheet:
     def show(self, console: Console) -> None:
         """Print the sheet."""
         for name, words in self.facts():
-            console.print(f"[bold]{name}:[/] ", end="")
-            console.print(words, soft_wrap=True, markup=False)
+            print_paragraph(console, name, words)
         headings, rows = self.lines()
-        console.print(_table(headings, rows, total=True))
-        console.print(_table(*self.finishing()))
+        # Two tables: all ten columns would not fit a terminal of 80.
+        for places in _TIMES, _COUNTS:
+            console.print()
+            chosen = [tuple(row[place] for place in places) for row in (headings, *rows)]
+            print_table(console, chosen[0], chosen[1:], total=True)
+        console.print()
+        print_table(console, *self.finishing())
+        console.print()
         for name, words in self.conditions():
-            console.print(f"[bold]{name}:[/] ", end="")
-            console.print(words, soft_wrap=True, markup=False)
+            print_paragraph(console, name, words)
 
     def markdown(self, title: str) -> str:
         """The sheet as a Markdown page.
@@ -218,16 +224,6 @@ class Sheet:
 
     def _line_to_json(self, line: Line) -> dict[str, Any]:
         return asdict(line) | {"share": self.cost.share(line)}
-
-
-def _table(headings: Sequence[str], rows: _Rows, *, total: bool = False) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 and total else "right")
-    for number, row in enumerate(rows):
-        last = total and number == len(rows) - 1
-        table.add_row(*row, style="bold" if last else None)
-    return table
 
 
 def _markdown(headings: Sequence[str], rows: _Rows, *, total: bool = False) -> str:

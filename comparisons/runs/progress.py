@@ -41,15 +41,19 @@ class RunProgress:
         self._passes_run = 0
         self._started = time.monotonic()
         self._running: list[str] = []
-        self._count, self._total, self._found = 0, len(nodes), 0
+        self._count, self._total = 0, len(nodes)
+        self._found, self._is_continued = 0, False
 
     def show(self, event: Event) -> None:
         """Print an event of a node, and update the bar."""
         node = event.node
         if event.kind == "started":
             if self._found and not self._running:
-                self.bar.console.print(f"{self._found} of {self._total} cells were done before")
-                self._found = 0
+                said = f"{self._found} of {self._total} cells were done before"
+                if not self._is_continued:
+                    said = f"{self._count}/{self._total}  images"
+                self.bar.console.print(said)
+                self._found, self._is_continued = 0, False
             self._running.append(node.name)
         else:
             if node.name in self._running:
@@ -59,6 +63,8 @@ class RunProgress:
             self._passes_run += node.passes if event.kind == "finished" else 0
             if event.kind == "found":
                 self._found += 1
+                # A fresh run finds the images, which it has staged before its cells start.
+                self._is_continued |= node.stage != "data"
             else:
                 line = f"{self._count}/{self._total}  {node.name}{_outcome(event)}  {self._left()}"
                 self.bar.console.print(line.rstrip(), soft_wrap=True, markup=False)

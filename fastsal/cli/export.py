@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastsal.cli.names import check_layers
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -23,6 +24,9 @@ from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import ExportError, OnnxFile, write_onnx
 from fastsal.networks.preprocessing import input_form
 from fastsal.optional import one_line
+
+# What writing and comparing the file needs; all that are missing are named at once.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def add_export_command(commands: Commands) -> None:
@@ -62,8 +66,13 @@ def export_model(options: argparse.Namespace) -> int:
     """
     if options.target is not None and options.method != "fastcam":
         raise CommandError(f"--target {options.target} is for --method fastcam")
-    network = network_of(options, pretrained=not options.random_weights)
+    network = network_of(
+        options,
+        pretrained=not options.random_weights,
+        packages={name: name for name in PACKAGES},
+    )
     try:
+        check_layers(network, options.model, options.layers)
         written = _write(network, options)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CommandError(f"{options.model}: {error}") from error

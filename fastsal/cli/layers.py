@@ -44,7 +44,7 @@ def list_layers(options: argparse.Namespace) -> int:
     Raises:
         CommandError: If the network does not run, or no layer can be read.
     """
-    network = network_of(options, pretrained=False)
+    network = network_of(options, pretrained=False, quiet=True)
     channels, dtype = input_form(network, options.channels)
     image = random_image(options.size, options.size, channels).to(dtype)
     try:

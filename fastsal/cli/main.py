@@ -10,7 +10,7 @@ from fastsal._version import __version__
 from fastsal.cli.export import add_export_command
 from fastsal.cli.layers import add_layers_command
 from fastsal.cli.maps import add_maps_command
-from fastsal.cli.options import CommandError
+from fastsal.cli.options import CommandError, Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line's arguments; None takes the process's own.
 
     Returns:
-        0; or 1 after an error, which is one line on stderr; or 130 after Ctrl-C.
+        0; or 1 after an error, which is one line on stderr, also if it is one file's among many;
+        or 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With 2, after options that cannot be.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -35,11 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastsal", description="SMOE Scale saliency maps from one forward pass."
-    )
+    parser = Parser(prog="fastsal", description="SMOE Scale saliency maps from one forward pass.")
     parser.add_argument("--version", action="version", version=f"fastsal {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     add_layers_command(commands)
     add_maps_command(commands)
     add_export_command(commands)

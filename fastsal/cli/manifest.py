@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,29 @@ class Manifest:
             and all((self.folder / name).is_file() for name in entry["pictures"].values())
         )
 
+    def check_settings(self, files: Iterable[str], settings: Mapping[str, Any]) -> None:
+        """Refuse settings with which pictures of other settings would be overwritten.
+
+        Args:
+            files: The image files whose pictures are to be written.
+            settings: Their settings.
+
+        Raises:
+            ValueError: If the folder has pictures of one of the files with other settings.
+        """
+        held = [
+            self.entries[file]["settings"]
+            for file in files
+            if "error" not in self.entries.get(file, {"error": ""})
+        ]
+        others = [one for one in held if one != settings]
+        if others:
+            raise ValueError(
+                f"{self.folder} holds maps of {len(others)} of these files that were made "
+                f"otherwise: {_differences(others[0], settings)}; give --out another folder, or "
+                "--overwrite to replace them"
+            )
+
     def stem(self, file: str, wanted: str) -> str:
         """Return the common beginning of the names of an image's pictures.
 
@@ -205,6 +228,27 @@ def weights_hash(network: nn.Module) -> str:
 def _line(entry: Entry) -> str:
     # `json` escapes all but ASCII: a file's name need not be valid Unicode.
     return json.dumps(entry) + "\n"
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return up to three settings that differ, in words."""
+    names = [name for name in (*here, *there) if there.get(name) != here.get(name)]
+    shown = []
+    for name in list(dict.fromkeys(names))[:3]:
+        if name == "weights_sha256":
+            shown.append("with other weights")
+        else:
+            values = [_in_words(name, settings.get(name)) for settings in (there, here)]
+            shown.append(f"{name.replace('_', '-')} {values[0]}, now {values[1]}")
+    return "; ".join(shown)
+
+
+def _in_words(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "original" if name == "size" else "not given"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _entry(line: str, place: str) -> Entry:

@@ -194,6 +194,29 @@ class MapPictures:
         }
 
 
+def class_in_words(facts: Entry) -> str:
+    """Return the predicted class and its probability; of a file without them, what was made.
+
+    Args:
+        facts: The facts of a photograph or video for the manifest.
+
+    Example:
+        >>> class_in_words({"predicted_class": 281, "class_name": "tabby", "probability": 0.874})
+        'tabby (class 281), 87 %'
+        >>> class_in_words({"predicted_class": 3, "class_name": None, "probability": 0.0021})
+        'class 3, 0.2 %'
+        >>> class_in_words({"frames": 24})
+        'map of 24 frames'
+    """
+    index, share = facts.get("predicted_class"), facts.get("probability")
+    if index is None or share is None:
+        return f"map of {facts['frames']} frames" if "frames" in facts else "map, no class"
+    name = facts.get("class_name")
+    # Three digits of an uncertain class, without a "100 %" that is not one.
+    percent = f"{100 * share:.0f}" if 0.1 <= share < 0.995 else f"{100 * share:.1f}"
+    return f"{f'{name} (class {index})' if name else f'class {index}'}, {percent} %"
+
+
 def _scales(maps: Maps) -> list[Entry]:
     return [
         {"name": scale.name, "stride": scale.stride, "size": list(scale_map.shape[:0:-1])}

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from fastsal._version import __version__
 from fastsal.cli.manifest import Entry, Manifest, file_hash, folder_lock, weights_hash
-from fastsal.cli.map_pictures import DEFAULT_SIZE, MapPictures, PictureSettings
+from fastsal.cli.map_pictures import (
+    DEFAULT_SIZE,
+    MapPictures,
+    PictureSettings,
+    class_in_words,
+)
 from fastsal.images import clips
 from fastsal.images.files import find_photographs, read_photograph, write_png
 from fastsal.optional import needed, one_line
@@ -46,6 +51,7 @@ def write_maps(
     classes: tuple[str, ...] = (),
     device: str = "cpu",
     quiet: bool = False,
+    overwrite: bool = False,
 ) -> Tally:
     """Write the pictures of photographs and videos, and a line of the manifest for each.
 
@@ -60,14 +66,15 @@ def write_maps(
         settings: The settings of the pictures.
         classes: The names of the classes; empty if they are not known.
         device: A torch device.
-        quiet: Shows no progress bar; without a terminal there is none either.
+        quiet: Prints no progress bar, which only a terminal has, and no line for each file.
+        overwrite: Replaces pictures that were made with other settings.
 
     Returns:
         The `Tally`.
 
     Raises:
-        ValueError: If there are no image files, no map can be made of any image, or another run
-            writes to the folder.
+        ValueError: If there are no image files, no map can be made of any image, the folder has
+            pictures of them with other settings, or another run writes to it.
         OSError: If pictures cannot be written.
     """
     photographs = list(find_photographs(paths, out))
@@ -90,13 +97,15 @@ def write_maps(
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         manifest = Manifest(out)
+        if not overwrite:
+            manifest.check_settings([_relative(path, out) for path, _ in photographs], recorded)
         tally = _write_all(_Writer(manifest, pictures, recorded, environment), photographs, quiet)
         manifest.rewrite()
     return tally
 
 
 def _write_all(writer: _Writer, photographs: Sequence[tuple[Path, Path]], quiet: bool) -> Tally:
-    """Write the pictures of all photographs, with a progress bar and messages on stderr."""
+    """Write the pictures of all photographs, with a progress bar and messages."""
     written = done_before = failed = 0
     bar: Any = needed("tqdm", "the progress bar").tqdm(
         photographs, unit="image", disable=True if quiet else None
@@ -110,6 +119,8 @@ def _write_all(writer: _Writer, photographs: Sequence[tuple[Path, Path]], quiet:
             failed += outcome == "failed"
             while writer.messages:
                 bar.write(f"fastsal: {writer.messages.pop(0)}", file=sys.stderr)
+            if outcome == "written" and not quiet:
+                bar.write(f"{path}: {writer.seen}", file=sys.stdout)
     return Tally(written, done_before, failed)
 
 
@@ -148,12 +159,14 @@ class _Writer:
 
     Attributes:
         messages: Messages for the user that have not been printed.
+        seen: The class that the network saw in the last file, in words.
     """
 
     def __init__(
         self, manifest: Manifest, pictures: MapPictures, settings: Entry, environment: Entry
     ) -> None:
         self.messages: list[str] = []
+        self.seen = ""
         self._manifest, self._pictures = manifest, pictures
         self._settings, self._environment = settings, environment
         # The folder of the last photograph, within which maps are smoothed over time.
@@ -201,6 +214,7 @@ class _Writer:
             return "failed"
         self._manifest.invalidate(file)
         made.write()
+        self.seen = class_in_words(made.facts)
         self._manifest.add(
             {
                 "file": file,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastsal.cam.registry import CAMS
 from fastsal.cli.map_pictures import PictureSettings
 from fastsal.cli.map_writer import write_maps
+from fastsal.cli.names import check_layers
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -17,6 +19,7 @@ from fastsal.cli.options import (
     network_of,
     pixels,
 )
+from fastsal.images import clips
 from fastsal.maps.normalization import NORMALIZATIONS
 from fastsal.networks.by_name import FORMS
 from fastsal.networks.preprocessing import class_index, input_form, of_channels, preprocessing_of
@@ -29,7 +32,8 @@ def add_maps_command(commands: Commands) -> None:
         help="write the maps of photographs and videos",
         description="Write for each photograph its map and an overlay as PNG, and a line of "
         "manifest.jsonl: size, predicted class, scales, settings, versions. A file that cannot be "
-        "read is recorded there, and the run goes on. Photographs with valid pictures are skipped. "
+        "read is recorded there, and the run goes on; the exit code is then 1. Photographs with "
+        "valid pictures are skipped; those of other settings stay, unless --overwrite is given. "
         "A network of torchvision or timm has its pretrained weights unless --weights or "
         "--random-weights is given. Pictures have the size of the network's input. A video gives "
         "videos.",
@@ -81,35 +85,67 @@ def add_maps_command(commands: Commands) -> None:
             help=f"the network's input {name} (as published with its weights, else ImageNet's); "
             "grey has their average",
         )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace maps of these files that were made with other settings",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print no progress bar and no line for each file, but errors, warnings and the count",
+    )
     parser.set_defaults(run=make_maps)
 
 
 def pixels_or_original(text: str) -> int | None:
     """Return a number of pixels above 0, or None for "original".
 
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
+
     Example:
         >>> pixels_or_original("224"), pixels_or_original("original")
         (224, None)
     """
-    return None if text == "original" else pixels(text)
+    if text == "original":
+        return None
+    try:
+        return pixels(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}: give pixels, or 'original'") from error
 
 
 def smoothing(text: str) -> float:
     """Return a number from 0 up to but not 1.
 
     Raises:
-        argparse.ArgumentTypeError: If it is not in this range.
-        ValueError: If it is no number.
+        argparse.ArgumentTypeError: If it is not in this range, or no number.
 
     Example:
         >>> smoothing("0.8")
         0.8
     """
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 up to but not 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 up to but not 1, got {text!r}")
     return number
+
+
+def packages_of(images: Sequence[Path]) -> dict[str, str]:
+    """Return the packages that reading and writing the files needs, by module.
+
+    Example:
+        >>> packages_of([Path("cat.jpg")])
+        {'PIL': 'pillow'}
+    """
+    found = {"PIL": "pillow"}
+    if any(path.suffix.lower() in clips.SUFFIXES for path in images):
+        found["av"] = "'fastsal[video]'"
+    return found
 
 
 def make_maps(options: argparse.Namespace) -> int:
@@ -119,7 +155,7 @@ def make_maps(options: argparse.Namespace) -> int:
         options: The parsed options.
 
     Raises:
-        CommandError: If the options do not fit, or not one map could be made.
+        CommandError: If the options do not fit, or the map of any file could not be made.
     """
     for name in ("cam", "target"):
         given = getattr(options, name)
@@ -127,8 +163,14 @@ def make_maps(options: argparse.Namespace) -> int:
             raise CommandError(
                 f"--{name} {given} is for --method fastcam; SMOE Scale does not look at a class"
             )
-    network = network_of(options, pretrained=not options.random_weights)
+    network = network_of(
+        options,
+        pretrained=not options.random_weights,
+        packages=packages_of(options.images),
+        quiet=options.quiet,
+    )
     try:
+        check_layers(network, options.model, options.layers)
         known = preprocessing_of(options.model, network)
         channels, _ = input_form(network, options.channels)
         settings = PictureSettings(
@@ -155,6 +197,7 @@ def make_maps(options: argparse.Namespace) -> int:
             classes=known.classes,
             device=options.device,
             quiet=options.quiet,
+            overwrite=options.overwrite,
         )
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CommandError(str(error)) from error
@@ -163,4 +206,7 @@ def make_maps(options: argparse.Namespace) -> int:
     print(f"{counts}: {manifest}")
     if not tally.written and not tally.done_before:
         raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
+    if tally.failed:
+        total = tally.written + tally.done_before + tally.failed
+        raise CommandError(f"{tally.failed} of {total} files have no map; {manifest} says why")
     return 0

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import nn
 
+from fastsal.cli.checkpoints import load_weights
+from fastsal.cli.names import check_network_name, check_packages, network_packages
 from fastsal.kernels.constants import EPSILON
 from fastsal.networks.by_name import FORMS, build_network
 from fastsal.statistics.registry import STATISTICS
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class CommandError(Exception):
     """An error that ends the command; its message is printed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the command's whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
 
 
 def random_image(height: int, width: int, channels: int = 3) -> torch.Tensor:
@@ -37,7 +49,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
     """Add the choice of the network's weights, and the channels of its images."""
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--weights", type=Path, metavar="PATH", help="a file with a state dict")
+    weights.add_argument(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="a state dict, a checkpoint that holds one, or safetensors",
+    )
     weights.add_argument(
         "--random-weights", action="store_true", help="initial weights; nothing is downloaded"
     )
@@ -83,17 +100,15 @@ def pixels(text: str) -> int:
     """Return a number of pixels above 0.
 
     Raises:
-        argparse.ArgumentTypeError: If it is below 1.
-        ValueError: If it is no whole number.
+        argparse.ArgumentTypeError: If it is no whole number, or below 1.
 
     Example:
         >>> pixels("224")
         224
     """
-    size = int(text)
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of pixels above 0, got {text}")
-    return size
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def scale_weights(text: str) -> str | tuple[float, ...]:
@@ -110,20 +125,48 @@ def scale_weights(text: str) -> str | tuple[float, ...]:
         return text
 
 
-def network_of(options: argparse.Namespace, *, pretrained: bool) -> nn.Module:
-    """Build the network that the options name.
+def network_of(
+    options: argparse.Namespace,
+    *,
+    pretrained: bool,
+    packages: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> nn.Module:
+    """Build the network that the options name, after a line on stderr that says so.
 
     Args:
-        options: The parsed options, with `model` and `weights`.
+        options: The parsed options, with `model`, `weights` and `command`.
         pretrained: Loads published weights where `weights` is None.
+        packages: What the command needs beside the network's packages, as for `check_packages`.
+        quiet: Prints no line.
 
     Raises:
-        CommandError: If there is no such network, or its package is missing.
+        CommandError: If there is no such network, or packages are missing.
     """
+    name, weights = options.model, options.weights
     try:
+        needs = {**network_packages(name, weights), **(packages or {})}
+        check_packages(options.command, needs)
+        check_network_name(name)
+        if not quiet:
+            # A download or a large file can take minutes, in which nothing else is said.
+            origin = _origin(options, pretrained)
+            print(f"fastsal: loading {name} with {origin} ...", file=sys.stderr, flush=True)
         # Random weights are the same at every call, so that finished pictures stay valid.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build_network(options.model, options.weights, pretrained=pretrained)
+            network = build_network(name, pretrained=pretrained and weights is None)
+        if weights is not None:
+            load_weights(network, name, weights)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
+    return network
+
+
+def _origin(options: argparse.Namespace, pretrained: bool) -> str:
+    """Return in words where the weights of the network are from."""
+    if options.weights is not None:
+        return f"the weights of {options.weights}"
+    if ":" in options.model and not options.model.startswith("timm:"):
+        return "the weights that its function gives it"
+    return "its published weights" if pretrained else "initial weights"

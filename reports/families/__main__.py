@@ -23,6 +23,7 @@ from reports.families.page import write_page
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "reports" / "runs" / "families" / "families.jsonl"
 PAGE = ROOT / "docs" / "families.md"
+OUT = Path("runs/families")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="measure recorded families anew, each on the network that was chosen before",
     )
-    parser.add_argument("--records", type=Path, default=RECORDS, help="JSON lines, one a family")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
+    for name, default, what in (
+        ("--records", OUT / RECORDS.name, "JSON lines, one a family; those in it are not measured"),
+        ("--page", OUT / PAGE.name, "the page to write"),
+    ):
+        parser.add_argument(name, type=Path, default=default, help=f"{what} ({default})")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -60,7 +60,7 @@ The last scale that `find_scales` finds in one network of every family of timm, 
 transformers, and the share of the network that runs after it. The table is written by
 
 ```
-python -m reports.families
+python -m reports.families --records reports/runs/families/families.jsonl --page docs/families.md
 ```
 
 A *family* is a module of the package and the letters with which its networks' names begin (for

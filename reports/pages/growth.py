@@ -16,7 +16,15 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.storage.writing import write_atomically
 
-__all__ = ["COLUMNS", "MACHINE", "efficiencies", "read_growth", "write_growth", "write_table"]
+__all__ = [
+    "COLUMNS",
+    "MACHINE",
+    "TABLE",
+    "efficiencies",
+    "read_growth",
+    "write_growth",
+    "write_table",
+]
 
 # Columns of the table: those of the machine, and all.
 MACHINE = ("processor", "processors", "system", "python", "torch", "fastsal")
@@ -25,7 +33,8 @@ COLUMNS = (
     *("total_s", "start_s", "run_s", "cells", "cells_s", "between_s"),
     *("largest_mib", "all_mib", "disk_mib"),
 )
-_TABLE = "growth.csv"
+# The name of the file in the folder of the page.
+TABLE = "growth.csv"
 _FIGURE = "growth.svg"
 _PAGE = "README.md"
 _GROWING = {"images": "training images", "methods": "methods", "fractions": "fractions"}
@@ -48,7 +57,7 @@ def read_growth(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: the table lacks some of `COLUMNS`; the message names them.
     """
-    path = folder / _TABLE
+    path = folder / TABLE
     if not path.exists():
         empty: pd.DataFrame = pd.DataFrame(columns=list(COLUMNS))
         return empty
@@ -69,7 +78,7 @@ def write_table(folder: Path, frame: pd.DataFrame) -> None:
         frame: with `COLUMNS`.
     """
     rows = frame[list(COLUMNS)]
-    write_atomically(folder / _TABLE, lambda file: rows.to_csv(file, index=False))
+    write_atomically(folder / TABLE, lambda file: rows.to_csv(file, index=False))
 
 
 def write_growth(folder: Path, frame: pd.DataFrame, *, command: str) -> Path:

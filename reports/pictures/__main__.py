@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,13 @@ def table(content: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).parent / "maps.jpg"
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.pictures", description="Draw maps of photographs."
+    )
+    default = Path("runs/pictures/maps.jpg")
+    parser.add_argument("--out", type=Path, default=default, help=f"the picture ({default})")
+    target = parser.parse_args().out
+    target.parent.mkdir(parents=True, exist_ok=True)
     made = rows()
     draw(made, target)
     print(table(made))

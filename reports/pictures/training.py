@@ -6,6 +6,7 @@ evaluation after each epoch, for the first images of the test set.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,14 @@ def draw(found: Sequence[Epoch], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.pictures.training", description="Draw maps while a network trains."
+    )
+    default = Path("runs/pictures/training.jpg")
+    parser.add_argument("--out", type=Path, default=default, help=f"the picture ({default})")
+    target = parser.parse_args().out
+    target.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    target = Path(__file__).parent / "training.jpg"
     print("| epoch | right | on the object | entropy of the scales | drift |")
     print("| --- | --- | --- | --- | --- |")
     draw(epochs(EPOCHS), target)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reports.reproduction.page import RECORDED, build, committed_runs
+from reports.reproduction.page import build, committed_runs
 
 __all__ = ["app"]
 
@@ -24,7 +24,7 @@ def main(
             "by default the recorded runs in reports/runs/.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the files go.")] = RECORDED,
+    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("runs/reproduction"),
 ) -> None:
     """Write the paper's claims beside our figures: report.html, records.csv, records.parquet."""
     try:

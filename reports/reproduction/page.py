@@ -18,11 +18,10 @@ from reports.records.run import Run, read_run
 from reports.reproduction import counted, printed, profiled, retrained
 from reports.reproduction.claims import SECTIONS, Claim
 
-__all__ = ["RECORDED", "RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
+__all__ = ["RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
 
-# Recorded runs, each in a folder of its own; the page of claims has one too.
+# Recorded runs, each in a folder of its own; the page of claims has one there too.
 RUNS = Path(__file__).parents[1] / "runs"
-RECORDED = RUNS / "reproduction"
 # Modules that fill the registry of sections when they are imported.
 _SOURCES = (counted, profiled, retrained, printed)
 _ORDER = (
@@ -53,7 +52,7 @@ def claims_of(runs: Sequence[Run]) -> dict[str, list[Claim]]:
     return {title: list(SECTIONS[title](runs)) for title in titles}
 
 
-def build(paths: Sequence[Path], out: Path = RECORDED) -> Path:
+def build(paths: Sequence[Path], out: Path) -> Path:
     """Write ``report.html``, ``records.csv`` and ``records.parquet``.
 
     Args:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import typer.testing
+from rich.console import Console
 
 from comparisons import __main__ as command
 from comparisons.cli import plan as planning
 from comparisons.cli import plan_options
 from comparisons.engines import select
 from comparisons.estimates.files import read_plan_file
+from comparisons.methods import METHODS, resolve
 from comparisons.runs import compare
 
 ROOT = Path(__file__).parents[3]
@@ -76,6 +78,35 @@ def test_the_paper_s_table_without_its_images_or_a_gpu(invoke, tmp_path):
     before = file.read_bytes()
     invoke("plan", *TABLE_5, "--out", str(file))
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("width", [80, None])
+def test_the_sheet_fits_a_terminal_of_80_columns_or_is_plain(invoke, tmp_path, monkeypatch, width):
+    """In a pipe (None) every row of a table and every paragraph is one line."""
+    if width is not None:
+        terminal = Console(highlight=False, width=width, force_terminal=True, no_color=True)
+        monkeypatch.setattr(planning, "_console", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    code, said = invoke("plan", *TABLE_5, "--methods", "all", "--out", "plan.json")
+    assert code == 0, said
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines()
+    titles = [METHODS[name].title for name in resolve("all", has_object_masks=False)]
+    squeezed = " ".join(" ".join(lines).split())
+    assert "Start it: python -m comparisons run --plan plan.json" in lines
+    assert "published counts, no file read" in squeezed
+    if width is None:
+        assert (
+            sum(line.startswith("Images: imagenet: 1,281,167 for training") for line in lines) == 1
+        )
+        for title in titles:
+            rows = [line[len(title) :].split() for line in lines if line.startswith(f"{title}  ")]
+            # Passes, three times and the share; cells, trainings and disk.
+            assert [len(row) for row in rows] == [5, 4]
+    else:
+        assert max(map(len, lines)) <= width
+        for title in titles:
+            assert squeezed.count(title.split(", ")[0]) >= 2
 
 
 def test_the_page_in_docs_is_what_its_command_writes(invoke, tmp_path, monkeypatch):

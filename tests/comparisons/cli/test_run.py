@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import types
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import nn
 from comparisons import __main__ as command
 from comparisons.cli import methods as methods_command
 from comparisons.cli import run as run_command
+from comparisons.cli.panels import PANELS
 from comparisons.engines import select
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
@@ -291,6 +293,37 @@ def test_options_go_before_the_preset(planned):
     assert plan.train_images == PRESETS["smoke"]["train_images"]
 
 
+def test_help_groups_every_option_and_shows_the_default_that_holds(planned, monkeypatch):
+    """Typed as help shows them, the defaults make the plan that no option makes."""
+    run = typer.main.get_command(command.app).commands["run"]
+    shown = {}
+    for option in run.params:
+        if option.name != "help":
+            assert option.rich_help_panel in PANELS, option.name
+            assert option.help
+        if isinstance(option.show_default, str):
+            shown[option.name] = option.show_default
+    assert len(shown) > 25
+    assert {"fractions": "10,50,90", "epochs": "4"}.items() <= shown.items()
+    in_words = {"measures", "precision", "recipe", "weights", "image_size", "first_seed_only"}
+    in_words |= {"crossfit", "milestones"}
+    typed = []
+    for name, words in shown.items():
+        option = f"--{name.replace('_', '-')}"
+        if words in ("on", "off"):
+            typed.append(option if words == "on" else option.replace("--", "--no-"))
+        elif name not in in_words:
+            typed += [option, words]
+    assert planned(*typed) == planned("--preset", "quick")
+    assert {shown[name] for name in in_words} >= {"none", "the preset's"}
+    monkeypatch.setenv("COLUMNS", "80")
+    said = typer.testing.CliRunner().invoke(command.app, ["run", "--help"]).output
+    assert [line for line in said.splitlines() if len(line) > 80 or "…" in line] == []
+    assert [panel for panel in PANELS if f"─ {panel} ─" in said] == [
+        panel for panel in PANELS if panel != "What a plan assumes"
+    ]
+
+
 def test_no_mask_only_trainings(planned):
     assert planned("--mask-only", "none").mask_only == ()
 
@@ -338,13 +371,26 @@ def test_the_command_is_recorded(invoke, monkeypatch, tmp_path):
     assert seen["command"] == "python -m comparisons run --out 'a folder'"
 
 
-def test_methods_are_listed_with_their_citation(invoke, monkeypatch):
-    # So wide that no title is cut in two, wherever the tests run.
-    monkeypatch.setattr(methods_command, "_console", Console(highlight=False, width=400))
+def test_methods_are_listed_with_their_citation(invoke):
+    """In a pipe a method is one line, however narrow the terminal behind it."""
     code, said = invoke("methods")
     assert code == 0
-    squeezed = " ".join(said.split())
+    _, *lines = said.splitlines()
+    for line, entry in zip(lines, METHODS.values(), strict=True):
+        parameters = ", ".join(f"{key}={value}" for key, value in entry.parameters.items())
+        words = [entry.name, entry.title, entry.group, entry.citation, parameters]
+        assert line.split() == " ".join(words).split()
+
+
+def test_methods_fit_a_terminal_of_80_columns(invoke, monkeypatch):
+    console = Console(highlight=False, width=80, force_terminal=True, no_color=True)
+    monkeypatch.setattr(methods_command, "_console", console)
+    code, said = invoke("methods")
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    assert max(map(len, plain.splitlines())) <= 80
+    names = [line.split()[0] for line in plain.splitlines() if re.match(r"  \S", line)]
+    assert names == list(METHODS)
+    squeezed = " ".join(plain.split())
     for entry in METHODS.values():
-        assert entry.name in said
-        assert entry.title.split(",")[0] in squeezed
-        assert entry.citation.split()[0] in squeezed
+        assert f"{entry.title}: {entry.citation}" in squeezed

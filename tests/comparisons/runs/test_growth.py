@@ -110,13 +110,42 @@ def test_every_run_is_kept_at_once_and_none_is_made_twice(tmp_path, monkeypatch)
     ]
     # Methods 2 and images 64 are one run.
     assert ran == [("engine", "local"), ("images", "64"), ("images", "128")]
+    assert "not measured now" not in said
     monkeypatch.setattr(
         growing, "measure_run", lambda case, folder: fake(replace(case, value="5"), folder)
     )
     code, said = call()
     assert code == 0, said
     assert ran[3:] == [("methods", "5")]
+    # What an earlier call measured is not said as if this one had.
+    figure = "5.0 s after 2.0 s of start"
+    told = f"not measured now; growth.csv in {tmp_path} says {figure}"
+    lines = [line.split("  ", 1)[1] for line in said.splitlines() if "s of start" in line]
+    assert lines == [
+        *(f"{name}: {told}" for name in ("engine local", "images 64", "images 128", "methods 2")),
+        f"methods 4: {figure}",
+        f"fractions 1: {told}",
+    ]
     assert (tmp_path / "README.md").exists()
+
+
+def test_figures_of_another_machine_are_kept_and_not_on_the_page(tmp_path, monkeypatch):
+    fake = Measured(9.0, Times(4, 2.0, 5.0, 4.5, 0.1), 100.0, 200.0, 3.0)
+    monkeypatch.setattr(growing, "measure_run", lambda *_: fake)
+    call = "growth --workers none --engines none --fractions none --images {} --methods none "
+    runner = typer.testing.CliRunner()
+    first = [*call.format("64").split(), "--out", str(tmp_path)]
+    assert runner.invoke(command.app, first).exit_code == 0
+    table = pd.read_csv(tmp_path / "growth.csv")
+    table.assign(processor="an abacus", run_s=77.7).to_csv(tmp_path / "growth.csv", index=False)
+    second = [*call.format("128").split(), "--out", str(tmp_path)]
+    assert runner.invoke(command.app, second).exit_code == 0
+    kept = pd.read_csv(tmp_path / "growth.csv")
+    assert sorted(kept["value"]) == [64, 128]
+    page = (tmp_path / "README.md").read_text()
+    assert "| 128 |" in page
+    assert "abacus" not in page
+    assert "77.7" not in page
 
 
 @pytest.mark.slow

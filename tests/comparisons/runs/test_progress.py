@@ -7,8 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
+from comparisons.engines.engine import Event
+from comparisons.graph.nodes import build_nodes
+from comparisons.plans.plan import Plan
 from comparisons.runs import progress
-from comparisons.runs.progress import StagingProgress
+from comparisons.runs.progress import RunProgress, StagingProgress
+from evaluation.storage.records import CellResult
 
 pytestmark = pytest.mark.training
 
@@ -42,3 +46,21 @@ def test_a_terminal_gets_a_bar_that_goes_away(clock):
         assert "250/1000" in console.file.getvalue()
         assert "about 90 s left" in console.file.getvalue()
     assert "[2K" in console.file.getvalue().rpartition("250/1000")[2]
+
+
+@pytest.mark.parametrize(("found", "said"), [(1, False), (2, True)])
+def test_a_fresh_run_has_nothing_done_before(found, said):
+    """Images are staged before the first cell starts, and found then; a base network is not."""
+    plan = Plan("shapes", "resnet9", ("random",), fractions=(0.5,), mask_only=())
+    nodes = build_nodes(plan, train_images=8, test_images=8)
+    console = Console(file=io.StringIO(), width=120)
+    told = RunProgress(nodes, console)
+    results = [CellResult(node.name, node.stage, {}, (), seconds=1.0) for node in nodes]
+    for node, result in zip(nodes[:found], results, strict=False):
+        told.show(Event(node, "found", result))
+    told.show(Event(nodes[found], "started"))
+    told.show(Event(nodes[found], "finished", results[found]))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == ("2 of 5 cells were done before" if said else "1/5  images")
+    assert lines[1].startswith("3/5  maps of random" if said else "2/5  unmasked")
+    assert len(lines) == 2

@@ -180,7 +180,7 @@ def test_a_broken_video_is_recorded_and_leaves_nothing(folder):
     content = (folder / "fine.mp4").read_bytes()
     (folder / "torn.mp4").write_bytes(content[: len(content) // 2])
     (folder / "other.mp4").write_bytes(b"anything else")
-    assert command("torn.mp4", "other.mp4", "fine.mp4") == 0
+    assert command("torn.mp4", "other.mp4", "fine.mp4") == 1
     torn, other, fine = entries()
     assert "torn.mp4" in torn["error"]
     assert "other.mp4 cannot be read as a video" in other["error"]
@@ -201,7 +201,7 @@ def test_a_folder_of_frames_is_smoothed_in_the_order_of_their_names(folder):
     assert command("frames", "--size", "original") == 0
     own = sorted((folder / "out").rglob("*_map.png"))
     alone = [np.asarray(pillow.open(path)) for path in own]
-    assert command("frames", "--size", "original", "--smoothing", "0.5") == 0
+    assert command("frames", "--size", "original", "--smoothing", "0.5", "--overwrite") == 0
     smoothed = [np.asarray(pillow.open(path)) for path in own]
     changed = [not np.array_equal(a, b) for a, b in zip(alone, smoothed, strict=True)]
     # The first of each folder is its own map; no folder goes on where another ended.

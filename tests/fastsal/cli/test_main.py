@@ -127,12 +127,76 @@ def test_absent_packages_are_named(monkeypatch, capsys):
     assert "needs pillow: pip install pillow" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["maps"], ["maps", "x.png", "--out", "m"], ["paint"]])
-def test_wrong_usage_exits_with_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["maps"], "fastsal maps: the following arguments are required: IMAGE_OR_FOLDER, --model"),
+        (["maps", "x.png", "--out", "m"], "are required: --model; fastsal maps --help"),
+        (["paint"], "fastsal: argument COMMAND: invalid choice: 'paint'"),
+        (
+            ["maps", "x.png", "--size", "big"],
+            "--size: expected a whole number above 0, got 'big': give pixels, or 'original'",
+        ),
+        (["layers", "x", "--size", "-3"], "argument --size: expected a whole number above 0"),
+        (["maps", "x.png", "--smoothing", "2"], "from 0 up to but not 1, got '2'"),
+        (["maps", "x.png", "--smoothing", "much"], "from 0 up to but not 1, got 'much'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exits_with_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "usage: fastsal" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert line.endswith("--help lists the options")
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("resnet51", "torchvision has no model 'resnet51'; did you mean 'resnet50'"),
+        ("ResNet-18", "; did you mean 'resnet18'"),
+        ("timm:resnet51", "timm has no model 'resnet51'; did you mean 'resnet51q', 'resnet50' or"),
+        ("resnet18d", "torchvision has no model 'resnet18d'; timm has it: give timm:resnet18d"),
+        ("net.py", "'net.py' is a file: give its function as net.py:FUNCTION"),
+    ],
+)
+def test_a_mistyped_model_is_asked_after(name, question, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").touch()
+    assert main(["maps", "one.png", "--model", name, "--out", "m"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert question in line
+    assert len(line) < 200
+
+
+def test_a_mistyped_layer_is_asked_after(tmp_path, monkeypatch, capsys):
+    """Of a network with 126 layers, whose names together are 2,000 characters."""
+    monkeypatch.chdir(tmp_path)
+    for command in (["maps", "one.png", "--model", "resnet50"], ["export", "resnet50"]):
+        arguments = [*command, "--random-weights", "--layers", "layer1", "layre4", "--out", "m"]
+        assert main(arguments) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "resnet50 has no layer named 'layre4'; did you mean 'layer4'" in line
+        assert "`fastsal layers resnet50` lists those that can be read" in line
+        assert len(line) < 200
+
+
+@pytest.mark.usefixtures("folder")
+def test_absent_packages_are_named_together(monkeypatch, capsys):
+    for module in ("torchvision", "PIL", "safetensors", "onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None)
+    weights = ["--weights", "net.safetensors"]
+    assert main(["maps", "one.png", "--model", "resnet18", *weights, "--out", "m"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "fastsal: maps needs torchvision, safetensors, pillow: "
+        "pip install torchvision safetensors pillow"
+    )
+    assert main(["export", "planted_network:build", "--out", "m.onnx"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("needs onnx, onnxruntime: pip install onnx onnxruntime")
 
 
 def test_help_lists_what_is_registered(capsys):

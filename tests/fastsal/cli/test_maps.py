@@ -153,10 +153,12 @@ def assert_written(path, picture):
 
 @pytest.mark.usefixtures("folder")
 def test_pictures_and_manifest_are_the_librarys(capsys):
-    assert maps("photos", "--lovi", "--size", 20) == 0
+    assert maps("photos", "--lovi", "--size", 20) == 1  # for the broken one
     said = capsys.readouterr()
     assert "3 written, 0 done before, 1 failed" in said.out
     assert "broken.png: image file is truncated" in said.err
+    told = "fastsal: 1 of 4 files have no map; maps/manifest.jsonl says why"
+    assert said.err.splitlines()[-1] == told
     assert {path.relative_to("maps").as_posix() for path in times()} == {
         f"{stem}_{kind}.png"
         for stem in ("one", "grey", "inner/one")
@@ -241,15 +243,15 @@ def test_maps_without_normalisation_say_what_their_colours_stand_for(method):
 @pytest.mark.usefixtures("folder")
 def test_what_is_done_is_left(capsys):
     arguments = ("photos", "--size", 20)
-    assert maps(*arguments, "--lovi") == 0
+    assert maps(*arguments, "--lovi") == 1
     done = times()
-    assert maps(*arguments, "--lovi") == 0
+    assert maps(*arguments, "--lovi") == 1
     assert "0 written, 3 done before, 1 failed" in capsys.readouterr().out
     assert times() == done
 
     # From elsewhere, by other names of the same files, and where the photograph was only touched.
     Path("photos/one.png").touch()
-    assert maps(Path("photos").absolute(), "--size", 20, "--lovi") == 0
+    assert maps(Path("photos").absolute(), "--size", 20, "--lovi") == 1
     assert maps("photos/inner/../one.png", "--size", 20, "--lovi") == 0
     assert times() == done
 
@@ -257,13 +259,13 @@ def test_what_is_done_is_left(capsys):
     Path("photos/grey.png").write_bytes(Path("photos/inner/one.png").read_bytes())
     Path("maps/inner/one_map.png").unlink()
     capsys.readouterr()
-    assert maps(*arguments, "--lovi") == 0
+    assert maps(*arguments, "--lovi") == 1
     assert "2 written, 1 done before, 1 failed" in capsys.readouterr().out
     assert times()[Path("maps/one_map.png")] == done[Path("maps/one_map.png")]
     assert Path("maps/grey_map.png").read_bytes() == Path("maps/inner/one_map.png").read_bytes()
 
     # Other options; LOVI is no longer asked for, and no stale one is left.
-    assert maps(*arguments) == 0
+    assert maps(*arguments, "--overwrite") == 1
     assert "3 written, 0 done before, 1 failed" in capsys.readouterr().out
     assert {path.name for path in times()} == {
         f"{stem}_{kind}.png" for stem in ("one", "grey") for kind in ("map", "overlay")
@@ -279,7 +281,10 @@ def test_other_weights_are_other_maps(capsys):
     arguments = ("photos/one.png", "--size", "original")
     assert maps(*arguments) == 0
     before = Path("maps/one_map.png").read_bytes()
-    assert maps(*arguments, "--weights", "state.pt") == 0
+    assert maps(*arguments, "--weights", "state.pt") == 1
+    assert "made otherwise: with other weights; give --out" in capsys.readouterr().err
+    assert Path("maps/one_map.png").read_bytes() == before
+    assert maps(*arguments, "--weights", "state.pt", "--overwrite") == 0
     assert "1 written, 0 done before" in capsys.readouterr().out.splitlines()[-1]
     _, inputs = shown()
     assert_written("maps/one_map.png", heatmap(SMOEScale(network).maps(inputs).combined))
@@ -297,6 +302,51 @@ def test_other_weights_are_other_maps(capsys):
 
 
 @pytest.mark.usefixtures("folder")
+def test_maps_of_other_settings_are_not_overwritten(capsys):
+    """A folder is as it was; other photographs may go to it; `--overwrite` replaces."""
+    assert maps("photos/one.png", "--size", 20) == 0
+    before = {path: path.read_bytes() for path in Path("maps").iterdir()}
+    for given, said in {
+        ("--size", 16): "size 20, now 16;",
+        ("--size", "original"): "size 20, now original;",
+        ("--size", 20, "--lovi"): "lovi off, now on;",
+        ("--size", 20, "--smoothing", "0.5"): "smoothing 0.0, now 0.5;",
+        ("--size", 20, "--layers", 1, 4): "layers not given, now 1,4;",
+        (
+            "--size",
+            20,
+            "--method",
+            "fastcam",
+        ): "method smoe, now fastcam; cam not",
+    }.items():
+        assert maps("photos", *given) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"maps holds maps of 1 of these files that were made otherwise: {said}" in error
+        assert error.endswith("give --out another folder, or --overwrite to replace them")
+        assert {path: path.read_bytes() for path in Path("maps").iterdir()} == before
+    assert maps("photos/grey.png", "--size", 16) == 0
+    assert maps("photos/one.png", "--size", 16, "--overwrite") == 0
+    assert manifest()["../photos/one.png"]["settings"]["size"] == 16
+    assert Path("maps/one_map.png").read_bytes() != before[Path("maps/one_map.png")]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_class_and_its_probability_are_said_of_each_file(capsys):
+    arguments = ["photos/one.png", "--model", "networks.py:classifier", "--size", "original"]
+    assert main(["maps", *arguments, "--out", "maps"]) == 0
+    probability, index = network_of("classifier")(shown()[1])[0].softmax(0).detach().max(0)
+    first, counts = capsys.readouterr().out.splitlines()
+    assert first == f"photos/one.png: class {int(index)}, {100 * float(probability):.0f} %"
+    assert counts.startswith("1 written")
+    # What is done is not said again, and nothing of a network without classes.
+    assert main(["maps", *arguments, "--out", "maps"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    arguments[2] = "networks.py:strided"
+    assert main(["maps", *arguments, "--out", "features"]) == 0
+    assert "photos/one.png: map, no class" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
 def test_random_weights_are_the_same_at_every_call(capsys):
     for _ in range(2):
         torch.rand(1)
@@ -309,7 +359,7 @@ def test_random_weights_are_the_same_at_every_call(capsys):
 def test_a_photograph_that_broke_leaves_no_pictures():
     assert maps("photos/one.png", "--size", 20) == 0
     Path("photos/one.png").write_bytes(b"broken")
-    assert maps("photos", "--size", 20) == 0
+    assert maps("photos", "--size", 20) == 1
     assert not Path("maps/one_map.png").exists()
     assert "error" in manifest()["../photos/one.png"]
 
@@ -317,7 +367,7 @@ def test_a_photograph_that_broke_leaves_no_pictures():
 @pytest.mark.usefixtures("folder")
 def test_pictures_are_not_taken_for_photographs(capsys):
     for _ in range(2):
-        assert maps("photos", "--size", 20, out="photos/maps") == 0
+        assert maps("photos", "--size", 20, out="photos/maps") == 1
     assert "0 written, 3 done before, 1 failed" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -363,7 +413,7 @@ def test_stopped_in_the_middle_of_a_picture_the_same_command_goes_on(by, capsys)
             Image.open(path).load()
     assert not Path("maps/one_overlay.png").exists()
     done = Path("maps/grey_map.png").stat().st_mtime_ns
-    assert main(["maps", *arguments, "--out", "maps"]) == 0
+    assert main(["maps", *arguments, "--out", "maps"]) == 1
     assert "2 written, 1 done before, 1 failed" in capsys.readouterr().out
     assert Path("maps/grey_map.png").stat().st_mtime_ns == done
 
@@ -373,7 +423,7 @@ def test_killed_while_redone_the_old_options_are_not_vouched_for(capsys):
     arguments = ("photos/one.png", "--model", "networks.py:classifier", "--size", "20")
     assert main(["maps", *arguments, "--out", "maps"]) == 0
     before = {path.name: path.read_bytes() for path in times()}
-    other = (*arguments, "--scale-weights", "equal")
+    other = (*arguments, "--scale-weights", "equal", "--overwrite")
     in_a_process(*other, STOP_AFTER="1", STOP_BY=str(int(signal.SIGKILL)))
     assert Path("maps/one_map.png").read_bytes() != before["one_map.png"]
     assert main(["maps", *arguments, "--out", "maps"]) == 0
@@ -389,6 +439,7 @@ def test_two_runs_at_once_in_one_folder_are_told(folder, capsys):
         assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error == (
+        "fastsal: loading networks.py:classifier with the weights that its function gives it ...\n"
         "fastsal: another run writes to maps; wait for it, or give this one another folder\n"
     )
     assert list(Path("maps").iterdir()) == []
@@ -401,7 +452,7 @@ def test_a_device_that_torch_was_built_without_is_told_in_one_line(folder, monke
 
     monkeypatch.setattr(torch.nn.Module, "to", built_without)
     arguments = ["maps", "photos/one.png", "--model", "networks.py:classifier", "--out", "maps"]
-    assert main([*arguments, "--device", "cuda"]) == 1
+    assert main([*arguments, "--device", "cuda", "--quiet"]) == 1
     error = capsys.readouterr().err
     assert error == (
         "fastsal: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
@@ -427,7 +478,7 @@ def test_a_file_gone_between_listing_and_reading_is_recorded(folder, monkeypatch
         return found
 
     monkeypatch.setattr(map_writer, "find_photographs", found_then_gone)
-    assert maps("photos", "--size", 20) == 0
+    assert maps("photos", "--size", 20) == 1
     assert "No such file" in manifest()["../photos/grey.png"]["error"]
     assert "error" not in manifest()["../photos/one.png"]
 
@@ -437,7 +488,7 @@ def test_a_photograph_the_network_refuses_is_recorded(capsys):
     assert maps("photos/one.png", "photos/grey.png", "--size", 20, network="square") == 1
     assert "this network takes squares" in capsys.readouterr().err
     Image.fromarray(PIXELS[:, :20]).save("photos/cropped.png")
-    assert maps("photos", "--size", 20, network="square") == 0
+    assert maps("photos", "--size", 20, network="square") == 1
     errors = {file: entry.get("error") for file, entry in manifest().items()}
     assert errors["../photos/one.png"] == "this network takes squares"
     assert errors["../photos/cropped.png"] is None
@@ -446,7 +497,7 @@ def test_a_photograph_the_network_refuses_is_recorded(capsys):
 @pytest.mark.usefixtures("folder")
 def test_a_network_of_one_size_takes_photographs_of_that_size(capsys):
     Image.fromarray(PIXELS[:9]).save("photos/a_strip.png")
-    assert maps("photos", "--size", "original", network="still") == 0
+    assert maps("photos", "--size", "original", network="still") == 1
     assert "3 written, 0 done before, 2 failed" in capsys.readouterr().out
     assert "takes 20x30" in manifest()["../photos/a_strip.png"]["error"]
 
@@ -470,7 +521,7 @@ def test_tiny_photographs_have_maps(shape, size):
 def test_of_a_photograph_of_one_pixel_there_is_no_map():
     Image.new("RGB", (1, 1), "red").save("photos/a_pixel.png")
     arguments = ("photos/a_pixel.png", "photos/one.png", "--size", "original")
-    assert maps(*arguments, network="strided") == 0
+    assert maps(*arguments, network="strided") == 1
     entries = manifest()
     assert "of images of 1x1 pixels" in entries["../photos/a_pixel.png"]["error"]
     assert entries["../photos/one.png"].get("error") is None
@@ -478,12 +529,12 @@ def test_of_a_photograph_of_one_pixel_there_is_no_map():
 
 @pytest.mark.usefixtures("folder")
 def test_warnings_are_recorded_with_their_photograph(capsys):
-    assert maps("photos", "--size", 20, network="signed") == 0
+    assert maps("photos", "--size", 20, network="signed") == 1
     said = capsys.readouterr().err
     assert said.count("give negative activations") == 1
     assert "UserWarning" not in said
     arguments = ("photos", "--size", 20, "--method", "fastcam")
-    assert maps(*arguments, network="hopeless", out="zero") == 0
+    assert maps(*arguments, network="hopeless", out="zero") == 1
     said = capsys.readouterr().err
     for name in ("one.png", "grey.png", "inner/one.png"):
         (told,) = manifest("zero")[f"../photos/{name}"]["warnings"]
@@ -496,7 +547,7 @@ def test_a_huge_photograph_is_warned_of_and_one_beyond_is_recorded(monkeypatch, 
     # Pillow warns above its limit and refuses twice the limit; a photograph here has 600 pixels.
     Image.fromarray(np.tile(PIXELS, (2, 1, 1))).save("photos/twice.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 550)
-    assert maps("photos/one.png", "photos/twice.png", "--size", 20) == 0
+    assert maps("photos/one.png", "photos/twice.png", "--size", 20) == 1
     assert "exceeds limit of 550 pixels" in manifest()["../photos/one.png"]["warnings"][0]
     assert "exceeds limit of 1100 pixels" in manifest()["../photos/twice.png"]["error"]
     assert "UserWarning" not in capsys.readouterr().err
@@ -516,7 +567,7 @@ def test_the_progress_bar_is_for_a_terminal(monkeypatch, quiet, terminal):
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     arguments = ["maps", "photos", "--model", "networks.py:classifier", "--size", "20"]
-    assert main([*arguments, "--out", "maps", *(["--quiet"] if quiet else [])]) == 0
+    assert main([*arguments, "--out", "maps", *(["--quiet"] if quiet else [])]) == 1
     assert ("4/4" in stream.getvalue()) == (terminal and not quiet)
     assert "broken.png: image file is truncated" in stream.getvalue()
 

@@ -1,0 +1,140 @@
+"""Names that a command is given: networks, layers and packages, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastsal.networks.by_name import FORMS
+from fastsal.optional import needed
+
+_SUGGESTED = 3
+
+
+def similar_names(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are most like a mistyped one, as a question, or "" without any.
+
+    Example:
+        >>> similar_names("resnet5O", ["resnet18", "resnet50", "vgg11"])
+        "did you mean 'resnet50' or 'resnet18'?"
+        >>> similar_names("abacus", ["resnet18"])
+        ''
+    """
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=_SUGGESTED)
+    *others, last = [repr(by_lower[one]) for one in close] or [""]
+    words = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {words}?" if words else ""
+
+
+def check_packages(command: str, packages: dict[str, str]) -> None:
+    """Name all missing packages at once.
+
+    Args:
+        command: The command, as the message begins.
+        packages: The names for `pip install`, by the module that is imported.
+
+    Raises:
+        ImportError: If any is not installed.
+
+    Example:
+        >>> check_packages("maps", {"torch": "torch", "no_such": "no-such", "nor_this": "nor-this"})
+        Traceback (most recent call last):
+        ImportError: maps needs no-such, nor-this: pip install no-such nor-this
+    """
+    missing = [name for module, name in packages.items() if not _is_installed(module)]
+    if missing:
+        raise ImportError(f"{command} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def network_packages(name: str, weights: Path | None = None) -> dict[str, str]:
+    """Return the packages that a network and its file of weights need, by module.
+
+    Example:
+        >>> network_packages("timm:resnet18", Path("net.safetensors"))
+        {'timm': 'timm', 'safetensors': 'safetensors'}
+    """
+    if name.startswith("timm:"):
+        found = {"timm": "timm"}
+    else:
+        found = {} if ":" in name else {"torchvision": "torchvision"}
+    if weights is not None and weights.suffix == ".safetensors":
+        found["safetensors"] = "safetensors"
+    return found
+
+
+def check_network_name(name: str) -> None:
+    """Refuse a name that neither torchvision nor timm has, with the names that are most like it.
+
+    Args:
+        name: As for `build_network`. A function's name is not checked, nor one of timm's that says
+            where its weights are (`timm:hf-hub:...`).
+
+    Raises:
+        ValueError: If there is no such network.
+        ImportError: If torchvision or timm is needed and is not installed.
+
+    Example:
+        >>> check_network_name("resnet51")
+        Traceback (most recent call last):
+        ValueError: torchvision has no model 'resnet51'; did you mean 'resnet50', ...?
+    """
+    package, _, rest = name.rpartition(":")
+    if package == "timm":
+        timm: Any = needed("timm", f"the network {name}")
+        if "/" not in rest and not timm.is_model(rest):
+            question = similar_names(rest, timm.list_models())
+            raise ValueError(f"timm has no model {rest!r}; {question or 'give timm:NAME'}")
+    elif not package:
+        models = needed("torchvision", "a network by its name").models.list_models()
+        if name not in models:
+            raise ValueError(_unknown(name, models))
+
+
+def _unknown(name: str, models: Sequence[str]) -> str:
+    if Path(name).is_file():
+        return f"{name!r} is a file: give its function as {name}:FUNCTION, or weights as --weights"
+    said = f"torchvision has no model {name!r}; "
+    if _is_installed("timm"):
+        timm: Any = needed("timm", "a network by its name")
+        if timm.is_model(name):
+            return f"{said}timm has it: give timm:{name}"
+    return said + (similar_names(name, models) or f"give {FORMS}")
+
+
+def check_layers(network: nn.Module, name: str, layers: Sequence[str] | None) -> None:
+    """Refuse a layer that a network does not have, with the names that are most like it.
+
+    Args:
+        network: The network.
+        name: Its name, for the message.
+        layers: The layers' names; None for none.
+
+    Raises:
+        ValueError: If it has no layer of one of the names.
+
+    Example:
+        >>> check_layers(nn.Sequential(nn.ReLU()), "net", ["O"])
+        Traceback (most recent call last):
+        ValueError: net has no layer named 'O'; `fastsal layers net` lists those that can be read
+    """
+    known = [one for one, _ in network.named_modules() if one]
+    for layer in layers or ():
+        if layer not in known:
+            question = similar_names(layer, known)
+            raise ValueError(
+                f"{name} has no layer named {layer!r}; {question}{' ' if question else ''}"
+                f"`fastsal layers {name}` lists those that can be read"
+            )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
