@@ -6,6 +6,7 @@ evaluation after each epoch, for the first images of the test set.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,10 +140,22 @@ def draw(found: Sequence[Epoch], path: Path) -> None:
     figure.savefig(path, pil_kwargs={"quality": 85})
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.pictures.training",
+        description="Train a small network on the embedded image set and draw its maps after "
+        "each epoch.",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="the JPEG file to write")
+    target = parser.parse_args(arguments).out
     torch.manual_seed(SEED)
-    target = Path(__file__).parent / "training.jpg"
     print("| epoch | right | on the object | entropy of the scales | drift |")
     print("| --- | --- | --- | --- | --- |")
     draw(epochs(EPOCHS), target)
     print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
