@@ -27,7 +27,9 @@ from fastsal.attribution.class_activation import (
 from fastsal.attribution.fast_cam import FastCAM
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.cam.registry import Cam, register_cam
+from fastsal.images.batch import ImageBatch, load_images
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.images.pictures import Picture, picture
 from fastsal.maps.normalization import register_normalization
 from fastsal.maps.result import Maps
 from fastsal.monitoring.monitor import Watch, watch
@@ -44,7 +46,9 @@ __all__ = [
     "FastCAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "ImageBatch",
     "Maps",
+    "Picture",
     "SMOEScale",
     "Sample",
     "Scale",
@@ -56,8 +60,10 @@ __all__ = [
     "find_scales",
     "gamma_scale",
     "heatmap",
+    "load_images",
     "lovi",
     "overlay",
+    "picture",
     "register_cam",
     "register_normalization",
     "register_statistic",

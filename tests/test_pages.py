@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from fastsal import load_images
 
 pytestmark = pytest.mark.heavy
 
@@ -95,27 +98,36 @@ def _forward_only(monkeypatch) -> None:
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda *_, **__: state)
 
 
-def test_the_readme_s_lines_make_a_picture_of_a_photograph(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_five_lines_make_a_picture_of_a_photograph(page, tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     data = pytest.importorskip("skimage.data")
-    (block,) = _blocks("README.md")
-    assert len([line for line in block.splitlines() if line.strip()]) <= 12
+    (block,) = [block for block in _blocks(page) if "cat.jpg" in block]
+    lines = [line for line in block.splitlines() if line.strip()]
+    # Without the imports, and without the line for the second picture.
+    assert len([line for line in lines if "import" not in line and "scales=" not in line]) <= 5
     image.fromarray(data.chelsea()).save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     _forward_only(monkeypatch)
-    exec(compile(block, "README.md", "exec"), {})
-    with image.open(tmp_path / "cat_map.png") as picture:
-        assert picture.size == (224, 224)
-        assert picture.mode == "RGB"
+    exec(compile(block, page, "exec"), {})
+    for name in ("cat_map.png", "cat_scales.png"):
+        with image.open(tmp_path / name) as picture:
+            assert picture.size == (224, 224)
+            assert picture.mode == "RGB"
 
 
-def test_getting_started_runs():
+def test_getting_started_runs(tmp_path, monkeypatch):
     pytest.importorskip("torchvision")
-    (block,) = _blocks("docs/getting-started.md")
+    block, _, of_attributions = _blocks("docs/getting-started.md")
     names: dict[str, object] = {}
     exec(compile(block, "getting-started.md", "exec"), names)
     assert names["which_scale"].shape == (2, 3, 224, 224)
     assert names["shown"].shape == names["explained"].shape == (2, 3, 224, 224)
+    monkeypatch.chdir(tmp_path)
+    batch = load_images(torch.rand(3, 224, 224), mean=(0.5,) * 3, std=(0.2,) * 3)
+    exec(compile(of_attributions, "getting-started.md", "exec"), {**names, "batch": batch})
+    with pytest.importorskip("PIL.Image").open(tmp_path / "cat_fastcam.png") as picture:
+        assert picture.size == (224, 224)
 
 
 def test_the_pages_are_built(tmp_path):

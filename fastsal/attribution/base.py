@@ -28,6 +28,16 @@ class NamedAttribution(Attribution):  # type: ignore[misc]
         name: str = cls._field_name or super().get_name()
         return name
 
+    def __repr__(self) -> str:
+        """The class, the model's and the settings in one line, not the model's layers."""
+        model = self.forward_func
+        name = getattr(model, "__name__", type(model).__name__)
+        return f"{type(self).__name__}({', '.join([name, *self._facts()])})"
+
+    def _facts(self) -> list[str]:
+        """Return what a subclass says of itself after its model."""
+        return []
+
     def attribute_future(self) -> None:
         """Raise, since there is no asynchronous form.
 

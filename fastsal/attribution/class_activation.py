@@ -75,6 +75,11 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         self._places: Places = {}
         self._found: dict[Hashable, NamedLayer] = {}
 
+    def _facts(self) -> list[str]:
+        known = self._layer or next(reversed(self._found.values()), None)
+        layer = "layer found at the first call" if known is None else f"layer {known.name!r}"
+        return [layer, f"cam={self.cam.name!r}"]
+
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,

@@ -116,6 +116,10 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         self._cam_layer = None if layer is None else name_layer(model, layer)
         self._places: Places = {}
 
+    def _facts(self) -> list[str]:
+        layer = [] if self._cam_layer is None else [f"layer {self._cam_layer.name!r}"]
+        return [*layer, f"cam={self.cam.name!r}", *self.smoe._facts()]
+
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,

@@ -66,6 +66,18 @@ class ReaderFactory:
         """True if the layers are found, not given."""
         return self._layers is None
 
+    def described(self) -> str:
+        """Return the names of the scales, if they are known, for one line of text.
+
+        >>> from torch import nn
+        >>> ReaderFactory(nn.Conv2d(3, 4, 3), None, Settings.checked()).described()
+        'scales found at the first call'
+        """
+        known = self._layers or next(reversed(self._found.values()), None)
+        if known is None:
+            return "scales found at the first call"
+        return f"scales {[layer.name for layer in known]}"
+
     def with_settings(self, settings: Settings) -> ReaderFactory:
         """Return a factory for the same layers with other settings."""
         changed = copy.copy(self)

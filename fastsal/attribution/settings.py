@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.attribution.tiles import Tiling, checked_tile
 from fastsal.kernels.constants import EPSILON
-from fastsal.maps.normalization import Normalization, NormalizeOver, get_normalization
+from fastsal.maps.normalization import (
+    NORMALIZATIONS,
+    Normalization,
+    NormalizeOver,
+    get_normalization,
+)
 from fastsal.maps.prior import Prior, Weights, layer_weights, load_weights
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
 
@@ -79,6 +84,25 @@ class Settings:
             tiling=checked_tile(tile, overlap),
             max_batch=checked_max_batch(max_batch),
         )
+
+    def described(self) -> list[str]:
+        """Return statistic and weights, and every other setting that is not its default.
+
+        >>> Settings.checked(normalize="minmax", max_batch=8).described()
+        ["statistic='smoe_scale'", "weights='linear'", "normalize='minmax'", 'max_batch=8']
+        """
+        weights = "measured" if isinstance(self.weights, Prior) else repr(self.weights)
+        said = [f"statistic={self.statistic.name!r}", f"weights={weights}"]
+        names = [name for name, known in NORMALIZATIONS.items() if known is self.normalization]
+        if names != ["gaussian"]:
+            said.append(f"normalize={names[0]!r}")
+        if self.normalize_over != "image":
+            said.append(f"normalize_over={self.normalize_over!r}")
+        if self.max_batch is not None:
+            said.append(f"max_batch={self.max_batch}")
+        if self.tiling is not None:
+            said.append(f"tile=({self.tiling.height}, {self.tiling.width})")
+        return said
 
     def check_weights(self, names: Sequence[str] | None) -> None:
         """Raise if the weights do not fit the layers.

@@ -86,8 +86,11 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         ...     torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
         ...     torch.nn.Linear(128, 10),
         ... )
-        >>> SMOEScale(net).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        >>> smoe = SMOEScale(net)
+        >>> smoe.attribute(torch.rand(2, 3, 8, 8), target=1).shape
         torch.Size([2, 3, 8, 8])
+        >>> smoe
+        SMOEScale(Sequential, scales ['1', '4'], statistic='smoe_scale', weights='linear')
     """
 
     _field_name: ClassVar[str | None] = "SMOE Scale"
@@ -119,6 +122,9 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             epsilon=epsilon,
         )
         self._readers = ReaderFactory(model, layers, settings)
+
+    def _facts(self) -> list[str]:
+        return [self._readers.described(), *self.settings.described()]
 
     @property
     def settings(self) -> Settings:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastsal.images.colormaps import colormap
+
 __all__ = ["heatmap", "lovi", "overlay"]
 
 # Hue of the first layer in degrees; the last layer's is 0, red (Eq 4).
@@ -13,27 +15,14 @@ _FIRST_HUE = 300.0
 # Bilinear upsampling can leave [0, 1] by rounding: so much is let pass.
 _ROUNDING = 1e-4
 
-# Matplotlib's magma (CC0) at 17 equal steps. Linear interpolation between them stays within
-# 0.0081 of its 256 entries.
-_MAGMA = (
-    "000004",
-    "0a0822",
-    "1d1147",
-    "36106b",
-    "51127c",
-    "6a1c81",
-    "832681",
-    "9c2e7f",
-    "b73779",
-    "cf4070",
-    "e55064",
-    "f4695c",
-    "fb8761",
-    "fea571",
-    "fec287",
-    "fde0a1",
-    "fcfdbf",
-)
+# The overlay is transparent up to `_FLOOR` and has its full opacity from `_FULL` on; `_GREY` is the
+# share of grey in the image below. They were chosen, with the colour map, by looking at twenty
+# photographs: `python -m reports.pictures.contact_sheet` draws such a sheet.
+OVERLAY_CMAP = "inferno"
+_FLOOR = 0.35
+_FULL = 0.75
+_GREY = 0.75
+_SHARPNESS = 4
 
 
 def lovi(maps: Tensor) -> Tensor:
@@ -101,59 +90,113 @@ def lovi_colours(maps: Tensor) -> Tensor:
     return _hsv_to_rgb(hue, saturation.clamp(0, 1), value)
 
 
-def heatmap(maps: Tensor) -> Tensor:
-    """Colour a saliency map by a perceptually uniform colour map, black to light yellow (magma).
+def heatmap(maps: Tensor, *, cmap: str = "magma") -> Tensor:
+    """Colour a saliency map by a colour map: by magma, from black to light yellow.
 
     Args:
         maps: ``(N, H, W)`` in [0, 1].
+        cmap: The name of a colour map, as for `fastsal.images.colormaps.colormap`: "magma",
+            "inferno", "viridis", "plasma", "cividis", which need no other package, or one of
+            Matplotlib's.
 
     Returns:
         RGB ``(N, 3, H, W)`` in [0, 1]; float32, or float64 if `maps` is.
 
     Raises:
-        ValueError: If there are not three dimensions, or values that are NaN or outside [0, 1].
+        ValueError: If there are not three dimensions, values that are NaN or outside [0, 1], or an
+            unknown colour map.
         TypeError: If the maps are no floating-point tensor.
+        ImportError: If the colour map is one of Matplotlib's and that is not installed.
 
     >>> heatmap(torch.tensor([[[0.0, 0.5, 1.0]]]))[0, 0].mul(255).tolist()
     [[0.0, 183.0, 252.0]]
     """
-    maps = _unit_range(maps, "heatmap: maps", ("N", "H", "W"))
-    rows = [[int(colour[at : at + 2], 16) for at in (0, 2, 4)] for colour in _MAGMA]
-    table = torch.tensor(rows, dtype=maps.dtype, device=maps.device) / 255
-    place = maps * (len(_MAGMA) - 1)
-    below = place.floor().long().clamp(max=len(_MAGMA) - 2)
-    rgb = torch.lerp(table[below], table[below + 1], (place - below)[..., None])
-    return rgb.permute(0, 3, 1, 2).contiguous()
+    return _coloured(_unit_range(maps, "heatmap: maps", ("N", "H", "W")), cmap)
 
 
-def overlay(images: Tensor, maps: Tensor, alpha: float = 0.5) -> Tensor:
-    """Lay a saliency map's heat map over its image: ``(1 - alpha) image + alpha heatmap(map)``.
+def overlay(
+    images: Tensor,
+    maps: Tensor,
+    alpha: float = 0.8,
+    *,
+    cmap: str = OVERLAY_CMAP,
+    grey: float = _GREY,
+) -> Tensor:
+    """Lay a saliency map in colour over its image: transparent where nothing is salient.
+
+    With ``S`` the map, ``G`` the image with a share of grey, ``t = (S - 0.35) / 0.4`` clipped to
+    [0, 1] and ``C`` the colour map::
+
+        opacity = alpha * t^2 (3 - 2 t)
+        picture = (1 - opacity) G + opacity C((S - 0.35) / 0.65)
+
+    Maps of several scales say which scale saw it: ``C`` is the hue and saturation of `lovi` of
+    ``S_k^4``, at full value, and ``S = sum_k k S_k / sum_k k``. The power keeps hues apart that the
+    average over scales would bring to green.
 
     Args:
-        images: ``(N, 3, H, W)`` RGB in [0, 1], before the network's normalisation.
-        maps: ``(N, H, W)`` in [0, 1].
-        alpha: Share of the heat map, in [0, 1].
+        images: ``(N, 3, H, W)`` RGB in [0, 1], before the network's normalisation: the `pixels` of
+            `fastsal.load_images`.
+        maps: ``(N, H, W)`` in [0, 1], or ``(N, R, H, W)``, one map a scale, as `Maps.stacked`.
+        alpha: Opacity of what is most salient, in [0, 1].
+        cmap: The name of a colour map, as for `heatmap`; inferno is told apart by people who see
+            two hues alone. LOVI takes none.
+        grey: Share of grey in the image below, in [0, 1]; 0 keeps its colours.
 
     Returns:
         RGB ``(N, 3, H, W)`` in [0, 1].
 
     Raises:
-        ValueError: If the shapes do not fit, or a value or `alpha` lies outside [0, 1].
+        ValueError: If the shapes do not fit, a value, `alpha` or `grey` lies outside [0, 1], or the
+            colour map is unknown.
         TypeError: If one is no floating-point tensor.
+        ImportError: If the colour map is one of Matplotlib's and that is not installed.
 
-    >>> overlay(torch.ones(1, 3, 1, 1), torch.zeros(1, 1, 1), alpha=0.25)[0, 0].item()
-    0.75
+    >>> maps = torch.tensor([[[0.3, 1.0]]])
+    >>> overlay(torch.ones(1, 3, 1, 2), maps, alpha=0.5, cmap="magma")[0, 0].mul(255).tolist()
+    [[255.0, 253.5]]
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"overlay: alpha is {alpha}; expected a share in [0, 1]")
-    images = _unit_range(images, "overlay: images", ("N", "3", "H", "W"))
-    count, _, height, width = images.shape
-    if images.shape[1] != 3 or maps.shape != (count, height, width):
+    for name, share in (("alpha", alpha), ("grey", grey)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"overlay: {name} is {share}; expected a share in [0, 1]")
+    images = _unit_range(
+        images,
+        "overlay: images",
+        ("N", "3", "H", "W"),
+        "give the image before the network's normalisation, as `pixels` of fastsal.load_images, or "
+        "undo it by (images * std + mean).clamp(0, 1)",
+    )
+    count, channels, height, width = images.shape
+    fits = maps.dim() in (3, 4) and (maps.shape[0], *maps.shape[-2:]) == (count, height, width)
+    if channels != 3 or not fits:
         raise ValueError(
             f"overlay: images {tuple(images.shape)} and maps {tuple(maps.shape)}; expected "
-            "(N, 3, H, W) and (N, H, W) with the same N, H and W"
+            "(N, 3, H, W) and (N, H, W), or (N, R, H, W), with the same N, H and W"
         )
-    return torch.lerp(images, heatmap(maps).to(images), alpha)
+    if maps.dim() == 4:
+        stacked = _unit_range(maps, "overlay: maps", ("N", "R", "H", "W"))
+        weights = torch.arange(1, maps.shape[1] + 1, dtype=stacked.dtype, device=stacked.device)
+        saliency = torch.einsum("nrhw,r->nhw", stacked, weights / weights.sum())
+        colours = lovi(stacked.pow(_SHARPNESS))
+        colours = colours / colours.amax(1, keepdim=True).clamp(min=1e-12)
+    else:
+        saliency = _unit_range(maps, "overlay: maps", ("N", "H", "W"))
+        colours = _coloured(((saliency - _FLOOR) / (1 - _FLOOR)).clamp(min=0), cmap)
+    ramp = ((saliency - _FLOOR) / (_FULL - _FLOOR)).clamp(0, 1)
+    opacity = alpha * ramp.square() * (3 - 2 * ramp)
+    shares = images.new_tensor((0.299, 0.587, 0.114))[:, None, None]
+    below = torch.lerp(images, (images * shares).sum(1, keepdim=True).expand_as(images), grey)
+    return torch.lerp(below, colours.to(images), opacity[:, None].to(images))
+
+
+def _coloured(maps: Tensor, cmap: str) -> Tensor:
+    """Return the colours of a map `(N, H, W)` in [0, 1], interpolated in the colour map's table."""
+    table = colormap(cmap).to(maps)
+    steps = len(table) - 1
+    place = maps * steps
+    below = place.floor().long().clamp(max=steps - 1)
+    rgb = torch.lerp(table[below], table[below + 1], (place - below)[..., None])
+    return rgb.permute(0, 3, 1, 2).contiguous()
 
 
 def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
@@ -168,7 +211,12 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return value[:, None] * (1 - saturation[:, None] * ramp)
 
 
-def _unit_range(tensor: Tensor, name: str, dimensions: tuple[str, ...]) -> Tensor:
+def _unit_range(
+    tensor: Tensor,
+    name: str,
+    dimensions: tuple[str, ...],
+    remedy: str = "scale them to it, for example by their largest value",
+) -> Tensor:
     """Return a tensor as float32 or float64, clamped to [0, 1], which it may leave by rounding.
 
     Raises:
@@ -187,7 +235,6 @@ def _unit_range(tensor: Tensor, name: str, dimensions: tuple[str, ...]) -> Tenso
         # A NaN compares false, and so raises too.
         if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise ValueError(
-                f"{name} holds values from {least:.4g} to {most:.4g}; expected [0, 1]: "
-                "normalise it first"
+                f"{name} holds values from {least:.4g} to {most:.4g}; expected [0, 1]: {remedy}"
             )
     return tensor.clamp(0, 1)

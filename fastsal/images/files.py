@@ -113,20 +113,40 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
         OSError: If the file cannot be read; for broken files Pillow raises other errors too.
         ValueError: If whole-number pixels exceed 16 bits, or float pixels lie outside [0, 1].
     """
-    pillow, operations = _pillow("Image"), _pillow("ImageOps")
-    with pillow.open(path) as file:
+    with _pillow("Image").open(path) as file:
         # In place, since a copy of a large photograph is hundreds of megabytes.
-        operations.exif_transpose(file, in_place=True)
-        pictures = [_rgb(pillow, file)]
-        if file.has_transparency_data:
-            pictures.append(file.convert("RGBA"))
-        width, height = pictures[0].size
-        new_size = resized_size(width, height, size)
-        if new_size != (width, height):
-            bilinear = pillow.Resampling.BILINEAR
-            pictures = [picture.resize(new_size, bilinear) for picture in pictures]
-        tensors = [to_tensor(picture) for picture in pictures]
-        return Photograph(tensors[0], width, height, tensors[1] if tensors[1:] else None)
+        return pixels_of(file, size, in_place=True)
+
+
+def pixels_of(picture: Any, size: int | None, *, in_place: bool = False) -> Photograph:
+    """Return an image of Pillow as `read_photograph` returns one in a file.
+
+    Args:
+        picture: The image of Pillow.
+        size: Length of the shorter side in pixels; None keeps the image's size.
+        in_place: True may turn the given image upright; False leaves it as it was.
+
+    Returns:
+        The `Photograph`.
+
+    Raises:
+        ValueError: As for `read_photograph`.
+    """
+    pillow, operations = _pillow("Image"), _pillow("ImageOps")
+    if in_place:
+        operations.exif_transpose(picture, in_place=True)
+    else:
+        picture = operations.exif_transpose(picture)
+    pictures = [_rgb(pillow, picture)]
+    if picture.has_transparency_data:
+        pictures.append(picture.convert("RGBA"))
+    width, height = pictures[0].size
+    new_size = resized_size(width, height, size)
+    if new_size != (width, height):
+        bilinear = pillow.Resampling.BILINEAR
+        pictures = [one.resize(new_size, bilinear) for one in pictures]
+    tensors = [to_tensor(one) for one in pictures]
+    return Photograph(tensors[0], width, height, tensors[1] if tensors[1:] else None)
 
 
 def to_tensor(picture: Any) -> Tensor:
@@ -209,14 +229,26 @@ def write_png(picture: Tensor, path: Path) -> None:
         ImportError: If Pillow is not installed.
         OSError: If the file cannot be written; an earlier file stays as it was.
     """
+    image = eight_bit_image(picture)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        image.save(file, format="PNG")
+
+
+def eight_bit_image(picture: Tensor) -> Any:
+    """Return a picture as an image of Pillow, rounded to 8 bits.
+
+    Args:
+        picture: `(3, H, W)` RGB or `(H, W)` grey, in [0, 1].
+
+    Raises:
+        ImportError: If Pillow is not installed.
+    """
     pixels = picture.mul(255).round().to(torch.uint8).cpu()
     mode = "L" if pixels.dim() == 2 else "RGB"
     size = (pixels.shape[-1], pixels.shape[-2])
     if mode == "RGB":
         pixels = pixels.movedim(0, -1)
-    image = _pillow("Image").frombytes(mode, size, pixels.contiguous().numpy().tobytes())
-    with written_whole(path) as partial, partial.open("wb") as file:
-        image.save(file, format="PNG")
+    return _pillow("Image").frombytes(mode, size, pixels.contiguous().numpy().tobytes())
 
 
 def _rgb(pillow: Any, picture: Any) -> Any:

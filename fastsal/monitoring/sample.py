@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.images.colour import heatmap, lovi, overlay
 from fastsal.maps.resize import upsample
-from fastsal.maps.result import stacked
+from fastsal.maps.result import described, stacked
 from fastsal.networks.scales import Scale
 
 
@@ -53,6 +53,9 @@ class Sample:
     combined: Tensor
     entropy: Tensor
     drift: Tensor | None
+
+    def __repr__(self) -> str:
+        return described(f"Sample of pass {self.step}", self.combined, self.scales)
 
     @cached_property
     def stacked(self) -> Tensor:

@@ -11,13 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastsal import FastCAM, SMOEScale, heatmap, lovi, overlay
+from fastsal import FastCAM, GradCAM, SMOEScale, load_images, overlay
 from fastsal.arguments.inputs import as_tuple
-from fastsal.images.files import read_photograph
+from fastsal.maps.resize import upsample
 from reports.pictures.outlines import OUTLINES, SIDE, centre_disk, inside, share_on_object
 from reports.pictures.photographs import class_names, efficientnet_lite0, photographs
 
-COLUMNS = ("photograph", "LOVI", "SMOE Scale", "overlay", "Fast-CAM")
+COLUMNS = ("photograph", "Grad-CAM", "SMOE Scale", "scales, fine violet to coarse red", "Fast-CAM")
 # The 3 % most salient pixels: the smallest object, the rocket, has 3.7 % of its picture.
 FRACTION = 0.03
 
@@ -42,20 +42,21 @@ class Row:
 def rows() -> list[Row]:
     """Return the rows of the picture, one a photograph."""
     network, names = efficientnet_lite0(), class_names()
-    smoe, fastcam = SMOEScale(network), FastCAM(network)
+    smoe, fastcam, gradcam = SMOEScale(network), FastCAM(network), GradCAM(network)
     found = []
     for path in photographs():
-        image = centre(read_photograph(path, SIDE).image)
-        inputs = (image - 0.5) / 0.5
+        batch = load_images(path, network, size=SIDE)
+        image, inputs = batch.pixels, batch.inputs
         maps = smoe.maps(inputs)
         probability, index = maps.logits[0].softmax(0).max(0)
         explained = as_tuple(fastcam.attribute(inputs, expand_channels=False))[0][:, 0]
+        coarse = as_tuple(gradcam.attribute(inputs))[0][:, 0]
         pictures = [
             image,
-            lovi(maps.stacked),
-            heatmap(maps.combined),
+            overlay(image, upsample(coarse / coarse.max(), (SIDE, SIDE))[:, 0]),
             overlay(image, maps.combined),
-            heatmap(explained),
+            overlay(image, maps.stacked),
+            overlay(image, explained / explained.max()),
         ]
         found.append(
             Row(
@@ -70,12 +71,6 @@ def rows() -> list[Row]:
             )
         )
     return found
-
-
-def centre(image: Tensor) -> Tensor:
-    """Return the square in the middle of an image whose shorter side is SIDE."""
-    top, left = (image.shape[2] - SIDE) // 2, (image.shape[3] - SIDE) // 2
-    return image[:, :, top : top + SIDE, left : left + SIDE]
 
 
 def draw(content: Sequence[Row], path: Path) -> None:
@@ -110,15 +105,22 @@ def table(content: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reports.pictures", description="Draw maps of photographs."
+        prog="python -m reports.pictures",
+        description="Draw the README's picture, and print the share of each map's most salient "
+        "pixels that lies on the object.",
     )
-    default = Path("runs/pictures/maps.jpg")
-    parser.add_argument("--out", type=Path, default=default, help=f"the picture ({default})")
-    target = parser.parse_args().out
+    parser.add_argument("--out", required=True, type=Path, help="the JPEG file to write")
+    target = parser.parse_args(arguments).out
     target.parent.mkdir(parents=True, exist_ok=True)
     made = rows()
     draw(made, target)
     print(table(made))
     print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -140,16 +140,23 @@ def draw(found: Sequence[Epoch], path: Path) -> None:
     figure.savefig(path, pil_kwargs={"quality": 85})
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reports.pictures.training", description="Draw maps while a network trains."
+        prog="python -m reports.pictures.training",
+        description="Train a small network on the embedded image set and draw its maps after "
+        "each epoch.",
     )
-    default = Path("runs/pictures/training.jpg")
-    parser.add_argument("--out", type=Path, default=default, help=f"the picture ({default})")
-    target = parser.parse_args().out
+    parser.add_argument("--out", required=True, type=Path, help="the JPEG file to write")
+    target = parser.parse_args(arguments).out
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     print("| epoch | right | on the object | entropy of the scales | drift |")
     print("| --- | --- | --- | --- | --- |")
     draw(epochs(EPOCHS), target)
     print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

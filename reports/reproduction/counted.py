@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evaluation.profiling.smoe_scale_steps import paper_operations
 from evaluation.training.networks import build_network
-from fastsal import SMOEScale, gamma_scale, smoe_scale
+from fastsal import SMOEScale, gamma_scale, load_images, smoe_scale
 from reports.paper import table_6
 from reports.records.run import Run
 from reports.reproduction.claims import Claim, nearest, section
@@ -221,11 +221,9 @@ def _rank(columns: Tensor) -> float:
 
 
 def _on_photographs() -> list[float]:
-    from fastsal.images.files import read_photograph
-    from reports.pictures.__main__ import centre
     from reports.pictures.outlines import SIDE
     from reports.pictures.photographs import efficientnet_lite0, photographs
 
     network, folder = efficientnet_lite0(), photographs()[0].parent
-    images = (centre(read_photograph(folder / name, SIDE).image) for name in _PHOTOGRAPHS)
-    return [value for image in images for value in rank_correlations(network, (image - 0.5) / 0.5)]
+    batches = (load_images(folder / name, network, size=SIDE) for name in _PHOTOGRAPHS)
+    return [value for batch in batches for value in rank_correlations(network, batch.inputs)]

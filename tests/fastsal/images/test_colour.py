@@ -83,13 +83,88 @@ def test_heatmap_grows_lighter() -> None:
     assert steps.max() < 4.5
 
 
-def test_overlay_is_the_weighted_mean() -> None:
+# Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
+DEFICIENCIES = {
+    "protanopia": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deuteranopia": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+}
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize("cmap", ["inferno", "magma", "viridis", "plasma", "cividis"])
+def test_the_own_colour_maps_grow_lighter_for_everybody(cmap: str, deficiency: str) -> None:
+    rgb = heatmap(torch.linspace(0, 1, 33)[None, None].double(), cmap=cmap)[0, :, 0].numpy()
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(DEFICIENCIES[deficiency]) @ linear, 0, 1)
+    luminance = np.array([0.2126, 0.7152, 0.0722]) @ seen
+    lightness = np.where(
+        luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * 24389 / 27
+    )
+    assert np.diff(lightness).min() > 0.5
+
+
+def slow_overlay(image: np.ndarray, saliency: float, colour: np.ndarray, alpha: float, grey: float):
+    """The overlay of one pixel in Python floats."""
+    t = min(max((saliency - 0.35) / 0.4, 0), 1)
+    opacity = alpha * t * t * (3 - 2 * t)
+    below = (1 - grey) * image + grey * float(image @ np.array([0.299, 0.587, 0.114]))
+    return (1 - opacity) * below + opacity * colour
+
+
+@pytest.mark.parametrize("cmap", ["inferno", "viridis", "plasma", "cividis", "turbo", "viridis_r"])
+def test_overlay_is_its_equation_with_matplotlib_s_colours(cmap: str) -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(2, 3, 4, 5, generator=generator)
     maps = torch.rand(2, 4, 5, generator=generator)
-    torch.testing.assert_close(overlay(images, maps, 0.3), 0.7 * images + 0.3 * heatmap(maps))
-    assert torch.equal(overlay(images, maps, 0), images)
-    torch.testing.assert_close(overlay(images, maps, 1), heatmap(maps))
+    shown = overlay(images, maps, 0.6, cmap=cmap, grey=0.5).numpy()
+    for n, i, j in np.ndindex(2, 4, 5):
+        s = float(maps[n, i, j])
+        colour = np.array(mpl.colormaps[cmap](max(s - 0.35, 0) / 0.65)[:3])
+        wanted = slow_overlay(images[n, :, i, j].double().numpy(), s, colour, 0.6, 0.5)
+        np.testing.assert_allclose(shown[n, :, i, j], wanted, atol=0.02)
+
+
+def test_overlay_is_the_image_where_nothing_is_salient() -> None:
+    images = torch.rand(1, 3, 4, 5)
+    faint = torch.full((1, 4, 5), 0.35)
+    torch.testing.assert_close(overlay(images, faint, grey=0), images)
+    torch.testing.assert_close(
+        overlay(images, faint[:, None].expand(-1, 3, -1, -1), grey=0), images
+    )
+    shares = torch.tensor([0.299, 0.587, 0.114])
+    grey = torch.einsum("nchw,c->nhw", images, shares)[:, None].expand_as(images)
+    torch.testing.assert_close(overlay(images, faint, grey=1), grey)
+    torch.testing.assert_close(overlay(images, torch.ones(1, 4, 5), alpha=0, grey=1), grey)
+    full = overlay(images, torch.ones(1, 4, 5), alpha=1)
+    torch.testing.assert_close(full, heatmap(torch.ones(1, 4, 5), cmap="inferno"))
+
+
+def test_overlay_of_scales_says_which_scale_saw_it() -> None:
+    maps = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(3)).double()
+    images = torch.rand(1, 3, 4, 5).double()
+    shown = overlay(images, maps, 0.9, grey=0.5).numpy()
+    sharp = slow_lovi(maps.numpy() ** 4)
+    for i, j in np.ndindex(4, 5):
+        s = maps[0, :, i, j].numpy()
+        colour = sharp[0, :, i, j] / sharp[0, :, i, j].max()
+        mean = float(s @ np.array([1, 2, 3]) / 6)
+        wanted = slow_overlay(images[0, :, i, j].numpy(), mean, colour, 0.9, 0.5)
+        np.testing.assert_allclose(shown[0, :, i, j], wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("cmap", ["inferno", "viridis", "plasma", "cividis"])
+def test_tables_are_matplotlib_s(cmap: str) -> None:
+    values = np.linspace(0, 1, 256)
+    rgb = heatmap(torch.from_numpy(values)[None, None], cmap=cmap)[0, :, 0].T
+    np.testing.assert_allclose(rgb.numpy(), mpl.colormaps[cmap](values)[:, :3], atol=0.0153)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +179,12 @@ def test_overlay_is_the_weighted_mean() -> None:
         (lambda: heatmap([[0.0]]), TypeError, "list"),
         (lambda: overlay(torch.rand(1, 3, 4, 4), torch.rand(1, 5, 4)), ValueError, r"\(1, 5, 4\)"),
         (lambda: overlay(torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), 2), ValueError, "alpha is 2"),
+        (
+            lambda: overlay(torch.randn(1, 3, 4, 4), torch.rand(1, 4, 4)),
+            ValueError,
+            r"before the network's normalisation.*load_images.*images \* std \+ mean",
+        ),
+        (lambda: heatmap(torch.rand(1, 2, 2), cmap="lava"), ValueError, "'lava'.*inferno"),
     ],
 )
 def test_bad_input_is_named(call, error, message) -> None:

