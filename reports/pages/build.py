@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.storage.records import METRICS
 from evaluation.storage.run_files import RunFolder
 from evaluation.storage.writing import write_atomically
+from reports.analysis.answers import answers, common_ranking, in_order
 from reports.analysis.certainty import certainty
 from reports.analysis.overview import (
     best_places,
@@ -121,7 +123,9 @@ def _context(run: Run) -> dict[str, Any]:
     mask_only_columns = sorted({place[1:] for place in run.mask_only_accuracies}, reverse=True)
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
     sure = certainty(run, ranked_sums(run))
-    rows = sure.rows
+    common = common_ranking(run, sure.rows, sure.ranked_by)
+    rows = in_order(sure.rows, common)
+    sure = replace(sure, rows=rows)
     costs = {
         metric.name: per_method(run.records, metric.name)
         for metric in METRICS.values()
@@ -131,8 +135,10 @@ def _context(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "title": f"ROAR and KAR: {', '.join(subject)}",
-        "summary": summary(run, rows),
-        "headline": headline(run, rows, mask_only_at, costs),
+        "summary": summary(run),
+        "answers": answers(run, sure, common, costs),
+        "common": common,
+        "headline": headline(run, common.rows, mask_only_at, costs),
         "ranked_by": ranked_by(rows),
         "mask_only_at": mask_only_at,
         "time_metric": time_metric(costs),
@@ -168,7 +174,7 @@ def _context(run: Run) -> dict[str, Any]:
         ],
         "changes": ranking_changes(run),
         "cost_chart": cost_chart(run, rows, costs),
-        **measures_context(run, rows, ranked_by(rows)),
+        **measures_context(run, common.rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
