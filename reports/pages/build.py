@@ -25,6 +25,7 @@ from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
 from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
+from reports.figures.styles import key, method_styles
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
 from reports.pages.measures import COMPLEXITY, measures_context
@@ -142,7 +143,8 @@ def _context(run: Run) -> dict[str, Any]:
         "ranked_by": ranked_by(rows),
         "mask_only_at": mask_only_at,
         "time_metric": time_metric(costs),
-        "curves": list(curve_charts(run)),
+        "curves": curve_charts(run),
+        "keys": {name: key(look) for name, look in method_styles(run.methods.values()).items()},
         "sums": rows,
         "certainty": sure,
         "agreements": agreements(run),
