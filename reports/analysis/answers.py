@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evaluation.scoring.significance import PairedTest, paired_tests
 from reports.analysis.certainty import Certainty
+from reports.analysis.common_seeds import CommonRanking, score_of
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
 from reports.formatting import digits, p_value, probability, quantity, score, spread
-from reports.records.estimates import SCORE_TITLES, SCORES, Estimate, Sums, over_seeds
+from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
 
-__all__ = ["Answer", "CommonRanking", "answers", "common_ranking", "in_order", "told"]
+__all__ = ["Answer", "answers", "told"]
 
 _LEVEL = 0.05
 # One-sided share of resamples that a two-sided 5 % level asks for.
 _SURE = 0.975
-
-
-@dataclass(frozen=True)
-class CommonRanking:
-    """The order of methods over the seeds that all of them have.
-
-    Args:
-        rows: methods and controls with their sums over those seeds, the best first.
-        seeds: the seeds.
-        left_out: methods with a score that lack one of the seeds, and so have no place.
-    """
-
-    rows: Sequence[SumsRow]
-    seeds: Sequence[int]
-    left_out: Sequence[Method]
-
-    @property
-    def methods(self) -> list[SumsRow]:
-        """The rows that are no controls."""
-        return [row for row in self.rows if row.method.group != "control"]
-
-    @property
-    def controls(self) -> list[SumsRow]:
-        """The rows of controls."""
-        return [row for row in self.rows if row.method.group == "control"]
 
 
 @dataclass(frozen=True)
@@ -51,57 +26,6 @@ class Answer:
 
     question: str
     text: str
-
-
-def common_ranking(run: Run, rows: Sequence[SumsRow], ranked_by: str) -> CommonRanking:
-    """Rank methods by a score over common seeds alone.
-
-    Methods with one seed have no place beside methods with several.
-
-    Args:
-        run: the run.
-        rows: its methods with their sums.
-        ranked_by: key of `SCORES`.
-    """
-    seeds = {
-        row.method.name: set(found.numbered_seeds)
-        for row in rows
-        if (found := _of(row.sums, ranked_by)) is not None
-    }
-    several = {name for name, own in seeds.items() if len(own) > 1}
-    chosen = several if len(several) > 1 else set(seeds)
-    shared = set.intersection(*(seeds[name] for name in chosen)) if chosen else set()
-    if chosen and not shared:
-        # No seed is everyone's: the one that most methods have.
-        counts = Counter(seed for name in chosen for seed in sorted(seeds[name]))
-        shared = {counts.most_common(1)[0][0]} if counts else set()
-        chosen = {name for name in chosen if shared and shared <= seeds[name]}
-    own_rows = [
-        replace(row, sums=_over(run, row, sorted(shared)))
-        for row in rows
-        if row.method.name in chosen
-    ]
-
-    def mean(row: SumsRow) -> float:
-        found = _of(row.sums, ranked_by)
-        return float("-inf") if found is None else found.mean
-
-    return CommonRanking(
-        sorted(own_rows, key=mean, reverse=True),
-        sorted(shared),
-        [row.method for row in rows if row.method.name in seeds.keys() - chosen],
-    )
-
-
-def in_order(rows: Sequence[SumsRow], common: CommonRanking) -> list[SumsRow]:
-    """Rows with their own sums: those of the common order first, as it has them, then the others.
-
-    Args:
-        rows: every method with its sums.
-        common: the order.
-    """
-    places = {row.method.name: place for place, row in enumerate(common.rows)}
-    return sorted(rows, key=lambda row: places.get(row.method.name, len(places)))
 
 
 def told(test: PairedTest | None) -> bool:
@@ -142,29 +66,12 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
     return found
 
 
-def _of(sums: Sums, key: str) -> Estimate | None:
-    found: Estimate | None = getattr(sums, key)
-    return found
-
-
-def _over(run: Run, row: SumsRow, seeds: Sequence[int]) -> Sums:
-    """The sums of a method over some seeds; those that run over just these are kept as they are."""
-    found: dict[str, Estimate | None] = {}
-    for key in SCORES:
-        own = _of(row.sums, key)
-        if own is not None and set(own.numbered_seeds) != set(seeds):
-            by_seed = run.seed_sums[key].get(row.method.name, {})
-            own = over_seeds({seed: by_seed[seed] for seed in seeds if seed in by_seed})
-        found[key] = own
-    return Sums(**found)
-
-
 def _figure(estimate: Estimate) -> str:
     return f"{score(estimate.mean)}{spread(estimate, 1, 3)}"
 
 
 def _best(best: SumsRow, common: CommonRanking, sure: Certainty) -> str:
-    own = _of(best.sums, sure.ranked_by)
+    own = score_of(best.sums, sure.ranked_by)
     count = len(common.seeds)
     seeds = f"{count} common seeds" if count > 1 else "one seed"
     said = f"{best.method.title}, by {sure.score}"
@@ -208,7 +115,7 @@ def _tests(sure: Certainty, key: str) -> Mapping[tuple[str, str], PairedTest | N
         (reference, name): found.values
         for reference, by_method in sure.against.items()
         for name, entry in by_method.items()
-        if (found := _of(entry.sums, key)) is not None
+        if (found := score_of(entry.sums, key)) is not None
     }
     return dict(zip(values, paired_tests(list(values.values())), strict=True))
 
@@ -223,7 +130,7 @@ def _counts(
     control = _named(_method(sure, reference).title)
     above = below = tested = 0
     for name, entry in sure.against.get(reference, {}).items():
-        difference = _of(entry.sums, key)
+        difference = score_of(entry.sums, key)
         test = tests.get((reference, name))
         if _method(sure, name).group == "control" or difference is None or test is None:
             continue
@@ -258,7 +165,7 @@ def _against(
     tests: Mapping[tuple[str, str], PairedTest | None],
 ) -> str:
     entry = sure.against.get(reference, {}).get(best.method.name)
-    difference = None if entry is None else _of(entry.sums, sure.ranked_by)
+    difference = None if entry is None else score_of(entry.sums, sure.ranked_by)
     if difference is None:
         return "Not measured: no seed has both."
     test = tests.get((reference, best.method.name))
@@ -290,7 +197,7 @@ def _cost(method: Method, costs: Costs) -> str:
 
 def _line(run: Run, sure: Certainty, common: CommonRanking, key: str) -> str | None:
     """KAR, ROAR or SUM in one line; None if no method has it."""
-    scored = [(row, found) for row in common.rows if (found := _of(row.sums, key)) is not None]
+    scored = [(row, found) for row in common.rows if (found := score_of(row.sums, key)) is not None]
     methods = [(row, found) for row, found in scored if row.method.group != "control"]
     if not methods:
         return None

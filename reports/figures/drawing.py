@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
@@ -25,7 +24,6 @@ from reports.records.run import Method
 
 __all__ = [
     "forest",
-    "legend_entries",
     "scatter",
     "style",
     "svg_uri",
@@ -173,15 +171,6 @@ def _marked_lines(axes: Axes, lines: Mapping[str, float], *, vertical: bool) -> 
             color="#7a7a7a",
             fontsize=8,
         )
-
-
-def legend_entries(panels: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
-    """The artists and labels of several panels, each label once."""
-    found: dict[str, Artist] = {}
-    for axes in panels:
-        artists, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, artists, strict=True))
-    return list(found.values()), list(found)
 
 
 def style(font_size: float = 10) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.path import Path
 
 from reports.records.run import Method
 
-__all__ = ["LineStyle", "key", "method_styles"]
+__all__ = ["LineStyle", "key", "line_styles", "method_styles"]
 
 # Told apart under deuteranopia and on white: seaborn's "colorblind" without its pale ones.
 _COLOURS = ("#0173b2", "#d55e00", "#029e73", "#cc78bc", "#de8f05", "#56b4e9", "#8c564b")
@@ -51,23 +51,39 @@ def method_styles(methods: Iterable[Method]) -> dict[str, LineStyle]:
     Args:
         methods: all methods of a page, in one order for all its figures.
     """
+    return line_styles({method.name: method.group == "control" for method in methods})
+
+
+def line_styles(controls: Mapping[str, bool]) -> dict[str, LineStyle]:
+    """A style for each name, no two with the same colour and marker.
+
+    Args:
+        controls: True for a control, by name.
+
+    >>> styles = line_styles({"random": True, "gradient": False})
+    >>> styles["random"].colour, styles["gradient"].colour
+    ('#000000', '#0173b2')
+    """
     styles: dict[str, LineStyle] = {}
-    controls = others = 0
-    for method in methods:
-        if method.group == "control":
-            turn, place = divmod(controls, len(_CONTROL_MARKERS))
-            colour = _CONTROL_COLOURS[turn % len(_CONTROL_COLOURS)]
-            dashes = _CONTROL_DASHES[controls % len(_CONTROL_DASHES)]
-            styles[method.name] = LineStyle(colour, _CONTROL_MARKERS[place], dashes, True)
-            controls += 1
+    seen = {True: 0, False: 0}
+    for name, control in controls.items():
+        number = seen[control]
+        seen[control] += 1
+        if control:
+            turn, place = divmod(number, len(_CONTROL_MARKERS))
+            styles[name] = LineStyle(
+                _CONTROL_COLOURS[turn % len(_CONTROL_COLOURS)],
+                _CONTROL_MARKERS[place],
+                _CONTROL_DASHES[number % len(_CONTROL_DASHES)],
+                True,
+            )
         else:
-            styles[method.name] = LineStyle(
-                _COLOURS[others % len(_COLOURS)],
-                _MARKERS[others % len(_MARKERS)],
-                _DASHES[others // len(_COLOURS) % len(_DASHES)],
+            styles[name] = LineStyle(
+                _COLOURS[number % len(_COLOURS)],
+                _MARKERS[number % len(_MARKERS)],
+                _DASHES[number // len(_COLOURS) % len(_DASHES)],
                 False,
             )
-            others += 1
     return styles
 
 

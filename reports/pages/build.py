@@ -10,8 +10,9 @@ from typing import Any
 from evaluation.storage.records import METRICS
 from evaluation.storage.run_files import RunFolder
 from evaluation.storage.writing import write_atomically
-from reports.analysis.answers import answers, common_ranking, in_order
+from reports.analysis.answers import answers
 from reports.analysis.certainty import certainty
+from reports.analysis.common_seeds import common_ranking, in_order
 from reports.analysis.overview import (
     best_places,
     headline,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.analysis.answers import answers, common_ranking, told
+from reports.analysis.answers import answers, told
 from reports.analysis.certainty import certainty
+from reports.analysis.common_seeds import common_ranking
 from reports.analysis.overview import ranked_sums
 from reports.records.estimates import per_method
 from reports.records.run import read_run
