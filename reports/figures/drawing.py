@@ -34,6 +34,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "legend.fontsize": 9,
     "svg.hashsalt": "fastsal",
+    # A folder or class may have dollar signs in its name.
+    "text.parse_math": False,
 }
 # KAR less ROAR of equal accuracies is 0, whether they are all the unmasked one or all chance.
 _UNMOVED = "unmasked, chance"
@@ -101,7 +103,8 @@ def forest(
             axes.set(title=f"against {methods[reference].title}", xlabel=f"difference of {score}")
             axes.set_yticks(range(len(names)), [methods[name].title for name in names])
             axes.set_ylim(-0.7, len(names) - 0.3)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.margins(x=0.08)
+            axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
     return figure
 
 

@@ -136,7 +136,7 @@ def _context(run: Run) -> dict[str, Any]:
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
         "run": run,
-        "title": f"ROAR and KAR: {', '.join(subject)}",
+        "title": f"ROAR and KAR of {_methods(run)}: {', '.join(subject)}",
         "summary": summary(run),
         "answers": answers(run, sure, common, costs),
         "common": common,
@@ -184,6 +184,11 @@ def _context(run: Run) -> dict[str, Any]:
         "record_count": len(run.all_records),
         "traced": traced(run.all_records, run.variant),
     }
+
+
+def _methods(run: Run) -> str:
+    own = sum(method.group != "control" for method in run.methods.values())
+    return f"{own} method{'s' if own != 1 else ''}"
 
 
 def _pictures(gallery: Gallery | None) -> dict[str, Any]:

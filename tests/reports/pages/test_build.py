@@ -117,7 +117,8 @@ def test_the_page_loads_nothing(html: str) -> None:
             assert (attributes.get(name) or "data:").startswith("data:")
         if tag == "a":
             href = attributes.get("href") or ""
-            assert href.startswith("#") or href in ("records.csv", "records.parquet")
+            beside = ("records.csv", "records.parquet", "https://arxiv.org/abs/1911.11293")
+            assert href.startswith("#") or href in beside
     style = next("".join(text) for tag, _, text, _ in page.elements if tag == "style")
     assert "--ink" in style
     assert "url(" not in style
@@ -129,6 +130,44 @@ def test_text_from_the_run_is_escaped(html: str) -> None:
     assert "cross &lt;x&gt; &amp; y" in html
     assert "train/disk/&lt;b&gt;.png" in html
     assert "<fast>" not in html
+
+
+def test_the_head_says_run_date_commit_and_paper(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    plan = json.loads((run / "plan.json").read_text())
+    plan["command"] += " --out somewhere/my<run>"
+    (run / "plan.json").write_text(json.dumps(plan))
+    for number, path in enumerate(sorted((run / "cells").glob("*-roar-*.json"))):
+        cell, _ = opened(path.read_text())
+        cell["environment"] |= {"date": f"2026-11-2{number % 3 + 1}", "commit": "c0ffee123456"}
+        path.write_text(sealed(cell))
+    html = build(run, tmp_path / "out").read_text()
+    (head,) = [
+        " ".join("".join(text).split())
+        for _, attributes, text, _ in Page(html).elements
+        if attributes.get("class") == "origin"
+    ]
+    assert head.startswith(
+        "Run my<run>, measured on 2026-11-21 to 2026-11-23 with fastsal 0.1.0, commit c0ffee123456."
+    )
+    assert 'href="https://arxiv.org/abs/1911.11293"' in html
+    assert "<title>ROAR and KAR of 2 methods: shapes, resnet9 (my&lt;run&gt;)</title>" in html
+    # The first thing that a keyboard reaches.
+    first = next(a for tag, a, _, _ in Page(html).elements if tag == "a")
+    assert (first["href"], first["class"]) == ("#main", "skip")
+
+
+def test_names_are_text_in_figures_too(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Matplotlib would set what stands between two dollar signs as a formula."""
+    run = new_run()
+    plan = json.loads((run / "plan.json").read_text())
+    plan["methods"]["gradient"]["title"] = "cost $x_{$ & <b>"
+    (run / "plan.json").write_text(json.dumps(plan))
+    html = build(run, tmp_path / "out").read_text()
+    assert "cost $x_{$ &amp; &lt;b&gt;" in html
+    assert "<b>" not in html
 
 
 def answers_of(html: str) -> dict[str, str]:
