@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -168,4 +172,28 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_budget_mib": memory_budget_bytes() // 2**20,
         "device": device,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        **({"commit": commit} if (commit := source_commit()) else {}),
     }
+
+
+@cache
+def source_commit() -> str:
+    """The commit of the checkout that this code runs from; empty if it is none.
+
+    A ``+`` behind it says that tracked files were changed.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    command = ("git", "-C", str(root))
+    try:
+        said = [
+            subprocess.run(
+                (*command, *words), capture_output=True, text=True, timeout=10, check=True
+            )
+            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")

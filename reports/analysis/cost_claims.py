@@ -54,11 +54,11 @@ class Verdict:
     """The outcome of a number held against its bound.
 
     Args:
-        met: None if the number was not measured.
+        met: True if the median meets the bound; None if the number was not measured.
         unsure: True if the bound lies within the number's interval.
 
     >>> judged(Interval(1.5, 1.3, 1.8, 0.95), 1.4, at_most=True).words
-    'not met (the goal is within the interval)'
+    'not told (the goal is within the interval)'
     """
 
     met: bool | None
@@ -69,13 +69,15 @@ class Verdict:
         """The verdict as the page prints it."""
         if self.met is None:
             return "not measured"
-        return ("met" if self.met else "not met") + (
-            " (the goal is within the interval)" if self.unsure else ""
-        )
+        if self.unsure:
+            return "not told (the goal is within the interval)"
+        return "met" if self.met else "not met"
 
     @property
     def style(self) -> str:
         """CSS class of the table cell."""
+        if self.unsure:
+            return "untold"
         return {None: "missing", True: "met", False: "failed"}[self.met]
 
 
@@ -100,7 +102,7 @@ class Claim:
 
 
 def judged(found: Interval | None, limit: float, *, at_most: bool) -> Verdict:
-    """Hold the median of a number against its bound; a bound within the interval is unsure."""
+    """Hold the median of a number against its bound; a bound within the interval is not told."""
     if found is None:
         return Verdict(None)
     met = found.median <= limit if at_most else found.median >= limit

@@ -64,6 +64,37 @@ class LayerTable:
         except ValueError:
             return None
 
+    def lead(
+        self,
+        statistic: str,
+        other: str,
+        layers: Sequence[str] | None = None,
+        other_layers: Sequence[str] | None = None,
+    ) -> Estimate | None:
+        """The difference score of a statistic less that of another, paired by seed.
+
+        Args:
+            statistic: name of the first.
+            other: name of the second; may be the first, at other layers.
+            layers: layers of the first score; None for all.
+            other_layers: layers of the second score; None for all.
+
+        Returns:
+            None if no seed has both.
+        """
+        own, theirs = self.difference(statistic, layers), self.difference(other, other_layers)
+        if own is None or theirs is None:
+            return None
+        first, second = (dict(zip(e.seeds, e.values, strict=True)) for e in (own, theirs))
+        seeds = [seed for seed in first if seed in second]
+        gains = [first[seed] - second[seed] for seed in seeds]
+        if not gains:
+            return None
+        cells = tuple(dict.fromkeys((*own.cells, *theirs.cells)))
+        return Estimate(
+            float(np.mean(gains)), t_interval(gains), tuple(seeds), cells, values=tuple(gains)
+        )
+
     @cached_property
     def ranked(self) -> tuple[str, ...]:
         """Statistics by difference score, the highest first, those not measured last."""
@@ -153,4 +184,10 @@ def _over_seeds(
         return None
     scores = [score([entry.value for entry in entries]) for entries in by_seed.values()]
     cells = dict.fromkeys(entry.cell for entries in by_seed.values() for entry in entries)
-    return Estimate(float(np.mean(scores)), t_interval(scores), tuple(by_seed), tuple(cells))
+    return Estimate(
+        float(np.mean(scores)),
+        t_interval(scores),
+        tuple(by_seed),
+        tuple(cells),
+        values=tuple(scores),
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
-from reports.formatting import percent, trace
+from reports.formatting import percent, spread, trace
 from reports.records.estimates import Estimate, Place, Sums
 from reports.records.run import Method, Run
 
@@ -83,8 +83,8 @@ def ranked_by(rows: Iterable[SumsRow]) -> str:
     return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
 
 
-def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
-    """The run's main results in a few sentences."""
+def summary(run: Run) -> list[str]:
+    """The methods, images, network and unmasked accuracy of a run in a few sentences."""
     if run.dataset is None:
         return ["Nothing has been measured yet."]
     data = run.data
@@ -98,20 +98,8 @@ def summary(run: Run, rows: Sequence[SumsRow]) -> list[str]:
     said = [f"{len(run.methods)} methods on {run.dataset}{images} with the network {run.model}."]
     if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
-        said.append(f"Unmasked test accuracy is {percent(run.unmasked.mean)} %{chance}.")
-    totals = {row.method.name: row.sums.total.mean for row in rows if row.sums.total is not None}
-    own = [row for row in rows if row.method.name in totals and row.method.group != "control"]
-    if own:
-        best = own[0].method
-        said.append(f"The highest SUM is that of {best.title}, {totals[best.name]:.2f}.")
-    for name in REFERENCES:
-        if name in totals and own:
-            above = sum(totals[row.method.name] > totals[name] for row in own)
-            count = {0: "None", len(own): "All"}.get(above, str(above))
-            said.append(
-                f"{count} of the {len(own)} methods score above the control "
-                f"“{run.methods[name].title}” ({totals[name]:.2f})."
-            )
+        whole = f"{percent(run.unmasked.mean)} %{spread(run.unmasked, 100, 1)}"
+        said.append(f"Unmasked test accuracy is {whole}{chance}.")
     return said
 
 
@@ -126,7 +114,7 @@ def headline(
     mask_only_at: tuple[str, float] | None,
     costs: Costs,
 ) -> list[HeadlineRow]:
-    """The best methods and all controls, in the order of `rows`.
+    """Lines of the table at the top: the best methods and all controls, in the order of `rows`.
 
     Args:
         run: the run.

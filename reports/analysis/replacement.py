@@ -14,7 +14,7 @@ from reports.records.correctness import read_correctness, resampled
 from reports.records.estimates import SCORES, Estimate, Sums
 from reports.records.run import Method, Run
 
-__all__ = ["Replacement", "gains", "replacements", "verdict"]
+__all__ = ["Replacement", "excludes_zero", "gains", "replacements", "verdict"]
 
 Pair = tuple[str, str | None]
 
@@ -86,19 +86,28 @@ def gains(run: Run, pairs: Iterable[Pair]) -> dict[tuple[str, str | None, str], 
     return resampled(correctness, wanted)
 
 
+def excludes_zero(gain: Estimate) -> bool:
+    """True if the interval of a difference leaves 0 out; one seed has no interval.
+
+    >>> excludes_zero(Estimate(0.2, (0.1, 0.3), (0, 1), ())), excludes_zero(
+    ...     Estimate(0.2, None, (0,), ())
+    ... )
+    (True, False)
+    """
+    return gain.interval is not None and (gain.interval[0] > 0 or gain.interval[1] < 0)
+
+
 def verdict(gain: Estimate | None) -> str:
     """The verdict of a difference on the paper's sentence.
 
     >>> verdict(Estimate(0.2, (0.1, 0.3), (0, 1), ())), verdict(Estimate(-0.2, None, (0,), ()))
-    ('held', 'fails; one seed')
+    ('held', 'not told: one seed')
     """
     if gain is None:
         return "not measured"
-    said = "held" if gain.mean > 0 else "fails"
-    if gain.interval is None:
-        return f"{said}; one seed"
-    low, high = gain.interval
-    return said if low > 0 or high < 0 else f"{said}; the interval holds 0"
+    if not excludes_zero(gain):
+        return f"not told: {'one seed' if gain.interval is None else 'the interval holds 0'}"
+    return "held" if gain.mean > 0 else "fails"
 
 
 def _role(method: Method) -> str:

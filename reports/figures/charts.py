@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.figure import Figure
 
 from reports.analysis.certainty import Certainty
-from reports.analysis.overview import Costs, SumsRow, time_metric
+from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
 from reports.figures import drawing
+from reports.figures.curves import accuracy_range, curves
+from reports.figures.styles import method_styles
 from reports.formatting import share
-from reports.records.run import GROUPS, Method, Run
+from reports.records.run import Method, Run
 
 __all__ = [
     "Chart",
+    "Curves",
     "chart",
     "cost_chart",
     "curve_charts",
@@ -24,7 +28,7 @@ __all__ = [
 ]
 
 # More lines than this in one panel cannot be told apart.
-_MOST_LINES = 6
+_MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,63 @@ class Chart:
     alt: str
 
 
-def curve_charts(run: Run) -> Iterator[Chart]:
-    """ROAR and KAR curves, one figure for each group of methods, or family of a large group."""
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run: one figure, or a small one for each method.
+
+    Args:
+        whole: all methods in one figure; None if they are too many to be told apart.
+        multiples: a small figure a method, with the references; empty beside `whole`.
+        keyed: methods that the key names, those of every panel.
+    """
+
+    whole: Chart | None
+    multiples: Sequence[tuple[Method, Chart]]
+    keyed: Sequence[Method]
+
+
+def curve_charts(run: Run) -> Curves | None:
+    """ROAR and KAR curves of every method; None before any accuracy was measured."""
     rows = run.accuracy_records
     rows = rows[rows["mode"].isin(list(run.modes))]
-    measured = set(rows["method"])
-    controls = [method for method in run.in_group("control") if method.name in measured]
-    parts = [
-        (title, methods)
-        for group in GROUPS
-        if group != "control"
-        for title, methods in _families(
-            GROUPS[group], [m for m in run.in_group(group) if m.name in measured]
-        )
-    ]
-    if not parts and controls:
-        parts = [(GROUPS["control"], [])]
-    for title, methods in parts:
-        figure = drawing.curves(rows, methods, controls, run.modes, run.unmasked, run.chance)
-        names = ", ".join(method.title for method in (*methods, *controls))
-        yield chart(title, figure, f"Accuracy over the share of the pixels: {names}")
+    measured = [method for method in run.methods.values() if method.name in set(rows["method"])]
+    if not measured:
+        return None
+    draw = partial(
+        curves,
+        rows,
+        modes=run.modes,
+        styles=method_styles(run.methods.values()),
+        unmasked=run.unmasked,
+        chance=run.chance,
+        limits=accuracy_range(rows, run.unmasked, run.chance),
+    )
+    if len(measured) <= _MOST_LINES:
+        names = ", ".join(method.title for method in measured)
+        said = f"Accuracy over the share of the pixels: {names}"
+        return Curves(chart("ROAR and KAR", draw(methods=measured), said), [], measured)
+    references = [method for method in measured if method.name in REFERENCES]
+    # Methods first: controls are what they are compared with.
+    others = sorted(
+        (method for method in measured if method not in references),
+        key=lambda method: method.group == "control",
+    )
+    return Curves(
+        None,
+        [
+            (
+                method,
+                chart(
+                    method.title,
+                    draw(methods=[*references, method], small=True),
+                    f"Accuracy over the share of the pixels: {method.title}, beside "
+                    f"{' and '.join(reference.title for reference in references) or 'no control'}",
+                ),
+            )
+            for method in others
+        ],
+        references,
+    )
 
 
 def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
@@ -161,13 +202,3 @@ def chart(title: str, figure: Figure, alt: str) -> Chart:
         alt: its text alternative.
     """
     return Chart(title, drawing.svg_uri(figure), alt)
-
-
-def _families(title: str, methods: Sequence[Method]) -> list[tuple[str, list[Method]]]:
-    """A group of methods, split by the words before the first comma of their titles if large."""
-    if len(methods) <= _MOST_LINES:
-        return [(title, list(methods))] if methods else []
-    families: dict[str, list[Method]] = {}
-    for method in methods:
-        families.setdefault(method.title.split(",")[0], []).append(method)
-    return [(f"{title}: {family}", members) for family, members in families.items()]

@@ -79,7 +79,12 @@ def _points(frame: pd.DataFrame, label: str, tick: Callable[[float], str], *, ba
     order = frame.groupby("method", sort=False)["value"].median().sort_values().index.tolist()
     batches = list(dict.fromkeys(frame["batch"]))
     colours = sns.color_palette("colorblind", len(batches))
-    style = {**sns.axes_style("whitegrid"), "font.size": 10, "svg.hashsalt": "fastsal"}
+    style = {
+        **sns.axes_style("whitegrid"),
+        "font.size": 10,
+        "svg.hashsalt": "fastsal",
+        "text.parse_math": False,
+    }
     with mpl.rc_context(style):
         height = 0.9 + len(order) * (0.16 + 0.12 * len(batches)) + 0.3 * (len(batches) > 1)
         figure = Figure(figsize=(8.4, height), layout="constrained")

@@ -62,7 +62,12 @@ def measures_figure(
         )
         if frame.size
     ]
-    style = {**sns.axes_style("white"), "font.size": 9, "svg.hashsalt": "fastsal"}
+    style = {
+        **sns.axes_style("white"),
+        "font.size": 9,
+        "svg.hashsalt": "fastsal",
+        "text.parse_math": False,
+    }
     with mpl.rc_context(style):
         columns = [len(frame.columns) for frame, _ in panels]
         figure = Figure(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.storage.records import METRICS
 from evaluation.storage.run_files import RunFolder
 from evaluation.storage.writing import write_atomically
+from reports.analysis.answers import answers
 from reports.analysis.certainty import certainty
+from reports.analysis.common_seeds import common_ranking, in_order
 from reports.analysis.overview import (
     best_places,
     headline,
@@ -23,6 +26,7 @@ from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
 from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
 from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
+from reports.figures.styles import key, method_styles
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
 from reports.pages.measures import COMPLEXITY, measures_context
@@ -121,7 +125,9 @@ def _context(run: Run) -> dict[str, Any]:
     mask_only_columns = sorted({place[1:] for place in run.mask_only_accuracies}, reverse=True)
     mask_only_at = mask_only_columns[0] if mask_only_columns else None
     sure = certainty(run, ranked_sums(run))
-    rows = sure.rows
+    common = common_ranking(run, sure.rows, sure.ranked_by)
+    rows = in_order(sure.rows, common)
+    sure = replace(sure, rows=rows)
     costs = {
         metric.name: per_method(run.records, metric.name)
         for metric in METRICS.values()
@@ -130,13 +136,16 @@ def _context(run: Run) -> dict[str, Any]:
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
         "run": run,
-        "title": f"ROAR and KAR: {', '.join(subject)}",
-        "summary": summary(run, rows),
-        "headline": headline(run, rows, mask_only_at, costs),
+        "title": f"ROAR and KAR of {_methods(run)}: {', '.join(subject)}",
+        "summary": summary(run),
+        "answers": answers(run, sure, common, costs),
+        "common": common,
+        "headline": headline(run, common.rows, mask_only_at, costs),
         "ranked_by": ranked_by(rows),
         "mask_only_at": mask_only_at,
         "time_metric": time_metric(costs),
-        "curves": list(curve_charts(run)),
+        "curves": curve_charts(run),
+        "keys": {name: key(look) for name, look in method_styles(run.methods.values()).items()},
         "sums": rows,
         "certainty": sure,
         "agreements": agreements(run),
@@ -168,13 +177,18 @@ def _context(run: Run) -> dict[str, Any]:
         ],
         "changes": ranking_changes(run),
         "cost_chart": cost_chart(run, rows, costs),
-        **measures_context(run, rows, ranked_by(rows)),
+        **measures_context(run, common.rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
         "traced": traced(run.all_records, run.variant),
     }
+
+
+def _methods(run: Run) -> str:
+    own = sum(method.group != "control" for method in run.methods.values())
+    return f"{own} method{'s' if own != 1 else ''}"
 
 
 def _pictures(gallery: Gallery | None) -> dict[str, Any]:

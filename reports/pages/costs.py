@@ -17,8 +17,6 @@ from reports.records.run import GROUPS, Run
 
 __all__ = ["costs_context"]
 
-GPU_BATCHES = (1, 32, 128)
-GPU_PRECISIONS = ("float32", "bfloat16")
 # The network of the paper's ratios; for others they are shown without a goal.
 _RATIOS_OF = "resnet50"
 _NO_PEERS = ("control", "smoe", "other")
@@ -138,15 +136,14 @@ def _gpu(
 ) -> Iterator[tuple[str, list[tuple[str, int]], list[tuple[str, str, list[Any]]]]]:
     """Tables of added time on CUDA, eager and compiled, with a row for every method of the run.
 
-    Columns are the precisions and batches that were measured on a GPU; the usual ones if none was.
+    Columns are the precisions and batches that were measured; compiled networks have a table if one
+    was. Nothing without a GPU.
     """
     on_gpu = [table for table in tables.times if table.setting.on_gpu]
-    places: list[tuple[str, int, str] | None] = [
-        *dict.fromkeys(
-            (table.setting.model, table.setting.size, table.setting.hardware) for table in on_gpu
-        )
-    ]
-    for place in places or [None]:
+    places = dict.fromkeys(
+        (table.setting.model, table.setting.size, table.setting.hardware) for table in on_gpu
+    )
+    for place in places:
         found = {
             (table.setting.compiled, table.setting.precision, table.batch, row.name): row
             for table in on_gpu
@@ -154,10 +151,8 @@ def _gpu(
             for row in table.rows
         }
         columns = sorted({(precision, batch) for _, precision, batch, _ in found})
-        columns = columns or [(name, batch) for name in GPU_PRECISIONS for batch in GPU_BATCHES]
         for compiled in (False, True):
             kind = "compiled" if compiled else "eager"
-            title = kind if place is None else f"{place[0]}, {place[1]}x{place[1]}, {place[2]}"
             rows = [
                 (
                     method.title,
@@ -166,7 +161,8 @@ def _gpu(
                 )
                 for method in run.methods.values()
             ]
-            yield title if place is None else f"{title}, {kind}", columns, rows
+            if any(cell is not None for *_, cells in rows for cell in cells):
+                yield f"{place[0]}, {place[1]}x{place[1]}, {place[2]}, {kind}", columns, rows
 
 
 def _totals(rows: Any) -> dict[str, float]:

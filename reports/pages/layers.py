@@ -10,6 +10,7 @@ from scipy import stats
 
 from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
+from reports.analysis.replacement import excludes_zero
 from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import percent, slug, spread, trace
@@ -91,7 +92,12 @@ def _summary(run: Run, table: LayerTable) -> list[str]:
         sentences.append(f"Unmasked: {percent(whole.mean)} %{spread(whole, 100, 1)}.")
     best = [name for name in table.ranked if table.difference(name) is not None]
     if best:
-        sentences.append(f"Highest difference score: {run.methods[best[0]].title}.")
+        said = f"Highest difference score: {run.methods[best[0]].title}"
+        lead = table.lead(*best[:2]) if len(best) > 1 else None
+        if lead is not None:
+            told = "told" if excludes_zero(lead) else "not told"
+            said += f", {told} from the next, {run.methods[best[1]].title}"
+        sentences.append(f"{said}.")
     return sentences
 
 

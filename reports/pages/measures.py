@@ -78,13 +78,22 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
         *([labels["spearman"]] if labels["spearman"].by_method else []),
     ]
     order = [row.method for row in rows]
+    descriptions = [_column(run, name) for name in COMPLEXITY]
+    checks = {
+        "randomised weights": any(column.by_method for column in weights["spearman"]),
+        "permuted labels": bool(labels["spearman"].by_method),
+    }
     return {
-        "measure_ranking": ranking,
+        "measure_missing": [
+            *(column.metric.title for column in (*ranking, *descriptions) if not column.by_method),
+            *(name for name, found in checks.items() if not found),
+        ],
+        "measure_ranking": measured,
         "measure_truth": truth,
         "measure_stages": layers,
         "measure_weights": weights,
         "measure_labels": labels,
-        "measure_descriptions": [_column(run, name) for name in COMPLEXITY],
+        "measure_descriptions": [column for column in descriptions if column.by_method],
         "measure_chart": _chart(order, retrained, score, measured, randomised),
         "measure_sample": _sample(run),
         "measure_spread": _spread(run),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, metadata
+from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -13,7 +16,44 @@ from reports.formatting import duration, slug, trace
 from reports.records.frames import VARIANT_COLUMNS
 from reports.records.run import Run
 
-__all__ = ["set_up", "traced"]
+__all__ = ["origin_of", "set_up", "traced"]
+
+
+def origin_of(run: Run) -> dict[str, str]:
+    """The run's name, the dates and commits of its cells, its version and the project's address.
+
+    Args:
+        run: the run.
+
+    Returns:
+        Text by ``name``, ``dates``, ``commits``, ``version`` and ``project``; empty where it is
+        not known. The name is that of the folder that the run's command names.
+    """
+    words = run.command.split()
+    named = [after for word, after in pairwise(words) if word == "--out"]
+    environments = [result.environment for result in run.results]
+
+    def recorded(key: str) -> list[str]:
+        return sorted({str(found[key]) for found in environments if found.get(key)})
+
+    dates = recorded("date")
+    return {
+        "name": PurePath(named[0]).name if named else "",
+        "dates": dates[0] if len(set(dates)) == 1 else " to ".join(dates[:: len(dates) - 1 or 1]),
+        "commits": ", ".join(recorded("commit")),
+        "version": ", ".join(recorded("fastsal") or run.all_records["version"].dropna().unique()),
+        "project": _project(),
+    }
+
+
+def _project() -> str:
+    """The project's address as the installed package states it; empty if it states none."""
+    try:
+        stated = metadata("fastsal").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    addresses = [entry.partition(",")[2].strip() for entry in stated]
+    return next((address for address in addresses if address.startswith("https://")), "")
 
 
 def set_up(run: Run) -> dict[str, Any]:
@@ -32,6 +72,7 @@ def set_up(run: Run) -> dict[str, Any]:
     }
     kinds = dict.fromkeys(result.kind for result in run.results)
     return {
+        "about_run": origin_of(run),
         "image_facts": list(facts.items()) if data else [],
         "skipped": list(data.get("skipped", ())),
         "options": _options(run),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from evaluation.scoring.scores import kar_score, rescaled_accuracy, roar_score, t_interval
 from reports.records.frames import of_metric
@@ -19,6 +20,7 @@ __all__ = [
     "SeedSums",
     "Sums",
     "accuracies",
+    "binomial_interval",
     "differences",
     "estimate",
     "levels",
@@ -108,6 +110,23 @@ def unmasked(records: pd.DataFrame) -> Estimate | None:
     rows = of_metric(records, "accuracy")
     rows = rows[rows["mode"] == "unmasked"]
     return estimate(rows) if len(rows) else None
+
+
+def binomial_interval(accuracy: float, images: int | None) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of an accuracy over test images; None if their number is not known.
+
+    Args:
+        accuracy: share of the images that were classified right.
+        images: number of test images.
+
+    >>> low, high = binomial_interval(0.5, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.404, 0.596)
+    """
+    if not images:
+        return None
+    low, high = proportion_confint(round(accuracy * images), images, method="wilson")
+    return float(low), float(high)
 
 
 def accuracies(records: pd.DataFrame, metric: str = "accuracy") -> dict[Place, Estimate]:

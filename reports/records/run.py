@@ -23,6 +23,7 @@ from reports.records.estimates import (
     SeedSums,
     Sums,
     accuracies,
+    binomial_interval,
     differences,
     score_sums,
     sums,
@@ -248,12 +249,23 @@ class Run:
 
     def _nothing_learned(self) -> list[str]:
         whole = self.unmasked
-        if whole is None or self.chance is None or whole.mean > self.chance:
+        if whole is None or self.chance is None:
             return []
+        interval = whole.interval or binomial_interval(whole.mean, self.data.get("test"))
+        low = whole.mean if interval is None else interval[0]
+        if low > self.chance:
+            return []
+        said = f"The unmasked test accuracy, {100 * whole.mean:.1f} %, is not"
+        chance = f"chance, {100 * self.chance:.1f} %"
+        if interval is None or whole.mean <= self.chance:
+            return [
+                f"{said} above {chance}: the network has learned nothing that masking could take "
+                "away. Train longer, or on more images."
+            ]
         return [
-            f"The unmasked test accuracy, {100 * whole.mean:.1f} %, is not above chance, "
-            f"{100 * self.chance:.1f} %: the network has learned nothing that masking could take "
-            "away. Train longer, or on more images."
+            f"{said} told from {chance}, which its 95 % interval, {100 * interval[0]:.1f} to "
+            f"{100 * interval[1]:.1f} %, holds: the scores say little about the methods. Train "
+            "longer, with more seeds, or on more images."
         ]
 
     def _left_out(self) -> list[str]:

@@ -27,7 +27,7 @@ __all__ = [
 OWN_COMMAND = "python -m reports.reproduction"
 
 Rule = Literal["equal to", "at most", "at least", "more than"]
-Verdict = Literal["held", "fails", "not measured"]
+Verdict = Literal["held", "fails", "not told", "not measured"]
 _TESTS: dict[Rule, Callable[[float, float], bool]] = {
     "equal to": lambda ours, bound: math.isclose(ours, bound, rel_tol=1e-9),
     "at most": lambda ours, bound: ours <= bound,
@@ -53,6 +53,8 @@ class Claim:
         command: the command that gives our figure.
         note: remark beside the verdict.
         cells: ids of the cells that measured our figure.
+        told: False if another sample may decide otherwise: the figure is of one seed, or its
+            interval holds `bound`. A count is always told.
     """
 
     place: str
@@ -67,6 +69,7 @@ class Claim:
     command: str = OWN_COMMAND
     note: str = ""
     cells: tuple[str, ...] = ()
+    told: bool = True
 
     @property
     def ratio(self) -> float | None:
@@ -79,9 +82,13 @@ class Claim:
 
         >>> Claim("Table 6", "as many", "10", "at most", 10, ours=12).verdict
         'fails'
+        >>> Claim("Table 5", "higher", "better", "more than", 0, ours=0.1, told=False).verdict
+        'not told'
         """
         if self.ours is None:
             return "not measured"
+        if not self.told:
+            return "not told"
         return "held" if _TESTS[self.rule](self.ours, self.bound) else "fails"
 
 

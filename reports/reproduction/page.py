@@ -77,6 +77,7 @@ def build(paths: Sequence[Path], out: Path) -> Path:
             "digits": digits,
             "held": verdicts.get("held", 0),
             "fails": verdicts.get("fails", 0),
+            "untold": verdicts.get("not told", 0),
             "missing": verdicts.get("not measured", 0),
             "commands": _numbered(claim.command for own in sections.values() for claim in own),
             "environment": list(_environment().items()),

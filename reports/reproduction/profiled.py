@@ -25,12 +25,13 @@ _SMOOTHED = ("gradient-sg", "gradient-sgsq", "guided-backprop-sg", "guided-backp
 
 @dataclass(frozen=True)
 class _Figure:
-    """One number of a profile, with its setting, command and a note on its interval."""
+    """One number of a profile, with its setting, command, and what its interval tells."""
 
     value: float
     measured_on: str
     command: str
     note: str = ""
+    told: bool = True
 
 
 @section("Added work and memory, profiled")
@@ -49,7 +50,11 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
         "%",
         (
             _Figure(
-                row.added.median, table.title, command_of(run), _ends(row.added, "%", OVERHEAD[1])
+                row.added.median,
+                table.title,
+                command_of(run),
+                _ends(row.added, "%"),
+                _excludes(row.added, OVERHEAD[1]),
             )
             for run, table, row in rows
             if row.name == REFERENCE
@@ -68,7 +73,8 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
                     ratio.value,
                     f"{row.title}; {table.title}",
                     command_of(run),
-                    _ends(ratio, "times", low),
+                    _ends(ratio, "times"),
+                    _excludes(ratio, low),
                 )
                 for run, table, row in rows
                 if row.name in names
@@ -96,10 +102,12 @@ def _is_the_papers(setting: Setting) -> bool:
     return eager and (setting.model, setting.size) == (_NETWORK, _SIDE)
 
 
-def _ends(found: Interval | Ratio, unit: str, bound: float) -> str:
+def _excludes(found: Interval | Ratio, bound: float) -> bool:
+    return not found.low < bound < found.high
+
+
+def _ends(found: Interval | Ratio, unit: str) -> str:
     between = f"{digits(found.low)} to {digits(found.high)} {unit}"
-    if found.low < bound < found.high:
-        between += ", so that either verdict may be"
     if isinstance(found, Ratio):
         return f"its intervals allow {between}"
     return f"{100 * found.covers:.0f} % interval {between}"
@@ -133,6 +141,7 @@ def _bounded(
             measured_on=figure.measured_on,
             command=figure.command,
             note=figure.note,
+            told=figure.told,
         )
     if nothing:
         yield common(ours=None, command=f"python -m comparisons profile --model {_NETWORK}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evaluation.scoring.scores import kar_score, roar_score
 from reports.analysis.layer_tables import RANDOM, LayerTable, measured
-from reports.analysis.replacement import gains, replacements
+from reports.analysis.replacement import excludes_zero, gains, replacements
 from reports.formatting import spread
 from reports.paper import table_5
 from reports.records.estimates import SCORE_TITLES, SCORES, Estimate
@@ -55,6 +55,9 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
     means = {name: score.mean for name, score in scores.items() if score is not None}
     rank = list(means).index(_SMOE) + 1 if _SMOE in means else None
     where, command = _where(run, scores.get(_SMOE)), command_of(run)
+    # Against the best of the others, in the same networks.
+    other = next((name for name in means if name != _SMOE), None)
+    lead = None if other is None else table.lead(_SMOE, other)
     yield Claim(
         "Table 1",
         "SMOE Scale has the highest difference score; its rank",
@@ -65,8 +68,12 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
         unit=f"of {len(means)}",
         measured_on=where,
         command=command,
-        note=", ".join(f"{name} {value:.3f}" for name, value in list(means.items())[:3]),
+        note=", ".join(f"{name} {value:.3f}" for name, value in list(means.items())[:3])
+        + (f"; less the best other {lead.mean:+.3f}{spread(lead, 1, 3)}" if lead else ""),
+        told=lead is not None and excludes_zero(lead),
     )
+    sure = [score for score in scores.values() if score is not None and excludes_zero(score)]
+    above, below = (sum(sign * score.mean > 0 for score in sure) for sign in (1, -1))
     yield Claim(
         "Table 1",
         "Statistics with a higher difference score than random locations",
@@ -77,19 +84,29 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
         unit=f"of {len(means)}",
         measured_on=where,
         command=command,
+        note=f"{above} above and {below} below with an interval without 0",
+        told=below > 0 or above == len(means),
     )
     by_layer = [table.difference(_SMOE, [layer]) for layer in run.layers]
     own = [score.mean for score in by_layer if score is not None]
+    whole = len(own) == len(by_layer) > 1
+    ahead = None
+    if whole:
+        last = max(range(len(own) - 1), key=lambda place: own[place])
+        ahead = table.lead(_SMOE, _SMOE, [run.layers[-1]], [run.layers[last]])
     yield Claim(
         "prior layer weights",
         "The last scale weighs most: its difference score less the highest of the others'",
         "0.72 against 0.40",
         "more than",
         0.0,
-        own[-1] - max(own[:-1]) if len(own) == len(by_layer) > 1 else None,
+        own[-1] - max(own[:-1]) if whole else None,
         measured_on=where,
         command=command,
-        note=", ".join(f"{value:.3f}" for value in own) + ", the shallowest first",
+        note=", ".join(f"{value:.3f}" for value in own)
+        + ", the shallowest first"
+        + (f"; {spread(ahead, 1, 3).strip()}" if ahead and ahead.interval else ""),
+        told=ahead is not None and excludes_zero(ahead),
     )
 
 
@@ -223,6 +240,7 @@ def _gain_claim(
         command=command_of(run),
         note="; ".join(part for part in (sure or "one seed, no interval", note) if part),
         cells=gain.cells,
+        told=excludes_zero(gain),
     )
 
 

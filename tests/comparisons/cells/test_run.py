@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import nn
 
 from comparisons.cells import run as cells_module
 from comparisons.cells.cell import Cell
-from comparisons.cells.run import run_cell
+from comparisons.cells.run import run_cell, source_commit
 from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
@@ -69,6 +72,7 @@ def test_results_on_disk_are_those_returned(tiny):
         assert result.seconds > 0
         assert torch.__version__.startswith(result.environment["torch"])
         assert result.environment["threads"] == 1
+        assert (date.today() - date.fromisoformat(result.environment["date"])).days <= 1
         for record in result.records:
             assert record.cell == result.id
             assert record.unit == METRICS[record.metric].unit
@@ -312,3 +316,14 @@ def test_a_method_that_gives_nan_leaves_no_result(tiny, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="NaN or infinity"):
         run_cell(cell, store)
     assert store.result(cell.id) is None
+
+
+def test_the_commit_is_git_s_own():
+    root = Path(__file__).parents[3]
+    words = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    if said.returncode:
+        pytest.skip("no checkout of git")
+    found = source_commit().removesuffix("+")
+    assert len(found) >= 12
+    assert said.stdout.startswith(found)

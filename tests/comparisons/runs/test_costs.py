@@ -173,7 +173,7 @@ def test_the_page_has_the_paper_s_rows_and_says_what_is_not_measured(finished):
     page = (finished / "report.html").read_text()
     assert "What a map costs: resnet9" in page
     assert page.count("data:image/svg+xml;base64,") == 2
-    assert page.count('<td class="missing">not measured</td>') >= 6 * 3  # the GPU's cells
+    assert page.count("On a GPU: not measured") == 1
     # ResNet-9 at 16x16: the first scale has 32 channels, so 129 x 256 operations.
     assert "33,024" in page
 

@@ -227,7 +227,8 @@ def test_one_seed_has_no_interval_no_test_and_no_place(new_run: Callable[..., Pa
     assert found.information["gradient"].interval is None
     page = build(run, run.parent / "out").read_text()
     assert "One seed, no sure place: Gradient." in page
-    assert page.count("one seed, no interval</td>") == 4  # headline, sums, both controls
+    assert page.count("one seed, no interval</td>") == 3  # sums, both controls
+    assert "Without a place, for want of these seeds: Gradient." in page
 
 
 def test_a_run_of_one_seed_says_so_and_shows_no_plus_minus(new_run: Callable[..., Path]) -> None:
@@ -236,7 +237,7 @@ def test_a_run_of_one_seed_says_so_and_shows_no_plus_minus(new_run: Callable[...
     assert (found.ranking, found.needed, found.seeds) == ([], [], 1)
     page = " ".join(build(run, run.parent / "out").read_text().split())
     assert "<strong>One seed, no interval.</strong>" in page
-    assert "One seed, no interval: <a" in page
+    assert "Not known: one seed has no interval and no test." in page
     assert "<small> ±" not in page
     assert "Places in the order" not in page
     assert "Seeds for a difference" not in page

@@ -94,9 +94,9 @@ def test_verdicts():
 
     assert verdict(gain(0.2, 0.1)) == "held"
     assert verdict(gain(-0.2, 0.1)) == "fails"
-    assert verdict(gain(0.1, 0.2)) == "held; the interval holds 0"
-    assert verdict(gain(-0.1, 0.2)) == "fails; the interval holds 0"
-    assert verdict(gain(0.1, None)) == "held; one seed"
+    assert verdict(gain(0.1, 0.2)) == "not told: the interval holds 0"
+    assert verdict(gain(-0.1, 0.2)) == "not told: the interval holds 0"
+    assert verdict(gain(0.1, None)) == "not told: one seed"
     assert verdict(None) == "not measured"
 
 

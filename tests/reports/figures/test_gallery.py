@@ -2,21 +2,27 @@
 
 import base64
 import io
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from skimage.color import rgb2lab
 
 from reports.figures.charts import curve_charts, pareto_front
-from reports.figures.drawing import curves, forest, scatter, svg_uri
+from reports.figures.curves import curves
+from reports.figures.drawing import forest, scatter, svg_uri
 from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.figures.labels import label_points
+from reports.figures.styles import method_styles
 from reports.records.estimates import Estimate
-from reports.records.run import Run, read_run
+from reports.records.run import Method, Run, read_run
 
 
 def decoded(uri: str | None) -> np.ndarray:
@@ -106,34 +112,86 @@ def test_large_pictures_are_shrunk_and_keep_their_proportions() -> None:
 
 def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
     records = run.records[run.records["metric"] == "accuracy"]
-    method, controls = run.methods["gradient"], run.in_group("control")
-    figure = curves(records, [method], controls, run.modes, run.unmasked, run.chance)
+    styles = method_styles(run.methods.values())
+    figure = curves(
+        records,
+        [*run.in_group("control"), run.methods["gradient"]],
+        run.modes,
+        styles=styles,
+        unmasked=run.unmasked,
+        chance=run.chance,
+        limits=(20.0, 80.0),
+    )
     left, right = figure.axes
     lines = {line.get_label(): line for line in left.lines}
     assert {"Gradient", "Random", "Centre disk", "unmasked", "chance"} <= set(lines)
     by_hand = [75 - 22 * fraction + 0.5 for fraction in (0.1, 0.5, 0.9)]
     assert lines["Gradient"].get_xdata().tolist() == pytest.approx([10, 50, 90])
     assert lines["Gradient"].get_ydata().tolist() == pytest.approx(by_hand)
+    assert lines["Gradient"].get_color() == styles["gradient"].colour
     assert lines["unmasked"].get_ydata()[0] == pytest.approx(75.5)
     assert lines["chance"].get_ydata()[0] == 25
-    styles = {
-        lines[name].get_linestyle() + str(lines[name]._unscaled_dash_pattern)
-        for name in ("Gradient", "Random", "Centre disk")
-    }
-    assert len(styles) == 3
     band = left.collections[-1].get_paths()[0].get_extents()
     # Student's t of one degree of freedom times the deviation of the mean, 0.5 %.
     assert band.y0 == pytest.approx(by_hand[-1] - 12.7062 * 0.5, abs=1e-3)
     assert right.get_title().startswith("KAR")
+    # No marker at an end is cut by the frame.
+    assert left.get_xlim()[0] < 0
+    assert left.get_xlim()[1] > 100
+    assert len(left.get_yticks()) >= 3
 
 
-def test_every_method_is_in_one_figure_of_curves(run: Run) -> None:
-    charts = list(curve_charts(run))
-    assert [chart.title for chart in charts] == [
-        "SMOE Scale and other statistics",
-        "Gradient methods",
-    ]
-    assert all(chart.uri.startswith("data:image/svg+xml;base64,") for chart in charts)
+def test_few_methods_share_a_figure_and_many_have_one_each(run: Run) -> None:
+    found = curve_charts(run)
+    assert found is not None
+    assert found.whole is not None
+    assert [method.name for method in found.keyed] == list(run.methods)
+    # Twenty methods more, all of them copies of one.
+    rows = run.records[run.records["method"] == "gradient"]
+    names = [f"copy{number}" for number in range(20)]
+    records = pd.concat([run.records, *(rows.assign(method=name) for name in names)])
+    copies = {name: replace(run.methods["gradient"], name=name, title=name) for name in names}
+    many = replace(run, methods={**run.methods, **copies})
+    many.__dict__["records"] = records
+    found = curve_charts(many)
+    assert found is not None
+    assert found.whole is None
+    drawn = [method.name for method, _ in found.multiples]
+    assert drawn == ["smoe-linear", "gradient", *names]
+    assert [method.name for method in found.keyed] == ["random", "centre"]
+    assert all(figure.uri.startswith("data:image/svg+xml;base64,") for _, figure in found.multiples)
+
+
+def test_no_two_methods_look_alike_and_no_method_like_a_control() -> None:
+    groups = ["control", "smoe"] * 9 + ["gradient"] * 45
+    methods = [Method(f"m{n}", f"m{n}", "", {}, group) for n, group in enumerate(groups)]
+    styles = method_styles(methods)
+    looks = [(look.colour, look.marker) for look in styles.values()]
+    assert len(set(looks)) == len(methods)
+    of_controls = {look.marker for look in styles.values() if look.control}
+    assert not of_controls & {look.marker for look in styles.values() if not look.control}
+    for look in styles.values():
+        red, green, blue = (int(look.colour[place : place + 2], 16) for place in (1, 3, 5))
+        assert (red == green == blue) == look.control
+
+
+def test_colours_of_neighbours_stay_apart_under_deuteranopia() -> None:
+    """Machado, Oliveira and Fernandes 2009, Table 1: severity 1, in linear light."""
+    seen = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+    methods = [Method(f"m{n}", f"m{n}", "", {}, "smoe") for n in range(7)]
+    points = []
+    for look in method_styles(methods).values():
+        value = np.array([int(look.colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+        linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+        points.append(rgb2lab(np.clip(_encoded(seen @ linear), 0, 1)[None, None])[0, 0])
+    apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)]
+    # A difference of about 2 is the least that an eye sees.
+    assert min(apart) > 8
+
+
+def _encoded(linear: np.ndarray) -> np.ndarray:
+    linear = np.clip(linear, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
@@ -149,7 +207,10 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
     assert [line.get_xdata()[0] for line in upright] == [0, -0.15]
     titles = [label.get_text() for label in axes.get_yticklabels()]
     assert titles == ["Gradient", "SMOE Scale, linear weights"]
-    points = [line for line in axes.lines if line.get_marker() == "o"]
+    styles = method_styles(run.methods.values())
+    markers = {styles[name].marker for name in estimates}
+    assert len(markers) == 2
+    points = [line for line in axes.lines if line.get_marker() in markers]
     assert [point.get_xdata()[0] for point in points] == [-0.2, 0.4]
     assert points[1].get_markerfacecolor() == "white"
     assert points[0].get_markerfacecolor() != "white"

@@ -117,7 +117,8 @@ def test_the_page_loads_nothing(html: str) -> None:
             assert (attributes.get(name) or "data:").startswith("data:")
         if tag == "a":
             href = attributes.get("href") or ""
-            assert href.startswith("#") or href in ("records.csv", "records.parquet")
+            beside = ("records.csv", "records.parquet", "https://arxiv.org/abs/1911.11293")
+            assert href.startswith("#") or href in beside
     style = next("".join(text) for tag, _, text, _ in page.elements if tag == "style")
     assert "--ink" in style
     assert "url(" not in style
@@ -131,19 +132,125 @@ def test_text_from_the_run_is_escaped(html: str) -> None:
     assert "<fast>" not in html
 
 
-def test_the_summary_says_who_clears_the_controls(html: str) -> None:
+def test_the_head_says_run_date_commit_and_paper(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    plan = json.loads((run / "plan.json").read_text())
+    plan["command"] += " --out somewhere/my<run>"
+    (run / "plan.json").write_text(json.dumps(plan))
+    for number, path in enumerate(sorted((run / "cells").glob("*-roar-*.json"))):
+        cell, _ = opened(path.read_text())
+        cell["environment"] |= {"date": f"2026-11-2{number % 3 + 1}", "commit": "c0ffee123456"}
+        path.write_text(sealed(cell))
+    html = build(run, tmp_path / "out").read_text()
+    (head,) = [
+        " ".join("".join(text).split())
+        for _, attributes, text, _ in Page(html).elements
+        if attributes.get("class") == "origin"
+    ]
+    assert head.startswith(
+        "Run my<run>, measured on 2026-11-21 to 2026-11-23 with fastsal 0.1.0, commit c0ffee123456."
+    )
+    assert 'href="https://arxiv.org/abs/1911.11293"' in html
+    assert "<title>ROAR and KAR of 2 methods: shapes, resnet9 (my&lt;run&gt;)</title>" in html
+    # The first thing that a keyboard reaches.
+    first = next(a for tag, a, _, _ in Page(html).elements if tag == "a")
+    assert (first["href"], first["class"]) == ("#main", "skip")
+
+
+def test_names_are_text_in_figures_too(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Matplotlib would set what stands between two dollar signs as a formula."""
+    run = new_run()
+    plan = json.loads((run / "plan.json").read_text())
+    plan["methods"]["gradient"]["title"] = "cost $x_{$ & <b>"
+    (run / "plan.json").write_text(json.dumps(plan))
+    html = build(run, tmp_path / "out").read_text()
+    assert "cost $x_{$ &amp; &lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+def answers_of(html: str) -> dict[str, str]:
+    """The first screen: answers by question."""
+    texts: dict[str, list[str]] = {"dt": [], "dd": []}
+    for tag, _, text, _ in Page(html).elements:
+        if tag in texts:
+            texts[tag].append(" ".join("".join(text).split()))
+    return dict(zip(texts["dt"], texts["dd"], strict=True))
+
+
+def test_the_first_screen_answers_who_is_best_how_sure_and_against_what(html: str) -> None:
     (lead,) = [
         " ".join("".join(text).split())
         for _, attributes, text, _ in Page(html).elements
         if attributes.get("class") == "lead"
     ]
-    # SUM: smoe 3 * 0 + 1.5 * 0.42 - 0.45 * 0.58 = 0.369; gradient -0.021; centre 0.4275.
+    # Student's interval of 0.75 and 0.76 is 0.005 * 12.706 = 0.0635.
     assert lead == (
         "4 methods on shapes (4 classes, 400 training and 20 test images of 8×8 pixels) with the "
-        "network resnet9. Unmasked test accuracy is 75.5 %; chance is 25.0 %. The highest SUM is "
-        "that of SMOE Scale, linear weights, 0.37. 1 of the 2 methods score above the control "
-        "“Random” (0.00). None of the 2 methods score above the control “Centre disk” (0.43)."
+        "network resnet9. Unmasked test accuracy is 75.5 % ± 6.4; chance is 25.0 %."
     )
+    said = answers_of(html)
+    # SUM: smoe 3 * 0 + 1.5 * 0.42 - 0.45 * 0.58 = 0.369; gradient -0.021; centre 0.4275.
+    assert re.sub(" ± [0-9.]+", "", said["Best method"]) == (
+        "SMOE Scale, linear weights, by SUM 0.369: first of 2 methods over 2 common seeds. "
+        "Above every method: the control Centre disk."
+    )
+    # Both seeds differ from the controls by the same amount, so that no test has a spread.
+    assert re.match(
+        "Not tested: every seed has the same difference, \N{MINUS SIGN}0\\.05[89]",
+        said["Told from the centre disk?"],
+    )
+    assert re.sub(" ± [0-9.]+", "", said["SUM"]).startswith(
+        "SMOE Scale, linear weights 0.369 (random 0.000, the centre disk 0.428)"
+    )
+    assert "score above" not in html
+
+
+def test_controls_stand_apart_from_methods(html: str) -> None:
+    tables = html.split('<table class="headline">')[1].split("</table>")[0]
+    methods, controls = tables.split("which are no methods")
+    assert re.findall(r'<tr class="(\w+)">', methods) == ["smoe", "gradient", "divider"]
+    assert re.findall(r'<tr class="(\w+)">', controls) == ["control", "control"]
+
+
+def test_ranks_are_over_the_seeds_that_all_have(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A third seed that one method alone has, and in which all is easy, moves no place."""
+
+    def easy(method: str, mode: str, fraction: float, seed: int) -> float:
+        del fraction
+        if seed == 2:
+            return 1.0 if mode == "kar" else 0.0
+        return 0.7 if method == "smoe-linear" and mode == "kar" else 0.6
+
+    def trained(method: str, mode: str, fraction: float, seed: int) -> bool:
+        return seed < 2 or method == "gradient"
+
+    run = new_run(seeds=(0, 1, 2), train=trained, accuracy=easy)
+    html = build(run, tmp_path / "out").read_text()
+    # Three fractions of 0.7 less three of 0.6; the gradient's own mean would be 1.
+    assert answers_of(html)["Best method"].startswith("SMOE Scale, linear weights, by SUM 0.300")
+    rows = html.split('<table class="headline">')[1].split("</table>")[0]
+    assert re.search(r"Gradient.*?>0\.000<", rows, re.S)
+    assert ">1.000<" not in rows
+    assert ">1.000<" in html
+
+
+def test_an_accuracy_whose_interval_holds_chance_is_warned_of(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run(seeds=(0,))
+    path = run / "cells" / "base0.json"
+    cell, _ = opened(path.read_text())
+    records = [{**record, "value": 0.4} for record in cell["records"]]
+    path.write_text(sealed({**cell, "records": records}))
+    # Wilson's interval of 8 of 20 by hand is 21.9 to 61.3 %.
+    with pytest.warns(UserWarning, match=r"40\.0 %, is not told from chance.*21\.9 to 61\.3"):
+        html = build(run, tmp_path / "out").read_text()
+    assert "is not told from chance" in html
+    assert answers_of(html)["Told from random?"].startswith("Not told: one seed")
 
 
 def test_masks_state_their_exact_share(html: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
 from reports import build
 from reports.analysis.layer_tables import RANDOM, measured, printed
+from reports.figures.layers import accuracy_figure
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
 from reports.records.run import read_run
 
@@ -198,3 +200,25 @@ def test_the_paper_s_tables_are_whole_and_marked_where_they_disagree(tmp_path):
             wrong = dataset == "ImageNet" and name in ERRATA
             assert (abs(score - given) > 0.0051) == wrong
     assert re.search(r"<summary>Table 4, COWC</summary>", build(tmp_path).read_text())
+
+
+def test_lines_are_named_at_their_ends_in_order_and_apart():
+    table = printed("ImageNet")
+    titles = {name: name for name in (*table.statistics, RANDOM)}
+    figure = accuracy_figure(table, titles)
+    figure.draw_without_rendering()
+    for axes, mode in zip(figure.axes, ("kar", "roar"), strict=True):
+        texts = sorted(
+            (text for text in axes.texts if text.get_text()),
+            key=lambda text: text.get_position()[1],
+        )
+        ends = {name: table.accuracy(name, mode, "l5").mean for name in titles}
+        assert [text.get_text() for text in texts] == sorted(ends, key=ends.get)
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+        looks = {
+            (line.get_color(), line.get_marker(), str(line.get_linestyle()))
+            for line in axes.lines
+            if line.get_clip_on() and line.get_marker() not in ("", "None")
+        }
+        assert len(looks) == len(titles)

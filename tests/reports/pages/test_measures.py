@@ -73,7 +73,7 @@ def test_agreement_is_kendalls_tau_with_the_retrained_sum(measured):
     column = _column(context, "deletion_area")
     assert column.tau == pytest.approx(expected.statistic)
     assert column.shared == 4
-    assert _column(context, "insertion_area").tau is None
+    assert METRICS["insertion_area"].title in context["measure_missing"]
 
 
 def test_one_seed_has_its_interval_over_the_images(measured):
@@ -139,7 +139,12 @@ def test_without_truth_the_page_says_so(measured):
 def test_a_run_without_measures_says_not_measured(finished_run, tmp_path):
     html = build(finished_run, tmp_path).read_text()
     section = html[html.index('id="measures"') : html.index('id="set-up"')]
-    assert "not measured" in section
+    # One line with its command, and no column of any table.
+    assert section.count('<p class="missing">') == 1
+    assert "python -m comparisons run --data shapes --measures all" in section
+    for name in ("deletion_area", "insertion_area", "png_bytes"):
+        assert f"<th>{METRICS[name].title}</th>" not in section
+        assert METRICS[name].title in section
     assert "test images, with the frozen network" not in section
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from evaluation.storage.records import CellResult, Record
@@ -106,7 +107,7 @@ def test_profiled_claims_are_those_of_the_rounds(profiled):
     assert rows["ratio"].tolist() == pytest.approx([1.0, 1.0, 875 / 1456, 49 / 117])
     assert set(rows["command"]) == {"the command"}
     # Every round has the same share: no interval holds a bound.
-    assert not rows["note"].str.contains("either verdict").any()
+    assert "not told" not in set(rows["verdict"])
     assert "batch 1" in rows["measured_on"].iloc[0]
 
 
@@ -140,6 +141,25 @@ def test_inside_the_network_is_what_the_records_say():
     rows = _frame(INSIDE, run)
     assert rows["ours"].iloc[0] == rank
     assert rows["ours"].iloc[1] == sum(value > 0 for value in scores.values())
+    # Seed by seed, SMOE Scale less the best other; SciPy's t test tells the verdict.
+    best = max((name for name in scores if name != "smoe_scale"), key=lambda name: scores[name])
+    by_seed = table["kar"].sum(axis=1) - table["roar"].sum(axis=1)
+    lead = by_seed.xs("smoe_scale", level="method") - by_seed.xs(best, level="method")
+    told = stats.ttest_1samp(lead, 0).pvalue < 0.05
+    assert rows["verdict"].iloc[0] == ("fails" if told else "not told")
+
+
+def test_a_figure_of_one_seed_or_whose_interval_holds_the_bound_is_not_told():
+    runs = [RUNS / "cifar10", RUNS / "all-methods-cifar10"]
+    rows = pd.concat([_frame(title, run) for title in (INPUT, REPLACED) for run in runs])
+    rows = rows[rows["ours"].notna()]
+    one = rows["measured_on"].str.endswith("; 1 seed")
+    half = rows["note"].str.extract(r"± ([0-9.]+)")[0].astype(float)
+    untold = one | (half >= rows["ours"].abs())
+    assert one.any()
+    assert (untold & ~one).any()
+    assert (~untold).any()
+    assert (rows["verdict"] == "not told").tolist() == untold.tolist()
 
 
 def test_on_the_input_is_what_the_records_say():
