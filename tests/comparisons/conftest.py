@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -25,13 +26,22 @@ from evaluation.storage.store import Store
 from evaluation.training.retraining import Recipe
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in a worker; results to the last digit depend on it, those of a module's runs too."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a worker; results to the last digit depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread for the runs of a module."""
+    with one_thread():
+        yield
 
 
 class InlineExecutor:
@@ -86,7 +96,9 @@ def tiny_plan(*methods: str) -> Plan:
 def tiny(tmp_path_factory) -> TinyRun:
     """Random, the oracle and the gradient at one fraction, on 64 images of 16x16."""
     store = Store(tmp_path_factory.mktemp("tiny"))
-    return TinyRun(tiny_plan("random", "oracle", "gradient"), store)
+    # The fixture of a session comes before that of a module; tests may have left more threads.
+    with one_thread():
+        return TinyRun(tiny_plan("random", "oracle", "gradient"), store)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reports import build
-from reports.reproduction.page import RECORDED
+from reports.reproduction.page import RUNS
 from tests.reports.pages.browser import CHROMIUM, Browser
 
 pytestmark = [
@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
-RUNS = RECORDED.parent
 PAGES = ("cifar10", "all-methods-cifar10", "shapes-tracks", "layers-cifar10", "profile")
 # WCAG 2.1, 1.4.3: 4.5 for small print, 3 for large.
 CONTRAST = """(() => {
@@ -69,7 +68,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Callable[[str], Path]:
-    made: dict[str, Path] = {"claims": RECORDED / "report.html"}
+    made: dict[str, Path] = {"claims": RUNS / "reproduction" / "report.html"}
 
     def page(name: str) -> Path:
         if name not in made:
