@@ -14,7 +14,7 @@ from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.attribution.video import Smoother
 from fastsal.cli.manifest import Entry
 from fastsal.cli.options import random_image
-from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.images.colour import heatmap, overlay
 from fastsal.images.files import with_channels
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.result import Maps
@@ -37,7 +37,7 @@ class PictureSettings:
         normalize: As for `SMOEScale`.
         scale_weights: As `weights` for `SMOEScale`.
         size: The shorter side in pixels; None keeps the photograph's own.
-        lovi: True adds a LOVI picture.
+        lovi: True adds a LOVI picture over the photograph.
         mean: The network's input mean, one number for each of its channels.
         std: The network's input standard deviation likewise.
         smoothing: The smoothing over time of `fastsal.attribution.video.maps`, for a video's frames
@@ -161,7 +161,7 @@ class MapPictures:
         shown, bounds = self._bounded(combined.cpu())
         pictures = {"map": heatmap(shown)[0], "overlay": overlay(image, shown)[0]}
         if stacked:
-            pictures["lovi"] = lovi(self._bounded(stacked[0].cpu())[0])[0]
+            pictures["lovi"] = overlay(image, self._bounded(stacked[0].cpu())[0])[0]
         return pictures, {
             **self._prediction(maps.logits),
             "scales": _scales(maps),

@@ -70,7 +70,9 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     """Add the kind of map."""
     parser.add_argument("--method", default="smoe", choices=["smoe", "fastcam"], help="(smoe)")
     parser.add_argument(
-        "--lovi", action="store_true", help="add a LOVI picture, which shows the scales in colour"
+        "--lovi",
+        action="store_true",
+        help="add a LOVI picture: the scales in colour, over the photograph",
     )
 
 

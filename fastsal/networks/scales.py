@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,16 +63,16 @@ class Scale:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     call: int | None
     shape: tuple[int, ...]
     strides: tuple[int, int]
     signed: bool
-    layout: Layout = CHANNELS_FIRST
+    layout: Layout = field(default=CHANNELS_FIRST, repr=False)
     functional_relu: bool = False
     layer_input: bool = False
     functions: int = 0
-    placement: Placement | None = None
+    placement: Placement | None = field(default=None, repr=False)
     doubt: str = ""
     varies: bool = False
 

@@ -20,7 +20,7 @@ from fastsal import FastCAM, SMOEScale, __version__, find_scales
 from fastsal.cli import map_writer
 from fastsal.cli.main import main
 from fastsal.cli.manifest import folder_lock
-from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.images.colour import heatmap, overlay
 from fastsal.networks.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -168,7 +168,7 @@ def test_pictures_and_manifest_are_the_librarys(capsys):
     network = network_of("classifier")
     found = SMOEScale(network, find_scales(network, inputs)).maps(inputs)
     assert_written("maps/one_map.png", heatmap(found.combined))
-    assert_written("maps/one_lovi.png", lovi(found.stacked))
+    assert_written("maps/one_lovi.png", overlay(image, found.stacked))
     assert_written("maps/one_overlay.png", overlay(image, found.combined))
 
     entries = manifest()
@@ -226,7 +226,7 @@ def test_every_option_reaches_the_library():
 def test_maps_without_normalisation_say_what_their_colours_stand_for(method):
     given = ("--normalize", "none", "--size", "original", "--lovi", "--method", method)
     assert maps("photos/one.png", *given) == 0
-    _, inputs = shown()
+    image, inputs = shown()
     network = network_of("classifier")
     found = SMOEScale(network, normalize="none").maps(inputs)
     combined = found.combined
@@ -237,7 +237,7 @@ def test_maps_without_normalisation_say_what_their_colours_stand_for(method):
     assert low == 0
     assert high == pytest.approx(combined.max().item(), rel=1e-5)
     assert_written("maps/one_map.png", heatmap(combined / high))
-    assert_written("maps/one_lovi.png", lovi(found.stacked / found.stacked.max()))
+    assert_written("maps/one_lovi.png", overlay(image, found.stacked / found.stacked.max()))
 
 
 @pytest.mark.usefixtures("folder")
