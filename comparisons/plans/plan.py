@@ -209,9 +209,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "shapes",
         "model": "resnet9",
         "methods": "random,centre,oracle,smoe-linear,fastcam,gradient-sgsq",
-        "fractions": (0.1, 0.5, 0.9),
+        "fractions": (0.5, 0.9),
         "mask_only": (("roar", 0.5),),
-        "train_images": 2000,
+        "train_images": 1600,
         "test_images": 800,
         "measure_images": 48,
         # Small batches and a low rate: few steps must do.
