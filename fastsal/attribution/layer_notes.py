@@ -56,6 +56,8 @@ class LayerNotes:
             following: Tells the tensor's place in the first pass of this kind.
         """
         for noted in self._scales.get(key, ()):
+            if noted.shape == tensor.shape:
+                return noted
             # A layer that has got other channels has its locations where they were.
             if noted.layout.sizes(noted.shape) == noted.layout.sizes(tensor.shape):
                 return replace(noted, shape=tuple(tensor.shape))

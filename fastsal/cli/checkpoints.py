@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.by_name import load_state
+from fastsal.networks.by_name import load_state, unwrapped
 from fastsal.optional import needed, one_line
 
 # Keys under which checkpoints hold a state dict, the first that is there counts.
 KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 _SAVE = "save the state dict alone with torch.save(model.state_dict(), PATH)"
 _ZIP = b"PK\x03\x04"
-# How DataParallel, DDP and torch.compile name the network inside them.
-_WRAPPER = re.compile(r"\b(module|_orig_mod)\.")
 
 
 def load_weights(network: nn.Module, name: str, path: Path) -> None:
@@ -181,18 +178,18 @@ def _without_prefix(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[
     if own & state.keys() or not all(key.startswith(prefix) for key in state):
         return state
     plain = {key.removeprefix(prefix): value for key, value in state.items()}
-    return plain if any(_WRAPPER.sub("", key) in own for key in plain) else state
+    return plain if unwrapped(plain).keys() & own else state
 
 
 def _classes(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """Return the numbers of classes there and here, if the weights differ in nothing else."""
-    own, plain = network.state_dict(), {_WRAPPER.sub("", key): state[key] for key in state}
-    if own.keys() != plain.keys():
+    own = network.state_dict()
+    here, there = unwrapped(own), unwrapped(state)
+    if here.keys() != there.keys():
         return None
-    pairs = [
-        (plain[key].shape, own[key].shape) for key in own if plain[key].shape != own[key].shape
-    ]
-    if any(there[1:] != here[1:] or not there for there, here in pairs):
+    pairs = [(state[there[plain]].shape, own[key].shape) for plain, key in here.items()]
+    pairs = [(theirs, ours) for theirs, ours in pairs if theirs != ours]
+    if any(theirs[1:] != ours[1:] or not theirs for theirs, ours in pairs):
         return None
-    found = {(there[0], here[0]) for there, here in pairs}
+    found = {(theirs[0], ours[0]) for theirs, ours in pairs}
     return found.pop() if len(found) == 1 else None

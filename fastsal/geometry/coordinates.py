@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.geometry import fields as f
 from fastsal.geometry.functions import (
+    CUTS,
     JOINS,
     MOVES,
     RESAMPLINGS,
@@ -19,6 +19,7 @@ from fastsal.geometry.functions import (
     TO_PYTHON,
     WEIGHTED,
     name_of,
+    plain_name,
 )
 from fastsal.geometry.rules import Rules, tensors_in
 from fastsal.geometry.sampling import stretched
@@ -47,7 +48,8 @@ class _Noted:
     """The fields of every tensor that comes from the images; empty where they are not known."""
 
     def __init__(self) -> None:
-        self._fields: dict[int, tuple[weakref.ref[Tensor], Fields, int]] = {}
+        # With the number of the tensor in the pass; dropped with the tensor.
+        self._fields: MutableMapping[Tensor, tuple[Fields, int]] = WeakTensorKeyDictionary()
         self._count = 0
 
     def of(self, tensor: Tensor) -> Fields:
@@ -56,32 +58,16 @@ class _Noted:
 
     def found(self, tensor: Tensor) -> Fields | None:
         """Return a tensor's fields, None if it does not come from the images."""
-        reference, fields, _ = self._fields.get(id(tensor), (None, None, 0))
-        # The id may be that of a freed tensor.
-        return fields if reference is not None and reference() is tensor else None
+        return self._fields[tensor][0] if tensor in self._fields else None
 
     def age_of(self, tensor: Tensor) -> int:
         """Return the number of a tensor in the pass."""
-        return self._fields[id(tensor)][2]
+        return self._fields[tensor][1]
 
     def set(self, tensor: Tensor, fields: Fields) -> None:
         """Note a tensor's fields."""
         self._count += 1
-        key = id(tensor)
-        forget = partial(_forget, weakref.ref(self), key)
-        self._fields[key] = (weakref.ref(tensor, forget), fields, self._count)
-
-    def drop(self, key: int, reference: weakref.ref[Tensor]) -> None:
-        """Forget what was noted under a reference; the `id` may be another tensor's by now."""
-        if key in self._fields and self._fields[key][0] is reference:
-            del self._fields[key]
-
-
-def _forget(noted: weakref.ref[_Noted], key: int, reference: weakref.ref[Tensor]) -> None:
-    """Drop the fields of a tensor that is freed."""
-    owner = noted()
-    if owner is not None:
-        owner.drop(key, reference)
+        self._fields[tensor] = fields, self._count
 
 
 class Coordinates:
@@ -183,7 +169,7 @@ class Coordinates:
         for tensor, places in zip(made, found, strict=False):
             if places and tensor.numel():
                 own = seen
-                if own is not None and _cuts(name):
+                if own is not None and plain_name(name) in CUTS:
                     own = after_cut(own, self.of(known[0]).places[0], places[0], self.size)
                 self._write(name, tensor, Fields(f.distinct(places), unknown, own, varies))
         for tensor in made:
@@ -199,7 +185,7 @@ class Coordinates:
 
     def _decide(self, name: str, args: Any, kwargs: Any) -> bool:
         """Return True if values of the images decide what a function moves to where."""
-        short = name if name.startswith("__") else name.removesuffix("_")
+        short = plain_name(name)
         if short not in MOVES | RESAMPLINGS | {"pad", "__setitem__"} or short in JOINS | SHAPES:
             return False
         # Of an assignment the values that are assigned decide nothing.
@@ -251,12 +237,6 @@ class Coordinates:
         united = _united((unknown, fields.unknown))
         varies |= fields.varies
         self._noted.set(base, Fields((f.compressed(whole),), united, union(known), varies))
-
-
-def _cuts(name: str) -> bool:
-    """Return True for functions that may leave out locations at the border."""
-    short = name if name.startswith("__") else name.removesuffix("_")
-    return short == "pad" or short in (MOVES | RESAMPLINGS) - JOINS - SHAPES
 
 
 def _in_place(name: str) -> bool:

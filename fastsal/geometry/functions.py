@@ -43,6 +43,9 @@ RESAMPLINGS = frozenset(
     grid_sample grid_sampler grid_sampler_2d roi_align roi_pool ps_roi_align ps_roi_pool""".split()  # noqa: SIM905
 )
 
+# Functions that may leave out locations at the border.
+CUTS = (MOVES | RESAMPLINGS | {"pad"}) - JOINS - SHAPES
+
 # The beginnings of the names of functions that apply weights.
 WEIGHTED = ("conv", "deform_conv", "linear", "matmul", "einsum", "bmm")
 
@@ -64,3 +67,12 @@ def name_of(function: Callable[..., Any]) -> str:
     if name == "__get__":
         name = getattr(getattr(function, "__self__", None), "__name__", name)
     return str(name)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a function, without the underscore of those in place.
+
+    >>> plain_name("relu_"), plain_name("__setitem__")
+    ('relu', '__setitem__')
+    """
+    return name if name.startswith("__") else name.removesuffix("_")

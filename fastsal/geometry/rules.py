@@ -17,6 +17,7 @@ from fastsal.geometry.functions import (
     RESAMPLINGS,
     SCATTERS,
     SEQUENCES,
+    plain_name,
 )
 from fastsal.geometry.sampling import padded
 from fastsal.geometry.windows import windowed, windows_of
@@ -67,7 +68,7 @@ class Rules:
         """
         if name == "__setitem__":
             return self._assigned(function, *args)
-        short = name if name.startswith("__") else name.removesuffix("_")
+        short = plain_name(name)
         first = known[0]
         if short in SCATTERS:
             return None

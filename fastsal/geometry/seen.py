@@ -73,8 +73,7 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
             of_entry.append((low, length if length < high <= length + reach else high))
         sides.append(of_entry)
     pairs = [(rows, columns) for rows, columns in sides]
-    equal = all(pair == pairs[0] for pair in pairs)
-    return Seen(tuple(pairs[:1] if equal else pairs), (steps[0], steps[1]))
+    return Seen(_sides(pairs), (steps[0], steps[1]))
 
 
 def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) -> Seen:
@@ -95,19 +94,23 @@ def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) 
     apart = [max(pair) for pair in zip(f.spacings(before), f.spacings(after), strict=True)]
     if all(float(off) <= 1.01 * step for off, step in zip(lost, apart, strict=True)):
         return seen
-    left = seen_of(after, size).sides
-    entries = max(len(seen.sides), len(left))
-    sides = [
-        tuple(
+    left = seen_of(after, size)
+    entries = max(len(seen.sides), len(left.sides))
+    pairs = []
+    for entry in range(entries):
+        rows, columns = (
             (max(first, low), min(last, high))
             for (first, last), (low, high) in zip(
-                seen.of_entry(entry, entries), left[min(entry, len(left) - 1)], strict=True
+                seen.of_entry(entry, entries), left.of_entry(entry, entries), strict=True
             )
         )
-        for entry in range(entries)
-    ]
-    pairs = [(rows, columns) for rows, columns in sides]
-    return seen._replace(sides=tuple(pairs[:1] if len(set(pairs)) == 1 else pairs))
+        pairs.append((rows, columns))
+    return seen._replace(sides=_sides(pairs))
+
+
+def _sides(pairs: Sequence[tuple[Interval, Interval]]) -> tuple[tuple[Interval, Interval], ...]:
+    """Return the rows and columns that each entry sees; one pair if all are equal."""
+    return tuple(pairs[:1] if all(pair == pairs[0] for pair in pairs) else pairs)
 
 
 def union(seen: Sequence[Seen]) -> Seen | None:

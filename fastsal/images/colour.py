@@ -184,9 +184,18 @@ def overlay(
         colours = _coloured(((saliency - _FLOOR) / (1 - _FLOOR)).clamp(min=0), cmap)
     ramp = ((saliency - _FLOOR) / (_FULL - _FLOOR)).clamp(0, 1)
     opacity = alpha * ramp.square() * (3 - 2 * ramp)
-    shares = images.new_tensor((0.299, 0.587, 0.114))[:, None, None]
-    below = torch.lerp(images, (images * shares).sum(1, keepdim=True).expand_as(images), grey)
+    below = torch.lerp(images, grey_of(images).expand_as(images), grey)
     return torch.lerp(below, colours.to(images), opacity[:, None].to(images))
+
+
+def grey_of(images: Tensor) -> Tensor:
+    """Return the grey `(N, 1, H, W)` of RGB images: `0.299 R + 0.587 G + 0.114 B`.
+
+    >>> grey_of(torch.tensor([1.0, 0.5, 0.0]).reshape(1, 3, 1, 1)).mul(1000).round().item()
+    592.0
+    """
+    shares = images.new_tensor((0.299, 0.587, 0.114)).reshape(1, 3, 1, 1)
+    return (images * shares).sum(1, keepdim=True)
 
 
 def _coloured(maps: Tensor, cmap: str) -> Tensor:

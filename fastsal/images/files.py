@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsal.files import written_whole
+from fastsal.images.colour import grey_of
 from fastsal.optional import needed
 
 # Formats that Pillow reads without further packages; of several frames the first is taken.
@@ -186,16 +187,11 @@ def with_channels(image: Tensor, with_opacity: Tensor | None, channels: int) -> 
             "opacity, RGB, RGBA; use SMOEScale in Python for it"
         )
     if channels == 1:
-        return _grey(image)
+        return grey_of(image)
     if with_opacity is None:
         with_opacity = torch.cat([image, torch.ones_like(image[:, :1])], 1)
-    colours = with_opacity[:, :3] if channels == 4 else _grey(with_opacity[:, :3])
+    colours = with_opacity[:, :3] if channels == 4 else grey_of(with_opacity[:, :3])
     return torch.cat([colours, with_opacity[:, 3:]], 1)
-
-
-def _grey(image: Tensor) -> Tensor:
-    shares = image.new_tensor((0.299, 0.587, 0.114)).reshape(1, 3, 1, 1)
-    return (image * shares).sum(1, keepdim=True)
 
 
 def resized_size(width: int, height: int, size: int | None) -> tuple[int, int]:

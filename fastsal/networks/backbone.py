@@ -191,7 +191,7 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
 def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
     """Return the area of a location, in pixels, of each tensor that lies on the image's grid."""
     nodes = trace.nodes
-    shared, pooled, beside = _shared_heads(nodes), pooled_away(nodes), only_beside(nodes)
+    shared, pooled, beside = _shared_heads(nodes), pooled_away(nodes), only_beside(trace)
     weights = attention_weights(nodes)
     areas = {}
     for index in trace.before(ends) - {0}:

@@ -265,7 +265,7 @@ def load_state(
     >>> load_state(network, saved, "linear", "linear.pt")
     """
     own = network.state_dict()
-    here, there = _unwrapped(own), _unwrapped(state)
+    here, there = unwrapped(own), unwrapped(state)
     shapes, missing = [], []
     for plain, key in here.items():
         if plain in there:
@@ -285,7 +285,7 @@ def load_state(
     network.load_state_dict(own)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the keys of a state dict by their names outside of wrappers."""
     names = {
         ".".join(part for part in key.split(".") if part not in _WRAPPERS): key

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Node
+from fastsal.geometry.functions import plain_name
+from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Node, Trace
 
 # Functions of each element alone, in which activation functions and norms are written by hand.
 LINEAR = frozenset(
@@ -80,7 +81,7 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
     return Role(sources.pop(), activation, activation and of_outputs, norm)
 
 
-def only_beside(nodes: Sequence[Node]) -> list[bool]:
+def only_beside(trace: Trace) -> list[bool]:
     """Return for each node True if all that is made of it is a gate, or is looked up by attention.
 
     What is looked up, such as the keys and values of attention, comes to the places of the first
@@ -88,8 +89,9 @@ def only_beside(nodes: Sequence[Node]) -> list[bool]:
     it is computed from: whatever its weights, it adds nothing to what is there.
 
     Args:
-        nodes: The nodes of the trace.
+        trace: The traced pass.
     """
+    nodes = trace.nodes
     goes_on: list[list[int]] = [[] for _ in nodes]
     for index, node in enumerate(nodes):
         gates: list[int] = []
@@ -99,7 +101,7 @@ def only_beside(nodes: Sequence[Node]) -> list[bool]:
             gates = list(node.sources[1:])
         elif len(gates) == len(node.sources):
             # Of several the one that is computed from another.
-            gates = [one for one in gates if _ancestors(nodes, one) & set(node.sources)]
+            gates = [one for one in gates if trace.before([one]) & (set(node.sources) - {one})]
         for source in node.sources:
             if source not in gates:
                 goes_on[source].append(index)
@@ -107,15 +109,6 @@ def only_beside(nodes: Sequence[Node]) -> list[bool]:
     read = {source for node in nodes for source in node.sources}
     for index in range(len(nodes) - 1, -1, -1):
         found[index] = index in read and all(found[after] for after in goes_on[index])
-    return found
-
-
-def _ancestors(nodes: Sequence[Node], index: int) -> set[int]:
-    """Return the nodes that a node is computed from."""
-    found = set(nodes[index].sources)
-    for node in range(index - 1, -1, -1):
-        if node in found:
-            found.update(nodes[node].sources)
     return found
 
 
@@ -159,8 +152,7 @@ def _is_in_range(nodes: Sequence[Node], index: int) -> bool:
 
 def short_name(node: Node) -> str:
     """Return the name of a node's function, without the underscore of those in place."""
-    name = node.operation
-    return name if name.startswith("__") else name.removesuffix("_")
+    return plain_name(node.operation)
 
 
 def is_pooling(node: Node) -> bool:

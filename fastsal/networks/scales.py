@@ -273,6 +273,7 @@ def _candidates(
         attention_weights(nodes),
     )
     coarsest = (0, 0)
+    there: set[int] = set()
     for index in trunk:
         node, found = nodes[index], trace.located(index)
         no_features = unweighted[index] or pooled[index] or index in weights
@@ -283,7 +284,6 @@ def _candidates(
         place = trace.place(index, names)
         if place is None:
             continue
-        there = {one for run in runs for one, _ in run}
         if place.functions and (
             node.operation in SELECTIONS
             or not there.isdisjoint(_rearranged(trace, index))
@@ -321,6 +321,7 @@ def _candidates(
         preferred = eligible and (activation or (node.non_negative and not place.functions))
         candidate = Candidate(scale, maker.operation, preferred, eligible, output)
         runs[-1].append((index, candidate))
+        there.add(index)
     return runs
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.arguments.copies import copied
 from fastsal.geometry.coordinates import Coordinates, Fields
@@ -126,14 +126,14 @@ class Trace(TorchFunctionMode):
             Node("input", (), tuple(images[0].shape), fields=self.coordinates.of(images[0]))
         ]
         self._located: dict[int, Located | None] = {}
-        self.node_of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._nodes_of: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self.makers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.readers_of: dict[int, list[tuple[nn.Module, int]]] = {}
         self.calls: dict[nn.Module, int] = {}
         # Of each running module its tensors, and how often values had gone to Python before.
         self._inputs_of: dict[nn.Module, tuple[list[Tensor], int]] = {}
         # Tensors that functions made of none from the images, and how often values went to Python.
-        self._constants: dict[int, weakref.ref[Tensor]] = {}
+        self._constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self._to_python = 0
         # The last module call that has ended, and the number of functions since.
         self._last: tuple[nn.Module, int] | None = None
@@ -154,7 +154,8 @@ class Trace(TorchFunctionMode):
         # These take only the shape of their input.
         shape_alone = name.endswith("_like") or name.startswith("new_")
         if shape_alone or not sources:
-            self._constants.update((id(tensor), weakref.ref(tensor)) for tensor in made)
+            for tensor in made:
+                self._constants[tensor] = True
         if shape_alone:
             return result
         read = list(hooks.tensors_in((args, kwargs)))
@@ -205,7 +206,11 @@ class Trace(TorchFunctionMode):
             sources = self.nodes_in(read)
             made = list(hooks.tensors_in(output))
             # Such as embeddings of positions, which take the images' shape alone.
-            constant = made and before_it == self._to_python and all(map(self._is_constant, made))
+            constant = (
+                made
+                and before_it == self._to_python
+                and all(one in self._constants for one in made)
+            )
             if sources and not (whole or constant or self.nodes_in(output)):
                 name = type(module).__name__.lower()
                 self.coordinates.assume(type(module).__name__, read, made)
@@ -348,14 +353,8 @@ class Trace(TorchFunctionMode):
             node.non_negative = bool(tensor.detach().amin() >= 0)
         return node
 
-    def _is_constant(self, tensor: Tensor) -> bool:
-        reference = self._constants.get(id(tensor))
-        return reference is not None and reference() is tensor
-
     def _assign(self, tensor: Tensor, node: int) -> None:
-        self.node_of[id(tensor)] = (weakref.ref(tensor), node)
+        self._nodes_of[tensor] = node
 
     def _node(self, tensor: Tensor) -> int | None:
-        reference, node = self.node_of.get(id(tensor), (None, 0))
-        # The id may be that of a freed tensor.
-        return node if reference is not None and reference() is tensor else None
+        return self._nodes_of.get(tensor)
