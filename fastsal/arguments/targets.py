@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from captum._utils.common import _select_targets, _validate_target
 from torch import Tensor
 
@@ -122,6 +123,29 @@ def select_scores(output: Any, target: Any, samples: int, part: bool = False) ->
             "image(s); give a class, or a callable of the output that returns one score an image"
         )
     return scores
+
+
+def select_classes(output: Tensor, target: Any, samples: int, part: bool = False) -> Tensor:
+    """Return the class of each row of an output `(rows, classes)`, whose score is selected.
+
+    Args:
+        output: The model's output.
+        target: As for `select_scores`, but no callable.
+        samples: As for `select_scores`.
+        part: As for `select_scores`.
+
+    Returns:
+        One class for each row.
+
+    Raises:
+        TargetError: As `select_scores` does.
+
+    >>> import torch
+    >>> select_classes(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
+    [1, 0]
+    """
+    classes = torch.arange(output.shape[1], device=output.device).expand(output.shape)
+    return select_scores(classes, fixed_target(output, target, samples), samples, part).flatten()
 
 
 def fixed_target(output: Any, target: Any, samples: int) -> Any:

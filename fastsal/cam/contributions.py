@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.targets import fixed_target, select_scores
+from fastsal.arguments.targets import fixed_target, select_classes, select_scores
 from fastsal.cam.registry import Cam
 from fastsal.geometry.following import Following
 from fastsal.networks import hooks
-from fastsal.networks.gradients import GradientSource, gradient_pass
+from fastsal.networks.gradients import GradientSource, before_classes, gradient_pass
 from fastsal.networks.layers import NamedLayer, check_finite, place_of
 from fastsal.networks.scales import Scale
 
@@ -103,8 +103,17 @@ def layer_contributions(
         return source.activations(call.device_ids), target
 
     def with_gradients(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
-        scores = select_scores(output, target, images, call.part)
-        activations, gradients = source.gradients(scores.sum(), call.device_ids, grad_kwargs)
+        # A callable may make its score of other tensors too.
+        before = None if callable(target) or grad_kwargs else before_classes(output)
+        if before is None:
+            scores = select_scores(output, target, images, call.part)
+            activations, gradients = source.gradients(
+                scores.sum(), None, call.device_ids, grad_kwargs
+            )
+        else:
+            features, weights = before
+            classes = select_classes(output, target, images, call.part)
+            activations, gradients = source.gradients(features, weights[classes], call.device_ids)
         return activations, _powers(gradients, cam.orders)
 
     if cam.noise:

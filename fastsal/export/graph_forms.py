@@ -83,10 +83,21 @@ def smoe_scale_nats(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     mean = channel_mean(activations) + epsilon
     log_mean = mean.log()
     difference = log_mean - _sum_log(activations, epsilon) / channels
+    return of_logarithms(mean, log_mean, difference).squeeze(1)
+
+
+def of_logarithms(mean: Tensor, log_mean: Tensor, difference: Tensor) -> Tensor:
+    """Return the mean times a difference of logarithms, which is 0 where rounding alone made it.
+
+    Args:
+        mean: The mean of the channels.
+        log_mean: Its natural logarithm.
+        difference: `log_mean` less the mean of the channels' logarithms.
+    """
     # As in `smoe_scale`, which has both in bits. Overflow stays visible as infinity or NaN.
     rounding = 8 * torch.finfo(torch.float32).eps
     negligible = difference.abs() < log_mean.abs() * rounding + rounding * math.log(2)
-    return (mean * torch.where(negligible, 0.0, difference)).squeeze(1)
+    return mean * torch.where(negligible, 0.0, difference)
 
 
 def _sum_log(activations: Tensor, epsilon: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fastsal.arguments.inputs import Inputs, as_tuple, image_of
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
 from fastsal.export.linear_head import LinearHead, find_linear_head
+from fastsal.export.operators import KernelStatistic, combined_maps
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
 from fastsal.keeping.parts import uncompiled
@@ -24,6 +26,7 @@ from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import LayerError, root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
+from fastsal.statistics.smoe import smoe_scale
 
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
 
@@ -149,17 +152,25 @@ class ModelWithMap(nn.Module):
         self.recorder.begin()
         output = self.model(*inputs)
         recorded = self.recorder.end()
-        per_scale = tuple(gaussian(values) for values in recorded[: len(self.scales)])
         if self.size is not None and tuple(image.shape[2:]) != self.size:
             raise ValueError(
                 f"this map is laid for images of {self.size[0]}x{self.size[1]}, since the network "
                 f"moves, crops or pads them inside; got {tuple(image.shape)}. Make another module "
                 "with an example of that size"
             )
-        stacked = torch.cat(
-            [self._laid(index, one, image) for index, one in enumerate(per_scale)], 1
-        )
-        combined = weighted(stacked, self.shares)
+        statistics = recorded[: len(self.scales)]
+        kernel_maps = None
+        if self.size is None and not self.lovi:
+            kernel_maps = combined_maps(statistics, self.shares, (image.shape[2], image.shape[3]))
+        if kernel_maps is not None:
+            combined, *normalized = kernel_maps
+            per_scale = tuple(normalized)
+        else:
+            per_scale = tuple(gaussian(values) for values in statistics)
+            stacked = torch.cat(
+                [self._laid(index, one, image) for index, one in enumerate(per_scale)], 1
+            )
+            combined = weighted(stacked, self.shares)
         if self.head is not None:
             cam = self.head.class_activation_map(recorded[-1], output, self.model)
             combined = combined * self._laid(len(self.scales) - 1, cam, image).squeeze(1)
@@ -337,6 +348,8 @@ def _recordings(
         layers = chosen_scales(found)
         operations = {one.scale: one.operation for one in found if one.chosen}
     scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
+    function = chosen.function
+    is_smoe = (function.func if isinstance(function, partial) else function) is smoe_scale
     recordings: list[Recording] = []
     for scale in scales:
         if scale.functions:
@@ -347,7 +360,10 @@ def _recordings(
                 "torch.export, give what torch.export.unflatten makes of it"
             )
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
-        recordings.append(Recording(scale, graph_form(chosen, rectified)))
+        read = graph_form(chosen, rectified)
+        if is_smoe and chosen.epsilon is not None:
+            read = KernelStatistic(read, chosen.epsilon)
+        recordings.append(Recording(scale, read))
     return root, scales, recordings
 
 

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSet
 from functools import partial
-from operator import is_not
+from operator import is_, is_not
 from typing import Any
 
 import torch
@@ -61,20 +61,23 @@ class Attributes:
         if isinstance(part, torch.jit.ScriptModule):
             return
         attributes = vars(part)
-        before = dict(attributes)
+        own = [name for name in attributes if name not in _OF_PYTORCH]
+        before = {name: attributes[name] for name in own}
         buffers = dict(part._buffers)
 
         def restore() -> None:
             # Most passes change nothing.
-            if not _same(before, attributes):
+            if [name for name in attributes if name not in _OF_PYTORCH] != own or any(
+                attributes[name] is not value for name, value in before.items()
+            ):
                 _restore_attributes(part, before)
-            if not _same(buffers, part._buffers):
+            if (buffers or part._buffers) and not _same(buffers, part._buffers):
                 part._buffers.clear()
                 part._buffers.update(buffers)
 
         self._restores.append(restore)
-        for name, value in before.items():
-            if type(value) not in _IMMUTABLE and name not in _OF_PYTORCH:
+        for value in before.values():
+            if type(value) not in _IMMUTABLE:
                 self._keep(value, _DEPTH)
 
     def _keep(self, value: Any, depth: int) -> None:
@@ -151,9 +154,12 @@ class Attributes:
 
 
 def _same(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> bool:
-    """Return True if two mappings hold the same objects."""
-    return len(before) == len(now) and all(
-        before.get(name, _MISSING) is value for name, value in now.items()
+    """Return True if two mappings hold the same objects in the same order."""
+    return (
+        len(before) == len(now)
+        and all(map(is_, before.values(), now.values()))
+        # A mapping of the user's own may make its keys anew.
+        and (all(map(is_, before, now)) or list(before) == list(now))
     )
 
 
@@ -162,7 +168,7 @@ def _restore_attributes(part: nn.Module, before: dict[str, Any]) -> None:
     # What became a parameter, buffer or module in the pass, as in a layer that is made at its first
     # use, stays one.
     registered = part._parameters.keys() | part._buffers.keys() | part._modules.keys()
-    for name in attributes.keys() - before.keys():
+    for name in attributes.keys() - before.keys() - _OF_PYTORCH:
         del attributes[name]
     for name, value in before.items():
         if name not in registered and attributes.get(name, _MISSING) is not value:

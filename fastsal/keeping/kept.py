@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from itertools import chain
 from operator import attrgetter
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fastsal.keeping.attributes import Attributes
-from fastsal.keeping.parts import has_own_train, may_set_attributes
+from fastsal.keeping.parts import changing, has_own_train
 from fastsal.keeping.random_numbers import RandomNumbers
 from fastsal.keeping.tensors import TensorMemory
 
@@ -61,13 +62,10 @@ class _Kept:
             self._trained = [part for part in found if part.training]
             self._own = [part for part in found if has_own_train(part)]
         # A `train()` of the user's own may set attributes of all parts, and freeze parameters.
-        watched = found if self._own else [part for part in found if may_set_attributes(part)]
-        self._attributes = Attributes(watched)
+        self._attributes = Attributes(found if self._own else changing(found))
         if self._own and root is not None:
             self._frozen = [(each, each.requires_grad) for each in root.parameters()]
-        device = None if root is None else next(root.parameters(), None)
-        devices = () if device is None else (device.device,)
-        self._random = RandomNumbers(devices, memory.draws is not False)
+        self._random = RandomNumbers(_devices_of(found), memory.draws is not False)
         try:
             if training and root is not None:
                 # An exported program has no `eval()`; its flags are set below.
@@ -83,21 +81,16 @@ class _Kept:
             raise
 
     def _take_tensors(self) -> None:
-        everything = [*self.found, *self._attributes.hidden]
         held = [
             part
-            for part in everything
+            for part in chain(self.found, self._attributes.hidden)
             if part._buffers and not isinstance(part, torch.jit.ScriptModule)
         ]
-        buffers = [one for part in held for one in part._buffers.values() if one is not None]
-        silent = [
-            buffer
-            for part in held
-            if _writes_silently(part)
-            for buffer in part._buffers.values()
-            if buffer is not None
-        ]
-        tensors = list({id(one): one for one in (*buffers, *self._attributes.tensors)}.values())
+        buffers = _buffers_of(held)
+        silent = _buffers_of([part for part in held if _writes_silently(part)])
+        tensors = [*buffers, *self._attributes.tensors]
+        if len(set(map(id, tensors))) < len(tensors):
+            tensors = list({id(one): one for one in tensors}.values())
         self._memory.tensors.take(tensors, silent)
 
     def free(self, busy: Collection[nn.Module]) -> None:
@@ -138,8 +131,7 @@ _active: dict[nn.Module | None, _Kept] = {}
 _ended: list[_Kept] = []
 
 
-@contextmanager
-def kept(root: nn.Module | None, found: Sequence[nn.Module]) -> Iterator[None]:
+class kept:
     """Keep a network in evaluation mode, and put back all that passes inside the block change.
 
     `eval()` is called, and afterwards what it changed is put back: the flags of every part, which
@@ -151,21 +143,32 @@ def kept(root: nn.Module | None, found: Sequence[nn.Module]) -> Iterator[None]:
         root: The network; None keeps the random numbers alone.
         found: Its parts.
     """
-    with _lock:
-        one = _active.get(root)
-        if one is None:
-            memory = _FUNCTIONS if root is None else _memories.setdefault(root, _Memory())
-            one = _active[root] = _Kept(root, found, memory)
-        one.passes += 1
-    try:
-        yield
-    finally:
+
+    def __init__(self, root: nn.Module | None, found: Sequence[nn.Module]) -> None:
+        self._root = root
+        self._found = found
+
+    def __enter__(self) -> None:
+        root = self._root
+        with _lock:
+            one = _active.get(root)
+            if one is None:
+                memory = _FUNCTIONS if root is None else _memories.setdefault(root, _Memory())
+                one = _active[root] = _Kept(root, self._found, memory)
+            one.passes += 1
+        self._one = one
+
+    def __exit__(self, *_: object) -> None:
+        one = self._one
         with _lock:
             one.passes -= 1
             if not one.passes:
-                del _active[root]
-                _ended.append(one)
-                _put_back_ended()
+                del _active[self._root]
+                if _active or _ended:
+                    _ended.append(one)
+                    _put_back_ended()
+                else:
+                    one.put_back()
 
 
 def _put_back_ended() -> None:
@@ -178,6 +181,20 @@ def _put_back_ended() -> None:
             continue
         _ended.remove(one)
         one.put_back()
+
+
+def _devices_of(found: Sequence[nn.Module]) -> tuple[torch.device, ...]:
+    """Return the device of a network's first parameter, if it has one."""
+    for part in found:
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                return (parameter.device,)
+    return ()
+
+
+def _buffers_of(held: Sequence[nn.Module]) -> list[Tensor]:
+    buffers = list(chain.from_iterable([part._buffers.values() for part in held]))
+    return [one for one in buffers if one is not None]
 
 
 def _writes_silently(part: nn.Module) -> bool:

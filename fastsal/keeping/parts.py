@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-# By class: True for PyTorch's own, which set no attributes in a pass.
+# By class: True for those whose forward pass is PyTorch's own, which sets no attributes.
 _standard: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+# What a class may have of its own, and its forward pass is that of the class above.
+_BESIDE_FORWARD = frozenset(("__init__", "__repr__", "extra_repr", "__dict__", "__weakref__"))
 
 
 def parts(module: nn.Module | None) -> list[nn.Module]:
@@ -19,15 +23,25 @@ def parts(module: nn.Module | None) -> list[nn.Module]:
     """
     if module is None:
         return []
+    try:
+        found = _walked(module, with_gaps=False)
+    except AttributeError:
+        # A part that is None has no parts; few networks have one.
+        found = _walked(module, with_gaps=True)
+    return found if len(set(found)) == len(found) else list(dict.fromkeys(found))
+
+
+def _walked(module: nn.Module, with_gaps: bool) -> list[nn.Module]:
     found = [module]
     seen = set()
     for part in found:
-        children = part._modules
+        children: Any = part._modules
         # Most have no children; the others are visited once.
         if children and part not in seen:
             seen.add(part)
-            found.extend([child for child in children.values() if child is not None])
-    return list(dict.fromkeys(found))
+            inside = children.values()
+            found.extend([one for one in inside if one is not None] if with_gaps else inside)
+    return found
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -43,17 +57,38 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return module if original is None else original
 
 
-def may_set_attributes(part: nn.Module) -> bool:
-    """Return True if a forward pass may set a module's attributes: its class or hooks do so.
+def changing(found: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the modules whose attributes a forward pass may set: their class or hooks do so.
 
-    >>> may_set_attributes(nn.ReLU())
-    False
+    >>> class Counting(nn.ReLU):
+    ...     def forward(self, input):
+    ...         self.calls = 1
+    ...         return super().forward(input)
+    >>> changing([nn.ReLU(), nn.Sequential(), Counting()])
+    [Counting()]
     """
-    kind = type(part)
+    own = {kind for kind in set(map(type, found)) if not _is_standard(kind)}
+    return [
+        part
+        for part in found
+        if type(part) in own or part._forward_hooks or part._forward_pre_hooks
+    ]
+
+
+def _is_standard(kind: type) -> bool:
     standard = _standard.get(kind)
     if standard is None:
-        standard = _standard[kind] = kind.__module__.startswith("torch.nn.modules.")
-    return not standard or bool(part._forward_pre_hooks) or bool(part._forward_hooks)
+        standard = _standard[kind] = all(map(_adds_no_forward, kind.__mro__[:-1]))
+    return standard
+
+
+def _adds_no_forward(base: type) -> bool:
+    """Return True for a class of PyTorch's, and for one that adds data and a constructor alone."""
+    return base.__module__.startswith("torch.nn.modules.") or not any(
+        callable(one) or hasattr(one, "__get__")
+        for name, one in vars(base).items()
+        if name not in _BESIDE_FORWARD
+    )
 
 
 def has_own_train(part: nn.Module) -> bool:

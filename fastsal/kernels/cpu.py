@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import addressof
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ from fastsal.kernels.threads import run_in_parallel, workers_for
 
 # Locations of a block, at most and at least: their sums stay in the cache over all channels.
 LARGEST_BLOCK, SMALLEST_BLOCK = 1024, 16
+# The number of prepared calls that are kept, with their layouts.
+MOST_CALLS = 256
 # Bands of rows for each thread, so that a slow thread leaves some to the others.
 BANDS = 4
 
@@ -132,7 +134,10 @@ class StatisticCall:
             task = self._new_task()
         task.source, task.target, task.scratch = source, target, scratch
         task.claimed = task.joined = task.not_zero = 0
-        run_in_parallel(self._call, self._address, addressof(task), self.workers)
+        if self.workers == 1:
+            self._call(addressof(task))
+        else:
+            run_in_parallel(self._call, self._address, addressof(task), self.workers)
         not_zero = task.not_zero
         self._idle.append(task)
         return bool(not_zero)
@@ -140,14 +145,22 @@ class StatisticCall:
 
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None without a kernel."""
-    if not readable(activations) or not has_statistic_kernel(layout := layout_of(activations)):
+    if not readable(activations):
         return None
-    call = StatisticCall(layout, epsilon)
-    images, _, height, width = layout.shape
+    call = _statistic_call(layout_of(activations), epsilon, torch.get_num_threads())
+    if call is None:
+        return None
+    images, _, height, width = activations.shape
     values = torch.empty((images, height, width), device="cpu", dtype=torch.float32)
     scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
     call.run(activations.data_ptr(), values.data_ptr(), scratch.data_ptr())
     return values
+
+
+@lru_cache(maxsize=MOST_CALLS)
+def _statistic_call(layout: Layout, epsilon: float, _: int) -> StatisticCall | None:
+    """Return the call for a layout and a number of threads, or None without a kernel."""
+    return StatisticCall(layout, epsilon) if has_statistic_kernel(layout) else None
 
 
 def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
@@ -260,11 +273,24 @@ def combine(maps: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bo
         or not all(readable(one) and contiguous_float32(one) for one in maps)
     ):
         return False
-    sizes = [(one.shape[1], one.shape[2]) for one in maps]
-    call = CombineCall(sizes, weights, images, (height, width), squash=False)
+    sizes = tuple([(one.shape[1], one.shape[2]) for one in maps])
+    key = sizes, tuple(weights), images, (height, width)
+    idle = _idle_combine_calls(*key, torch.get_num_threads())
+    # Taken off the list, as the tasks of a `StatisticCall` are.
+    try:
+        call = idle.pop()
+    except IndexError:
+        call = CombineCall(*key, squash=False)
     scratch = torch.empty(call.scratch_bytes, device="cpu", dtype=torch.uint8)
     call.run([one.data_ptr() for one in maps], out, scratch.data_ptr())
+    idle.append(call)
     return True
+
+
+@lru_cache(maxsize=MOST_CALLS)
+def _idle_combine_calls(*_: Any) -> list[CombineCall]:
+    """Return the calls for a combination of maps and a number of threads that no pass uses."""
+    return []
 
 
 def readable(tensor: Tensor) -> bool:

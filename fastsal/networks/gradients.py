@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
@@ -71,14 +72,16 @@ class GradientSource:
 
     def gradients(
         self,
-        score: Tensor,
+        score: Tensor | GradientEdge,
+        of_score: Tensor | None = None,
         device_ids: Sequence[int] | None = None,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's tensor and the gradient of a score by it.
 
         Args:
-            score: The score, a scalar.
+            score: The score, a scalar, or the place in its graph where the backward pass starts.
+            of_score: The gradient of the score there.
             device_ids: The order of the devices.
             grad_kwargs: Further arguments of `torch.autograd.grad`.
 
@@ -88,13 +91,51 @@ class GradientSource:
         """
         leaves = list(self.leaves.values())
         try:
-            gradients = torch.autograd.grad(score, leaves, **(grad_kwargs or {}))
+            gradients = torch.autograd.grad(score, leaves, of_score, **(grad_kwargs or {}))
             if any(gradient is None for gradient in gradients):
                 raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
         except RuntimeError as error:
             raise NoGradientError(f"{_NO_GRADIENT} ({error})") from error
         by_device = dict(zip(self.leaves, gradients, strict=True))
         return self.activations(device_ids), joined(by_device, device_ids)
+
+
+def before_classes(output: Any) -> tuple[GradientEdge, Tensor] | None:
+    """Return the features and the weights of the linear layer that made a model's output.
+
+    The gradient of one class's score by the features is one row of the weights. PyTorch multiplies
+    all rows by a vector that is 0 but for this class, and so reads the whole matrix: for a small
+    network on a CPU that is a large part of the backward pass.
+
+    Args:
+        output: The model's output.
+
+    Returns:
+        The features' place in the graph, and the weights `(classes, features)`; None if no linear
+        layer made the output, or it has other gradients.
+
+    Example:
+        >>> layer, features = nn.Linear(3, 2), torch.ones(1, 3, requires_grad=True)
+        >>> edge, weights = before_classes(layer(features))
+        >>> torch.equal(torch.autograd.grad(edge, features, weights[1:])[0], layer.weight[1:])
+        True
+    """
+    linear: Any = None
+    if isinstance(output, Tensor) and not output._backward_hooks:
+        linear = output.grad_fn
+    if linear is None or linear.name() != "AddmmBackward0" or linear._saved_alpha != 1:
+        return None
+    (bias, _), (features, index), (weight, _) = linear.next_functions
+    if features is None or not all(map(_is_parameter, (bias, weight))):
+        return None
+    return GradientEdge(features, index), linear._saved_mat2.detach().T
+
+
+def _is_parameter(node: Any) -> bool:
+    """Return True for a node of a parameter, or of one that is transposed."""
+    if node is not None and node.name() == "TBackward0":
+        ((node, _),) = node.next_functions
+    return node is None or node.name() == "torch::autograd::AccumulateGrad"
 
 
 def gradient_pass(

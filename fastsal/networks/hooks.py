@@ -140,11 +140,15 @@ def held(
     modes = list(dict.fromkeys(mode for tap in taps for mode in tap.modes))
     if counter is not None:
         modes.append(counter)
-    following = [mode for mode in modes if isinstance(mode, Following)]
     readings = [Reading(tap, counter, modes) for tap in taps]
     hooks: list[tuple[nn.Module, Callable[..., Any], bool]] = [
         (tap.module, reading, tap.layer_input) for tap, reading in zip(taps, readings, strict=True)
     ]
+    if not modes:
+        with hooked(hooks, own_pass):
+            yield readings
+        return
+    following = [mode for mode in modes if isinstance(mode, Following)]
     if parallel is not None:
         for mode in modes:
             before, after = in_other_threads(mode)
@@ -186,17 +190,26 @@ class Reading:
     ) -> None:
         self.tap = tap
         self.following = [mode for mode in modes if isinstance(mode, Following)]
-        self.output = not tap.layer_input and tap.replace is None and not tap.functions
         self.counter = counter
         self.counting = [m for m in modes if isinstance(m, (Following, FunctionCounter))]
+        at_output = not tap.layer_input and tap.replace is None and not tap.functions
+        self.plain = at_output and not self.counting
         self.lock = threading.Lock()
         self.calls: dict[torch.device, int] = {}
         self.values: dict[torch.device, Tensor] = {}
 
     def __call__(self, _: nn.Module, args: Any, other: Any) -> Any:
         """Read the tensor; `other` is the output, in a pre-hook the keyword arguments."""
-        if not self.counting:
-            return self._called(args, other)
+        if self.plain and type(other) is Tensor and not grad_enabled():
+            # The same as below in fewer steps, since every step between two layers waits for
+            # memory, and on a GPU every launch does. No lock: one device has one thread a pass.
+            tap = self.tap
+            device = CPU if other.is_cpu else other.device
+            call = self.calls.get(device, 0)
+            self.calls[device] = call + 1
+            if tap.call is None or call == tap.call:
+                self.values[device] = tap.read(other)
+            return None
         # What a hook computes is no function of the network.
         for mode in self.counting:
             mode.paused = True
@@ -208,15 +221,6 @@ class Reading:
 
     def _called(self, args: Any, other: Any) -> Any:
         tap = self.tap
-        if self.output and type(other) is Tensor and not grad_enabled():
-            # The same as below in fewer steps, since every step between two layers waits for
-            # memory, and on a GPU every launch does. No lock: one device has one thread a pass.
-            device = CPU if other.is_cpu else other.device
-            call = self.calls.get(device, 0)
-            self.calls[device] = call + 1
-            if tap.call is None or call == tap.call:
-                self.values[device] = tap.read(other)
-            return None
         source = (*args, *other.values()) if tap.layer_input else other
         tensor = None if tap.functions else only_tensor(source, tap.name)
         device = next((found.device for found in tensors_in(source)), CPU)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from fastsal.keeping.kept import kept
 from fastsal.keeping.parts import parts, uncompiled
@@ -89,26 +90,47 @@ _stance_holders = 0
 _active = threading.local()
 
 
-@contextmanager
-def evaluation_pass(module: nn.Module | None) -> Iterator[None]:
+class evaluation_pass:
     """Keep a module in evaluation mode, as `evaluating` does, and its compiled parts eager.
 
     Autocast's cache of cast weights is off inside: older releases of torch would give weights that
     were cast without gradients to a training step that follows in the same context.
+
+    A class, and not a generator, as `kept` is one: around the pass of a small network each Python
+    function that was not called for some milliseconds waits for memory.
+
+    Args:
+        module: The module; None for a function.
     """
-    found = parts(module)
-    with kept(module, found), eager(found), alone(found), _without_cast_cache():
-        yield
 
+    def __init__(self, module: nn.Module | None) -> None:
+        self._module = module
+        self._cast_cache = True
+        self._further: ExitStack | None = None
 
-@contextmanager
-def _without_cast_cache() -> Iterator[None]:
-    enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(enabled)
+    def __enter__(self) -> None:
+        found = parts(self._module)
+        self._cast_cache = torch.is_autocast_cache_enabled()
+        self._kept = kept(self._module, found)
+        self._kept.__enter__()
+        # Neither can be without: a program that compiles, or has several processes, has loaded it.
+        if "torch._dynamo" in sys.modules or _in_a_group():
+            self._further = ExitStack()
+            try:
+                self._further.enter_context(eager(found))
+                self._further.enter_context(alone(found))
+            except BaseException:
+                self.__exit__()
+                raise
+        torch.set_autocast_cache_enabled(False)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_autocast_cache_enabled(self._cast_cache)
+        try:
+            if self._further is not None:
+                self._further.close()
+        finally:
+            self._kept.__exit__()
 
 
 @contextmanager
@@ -131,7 +153,7 @@ def alone(found: Sequence[nn.Module]) -> Iterator[None]:
     training steps.
     """
     # Without a group of processes there is no such module.
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _in_a_group():
         yield
         return
     distributed = [part for part in found if isinstance(part, nn.parallel.DistributedDataParallel)]
@@ -144,6 +166,10 @@ def alone(found: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for part, name, value in before:
             setattr(part, name, value)
+
+
+def _in_a_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class Hook:
@@ -172,10 +198,7 @@ class Hook:
         return getattr, (nullcontext(), "__exit__")
 
 
-@contextmanager
-def hooked(
-    hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]], own_pass: bool = True
-) -> Iterator[None]:
+class hooked:
     """Keep forward hooks on modules.
 
     They are called in the passes of this thread, and in the copies that `DataParallel` runs in
@@ -190,30 +213,43 @@ def hooked(
     Raises:
         LayerError: If a module is scripted or traced, and so calls no hooks.
     """
-    before, was_own = getattr(_active, "sets", ()), reading()
-    this = object()
-    handles = []
-    try:
-        for module, hook, on_input in hooks:
-            if isinstance(module, torch.jit.ScriptModule):
-                raise LayerError(
-                    f"{module.original_name} is a scripted or traced module, which calls no hooks; "
-                    "give the Python module that it was made from"
-                )
-            own = _OwnCalls(module, hook, this)
+
+    def __init__(
+        self,
+        hooks: Sequence[tuple[nn.Module, Callable[..., Any], bool]],
+        own_pass: bool = True,
+    ) -> None:
+        self._hooks = hooks
+        self._own_pass = own_pass
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        self._before = getattr(_active, "sets", ()), reading()
+        try:
             # Without the lock two threads could get one number for two hooks.
             with _lock:
-                if on_input:
-                    handle = module.register_forward_pre_hook(own, with_kwargs=True)
-                else:
-                    handle = module.register_forward_hook(own)
-            handles.append(handle)
-        _active.sets = (this,) if own_pass else (*before, this)
-        _active.own = own_pass or was_own
-        yield
-    finally:
-        _active.sets, _active.own = before, was_own
-        for handle in handles:
+                for module, hook, on_input in self._hooks:
+                    if isinstance(module, torch.jit.ScriptModule):
+                        raise LayerError(
+                            f"{module.original_name} is a scripted or traced module, which calls "
+                            "no hooks; give the Python module that it was made from"
+                        )
+                    own = _OwnCalls(module, hook, self)
+                    if on_input:
+                        handle = module.register_forward_pre_hook(own, with_kwargs=True)
+                    else:
+                        handle = module.register_forward_hook(own)
+                    self._handles.append(handle)
+        except BaseException:
+            self.__exit__()
+            raise
+        sets, own_pass = self._before
+        _active.sets = (self,) if self._own_pass else (*sets, self)
+        _active.own = self._own_pass or own_pass
+
+    def __exit__(self, *_: object) -> None:
+        _active.sets, _active.own = self._before
+        for handle in self._handles:
             handle.remove()
 
 
