@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastsal.cli.names import check_layers
+from fastsal.cli.names import checked_layers
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -72,7 +72,7 @@ def export_model(options: argparse.Namespace) -> int:
         packages={name: name for name in PACKAGES},
     )
     try:
-        check_layers(network, options.model, options.layers)
+        options.layers = checked_layers(network, options.model, options.layers)
         written = _write(network, options)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CommandError(f"{options.model}: {error}") from error
