@@ -75,9 +75,9 @@ class Ratio:
     """The ratio of two added times, with the bounds that their intervals allow.
 
     Args:
-        value: ratio of the medians; None if the divisor is not above 0.
+        value: ratio of the medians; None if the divisor is not told from 0, which allows any ratio.
         low: smallest ratio of values within the intervals.
-        high: largest ratio; infinite if the divisor's interval reaches 0.
+        high: largest ratio of them.
     """
 
     value: float | None
@@ -88,18 +88,19 @@ class Ratio:
     def of(cls, own: Interval, other: Interval) -> Ratio:
         """The ratio of two added times in the same unit.
 
+        A divisor whose interval reaches 0, or lies below it, gives no number.
+
         >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, 1.0, 4.0, 0.95))
         Ratio(value=50.0, low=22.5, high=110.0)
+        >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, -1.0, 4.0, 0.95)).value
         """
+        if other.low <= 0:
+            return cls(None, -math.inf, math.inf)
         return cls(
-            value=own.median / other.median if other.median > 0 else None,
-            low=_over(own.low, other.high if own.low > 0 else other.low, -math.inf),
-            high=_over(own.high, other.low if own.high > 0 else other.high, math.inf),
+            value=own.median / other.median,
+            low=own.low / (other.high if own.low > 0 else other.low),
+            high=own.high / (other.low if own.high > 0 else other.high),
         )
-
-
-def _over(value: float, other: float, without_bound: float) -> float:
-    return value / other if other > 0 else without_bound
 
 
 @dataclass(frozen=True)

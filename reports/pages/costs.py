@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluation.profiling.timing import Interval
 from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
 from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
@@ -35,8 +34,7 @@ class Peer:
         """A ratio held against the goal."""
         if self.goal is None:
             return Verdict(None)
-        value = float("inf") if ratio.value is None else ratio.value
-        return judged(Interval(value, ratio.low, ratio.high, 0.95), self.goal, at_most=False)
+        return judged(ratio, self.goal, at_most=False)
 
 
 def costs_context(run: Run) -> dict[str, Any]:
