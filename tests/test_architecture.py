@@ -27,7 +27,7 @@ STAIRS = {
     ),
     "reports": (
         *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
-        *("reproduction", "families"),
+        *("reproduction", "families", "costs"),
     ),
     "comparisons": (
         *(

@@ -26,6 +26,7 @@ class Setting:
         device: ``"cpu"`` or a CUDA device.
         hardware: the accelerator's name, or ``"cpu"``.
         threads: of PyTorch; 0 for CUDA.
+        cuda_graphs: True for one that was compiled with CUDA graphs.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Setting:
     device: str
     hardware: str
     threads: int = 0
+    cuda_graphs: bool = False
 
     @classmethod
     def of(cls, cell: CellResult) -> Setting:
@@ -49,6 +51,7 @@ class Setting:
             device=device,
             hardware=spec.get("hardware", "cpu"),
             threads=spec.get("threads", 0) if device == "cpu" else 0,
+            cuda_graphs=spec.get("cuda_graphs", False),
         )
 
     @property
@@ -65,6 +68,7 @@ class Setting:
         """
         parts = [self.model, f"{self.size}x{self.size}", self.precision]
         parts += ["compiled"] if self.compiled else []
+        parts[-1] += " with CUDA graphs" if self.cuda_graphs else ""
         parts += [self.hardware if self.on_gpu else self.device]
         parts += [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
         return ", ".join(parts)
@@ -132,6 +136,11 @@ class TimeRow:
     def rounds(self) -> int:
         """Number of rounds, each one sample of the network and one of the map."""
         return len(self.timing.map_ms)
+
+    @property
+    def forward_ms(self) -> Quartiles:
+        """Time of the network alone in the same rounds, for the whole batch."""
+        return Quartiles.of(self.timing.forward_ms)
 
     @property
     def map_ms(self) -> Quartiles:

@@ -21,6 +21,7 @@ COST_COLUMNS: dict[str, str] = {
     "threads": "Int64",
     "precision": "string",
     "compiled": "boolean",
+    "cuda_graphs": "boolean",
     "rounds": "Int64",
     "low": "float64",
     "high": "float64",
@@ -69,6 +70,7 @@ def _setting(cell: CellResult) -> dict[str, Any]:
         "threads": spec.get("threads") if device == "cpu" else None,
         "precision": spec.get("precision"),
         "compiled": spec.get("compiled", False),
+        "cuda_graphs": spec.get("cuda_graphs", False),
         "rounds": len(cell.history) or None,
     }
 
