@@ -26,8 +26,8 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
-        *("reproduction", "families", "costs"),
+        *("paper", "records", "formatting", "analysis", "costs", "figures", "pages", "pictures"),
+        *("reproduction", "families"),
     ),
     "comparisons": (
         *(

@@ -1,1 +1,1 @@
-"""The README's table of costs, made from recorded files."""
+"""Added times in every form, from recorded files: held against goals, and in the README's table."""

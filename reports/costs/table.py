@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.analysis.added_times import SMOE, SUMS, Added, Place, added_times
 from reports.analysis.cost_claims import judged
-from reports.analysis.form_goals import WITH_MAP, form_rows
+from reports.costs.added_times import SMOE, SUMS, Added, Place, added_times
+from reports.costs.form_goals import WITH_MAP, form_rows
 
 __all__ = ["RUN", "put", "table"]
 
@@ -46,7 +46,7 @@ def table(run: Path) -> str:
     """The table of costs of a profile and of the engines measured beside it, as Markdown.
 
     Args:
-        run: as for `reports.analysis.added_times.added_times`.
+        run: as for `reports.costs.added_times.added_times`.
     """
     found = added_times(pd.read_parquet(run / "records.parquet"), run)
     places = [
@@ -107,7 +107,7 @@ def _missed(place: Place, found: Mapping[tuple[Place, str], Added]) -> Iterator[
     for row in form_rows(found):
         if row.place == place and row.limit is not None and row.verdict.words == "not met":
             whose = "" if row.goal.method == SMOE else f" for {_COLUMNS[row.goal.method]}"
-            yield f"our {row.limit:.2g} %{whose}"
+            yield f"our {row.limit.median:.2g} %{whose}"
 
 
 def _interval(added: Added | None) -> str:

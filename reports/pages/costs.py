@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.analysis.added_times import METHOD_TITLES, added_times
 from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
 from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
-from reports.analysis.form_goals import form_rows
+from reports.costs.added_times import METHOD_TITLES, added_times
+from reports.costs.form_goals import form_rows
 from reports.figures.charts import Chart, chart
 from reports.figures.costs import added_time_figure, memory_figure
 from reports.pages.provenance import set_up, traced

@@ -308,7 +308,7 @@ def test_with_map_has_smoe_scale_s_map_and_is_compiled_with_the_network(
 
 
 def test_cuda_graphs_have_cells_of_their_own_and_change_no_other(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     options = {"batches": (1,), "compiled": True, "device": "cuda"}
     plans = [
         CostPlan(("resnet9",), ("read-once",), cuda_graphs=on, **options) for on in (False, True)

@@ -15,8 +15,10 @@ RUN = Path(__file__).parents[3] / "reports" / "runs" / "profile"
 def test_the_recorded_file_alone_has_every_row_of_the_page():
     records = pd.read_parquet(RUN / "records.parquet")
     kept = records.drop_duplicates(
-        [*("model", "size", "hardware", "device", "threads", "precision", "compiled", "batch")]
-        + [*("method", "metric")],
+        [
+            *("model", "size", "hardware", "device", "threads", "precision", "compiled", "batch"),
+            *("method", "metric"),
+        ],
         keep="last",
     ).set_index(["cell", "metric"])
     rows = [(table, row) for table in cost_tables(read_run(RUN)).times for row in table.rows]

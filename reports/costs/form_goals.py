@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from evaluation.profiling.timing import Interval
-from reports.analysis.added_times import SMOE, SUMS, Added, Place
-from reports.analysis.cost_claims import Verdict, judged
+from reports.analysis.cost_claims import Verdict
+from reports.costs.added_times import SMOE, SUMS, Added, Place
 
 __all__ = ["FORM_GOALS", "WITH_MAP", "FormGoal", "FormRow", "form_rows"]
 
@@ -40,12 +40,21 @@ class FormGoal:
     of: str = SUMS
     of_precision: str = ""
 
-    def limit(self, found: Mapping[tuple[Place, str], Added], place: Place) -> float | None:
-        """The bound in percent; None if the added time that it follows was not measured."""
+    def limit(self, found: Mapping[tuple[Place, str], Added], place: Place) -> Interval | None:
+        """The bound in percent, with the interval of the added time that it follows.
+
+        A number is its own interval. None if the other added time was not measured.
+        """
         if self.percent is not None:
-            return self.percent
+            return Interval(self.percent, self.percent, self.percent, 1.0)
         other = found.get((replace(place, precision=self.of_precision or place.precision), self.of))
-        return None if other is None else self.times * other.percent.median + self.plus
+        if other is None:
+            return None
+        of = other.percent
+        median, low, high = (
+            self.times * value + self.plus for value in (of.median, of.low, of.high)
+        )
+        return Interval(median, low, high, of.covers)
 
     @property
     def words(self) -> str:
@@ -95,20 +104,23 @@ class FormRow:
     place: Place
     added: Added | None
     floor: Added | None
-    limit: float | None
+    limit: Interval | None
 
     @property
     def verdict(self) -> Verdict:
-        """The added time held against the bound."""
-        found: Interval | None = None if self.added is None else self.added.percent
-        return Verdict(None) if self.limit is None else judged(found, self.limit, at_most=True)
+        """The median held against the bound; not told if their intervals overlap."""
+        if self.added is None or self.limit is None:
+            return Verdict(None)
+        own, bound = self.added.percent, self.limit
+        overlap = own.low < bound.high and bound.low < own.high
+        return Verdict(own.median <= bound.median, unsure=overlap)
 
 
 def form_rows(found: Mapping[tuple[Place, str], Added]) -> Iterator[FormRow]:
     """Each goal with what was recorded, a row for each GPU that it was measured on.
 
     Args:
-        found: as `reports.analysis.added_times.added_times`.
+        found: as `reports.costs.added_times.added_times`.
     """
     gpus = list(dict.fromkeys(place.device for place, _ in found if place.device != "cpu"))
     for goal in FORM_GOALS:

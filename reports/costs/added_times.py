@@ -132,7 +132,9 @@ def _of_profile(records: pd.DataFrame) -> Iterator[tuple[tuple[Place, str], Adde
 
 def _of_engine(row: dict[str, Any]) -> tuple[tuple[Place, str], Added]:
     """The added time of a row of `engines.csv`, or of `exported.csv`, which is onnxruntime's."""
-    ends = [float(row[f"processor_{end}_percent"]) for end in ("median", "low", "high")]
+    median, low, high = (
+        float(row[f"processor_{end}_percent"]) for end in ("median", "low", "high")
+    )
     place = Place(
         form=_NAMES[row.get("engine", "onnxruntime")],
         # What follows the comma says which weights it has.
@@ -143,4 +145,6 @@ def _of_engine(row: dict[str, Any]) -> tuple[tuple[Place, str], Added]:
         batch=int(row.get("batch", 1)),
     )
     method = _WHAT[row.get("what") or row["map"]]
-    return (place, method), Added(float(row["network_processor_ms"]), Interval(*ends, _COVERS))
+    return (place, method), Added(
+        float(row["network_processor_ms"]), Interval(median, low, high, _COVERS)
+    )
