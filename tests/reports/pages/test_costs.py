@@ -68,7 +68,9 @@ def plant(
         steps = [spread * step for step in (-4, -3, -2, -1, 1, 2, 3, 4)]
         taken = [{"forward_ms": 100.0, "map_ms": 100.0 + added + step} for step in steps]
         history = tuple(taken[:rounds])
-        save("cost", name, {"first_ms": 500.0}, history, {**timed, "batch": timed.get("batch", 1)})
+        batch = timed.get("batch", 1)
+        values = {"first_ms": 500.0, "forward_ms": 100.0 / batch, "overhead_percent": added}
+        save("cost", name, values, history, {**timed, "batch": batch})
         counted = {
             "map_flops": 0.0 if name == "centre" else FLOPS * (2 if "guided" in name else 1),
             "map_elementwise": 3e6 + (0 if name == "none" else 2e7),
@@ -134,6 +136,20 @@ def test_what_is_missed_is_said_in_words_and_in_colour(tmp_path):
     assert "Guided Backprop 97 or more 120 ×" in peers
 
 
+def test_each_row_has_the_network_alone_and_the_goals_by_form_their_floor(tmp_path):
+    plant(tmp_path, batch=1)
+    # Rounds, the network alone with its quartiles, then the map.
+    assert "SMOE Scale, linear weights 8 100 100 to 100 101 " in section(tmp_path, "times")
+    forms = section(tmp_path, "forms")
+    # 1.4 times -0.2 and 0.5 are 0.22, and SMOE Scale adds 1.
+    assert (
+        "PyTorch, resnet50, 2 threads, batch 1 SMOE Scale 100 −0.2 −0.6 to 0.2 1 0.6 to 1.4 "
+        "0.22 1.4 times the sum + 0.5 not told" in forms
+    )
+    command = "not measured python -m comparisons deployment engines 5 not measured"
+    assert f"OpenVINO, resnet50, 1 thread, batch 1 SMOE Scale {command}" in forms
+
+
 def test_an_added_time_that_cannot_be_told_from_none_says_so(tmp_path):
     plant(tmp_path, batch=8)
     times = section(tmp_path, "times")
@@ -190,8 +206,8 @@ def test_what_a_gpu_measured_stands_in_its_table(tmp_path):
     # A column for each precision and batch that was measured, and nothing else.
     assert gpu.count("not measured") == 2 * len(METHODS)
     eager, _, compiled = gpu.partition("Some GPU, compiled")
-    assert "SMOE Scale, linear weights not measured 1 0.6 to 1.4" in eager
-    assert "SMOE Scale, linear weights 1 0.6 to 1.4 not measured" in compiled
+    assert "SMOE Scale, linear weights not measured 1 0.6 to 1.4 of 100 ms" in eager
+    assert "SMOE Scale, linear weights 1 0.6 to 1.4 of 100 ms not measured" in compiled
 
 
 def test_ratios_have_the_bounds_that_both_intervals_allow():
