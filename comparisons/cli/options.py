@@ -30,7 +30,8 @@ DATA = typer.Option(
     "train/CLASS/* and test/CLASS/*, imagenet:PATH, places365:PATH, cowc:PATH, webdataset:PATH."
 )
 MODEL = typer.Option(
-    help="resnet9, resnet20, a torchvision classifier, or package.module:function."
+    help="resnet9, resnet9-stride2 (for 64x64), resnet20, a torchvision classifier, or "
+    "package.module:function."
 )
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
