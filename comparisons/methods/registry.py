@@ -32,6 +32,8 @@ SETS: dict[str, Callable[[Method], bool]] = {
     ),
     "activations": lambda entry: entry.group == "activation",
     "cams": lambda entry: entry.group == "cam",
+    # One forward pass, and no gradient to the input.
+    "cheap": lambda entry: entry.work.forward == 1 and not entry.work.gradient,
     "gradients": lambda entry: entry.group == "gradient",
     "paper": lambda entry: entry.name in _TABLE_5,
 }

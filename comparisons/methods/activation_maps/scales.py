@@ -12,7 +12,6 @@ from fastsal import Scale, find_scales
 
 __all__ = ["late", "on_scales"]
 
-Attribute = Callable[[Tensor, Tensor], Tensor]
 Build = Callable[[nn.Module, Sequence[Scale]], Rows]
 
 # ResNet-50's first two scales hold 70 % of the activations that SMOE Scale reads.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,18 @@ from torch.nn import functional as F
 from torchvision import models
 
 from comparisons.methods import METHODS, Batch
-from comparisons.methods.activation_maps import ACTIVATION_MAPS
+from comparisons.methods.activation_maps import CLASS_MAPS, MAPS
 from comparisons.methods.activation_maps.fem import fem
-from fastsal import SMOEScale, find_scales
+from fastsal import (
+    CAM,
+    FastCAM,
+    MultiLayerCAM,
+    ReciproCAM,
+    RefineCAM,
+    ScoreCAM,
+    SMOEScale,
+    find_scales,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SIZE = (96, 80)
@@ -180,11 +191,33 @@ def test_late_scales_are_those_after_the_first_two(network, batch):
     torch.testing.assert_close(METHODS["smoe-late"].prepare(network)(batch), expected)
 
 
+# Those that are classes of fastsal, which have their own tests.
+
+
+@pytest.mark.parametrize(
+    ("name", "attributor"),
+    [
+        ("cam", CAM),
+        ("recipro-cam", ReciproCAM),
+        ("score-cam", ScoreCAM),
+        ("layercam-fused", MultiLayerCAM),
+        ("refine-cam", RefineCAM),
+        ("out-of-class", partial(FastCAM, complement=True)),
+    ],
+)
+def test_a_method_is_its_class_at_the_image_s_size(name, attributor, network, batch):
+    small = attributor(network).attribute(batch.inputs, batch.target)[:, :1]
+    expected = F.interpolate(small, SIZE, mode="bilinear")[:, 0]
+    found = METHODS[name].prepare(network)(batch)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
 # All of them.
 
 
-@pytest.mark.parametrize("entry", ACTIVATION_MAPS, ids=lambda entry: entry.name)
-def test_images_of_another_size_get_their_own_scales(entry, network, batch):
+@pytest.mark.parametrize("name", [e.name for e in MAPS + CLASS_MAPS if e.passes == 1])
+def test_images_of_another_size_get_their_own_scales(name, network, batch):
+    entry = METHODS[name]
     explain = entry.prepare(network)
     explain(batch)
     larger = F.interpolate(batch.inputs, (128, 96))
