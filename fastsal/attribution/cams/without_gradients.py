@@ -1,4 +1,4 @@
-"""What class activation maps of one layer have in common that take no gradient."""
+"""The common base of class activation maps of one layer that take no gradient."""
 
 from __future__ import annotations
 
