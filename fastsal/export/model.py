@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, image_of
+from fastsal.cam.linear_head import LinearHead, find_linear_head
 from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
-from fastsal.export.linear_head import LinearHead, find_linear_head
 from fastsal.export.operators import KernelStatistic, combined_maps
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours

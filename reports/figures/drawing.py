@@ -108,6 +108,10 @@ def forest(
     return figure
 
 
+# An interval; None if there is none.
+Span = tuple[float, float] | None
+
+
 def scatter(
     points: Mapping[str, tuple[float, float]],
     methods: Mapping[str, Method],
@@ -118,6 +122,7 @@ def scatter(
     x_lines: Mapping[str, float] | None = None,
     y_lines: Mapping[str, float] | None = None,
     front: Sequence[tuple[float, float]] = (),
+    spans: Mapping[str, tuple[Span, Span]] | None = None,
     log_x: bool = False,
 ) -> Figure:
     """Labelled points, one a method, in its colour and marker.
@@ -131,6 +136,7 @@ def scatter(
         x_lines: x of vertical lines by name, such as chance.
         y_lines: y of horizontal lines by name.
         front: the Pareto front, from the left, joined by steps.
+        spans: the intervals of x and of y by method, drawn as thin lines; None for none.
         log_x: make the x axis logarithmic.
     """
     styles = method_styles(methods.values())
@@ -142,6 +148,11 @@ def scatter(
         if front:
             across, up = zip(*front, strict=True)
             axes.step(across, up, where="post", color="#0173b2", linewidth=1, alpha=0.5, zorder=1)
+        for name, (across_span, up_span) in (spans or {}).items():
+            x, y = points[name]
+            for along, other in ((across_span, (y, y)), ((x, x), up_span)):
+                if along is not None and other is not None:
+                    axes.plot(along, other, color=styles[name].colour, linewidth=1, alpha=0.6)
         for name, (x, y) in points.items():
             look = styles[name]
             size = 8 if look.control else 6.5

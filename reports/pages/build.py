@@ -24,7 +24,7 @@ from reports.analysis.overview import (
 from reports.analysis.rank_agreement import agreements
 from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
-from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
+from reports.figures.charts import cost_charts, curve_charts, forest_chart, mask_only_charts
 from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
 from reports.figures.styles import key, method_styles
 from reports.pages.costs import costs_context
@@ -176,7 +176,7 @@ def _context(run: Run) -> dict[str, Any]:
             *run.methods.values(),
         ],
         "changes": ranking_changes(run),
-        "cost_chart": cost_chart(run, rows, costs),
+        "cost_charts": list(cost_charts(run, rows, costs)),
         **measures_context(run, common.rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,

@@ -19,7 +19,7 @@ __all__ = ["costs_context"]
 
 # The network of the paper's ratios; for others they are shown without a goal.
 _RATIOS_OF = "resnet50"
-_NO_PEERS = ("control", "smoe", "other")
+_NO_PEERS = ("control", "smoe", "activation", "other")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale, Statistic, find_scales
+from fastsal.cam.linear_head import HeadError
 from fastsal.export import graph_forms
-from fastsal.export.linear_head import HeadError
 from fastsal.export.model import with_fast_cam, with_map
 from fastsal.images.colour import lovi
 from fastsal.networks.by_name import build_network
