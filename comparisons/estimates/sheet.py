@@ -101,9 +101,10 @@ class Sheet:
         modes = " and ".join(mode.upper() for mode in plan.modes)
         yield (
             "Plan",
-            f"{plan.model}, {len(plan.methods)} methods, seeds {', '.join(map(str, plan.seeds))}, "
-            f"{modes} at {_percents(plan.fractions)} %: "
-            f"{total.cells:,} cells, {total.trainings:,} trainings of {plan.recipe.epochs} epochs "
+            f"{plan.model}, {counted(len(plan.methods), 'method')}, "
+            f"seeds {', '.join(map(str, plan.seeds))}, {modes} at {_percents(plan.fractions)} %: "
+            f"{counted(total.cells, 'cell')}, {counted(total.trainings, 'training')} of "
+            f"{counted(plan.recipe.epochs, 'epoch')} "
             f"({plan.recipe.precision}, batch {plan.recipe.batch_size:,}), "
             f"{total.work.training:,} images through training, {total.work.gradient:,} forward and "
             f"back to the input, {total.work.forward:,} forward alone",
@@ -201,7 +202,7 @@ class Sheet:
         if self.plan.measures:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
-            yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
+            yield f"cells that time each method while nothing else runs: {self.cost.timed_alone}"
         fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"

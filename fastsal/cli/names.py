@@ -1,4 +1,4 @@
-"""Names that a command is given: networks, layers and packages, checked before anything runs."""
+"""Names that a command is given, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -131,6 +131,38 @@ def check_layers(network: nn.Module, name: str, layers: Sequence[str] | None) ->
                 f"{name} has no layer named {layer!r}; {question}{' ' if question else ''}"
                 f"`fastsal layers {name}` lists those that can be read"
             )
+
+
+def class_index(wanted: str, classes: tuple[str, ...]) -> int:
+    """Return the index of a class that is given by index or by name.
+
+    Args:
+        wanted: A number, or a name as in `classes`; for "tabby, tabby cat" either name will do.
+        classes: The names; empty if they are not known.
+
+    Raises:
+        ValueError: If no class has that name, or several have it.
+
+    Example:
+        >>> class_index("281", ()), class_index("Tabby cat", ("tench", "tabby, tabby cat"))
+        (281, 1)
+    """
+    if wanted.isdecimal():
+        return int(wanted)
+    names = [[part.strip() for part in (given, *given.split(","))] for given in classes]
+    name = wanted.strip().lower()
+    found = [index for index, own in enumerate(names) if name in (part.lower() for part in own)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"classes {found} are all called {wanted!r}; give one of the numbers")
+    # The parts of "tabby, tabby cat" are each like a mistyped one, and not the whole.
+    question = similar_names(name, (part for own in names for part in own[1:]))
+    raise ValueError(
+        f"no class is called {wanted!r}; {question}{' ' if question else ''}"
+        + ("give a name or the number of the class" if question else "give the number of the class")
+        + ("" if classes else ", since the names of this network's classes are not known")
+    )
 
 
 def _is_installed(module: str) -> bool:

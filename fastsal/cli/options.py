@@ -11,7 +11,6 @@ from typing import NoReturn, TypeAlias
 import torch
 from torch import nn
 
-from fastsal.cli.checkpoints import load_weights
 from fastsal.cli.names import check_network_name, check_packages, network_packages
 from fastsal.kernels.constants import EPSILON
 from fastsal.networks.by_name import FORMS, build_network
@@ -157,9 +156,7 @@ def network_of(
         # Random weights are the same at every call, so that finished pictures stay valid.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = build_network(name, pretrained=pretrained and weights is None)
-        if weights is not None:
-            load_weights(network, name, weights)
+            network = build_network(name, weights, pretrained=pretrained)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
     return network

@@ -113,6 +113,8 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     if not against:
         return None
     totals = {row.method.name: row.sums.total for row in certainty.rows}
+    # The order of the tables, which is that over common seeds.
+    order = [row.method.name for row in certainty.rows]
     unmoved = {
         reference: -total.mean
         for reference in against
@@ -120,7 +122,7 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     }
     return chart(
         "Differences paired by seed",
-        drawing.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
+        drawing.forest(against, run.methods, order=order, score=certainty.score, unmoved=unmoved),
         f"Difference of {certainty.score} against the controls, a point and an interval a method",
     )
 
