@@ -28,7 +28,7 @@ NAMES = {
     "SimplifiedLayerNormalization": "rms_norm", "RMSNormalization": "rms_norm",
     "SkipLayerNormalization": "layer_norm", "GroupNorm": "group_norm",
     "LpNormalization": "normalize", "LRN": "local_response_norm", "Cast": "to", "CastLike": "to",
-    "QuantizeLinear": "to", "DequantizeLinear": "to", "DynamicQuantizeLinear": "to",
+    "DequantizeLinear": "to", "DynamicQuantizeLinear": "to",
     "QLinearAdd": "add", "QLinearMul": "mul", "QLinearSigmoid": "sigmoid",
     "QLinearLeakyRelu": "leaky_relu", "Dropout": "dropout",
     "Attention": "scaled_dot_product_attention",
@@ -37,7 +37,7 @@ NAMES = {
     "ArgMin": "argmin", "NonZero": "nonzero", "ScatterND": "scatter", "ScatterElements": "scatter",
 }  # fmt: skip
 # Of these the first input alone is a value; others say how it is stored.
-STORED = frozenset(("CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+STORED = frozenset(("CastLike", "DequantizeLinear", "DynamicQuantizeLinear"))
 REDUCTIONS = {
     "ReduceMean": "mean", "ReduceMax": "amax", "ReduceMin": "amin", "ReduceSum": "sum",
     "ReduceProd": "prod", "ReduceL1": "norm", "ReduceL2": "norm", "ReduceSumSquare": "sum",
@@ -198,6 +198,18 @@ def _clip(operation: Operation) -> Call:
     return Call(Named(name), (operation.read,))
 
 
+def _quantize(operation: Operation) -> Call:
+    """Return `relu` where the zero point is the least integer, so that negative values become 0.
+
+    Quantisation leaves out the ReLU before such a node.
+    """
+    zero = operation.tensor(2)
+    least = 0 if zero is None else torch.iinfo(zero.dtype).min
+    rectifies = zero is None or bool((zero == least).all())
+    signed = bool(operation.read.amin() < 0)
+    return Call(Named("relu" if rectifies and signed else "to"), (operation.read,))
+
+
 def _reshape(operation: Operation) -> Call:
     return Call(torch.reshape, (operation.read, tuple(operation.made.shape)))
 
@@ -334,6 +346,7 @@ FORMS: dict[str, Callable[[Operation], Call]] = {
     "QLinearMatMul": _quantized_linear,
     "Einsum": _einsum,
     "Clip": _clip,
+    "QuantizeLinear": _quantize,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _reshape,

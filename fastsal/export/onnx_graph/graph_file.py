@@ -275,6 +275,25 @@ def outer_names(node: Any) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
+def in_order(graph: Any) -> list[Any]:
+    """Return a graph's nodes, each after those that it reads: tools may append nodes at the end."""
+    nodes = list(graph.node)
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    found: dict[int, None] = {}
+    for begin in range(len(nodes)):
+        waiting = [begin]
+        while waiting:
+            index = waiting[-1]
+            names = (*nodes[index].input, *outer_names(nodes[index]))
+            before = [makers[name] for name in names if name in makers]
+            missing = [one for one in before if one not in found and one not in waiting]
+            if missing and index not in found:
+                waiting += missing[::-1]
+            else:
+                found[waiting.pop()] = None
+    return [nodes[index] for index in found]
+
+
 def all_names(model: Any) -> set[str]:
     """Return every name of a tensor or node in a model, inside its nodes too."""
     found: set[str] = set()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastsal.export.graph_forms import graph_form
 from fastsal.export.model import RECTIFIERS, ModelWithMap
 from fastsal.export.onnx import exported_program, remove_metadata
+from fastsal.export.onnx_check import ExportError
 from fastsal.export.onnx_graph.examples import Images
 from fastsal.export.onnx_graph.opsets import in_opset
 from fastsal.export.recording import Recording
@@ -116,8 +117,10 @@ def map_model(of: MapOf, images: Images, image: Tensor, opset: int) -> Any:
         opset: The version of ONNX's operators that it is written in.
 
     Raises:
-        ExportError: If it cannot be written so.
+        ExportError: If it cannot be written so, or is for one size of images, which are open.
     """
+    if images.dynamic_size:
+        _check_open_size(of)
     shape = images.channels_first(image).shape
     module = MapOfScales(of, (shape[2], shape[3]), images.channels_last)
     tensors, axes = [image], [_axes_of_image(images)]
@@ -135,6 +138,27 @@ def map_model(of: MapOf, images: Images, image: Tensor, opset: int) -> Any:
     model = exported_program(module, tuple(tensors), axes, names, outputs, None).model_proto
     remove_metadata(model)
     return in_opset(model, opset)
+
+
+def _check_open_size(of: MapOf) -> None:
+    """Refuse scales of which the map can be made for one size of images alone.
+
+    Raises:
+        ExportError: If there is one.
+    """
+    for scale in of.scales:
+        if scale.layout.tokens is None and scale.placement is None:
+            continue
+        why = (
+            "has its locations in one dimension"
+            if scale.placement is None
+            else "lies in a part of the image alone, or elsewhere than its pixels"
+        )
+        raise ExportError(
+            f"tensor {scale.name!r} {why}, so that its map is for one size of images, which the "
+            "file leaves open: fix the input's size first (python -m "
+            "onnxruntime.tools.make_dynamic_shape_fixed), or give layers without it"
+        )
 
 
 def _axes_of_image(images: Images) -> dict[int, str]:

@@ -16,13 +16,14 @@ from fastsal.export.onnx_graph.graph_file import (
     GraphFile,
     as_tensor,
     attributes_of,
+    in_order,
     outer_names,
     read_graph,
 )
 from fastsal.export.onnx_graph.operation import Call, Operation, Value
 from fastsal.geometry.placement import located, stretch_of
 from fastsal.networks.hooks import tensors_in
-from fastsal.networks.scales import Candidate, Scale, candidates_of
+from fastsal.networks.scales import SELECTIONS, Candidate, Scale, candidates_of
 from fastsal.networks.trace import Trace
 from fastsal.optional import one_line
 from fastsal.registry import similar_names
@@ -184,6 +185,9 @@ class TracedGraph:
             self._call(call, list(tensors_in(calls[-1].args))[:1])
         made = outputs if calls[-1].outputs is None else outputs[: calls[-1].outputs]
         self._call(calls[-1], list(tensors_in(made)))
+        if calls[-1].function.__name__ in SELECTIONS:
+            # A part of a tensor ends no scale.
+            return
         for name, value in zip(node.output, outputs, strict=True):
             nodes = self.trace.nodes_in(value)
             if name and isinstance(value, Tensor) and nodes and value.is_floating_point():
@@ -252,10 +256,10 @@ def traced_graph(path: Path | str, size: int) -> TracedGraph:
 
 
 def _derived(file: GraphFile, images: Images) -> list[Any]:
-    """Return the nodes that the values of images reach, in the graph's order."""
+    """Return the nodes that the values of images reach, each after those that it reads."""
     reached = {one.name for one in images.inputs if len(one.shape) == 4}
     found = []
-    for node in file.graph.node:
+    for node in in_order(file.graph):
         read = {*node.input, *outer_names(node)} & reached
         if read and node.op_type not in SHAPES:
             reached.update(node.output)

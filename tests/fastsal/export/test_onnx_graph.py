@@ -311,6 +311,62 @@ def test_eight_bits(tmp_path):
     assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.95
 
 
+def test_a_quantisation_that_rectifies_is_an_activation_function(tmp_path):
+    # Without a convolution before it to be fused with, as in DenseNet, the ReLU is left out.
+    scale, least = (
+        onnx.numpy_helper.from_array(np.array(value), name)
+        for value, name in ((np.float32(0.02), "s"), (np.uint8(0), "z"))
+    )
+    rng = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(rng.normal(size=size).astype(np.float32), name)
+        for name, size in (("w1", (8, 3, 3, 3)), ("w2", (4, 8, 1, 1)), ("w3", (4, 4, 3, 3)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("QuantizeLinear", ["c1", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+        helper.make_node("Conv", ["dq", "w2"], ["c2"]),
+        helper.make_node("MaxPool", ["c2"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p", "w3"], ["c3"]),
+        helper.make_node("Relu", ["c3"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        # As tools that add nodes leave them: not in order.
+        [*nodes[1:], nodes[0]], "rectified",
+        [helper.make_tensor_value_info("x", 1, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", 1, [1, 4, 14, 14])], [scale, least, *weights],
+    )  # fmt: skip
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    found = {one.scale.name: one for one in traced_graph(path, 32).candidates()}
+    assert found["dq"].preferred
+    assert found["dq"].operation == "relu"
+    assert [name for name, one in found.items() if one.chosen] == ["dq", "y"]
+
+
+def test_tokens_of_images_of_any_size_are_refused(tmp_path):
+    class Unfolded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.one(x).relu()
+            x = self.two(x).flatten(2).transpose(1, 2)
+            return self.linear(x).relu().sum(1)
+
+    axes = {"x": {2: "rows", 3: "columns"}}
+    example = images(1, 32)
+    path = tmp_path / "net.onnx"
+    export(Unfolded().eval(), example, path, opset_version=17, dynamic_axes=axes)
+    with pytest.raises(ExportError, match="for one size of images, which the file leaves open"):
+        write_map_into(path, tmp_path / "map.onnx", size=32)
+
+
 def test_channels_last_with_a_transpose_in_front(tmp_path):
     network = Small().eval()
 
