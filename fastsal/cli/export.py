@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,11 +118,14 @@ def export_model(options: argparse.Namespace) -> int:
     else:
         network = network_of(options, pretrained=not options.random_weights, packages=needs)
     try:
-        written = _of_file(options) if network is None else _of_network(network, options)
+        with warnings.catch_warnings(record=True) as told:
+            written = _of_file(options) if network is None else _of_network(network, options)
     except ScalesError as error:
         raise CommandError(f"{options.model}: {_without_candidates(error)}") from error
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise CommandError(about(options.model, error)) from error
+    for warning in told:
+        print(f"fastsal: {options.model}: {_without_candidates(warning.message)}", file=sys.stderr)
     print(
         f"{options.out}: {', '.join(written.outputs)}; {written.file_bytes / 1e6:.1f} MB, "
         f"{written.equal}"
@@ -222,6 +227,6 @@ def _example(network: nn.Module, options: argparse.Namespace) -> Tensor:
     return example
 
 
-def _without_candidates(error: ScalesError) -> str:
-    """Return the message without its list of candidates, which `fastsal layers` shows."""
+def _without_candidates(error: Warning | str | ScalesError) -> str:
+    """Return a message without its list of candidates, which `fastsal layers` shows."""
     return str(error).partition(". Candidates: ")[0]

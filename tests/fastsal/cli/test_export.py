@@ -98,6 +98,16 @@ def test_openvino(capsys):
     assert "OpenVINO's file ends in .xml, got m.onnx" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_network_of_one_scale_is_told_in_one_line(capsys):
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Flatten(), nn.Linear(512, 2))
+    write(network, "one.onnx", torch.rand(1, 3, 32, 32))
+    assert main(["export", "one.onnx", "--out", "m.onnx"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastsal: one.onnx: found 1 spatial scale(s), expected two or more: ")
+    assert line.endswith("_output_0 alone")
+
+
 def wrong(name):
     """Write a file in which something is wrong."""
     if name == "text.onnx":
