@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,7 @@ from torch import nn
 
 from fastsal.networks.by_name import FORMS
 from fastsal.optional import needed
-
-_SUGGESTED = 3
-
-
-def similar_names(name: str, known: Iterable[str]) -> str:
-    """Return the known names that are most like a mistyped one, as a question, or "" without any.
-
-    Example:
-        >>> similar_names("resnet5O", ["resnet18", "resnet50", "vgg11"])
-        "did you mean 'resnet50' or 'resnet18'?"
-        >>> similar_names("abacus", ["resnet18"])
-        ''
-    """
-    by_lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=_SUGGESTED)
-    *others, last = [repr(by_lower[one]) for one in close] or [""]
-    words = f"{', '.join(others)} or {last}" if others else last
-    return f"did you mean {words}?" if words else ""
+from fastsal.registry import similar_names
 
 
 def check_packages(command: str, packages: dict[str, str]) -> None:
@@ -66,6 +48,27 @@ def network_packages(name: str, weights: Path | None = None) -> dict[str, str]:
     if weights is not None and weights.suffix == ".safetensors":
         found["safetensors"] = "safetensors"
     return found
+
+
+def about(name: str, error: BaseException) -> str:
+    """Return an error's message with a network's name before it, unless the name is in it.
+
+    Example:
+        >>> about("net", ValueError("no scales")), about("a.onnx", ValueError("a.onnx is none"))
+        ('net: no scales', 'a.onnx is none')
+    """
+    text = str(error)
+    return text if name in text else f"{name}: {text}"
+
+
+def is_onnx(name: str) -> bool:
+    """Return True if a network's name is that of an ONNX file.
+
+    Example:
+        >>> is_onnx("folder/model.onnx"), is_onnx("resnet50")
+        (True, False)
+    """
+    return Path(name).suffix.lower() == ".onnx"
 
 
 def check_network_name(name: str) -> None:

@@ -38,9 +38,15 @@ def random_image(height: int, width: int, channels: int = 3) -> torch.Tensor:
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the network, its weights and the image's size."""
-    parser.add_argument("model", metavar="MODEL", help=FORMS)
+def add_model_options(parser: argparse.ArgumentParser, files: bool = False) -> None:
+    """Add the network, its weights and the image's size.
+
+    Args:
+        parser: The command's parser.
+        files: The command takes ONNX files too.
+    """
+    forms = f"{FORMS}, or FILE.onnx" if files else FORMS
+    parser.add_argument("model", metavar="MODEL", help=forms)
     parser.add_argument("--size", type=pixels, default=224, help="shorter side in pixels (224)")
     add_weights_options(parser)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
@@ -121,10 +121,10 @@ def write_onnx(
     outputs = (*own_names, *module.outputs)
     axes = tuple(_axes(tensor, dynamic_batch, dynamic_size) for tensor in inputs)
     input_names = _numbered("input", len(inputs))
-    program = _exported(module, inputs, axes, input_names, outputs, opset)
+    program = exported_program(module, inputs, axes, input_names, outputs, opset)
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
-    _remove_metadata(proto)
+    remove_metadata(proto)
     _mark_map_nodes(proto.graph, own_names)
     with written_whole(path) as partial:
         try:
@@ -194,8 +194,8 @@ def _axes(tensor: Tensor, dynamic_batch: bool, dynamic_size: bool) -> dict[int, 
     return {**axes, 2: "height", 3: "width"} if dynamic_size and tensor.dim() == 4 else axes
 
 
-def _exported(
-    module: ModelWithMap,
+def exported_program(
+    module: nn.Module,
     inputs: tuple[Tensor, ...],
     axes: Sequence[dict[int, str]],
     input_names: Sequence[str],
@@ -254,7 +254,7 @@ def _explained(error: BaseException, dynamic_size: bool, opset: int | None) -> s
     return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
 
 
-def _remove_metadata(proto: Any) -> None:
+def remove_metadata(proto: Any) -> None:
     """Remove the exporter's notes on Python modules and source lines."""
     graph = proto.graph
     for node in graph.node:
