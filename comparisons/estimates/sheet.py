@@ -14,7 +14,7 @@ from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from comparisons.text_tables import print_paragraph, print_table
 from evaluation.datasets.load import Extent
-from reports.formatting import duration, percent
+from reports.formatting import counted, duration, percent
 
 __all__ = ["Sheet"]
 
@@ -91,11 +91,11 @@ class Sheet:
     def facts(self) -> Iterator[tuple[str, str]]:
         """Images, plan, throughput and total cost: a heading and a sentence each."""
         extent, plan = self.extent, self.plan
-        counted = "counted" if extent.found else "published counts, no file read"
+        source = "counted" if extent.found else "published counts, no file read"
         yield (
             "Images",
             f"{extent.name}: {extent.train:,} for training and {extent.test:,} for testing, of "
-            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({counted})",
+            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({source})",
         )
         total = self.cost.total
         modes = " and ".join(mode.upper() for mode in plan.modes)
