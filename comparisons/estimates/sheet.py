@@ -202,7 +202,8 @@ class Sheet:
         if self.plan.measures:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
-            yield f"cells that time each method while nothing else runs: {self.cost.timed_alone}"
+            alone = counted(self.cost.timed_alone, "cell")
+            yield f"{alone} timing each method while nothing else runs"
         fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"
