@@ -31,7 +31,7 @@ def counted(count: int, noun: str) -> str:
     >>> counted(1, "worker"), counted(2000, "image"), counted(3, "class")
     ('1 worker', '2,000 images', '3 classes')
     """
-    plural = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 

@@ -14,7 +14,7 @@ from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from comparisons.text_tables import print_paragraph, print_table
 from evaluation.datasets.load import Extent
-from reports.formatting import duration, percent
+from reports.formatting import counted, duration, percent
 
 __all__ = ["Sheet"]
 
@@ -91,11 +91,11 @@ class Sheet:
     def facts(self) -> Iterator[tuple[str, str]]:
         """Images, plan, throughput and total cost: a heading and a sentence each."""
         extent, plan = self.extent, self.plan
-        counted = "counted" if extent.found else "published counts, no file read"
+        source = "counted" if extent.found else "published counts, no file read"
         yield (
             "Images",
             f"{extent.name}: {extent.train:,} for training and {extent.test:,} for testing, of "
-            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({counted})",
+            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({source})",
         )
         total = self.cost.total
         modes = " and ".join(mode.upper() for mode in plan.modes)
@@ -202,7 +202,8 @@ class Sheet:
         if self.plan.measures:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
-            yield f"cells that time each method while nothing else runs: {self.cost.timed_alone}"
+            alone = counted(self.cost.timed_alone, "cell")
+            yield f"{alone} timing each method while nothing else runs"
         fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"

@@ -76,7 +76,7 @@ def forest(
     styles = method_styles(methods.values())
     seeds = {
         name: len(found.seeds)
-        for of_reference in reversed(differences.values())
+        for of_reference in reversed(list(differences.values()))
         for name, found in of_reference.items()
     }
     # The second reference may have no difference from the first.
