@@ -26,7 +26,7 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "records", "formatting", "analysis", "figures", "pages", "pictures"),
+        *("paper", "records", "formatting", "analysis", "costs", "figures", "pages", "pictures"),
         *("reproduction", "families"),
     ),
     "comparisons": (

@@ -15,7 +15,7 @@ from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.cost_subject import built_network, noise
 from comparisons.cells.explained import frozen
 from comparisons.methods import Batch, get_method
-from comparisons.methods.costed import costed
+from comparisons.methods.costed import compiled_network, costed
 from comparisons.methods.examples import example_batch
 from evaluation.profiling.memory import allocated_peak_bytes
 from evaluation.profiling.profile import count, time_metrics
@@ -145,7 +145,7 @@ def _compiled(spec: Any, network: nn.Module, batch: Batch) -> nn.Module:
     A compiled network calls no hook that is set afterwards, and is one node of autograd's graph, so
     some methods would be timed doing something else.
     """
-    compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    compiled = compiled_network(network, cuda_graphs=spec.get("cuda_graphs", False))
     try:
         _forward(compiled, batch)()
     except Exception as error:
@@ -178,6 +178,7 @@ def _quietly() -> Iterator[None]:
 def _records(cell: Cell, values: dict[str, float], images: int) -> tuple[Record, ...]:
     spec = cell.spec
     compiled = ", compiled" if spec.get("compiled") else ""
+    compiled += " with CUDA graphs" if spec.get("cuda_graphs") else ""
     dataset = (
         f"noise {spec['size']}x{spec['size']}, {images} at once, {spec['precision']}{compiled}, "
         f"{spec['device']}"

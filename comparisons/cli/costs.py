@@ -54,6 +54,10 @@ def profile(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Time the compiled networks too, beside the eager.")
     ] = False,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs", help="Time them compiled with CUDA graphs too, on a GPU."),
+    ] = False,
     memory_budget: Annotated[
         int, typer.Option(help="MiB that one pass of a method may hold.")
     ] = 4096,
@@ -74,6 +78,7 @@ def profile(
             limit_s=limit,
             precisions=as_words(precision) or (),
             compiled=compiled,
+            cuda_graphs=cuda_graphs,
             memory_budget_mib=memory_budget,
             device=device,
         )

@@ -49,11 +49,11 @@ def _cells_of_network(
         "limit_s": plan.limit_s,
     }
     budget = {"memory_budget_mib": plan.memory_budget_mib}
-    for compiled in (False, True) if plan.compiled else (False,):
+    for form, how in _forms(plan):
         for batch in plan.batches:
             for name, method in _rows(plan):
-                spec = {**timed, **budget, **method, "batch": batch, "compiled": compiled}
-                title = f"{of}{'compiled, ' if compiled else ''}{name}, {batch} at once"
+                spec = {**timed, **budget, **method, "batch": batch, **how}
+                title = f"{of}{form}{name}, {batch} at once"
                 yield title, Cell("cost", spec)
     for batch in plan.batches:
         title = f"{of}the statistic over one reading, {batch} at once"
@@ -61,6 +61,18 @@ def _cells_of_network(
     for name, method in _rows(plan):
         yield f"{of}{name}, counted", Cell("counts", {**common, **place, **budget, **method})
     yield f"{of}operations of each step", Cell("steps", common)
+
+
+def _forms(plan: CostPlan) -> Iterator[tuple[str, dict[str, bool]]]:
+    """Yield the forms that networks run in, as a title begins, and their part of a specification.
+
+    Only CUDA graphs have an entry of their own, which older specifications lack.
+    """
+    yield "", {"compiled": False}
+    if plan.compiled:
+        yield "compiled, ", {"compiled": True}
+    if plan.cuda_graphs:
+        yield "CUDA graphs, ", {"compiled": True, "cuda_graphs": True}
 
 
 def _rows(plan: CostPlan) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Methods whose cost is measured but which are not retrained: CAMs of other packages.
+"""Methods whose cost is measured but which are not retrained: `with_map`, and other packages' CAMs.
 
 To add one, decorate a function with `cost_only`.
 """
@@ -9,23 +9,35 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from comparisons.methods.base import Batch, Explain, Group, Method, Prepare
+from comparisons.methods.base import PAPER, Batch, Explain, Group, Method, Prepare
 from comparisons.methods.registry import METHODS, SETS, expanded
 from fastsal import find_scales
+from fastsal.export.model import with_map
 from fastsal.networks.hooks import Tap, forward
 from fastsal.networks.layers import NamedLayer
 from fastsal.networks.scales import Scale
 
-__all__ = ["COST_ONLY", "costed", "installed", "resolve_costed", "taps_of_scales"]
+__all__ = [
+    "COST_ONLY",
+    "compiled_network",
+    "compiler_settings",
+    "costed",
+    "installed",
+    "resolve_costed",
+    "taps_of_scales",
+]
 
 COST_ONLY: dict[str, Method] = {}
 # The package of each method that needs one beyond the harness's own.
 _PACKAGES: dict[str, str] = {}
+# The settings of each network that was compiled here.
+_COMPILED: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
 _SELVARAJU = "Selvaraju et al. 2017"
 
 
@@ -108,6 +120,49 @@ def _read_once(model: nn.Module) -> Explain:
         return sums[0]
 
     return explain
+
+
+@cost_only(
+    "with-map",
+    "with_map, SMOE Scale",
+    "smoe",
+    PAPER,
+    {"weights": "linear", "statistic": "smoe_scale", "module": "fastsal.export.with_map"},
+)
+def _with_map(model: nn.Module) -> Explain:
+    """Return the maps of one module that runs the network; compiled if the network is."""
+    modules: list[Callable[[Tensor], Any]] = []
+    settings = compiler_settings(model)
+
+    def explain(batch: Batch) -> Tensor:
+        if not modules:
+            module = with_map(model, batch.inputs[:1])
+            modules.append(module if settings is None else torch.compile(module, **settings))
+        maps: Tensor = modules[0](batch.inputs)[1]
+        return maps
+
+    return explain
+
+
+def compiled_network(network: nn.Module, *, cuda_graphs: bool) -> nn.Module:
+    """Return a network as `torch.compile` makes it; `compiler_settings` tells how.
+
+    Args:
+        network: the network.
+        cuda_graphs: replay its kernels as CUDA graphs, the mode "reduce-overhead".
+    """
+    settings = {"mode": "reduce-overhead"} if cuda_graphs else {}
+    compiled: nn.Module = torch.compile(network, **settings)  # type: ignore[call-overload]
+    _COMPILED[compiled] = settings
+    return compiled
+
+
+def compiler_settings(network: nn.Module) -> Mapping[str, Any] | None:
+    """Return what `torch.compile` was given for a network; None for one that is not compiled.
+
+    >>> compiler_settings(nn.ReLU())
+    """
+    return _COMPILED.get(network)
 
 
 def taps_of_scales(

@@ -25,6 +25,7 @@ class CostPlan:
         limit_s: seconds after which no further round of a method starts, once there are three.
         precisions: ``float32``, ``bfloat16``, of weights and images.
         compiled: time the networks as `torch.compile` makes them too, beside the eager ones.
+        cuda_graphs: the same with CUDA graphs, `torch.compile`'s mode "reduce-overhead".
         memory_budget_mib: memory budget of one pass of a method.
         device: of the networks.
     """
@@ -39,6 +40,7 @@ class CostPlan:
     limit_s: float = 30.0
     precisions: tuple[str, ...] = ("float32",)
     compiled: bool = False
+    cuda_graphs: bool = False
     memory_budget_mib: int = 4096
     device: str = "cpu"
 
@@ -64,6 +66,8 @@ class CostPlan:
                 raise ValueError(f"{option} {value}: expected at least 1")
         if not self.limit_s > 0:
             raise ValueError(f"--limit {self.limit_s:g}: expected more than 0 seconds")
+        if self.cuda_graphs and not self.device.startswith("cuda"):
+            raise ValueError(f"--cuda-graphs is for --device cuda, got {self.device}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise ValueError(

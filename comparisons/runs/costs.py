@@ -117,7 +117,7 @@ def _shown(table: TimeTable, tables: CostTables) -> Table:
     """Return the most important columns as a table for a terminal."""
     shown = Table(title=table.title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("method", no_wrap=True)
-    for heading in ("rounds", "ms", "added %", "x SMOE", "peak"):
+    for heading in ("rounds", "alone", "ms", "added %", "x SMOE", "peak"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table.rows:
         own = row.name == NETWORK_ALONE
@@ -127,9 +127,10 @@ def _shown(table: TimeTable, tables: CostTables) -> Table:
         shown.add_row(
             "the network" if own else row.name,
             str(row.rounds),
+            digits(row.forward_ms.median),
             digits(row.map_ms.median),
             _interval(row.added) if row.runs_network else "no pass",
-            "" if ratio is None or ratio.value is None else digits(ratio.value),
+            "" if ratio is None else "\N{EN DASH}" if ratio.value is None else digits(ratio.value),
             "" if counted is None else quantity(counted.value(peak), "B"),
         )
     return shown

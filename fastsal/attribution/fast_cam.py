@@ -57,7 +57,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         device_ids (list[int], optional): The order of devices, if `model` splits batches over
             several. Default: None.
         scales (str, torch.nn.Module, Scale or a sequence of them, optional): The layers that SMOE
-            Scale reads, as its `layers`. Default: None, which finds them.
+            Scale reads, as its `layers`; "late" leaves the CAM as it is. Default: None, which finds
+            them.
         cam (str or Cam): A registered class activation map, "gradcam", "gradcam++" or
             "smoothgradcam++", or a `Cam`. Default: "gradcam".
         weights (str, Path or sequence of float): As for `SMOEScale`. Default: "linear".

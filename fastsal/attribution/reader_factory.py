@@ -19,7 +19,7 @@ from fastsal.attribution.settings import Settings
 from fastsal.attribution.tiles import crop
 from fastsal.kernels.memory import untraced
 from fastsal.networks import state
-from fastsal.networks.layers import Layer, NamedLayer, name_layers
+from fastsal.networks.layers import Layer, NamedLayer, are_found, name_layers, of_found
 from fastsal.networks.scales import Scale, find_scales
 
 # The number of kinds of calls whose scales are kept.
@@ -31,7 +31,7 @@ class ReaderFactory:
 
     Args:
         model: The network, or any callable that runs it.
-        layers: As for `SMOEScale`; None finds them at the first call.
+        layers: As for `SMOEScale`; None and "late" find them at the first call.
         settings: The attributor's settings.
 
     Attributes:
@@ -47,13 +47,15 @@ class ReaderFactory:
         layers: Layer | Scale | Sequence[Layer | Scale] | None,
         settings: Settings,
     ) -> None:
-        if layers is None and state.root_module(model) is None:
+        found = are_found(layers)
+        if found and state.root_module(model) is None:
             raise ValueError(
                 f"cannot find scales inside {model!r}, which is no torch.nn.Module; give the "
                 "layers yourself, layers=[module, ...]"
             )
         self.settings = settings
-        self._layers = None if layers is None else name_layers(model, layers)
+        self._given = layers
+        self._layers = None if layers is None or found else name_layers(model, layers)
         # By all of a call that scales depend on, so that nothing about an image outlives it.
         self._found: dict[Hashable, tuple[NamedLayer, ...]] = {}
         self._notes = LayerNotes()
@@ -75,7 +77,8 @@ class ReaderFactory:
         """
         known = self._layers or next(reversed(self._found.values()), None)
         if known is None:
-            return "scales found at the first call"
+            late = "" if self._given is None else "late "
+            return f"{late}scales found at the first call"
         return f"scales {[layer.name for layer in known]}"
 
     def with_settings(self, settings: Settings) -> ReaderFactory:
@@ -171,5 +174,5 @@ class ReaderFactory:
             found = find_scales(call.forward_func, inputs, call.additional_forward_args)
             if len(self._found) >= MOST_KINDS:
                 self._found.pop(next(iter(self._found)), None)
-            self._found[key] = tuple(map(NamedLayer.of_scale, found))
+            self._found[key] = tuple(map(NamedLayer.of_scale, of_found(found, self._given)))
         return self._found[key]

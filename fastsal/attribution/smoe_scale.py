@@ -43,8 +43,10 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             needs `layers`. A module runs in evaluation mode and is restored afterwards; a callable
             runs unchanged.
         layers (str, torch.nn.Module, Scale or a sequence of them, optional): The layers to read,
-            shallowest first. If a module runs more than once, its last call is read.
-            Default: None, which finds them at the first call by `find_scales`.
+            shallowest first. If a module runs more than once, its last call is read. "late" reads
+            all scales but the first two, which hold most of the activations: the map
+            shows where objects are rather than their edges. Default: None, which finds all
+            scales at the first call by `find_scales`.
         device_ids (list[int], optional): The order of devices, if `model` splits batches over
             several. Default: None.
         weights (str, Path or sequence of float): "linear" (1, 2, 3, ...), "equal", "prior", one

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastsal.cli.names import about, check_layers, check_packages, is_onnx
+from fastsal.cli.names import about, check_packages, checked_layers, is_onnx
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -182,7 +182,7 @@ def _of_file(options: argparse.Namespace) -> _Written:
 
 def _of_network(network: nn.Module, options: argparse.Namespace) -> _Written:
     """Write a network with its map."""
-    check_layers(network, options.model, options.layers)
+    options.layers = checked_layers(network, options.model, options.layers)
     example = _example(network, options)
     make: Callable[..., ModelWithMap] = with_map
     if options.method == "fastcam":

@@ -32,7 +32,7 @@ class PictureSettings:
         method: "smoe" or "fastcam".
         cam: The class activation map of Fast-CAM; None for SMOE Scale.
         target: The class that Fast-CAM explains; None is the predicted class.
-        layers: The names of the layers to read; None finds them.
+        layers: The names of the layers to read, or "late"; None finds all scales.
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
         scale_weights: As `weights` for `SMOEScale`.
@@ -48,7 +48,7 @@ class PictureSettings:
     method: str
     cam: str | None
     target: int | None
-    layers: tuple[str, ...] | None
+    layers: tuple[str, ...] | str | None
     statistic: str
     normalize: str
     scale_weights: str | tuple[float, ...]
@@ -93,7 +93,7 @@ class MapPictures:
         self.ready = False
         self.smoother = Smoother(settings.smoothing)
         self.last_size: torch.Size | None = None
-        layers = None if settings.layers is None else list(settings.layers)
+        layers: Any = settings.layers
         options: dict[str, Any] = {
             "weights": settings.scale_weights,
             "statistic": settings.statistic,

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastsal.cam.registry import CAMS
 from fastsal.cli.map_pictures import PictureSettings
 from fastsal.cli.map_writer import write_maps
-from fastsal.cli.names import check_layers, class_index
+from fastsal.cli.names import checked_layers, class_index
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -170,14 +170,14 @@ def make_maps(options: argparse.Namespace) -> int:
         quiet=options.quiet,
     )
     try:
-        check_layers(network, options.model, options.layers)
+        layers = checked_layers(network, options.model, options.layers)
         known = preprocessing_of(options.model, network)
         channels, _ = input_form(network, options.channels)
         settings = PictureSettings(
             method=options.method,
             cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
             target=None if options.target is None else class_index(options.target, known.classes),
-            layers=None if options.layers is None else tuple(options.layers),
+            layers=tuple(layers) if isinstance(layers, list) else layers,
             statistic=options.statistic,
             normalize=options.normalize,
             scale_weights=options.scale_weights,

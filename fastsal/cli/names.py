@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastsal.networks.by_name import FORMS
+from fastsal.networks.layers import LATE
 from fastsal.optional import needed
 from fastsal.registry import similar_names
 
@@ -110,30 +111,37 @@ def _unknown(name: str, models: Sequence[str]) -> str:
     return said + (similar_names(name, models) or f"give {FORMS}")
 
 
-def check_layers(network: nn.Module, name: str, layers: Sequence[str] | None) -> None:
-    """Refuse a layer that a network does not have, with the names that are most like it.
+def checked_layers(
+    network: nn.Module, name: str, layers: Sequence[str] | None
+) -> str | list[str] | None:
+    """Return the layers of an option as `SMOEScale` takes them; refuse one that is not there.
 
     Args:
         network: The network.
         name: Its name, for the message.
-        layers: The layers' names; None for none.
+        layers: The layers' names, or "late" alone; None finds all scales.
 
     Raises:
-        ValueError: If it has no layer of one of the names.
+        ValueError: If it has no layer of one of the names; the message has those most like it.
 
     Example:
-        >>> check_layers(nn.Sequential(nn.ReLU()), "net", ["O"])
+        >>> checked_layers(nn.Sequential(nn.ReLU()), "net", ["late"])
+        'late'
+        >>> checked_layers(nn.Sequential(nn.ReLU()), "net", ["O"])
         Traceback (most recent call last):
         ValueError: net has no layer named 'O'; `fastsal layers net` lists those that can be read
     """
+    if layers is None or list(layers) == [LATE]:
+        return None if layers is None else LATE
     known = [one for one, _ in network.named_modules() if one]
-    for layer in layers or ():
+    for layer in layers:
         if layer not in known:
             question = similar_names(layer, known)
             raise ValueError(
                 f"{name} has no layer named {layer!r}; {question}{' ' if question else ''}"
                 f"`fastsal layers {name}` lists those that can be read"
             )
+    return list(layers)
 
 
 def class_index(wanted: str, classes: tuple[str, ...]) -> int:

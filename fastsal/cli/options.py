@@ -83,7 +83,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Add the layers, their weights and the statistic."""
-    parser.add_argument("--layers", nargs="+", metavar="NAME", help="the layers to read (found)")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help="the layers to read, or 'late' for all scales but the first two (all scales)",
+    )
     parser.add_argument(
         "--scale-weights",
         type=scale_weights,

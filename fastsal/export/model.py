@@ -23,6 +23,7 @@ from fastsal.images.colour import lovi_colours
 from fastsal.keeping.parts import uncompiled
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.prior import Weights, layer_weights
+from fastsal.networks.layers import are_found, of_found
 from fastsal.networks.scales import Scale, candidates, chosen_scales
 from fastsal.networks.state import LayerError, root_module
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
@@ -198,7 +199,8 @@ def with_map(
             batch `(N, C, H, W)`; the first, if there are several, has the map. One forward pass of
             them finds the scales.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
-            shallowest first. Default: None, which finds them as `fastsal.find_scales` does.
+            shallowest first, or "late", as for `SMOEScale`. Default: None, which finds them as
+            `fastsal.find_scales` does.
         weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
             Default: "linear", which is 1, 2, 3, ...
         statistic (str, Statistic or Callable): A statistic that is defined after the ReLU, as for
@@ -345,9 +347,9 @@ def _recordings(
             "does not see; choose one that is defined after it, such as smoe_scale"
         )
     operations = {}
-    if layers is None:
+    if layers is None or are_found(layers):
         found = candidates(root, copied(as_tuple(example)))
-        layers = chosen_scales(found)
+        layers = of_found(chosen_scales(found), layers)
         operations = {one.scale: one.operation for one in found if one.chosen}
     scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
     function = chosen.function

@@ -22,7 +22,7 @@ from fastsal.monitoring.sample import Sample
 from fastsal.monitoring.sampler import NotFiniteError, Sampler
 from fastsal.monitoring.sinks import as_sinks
 from fastsal.networks import state
-from fastsal.networks.layers import Layer
+from fastsal.networks.layers import Layer, are_found, of_found
 from fastsal.networks.scales import Scale, candidates_of, chosen_scales
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
 
@@ -66,7 +66,7 @@ def watch(
             one that could. In a distributed run only rank 0 calls the sinks; every process has its
             own `latest`. Default: None.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
-            shallowest first. Default: None, which finds them.
+            shallowest first, or "late", as for `SMOEScale`. Default: None, which finds them.
         weights (str, path or sequence of float): The weight of every scale, as for `SMOEScale`.
             Default: "linear".
         statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
@@ -114,7 +114,7 @@ def watch(
         )
     if state.compiled(parts(model)) and not run_eager:
         raise ValueError(COMPILED)
-    if layers is None and isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+    if are_found(layers) and isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(
             "DataParallel runs copies of the network, in which scales cannot be found: give "
             "layers=fastsal.find_scales(model.module, images)"
@@ -148,7 +148,7 @@ class Watch:
         model (torch.nn.Module): The module that is called.
         make_attributor (Callable): Returns a `SMOEScale` of the network for given layers.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read; None
-            finds them in the first pass.
+            and "late" find them in the first pass.
         every (int): The number of forward passes from one sample to the next.
         to (Callable, str, pathlib.Path, SummaryWriter or list of these, optional): The sinks.
         normalize (str): The normalisation of each map.
@@ -184,8 +184,9 @@ class Watch:
         self._model = model
         self._network = _network(model)
         self._make_attributor = make_attributor
+        self._layers = layers
         self._attributor = make_attributor(layers)
-        self._scales_known = layers is not None
+        self._scales_known = not are_found(layers)
         self._every = every
         self._images = images
         self._sampler = Sampler(normalize)
@@ -260,7 +261,8 @@ class Watch:
         try:
             if ended.trace is not None:
                 found = candidates_of(self._network, ended.trace, output)
-                self._attributor = self._make_attributor(chosen_scales(found))
+                chosen = of_found(chosen_scales(found), self._layers)
+                self._attributor = self._make_attributor(chosen)
                 self._scales_known = True
                 return
             sample = self._sampler.sample(ended)

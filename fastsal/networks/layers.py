@@ -18,6 +18,9 @@ from fastsal.networks.hooks import Tap
 from fastsal.networks.scales import Scale
 
 Layer = str | nn.Module
+# Stands for the scales after the first `EARLY`; a module of this name is given in a list.
+LATE = "late"
+EARLY = 2
 NOT_FOLLOWED = "it is not known where in the image its locations lie"
 
 
@@ -105,6 +108,39 @@ def name_layers(
         else:
             raise TypeError(f"a layer is a module, its name or a Scale, got {layer!r}")
     return tuple(resolved)
+
+
+def are_found(layers: Layer | Scale | Sequence[Layer | Scale] | None) -> bool:
+    """Return True if layers stand for scales that are found: None for all, "late" for late ones.
+
+    >>> are_found(None), are_found("late"), are_found(["late"]), are_found("layer4")
+    (True, True, False, False)
+    """
+    return layers is None or (isinstance(layers, str) and layers == LATE)
+
+
+def of_found(
+    scales: Sequence[Scale], layers: Layer | Scale | Sequence[Layer | Scale] | None
+) -> tuple[Scale, ...]:
+    """Return those of a network's scales that layers stand for.
+
+    Args:
+        scales: All scales of the network, the shallowest first.
+        layers: None for all of them, "late" for those after the first two.
+
+    Raises:
+        LayerError: If there are no late scales.
+    """
+    if layers is None:
+        return tuple(scales)
+    if len(scales) <= EARLY:
+        names = ", ".join(repr(scale.name) for scale in scales)
+        raise state.LayerError(
+            f"layers={LATE!r} reads the scales after the first {EARLY}, and this network has "
+            f"{len(scales)} ({names}); expected {EARLY + 1} or more: give layers=None to read all, "
+            "or names of layers"
+        )
+    return tuple(scales[EARLY:])
 
 
 def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:

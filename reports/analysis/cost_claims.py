@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evaluation.profiling.timing import Interval
-from reports.analysis.cost_rows import Setting
+from reports.analysis.cost_rows import Ratio, Setting
 from reports.analysis.cost_tables import REFERENCE, CostTables
 
 __all__ = ["GOALS", "RATIO_GOALS", "Claim", "Goal", "Verdict", "claims", "judged"]
@@ -18,8 +17,10 @@ _SIZE = 224
 _MAIN = "resnet50"
 _OTHERS = ("resnet18", "mobilenet_v3_large", "densenet121", "vgg16_bn")
 
-# Looks up the number of a setting and batch, with its interval; None if it was not measured.
-Found = Callable[[CostTables, Setting, int], Interval | None]
+# A measured number with its interval, or a ratio of two; None if it was not measured.
+Measured = Interval | Ratio | None
+# Looks up the number of a setting and batch.
+Found = Callable[[CostTables, Setting, int], Measured]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Verdict:
     """The outcome of a number held against its bound.
 
     Args:
-        met: True if the median meets the bound; None if the number was not measured.
-        unsure: True if the bound lies within the number's interval.
+        met: True if the median meets the bound; None if there is no number.
+        unsure: True if the bound lies within the number's interval, or the number is a ratio whose
+            divisor is not told from 0.
 
     >>> judged(Interval(1.5, 1.3, 1.8, 0.95), 1.4, at_most=True).words
     'not told (the goal is within the interval)'
@@ -68,7 +70,7 @@ class Verdict:
     def words(self) -> str:
         """The verdict as the page prints it."""
         if self.met is None:
-            return "not measured"
+            return "not told (the divisor may be 0)" if self.unsure else "not measured"
         if self.unsure:
             return "not told (the goal is within the interval)"
         return "met" if self.met else "not met"
@@ -88,7 +90,12 @@ class Claim:
     goal: Goal
     setting: Setting
     batch: int | None
-    found: Interval | None
+    found: Measured
+
+    @property
+    def value(self) -> float | None:
+        """The median of the number, or the ratio; None if there is none."""
+        return _value(self.found)
 
     @property
     def verdict(self) -> Verdict:
@@ -98,15 +105,24 @@ class Claim:
     @property
     def ratio(self) -> float | None:
         """The number over its bound; below 1 meets an upper bound."""
-        return None if self.found is None else self.found.median / self.goal.limit
+        return None if self.value is None else self.value / self.goal.limit
 
 
-def judged(found: Interval | None, limit: float, *, at_most: bool) -> Verdict:
-    """Hold the median of a number against its bound; a bound within the interval is not told."""
-    if found is None:
-        return Verdict(None)
-    met = found.median <= limit if at_most else found.median >= limit
+def judged(found: Measured, limit: float, *, at_most: bool) -> Verdict:
+    """Hold the median of a number against its bound; a bound within the interval is not told.
+
+    >>> judged(Ratio.of(Interval(9, 8, 10, 0.95), Interval(1, 0, 2, 0.95)), 5, at_most=True).words
+    'not told (the divisor may be 0)'
+    """
+    value = _value(found)
+    if found is None or value is None:
+        return Verdict(None, unsure=found is not None)
+    met = value <= limit if at_most else value >= limit
     return Verdict(met, unsure=found.low < limit < found.high)
+
+
+def _value(found: Measured) -> float | None:
+    return found.value if isinstance(found, Ratio) else None if found is None else found.median
 
 
 def claims(tables: CostTables) -> Iterator[Claim]:
@@ -139,14 +155,9 @@ def _added(method: str) -> Found:
 def _times_smoe(method: str) -> Found:
     """Added time of a method over SMOE Scale's."""
 
-    def found(tables: CostTables, setting: Setting, batch: int) -> Interval | None:
+    def found(tables: CostTables, setting: Setting, batch: int) -> Ratio | None:
         rows = [t.row(method) for t in tables.of(setting) if t.batch == batch]
-        ratio = rows[0].times_smoe if rows and rows[0] is not None else None
-        if ratio is None or rows[0] is None:
-            return None
-        # The ratio is infinite if SMOE Scale's own added time is not above 0.
-        value = math.inf if ratio.value is None else ratio.value
-        return Interval(value, ratio.low, ratio.high, rows[0].added.covers)
+        return rows[0].times_smoe if rows and rows[0] is not None else None
 
     return found
 

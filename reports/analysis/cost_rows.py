@@ -26,6 +26,7 @@ class Setting:
         device: ``"cpu"`` or a CUDA device.
         hardware: the accelerator's name, or ``"cpu"``.
         threads: of PyTorch; 0 for CUDA.
+        cuda_graphs: True for one that was compiled with CUDA graphs.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Setting:
     device: str
     hardware: str
     threads: int = 0
+    cuda_graphs: bool = False
 
     @classmethod
     def of(cls, cell: CellResult) -> Setting:
@@ -49,6 +51,7 @@ class Setting:
             device=device,
             hardware=spec.get("hardware", "cpu"),
             threads=spec.get("threads", 0) if device == "cpu" else 0,
+            cuda_graphs=spec.get("cuda_graphs", False),
         )
 
     @property
@@ -65,6 +68,7 @@ class Setting:
         """
         parts = [self.model, f"{self.size}x{self.size}", self.precision]
         parts += ["compiled"] if self.compiled else []
+        parts[-1] += " with CUDA graphs" if self.cuda_graphs else ""
         parts += [self.hardware if self.on_gpu else self.device]
         parts += [f"{self.threads} thread{'s' if self.threads > 1 else ''}"] if self.threads else []
         return ", ".join(parts)
@@ -75,9 +79,9 @@ class Ratio:
     """The ratio of two added times, with the bounds that their intervals allow.
 
     Args:
-        value: ratio of the medians; None if the divisor is not above 0.
+        value: ratio of the medians; None if the divisor is not told from 0, which allows any ratio.
         low: smallest ratio of values within the intervals.
-        high: largest ratio; infinite if the divisor's interval reaches 0.
+        high: largest ratio of them.
     """
 
     value: float | None
@@ -88,18 +92,19 @@ class Ratio:
     def of(cls, own: Interval, other: Interval) -> Ratio:
         """The ratio of two added times in the same unit.
 
+        A divisor whose interval reaches 0, or lies below it, gives no number.
+
         >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, 1.0, 4.0, 0.95))
         Ratio(value=50.0, low=22.5, high=110.0)
+        >>> Ratio.of(Interval(100.0, 90.0, 110.0, 0.95), Interval(2.0, -1.0, 4.0, 0.95)).value
         """
+        if other.low <= 0:
+            return cls(None, -math.inf, math.inf)
         return cls(
-            value=own.median / other.median if other.median > 0 else None,
-            low=_over(own.low, other.high if own.low > 0 else other.low, -math.inf),
-            high=_over(own.high, other.low if own.high > 0 else other.high, math.inf),
+            value=own.median / other.median,
+            low=own.low / (other.high if own.low > 0 else other.low),
+            high=own.high / (other.low if own.high > 0 else other.high),
         )
-
-
-def _over(value: float, other: float, without_bound: float) -> float:
-    return value / other if other > 0 else without_bound
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,11 @@ class TimeRow:
     def rounds(self) -> int:
         """Number of rounds, each one sample of the network and one of the map."""
         return len(self.timing.map_ms)
+
+    @property
+    def forward_ms(self) -> Quartiles:
+        """Time of the network alone in the same rounds, for the whole batch."""
+        return Quartiles.of(self.timing.forward_ms)
 
     @property
     def map_ms(self) -> Quartiles:

@@ -119,12 +119,12 @@ def _place(table: TimeTable) -> tuple[Any, ...]:
     setting = table.setting
     return (
         *(setting.on_gpu, setting.size, setting.precision != "float32", setting.compiled),
-        *(setting.hardware, setting.threads, table.batch),
+        *(setting.cuda_graphs, setting.hardware, setting.threads, table.batch),
     )
 
 
 def _counted_as(setting: Setting) -> Setting:
-    return replace(setting, compiled=False, threads=0)
+    return replace(setting, compiled=False, cuda_graphs=False, threads=0)
 
 
 def _grouped(run: Run, kind: str, *names: str) -> dict[tuple[Any, ...], dict[str, CellResult]]:

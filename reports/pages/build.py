@@ -73,7 +73,7 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
     place = run if out is None else out
     html = render(content)
     if csv or isinstance(content.files, RunFolder):
-        frame = content.all_records
+        frame = content.table
         write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
     write_records(content, place)
     page = place / "report.html"
@@ -82,13 +82,13 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
 
 
 def write_records(run: Run, place: Path) -> None:
-    """Write ``records.parquet``, one row a record.
+    """Write ``records.parquet``, one row a record; those of costs have further columns.
 
     Args:
         run: as `read_run` reads it.
         place: folder of the file.
     """
-    frame = run.all_records
+    frame = run.table
     write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
 
 

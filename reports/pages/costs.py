@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluation.profiling.timing import Interval
 from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
 from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
+from reports.costs.added_times import METHOD_TITLES, added_times
+from reports.costs.form_goals import form_rows
 from reports.figures.charts import Chart, chart
 from reports.figures.costs import added_time_figure, memory_figure
 from reports.pages.provenance import set_up, traced
@@ -19,6 +20,12 @@ __all__ = ["costs_context"]
 
 # The network of the paper's ratios; for others they are shown without a goal.
 _RATIOS_OF = "resnet50"
+# Titles of the forms that a network runs in: compiled or not, with CUDA graphs or without.
+_FORMS = {
+    (False, False): "eager",
+    (True, False): "compiled",
+    (True, True): "compiled with CUDA graphs",
+}
 _NO_PEERS = ("control", "smoe", "activation", "other")
 
 
@@ -35,8 +42,7 @@ class Peer:
         """A ratio held against the goal."""
         if self.goal is None:
             return Verdict(None)
-        value = float("inf") if ratio.value is None else ratio.value
-        return judged(Interval(value, ratio.low, ratio.high, 0.95), self.goal, at_most=False)
+        return judged(ratio, self.goal, at_most=False)
 
 
 def costs_context(run: Run) -> dict[str, Any]:
@@ -53,6 +59,8 @@ def costs_context(run: Run) -> dict[str, Any]:
         "charts": list(_charts(tables)),
         "steps": [(title, rows, _totals(rows)) for title, rows in tables.steps.items()],
         "gpu": list(_gpu(run, tables)),
+        "forms": list(form_rows(added_times(run.table, run.files.root))),
+        "method_titles": METHOD_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
@@ -149,24 +157,27 @@ def _gpu(
     )
     for place in places:
         found = {
-            (table.setting.compiled, table.setting.precision, table.batch, row.name): row
+            (*_form(table.setting), table.setting.precision, table.batch, row.name): row
             for table in on_gpu
             if (table.setting.model, table.setting.size, table.setting.hardware) == place
             for row in table.rows
         }
-        columns = sorted({(precision, batch) for _, precision, batch, _ in found})
-        for compiled in (False, True):
-            kind = "compiled" if compiled else "eager"
+        columns = sorted({(precision, batch) for *_, precision, batch, _ in found})
+        for form, kind in _FORMS.items():
             rows = [
                 (
                     method.title,
                     method.group,
-                    [found.get((compiled, *column, method.name)) for column in columns],
+                    [found.get((*form, *column, method.name)) for column in columns],
                 )
                 for method in run.methods.values()
             ]
             if any(cell is not None for *_, cells in rows for cell in cells):
                 yield f"{place[0]}, {place[1]}x{place[1]}, {place[2]}, {kind}", columns, rows
+
+
+def _form(setting: Setting) -> tuple[bool, bool]:
+    return setting.compiled, setting.cuda_graphs
 
 
 def _totals(rows: Any) -> dict[str, float]:

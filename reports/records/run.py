@@ -17,6 +17,7 @@ from evaluation.storage.archive import ArchiveError, RunArchive, open_run
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFiles
 from evaluation.storage.sealed import Unfit, read_sealed
+from reports.records.costs import with_settings
 from reports.records.estimates import (
     Estimate,
     Place,
@@ -102,6 +103,13 @@ class Run:
     layers: Sequence[str] = ()
     log_base: float | None = None
     plan_file: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The records as files have them: those of costs with setting and interval of each."""
+        if self.kind != "profile":
+            return self.all_records
+        return with_settings(self.all_records, self.results)
 
     @cached_property
     def _own_records(self) -> pd.DataFrame:

@@ -46,7 +46,7 @@ class Claim:
         claimed: the paper's figure, as printed.
         rule: relation of our figure to `bound` in which the claim holds.
         bound: in the unit of `ours`.
-        ours: our figure; None if it was not measured.
+        ours: our figure; None if it was not measured, or is `unbounded`.
         unit: of `ours` and `bound`; empty for a plain number.
         paper: the paper's figure in the same unit, for the ratio; None for no ratio.
         measured_on: network, images, seeds or machine of our figure.
@@ -55,6 +55,8 @@ class Claim:
         cells: ids of the cells that measured our figure.
         told: False if another sample may decide otherwise: the figure is of one seed, or its
             interval holds `bound`. A count is always told.
+        unbounded: True for a measured ratio whose divisor may be 0: any ratio is possible, so it
+            has no figure and is not told.
     """
 
     place: str
@@ -70,6 +72,7 @@ class Claim:
     note: str = ""
     cells: tuple[str, ...] = ()
     told: bool = True
+    unbounded: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -86,7 +89,7 @@ class Claim:
         'not told'
         """
         if self.ours is None:
-            return "not measured"
+            return "not told" if self.unbounded else "not measured"
         if not self.told:
             return "not told"
         return "held" if _TESTS[self.rule](self.ours, self.bound) else "fails"

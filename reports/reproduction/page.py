@@ -76,6 +76,7 @@ def build(paths: Sequence[Path], out: Path) -> Path:
         "reproduction.html.j2",
         {
             "sections": sections,
+            "shown": shown,
             "figure": figure,
             "digits": digits,
             "held": verdicts.get("held", 0),
@@ -125,14 +126,24 @@ def frame_of(sections: dict[str, list[Claim]]) -> pd.DataFrame:
     return frame
 
 
-def figure(value: float | None, unit: str) -> str:
+def shown(claim: Claim) -> str:
+    """Our figure of a claim in words; that of a ratio whose divisor may be 0 is not told.
+
+    >>> common = ("here", "so", "4 times", "at least", 4.0)
+    >>> shown(Claim(*common, ours=5.0, unit="times")), shown(Claim(*common, ours=None))
+    ('5 times', 'not measured')
+    >>> shown(Claim(*common, ours=None, unbounded=True))
+    'not told'
+    """
+    return claim.verdict if claim.ours is None else figure(claim.ours, claim.unit)
+
+
+def figure(value: float, unit: str) -> str:
     """A figure with its unit in words.
 
     >>> figure(9249093, "operations"), figure(2, "of 9"), figure(0.3, "%"), figure(50176, "B")
     ('9,249,093', '2 of 9', '0.3 %', '50.2 kB')
     """
-    if value is None:
-        return "not measured"
     if unit == "operations":
         return f"{value:,.0f}"
     if unit.startswith("of "):

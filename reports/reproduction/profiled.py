@@ -25,9 +25,12 @@ _SMOOTHED = ("gradient-sg", "gradient-sgsq", "guided-backprop-sg", "guided-backp
 
 @dataclass(frozen=True)
 class _Figure:
-    """One number of a profile, with its setting, command, and what its interval tells."""
+    """One number of a profile, with its setting, command, and what its interval tells.
 
-    value: float
+    It is None for a ratio whose divisor may be 0.
+    """
+
+    value: float | None
     measured_on: str
     command: str
     note: str = ""
@@ -78,7 +81,7 @@ def _profiled(runs: Sequence[Run]) -> Iterator[Claim]:
                 )
                 for run, table, row in rows
                 if row.name in names
-                if (ratio := row.times_smoe) is not None and ratio.value is not None
+                if (ratio := row.times_smoe) is not None
             ),
         )
     yield from _bounded(
@@ -107,6 +110,8 @@ def _excludes(found: Interval | Ratio, bound: float) -> bool:
 
 
 def _ends(found: Interval | Ratio, unit: str) -> str:
+    if isinstance(found, Ratio) and found.value is None:
+        return "SMOE Scale's added time is not told from 0, which allows any ratio"
     between = f"{digits(found.low)} to {digits(found.high)} {unit}"
     if isinstance(found, Ratio):
         return f"its intervals allow {between}"
@@ -137,11 +142,12 @@ def _bounded(
         nothing = False
         yield common(
             ours=figure.value,
-            paper=nearest(figure.value, low, high),
+            paper=None if figure.value is None else nearest(figure.value, low, high),
             measured_on=figure.measured_on,
             command=figure.command,
             note=figure.note,
             told=figure.told,
+            unbounded=figure.value is None,
         )
     if nothing:
         yield common(ours=None, command=f"python -m comparisons profile --model {_NETWORK}")

@@ -20,7 +20,13 @@ from comparisons.__main__ import app
 from comparisons.graph.costs import build_cost_cells
 from comparisons.methods import METHODS, Batch, resolve
 from comparisons.methods import costed as costs_methods
-from comparisons.methods.costed import COST_ONLY, costed, installed, resolve_costed
+from comparisons.methods.costed import (
+    COST_ONLY,
+    compiled_network,
+    costed,
+    installed,
+    resolve_costed,
+)
 from comparisons.plans.costs import CostPlan
 from comparisons.runs import costs
 from evaluation.profiling.memory import peak_bytes
@@ -277,6 +283,44 @@ def test_the_compiled_network_stands_beside_the_eager_one(tmp_path, monkeypatch)
         "resnet9, 16x16, bfloat16, compiled, cpu, 1 thread",
     ]
     assert all(table.row("read-once") is not None for table in tables.times)
+
+
+def test_with_map_has_smoe_scale_s_map_and_is_compiled_with_the_network(
+    batch, network, monkeypatch
+):
+    expected = costed()["smoe-linear"].prepare(network)(batch)
+    asked = []
+
+    def compile_eagerly(module, **settings):
+        asked.append((type(module).__name__, settings))
+        return real(module, backend="eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    nets = (network, *(compiled_network(network, cuda_graphs=graphs) for graphs in (False, True)))
+    for net in nets:
+        with torch.inference_mode():
+            found = costed()["with-map"].prepare(net)(batch)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    name = type(network).__name__
+    graphs = {"mode": "reduce-overhead"}
+    assert asked == [(name, {}), (name, graphs), ("ModelWithMap", {}), ("ModelWithMap", graphs)]
+
+
+def test_cuda_graphs_have_cells_of_their_own_and_change_no_other(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    options = {"batches": (1,), "compiled": True, "device": "cuda"}
+    plans = [
+        CostPlan(("resnet9",), ("read-once",), cuda_graphs=on, **options) for on in (False, True)
+    ]
+    plain, graphs = ({cell.id: cell.spec for _, cell in build_cost_cells(plan)} for plan in plans)
+    assert plain.keys() < graphs.keys()
+    added = [spec for name, spec in graphs.items() if name not in plain]
+    assert [spec["method"] for spec in added] == ["none", "read-once"]
+    assert all(spec["compiled"] and spec["cuda_graphs"] for spec in added)
+    assert all("cuda_graphs" not in spec for spec in plain.values())
+    with pytest.raises(ValueError, match="--cuda-graphs is for --device cuda, got cpu"):
+        CostPlan(("resnet9",), ("read-once",), cuda_graphs=True)
 
 
 class _OneOperation(torch.autograd.Function):

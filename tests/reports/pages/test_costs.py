@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evaluation.profiling.timing import Interval
@@ -106,12 +107,12 @@ def test_goals_are_held_against_what_was_measured(tmp_path):
     fastcam = found["Fast-CAM, added time", 1]
     assert (fastcam.goal.limit, fastcam.verdict.met, fastcam.verdict.unsure) == (3, False, False)
     guided = found["Guided Backprop, times SMOE Scale's added time", 1]
-    assert guided.found.median == pytest.approx(120)
+    assert guided.value == pytest.approx(120)
     # 1 in 0.6 to 1.4 and 120 in 119.6 to 120.4: at least 85.4, at most 200.7.
     assert (guided.found.low, guided.found.high) == pytest.approx((119.6 / 1.4, 120.4 / 0.6))
     assert guided.verdict.words == "not told (the goal is within the interval)"
     smoothed = found["SmoothGrad-Squared, 15 copies, times SMOE Scale's added time", 1]
-    assert smoothed.found.median == pytest.approx(1200)
+    assert smoothed.value == pytest.approx(1200)
     assert smoothed.verdict.met is False
     memory = found["SMOE Scale, memory besides the map, one image", None]
     assert (memory.found.median, memory.verdict.words) == (50.0, "met")
@@ -197,10 +198,44 @@ def test_what_a_gpu_measured_stands_in_its_table(tmp_path):
 
 def test_ratios_have_the_bounds_that_both_intervals_allow():
     own = Interval(100.0, 90.0, 110.0, 0.95)
-    assert Ratio.of(own, Interval(0.5, -1.0, 2.0, 0.95)) == Ratio(200.0, 45.0, float("inf"))
-    assert Ratio.of(own, Interval(-0.5, -1.0, 2.0, 0.95)).value is None
+    # The least and the greatest quotient of values from a fine grid over both intervals.
+    other = Interval(0.5, 0.25, 2.0, 0.95)
+    grid = np.linspace(90, 110, 101)[:, None] / np.linspace(0.25, 2, 101)
+    assert Ratio.of(own, other) == Ratio(200.0, grid.min(), grid.max())
     below = Interval(-1.0, -2.0, 4.0, 0.95)
     assert Ratio.of(below, Interval(2.0, 1.0, 4.0, 0.95)) == Ratio(-0.5, -2.0, 4.0)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+@pytest.mark.parametrize(("median", "high"), [(0.05, 2.0), (-0.5, 2.0), (-0.5, -0.1)])
+@pytest.mark.parametrize("at_most", [True, False])
+def test_a_ratio_over_what_may_be_0_has_no_number_and_is_not_told(low, median, high, at_most):
+    ratio = Ratio.of(Interval(4857.0, 4700.0, 5000.0, 0.95), Interval(median, low, high, 0.95))
+    assert ratio.value is None
+    verdict = judged(ratio, 1456.0, at_most=at_most)
+    assert verdict.words == "not told (the divisor may be 0)"
+    assert verdict.met is None
+    assert verdict.style == "untold"
+
+
+def test_the_page_has_no_ratio_over_an_added_time_that_may_be_0(tmp_path):
+    # SMOE Scale adds 1 %, between -3 and 5.
+    plant(tmp_path, batch=1, spread=1.0)
+    found = {c.goal.title: c for c in claims(cost_tables(read_run(tmp_path))) if c.batch}
+    for title in ("Guided Backprop", "SmoothGrad-Squared, 15 copies"):
+        claim = found[f"{title}, times SMOE Scale's added time"]
+        assert claim.value is claim.ratio is None
+        assert claim.verdict.words == "not told (the divisor may be 0)"
+    goals = section(tmp_path, "goals")
+    assert "at least 1456 × not told – not told (the divisor may be 0)" in goals
+    peers = section(tmp_path, "peers")
+    assert "Gradient, SmoothGrad-Squared 1456 or more not told SMOE Scale's may be 0" in peers
+    for text in (goals, peers, section(tmp_path, "times")):
+        assert "1200 ×" not in text
+        assert "inf" not in text
+    row = re.search(r"Guided Backprop 8 .*? SmoothGrad", section(tmp_path, "times"))
+    assert row is not None
+    assert "not told" in row[0]
 
 
 @pytest.mark.parametrize(

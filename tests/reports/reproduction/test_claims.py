@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -111,6 +112,27 @@ def test_profiled_claims_are_those_of_the_rounds(profiled):
     # Every round has the same share: no interval holds a bound.
     assert "not told" not in set(rows["verdict"])
     assert "batch 1" in rows["measured_on"].iloc[0]
+
+
+def test_a_ratio_over_what_may_be_0_is_not_told_and_has_no_number(profiled):
+    cell = read_run(profiled).cells("cost")
+    (smoe,) = [one for one in cell if one.spec["method"] == "smoe-linear"]
+    history = tuple(
+        {"round": k, "forward_ms": 50.0, "map_ms": 50.0 + added}
+        for k, added in enumerate((-0.4, 0.02, 0.4))
+    )
+    Store(profiled).save_result(replace(smoe, id="smoe-again", history=history))
+    rows = _frame(PROFILED, profiled)
+    ratios = rows[rows["unit"] == "times"]
+    assert len(ratios) == 2
+    assert set(ratios["verdict"]) == {"not told"}
+    assert ratios[["ours", "ratio"]].isna().all(axis=None)
+    assert ratios["note"].str.contains("not told from 0").all()
+    out = profiled.parent / "page"
+    assert CliRunner().invoke(app, [str(profiled), "--out", str(out)]).exit_code == 0
+    html = (out / "report.html").read_text()
+    assert '<tr class="not-told">' in html
+    assert "inf times" not in html
 
 
 @pytest.mark.parametrize("title", [PROFILED, INSIDE, INPUT, REPLACED])

@@ -1,0 +1,1 @@
+"""Added times in every form, from recorded files: held against goals, and in the README's table."""

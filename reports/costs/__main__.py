@@ -1,0 +1,46 @@
+"""The command ``python -m reports.costs [RUN] [--into PAGE]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evaluation.storage.writing import write_atomically
+from reports.costs.table import RUN, put, table
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            show_default="reports/runs/profile",
+            help="Folder with the records.parquet of python -m comparisons profile; the files of "
+            "python -m comparisons deployment are read from the folder deployment beside it.",
+        ),
+    ] = RUN,
+    into: Annotated[
+        Path | None, typer.Option(help="Page that gets the table between its two marks.")
+    ] = None,
+) -> None:
+    """Print the README's table of costs, made from recorded files; measures nothing."""
+    try:
+        made = table(run)
+        if into is None:
+            typer.echo(made)
+            return
+        page = put(into.read_text(encoding="utf-8"), made)
+    except (OSError, ValueError, KeyError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    write_atomically(into, lambda file: file.write(page.encode()))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m reports.costs")
