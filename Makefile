@@ -21,7 +21,7 @@ $(VENV)/.harness: pyproject.toml fastsal/_version.py | $(BIN)/python
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml fastsal/_version.py | $(BIN)/python
-	$(PIP) '.[harness,pictures,onnx,test,dev,docs]'
+	$(PIP) '.[harness,pictures,onnx,openvino,test,dev,docs]'
 	@touch $@ $(VENV)/.harness
 
 setup: $(VENV)/.everything ## make .venv with everything in it

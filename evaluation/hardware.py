@@ -1,4 +1,4 @@
-"""The machine: its processors, and the versions of installed packages.
+"""The machine and the code: processors, versions of installed packages, commit.
 
 At the top of the package, since rooms low and high ask for it.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-__all__ = ["machine_facts", "processor_name", "processors"]
+__all__ = ["machine_facts", "processor_name", "processors", "source_commit"]
 
 
 def processors() -> int:
@@ -62,3 +64,25 @@ def machine_facts(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "none"
     return found
+
+
+@cache
+def source_commit() -> str:
+    """The commit of the checkout that this code runs from; empty if it is none.
+
+    A ``+`` behind it says that tracked files were changed.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ("git", "-C", str(root))
+    try:
+        said = [
+            subprocess.run(
+                (*command, *words), capture_output=True, text=True, timeout=10, check=True
+            )
+            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")

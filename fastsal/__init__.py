@@ -18,6 +18,11 @@ Example:
 """
 
 from fastsal._version import __version__
+from fastsal.attribution.cams.linear import CAM
+from fastsal.attribution.cams.one_layer import EigenCAM, HiResCAM, LayerCAM, XGradCAM
+from fastsal.attribution.cams.recipro import ReciproCAM
+from fastsal.attribution.cams.score import ScoreCAM
+from fastsal.attribution.cams.several_layers import MultiLayerCAM, RefineCAM
 from fastsal.attribution.class_activation import (
     ClassActivationMap,
     GradCAM,
@@ -40,21 +45,30 @@ from fastsal.statistics.registry import Statistic, register_statistic
 from fastsal.statistics.smoe import smoe_scale
 
 __all__ = [
+    "CAM",
     "Cam",
     "Candidate",
     "ClassActivationMap",
+    "EigenCAM",
     "FastCAM",
     "GradCAM",
     "GradCAMPlusPlus",
+    "HiResCAM",
     "ImageBatch",
+    "LayerCAM",
     "Maps",
+    "MultiLayerCAM",
     "Picture",
+    "ReciproCAM",
+    "RefineCAM",
     "SMOEScale",
     "Sample",
     "Scale",
+    "ScoreCAM",
     "SmoothGradCAMPlusPlus",
     "Statistic",
     "Watch",
+    "XGradCAM",
     "__version__",
     "candidates",
     "find_scales",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "partial_beside", "short_hash", "synced", "written_whole"]
+__all__ = ["PARTIAL", "partial_beside", "short_hash", "synced", "written_together", "written_whole"]
 
 # How the names of files begin that a killed writer left behind; no reader opens them.
 PARTIAL = ".partial-"
@@ -64,6 +64,35 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         synced(partial)
         partial.replace(path)
+
+
+@contextmanager
+def written_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """New files that take the places of `paths` when the block ends without an error.
+
+    They have the names of `paths` in a folder of their own beside them, and so can refer to each
+    other. They are moved in the order of `paths`: the one that refers to the others comes last.
+
+    Args:
+        paths: The final places, in one folder that exists.
+
+    Raises:
+        OSError: If the disk is full or a place cannot be written.
+
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> paths = Path(folder.name) / "a.bin", Path(folder.name) / "a.xml"
+    >>> with written_together(*paths) as partial:
+    ...     written = [one.write_text(one.name) for one in partial]
+    >>> sorted(os.listdir(folder.name))
+    ['a.bin', 'a.xml']
+    >>> folder.cleanup()
+    """
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=paths[-1].parent) as folder:
+        partial = tuple(Path(folder) / path.name for path in paths)
+        yield partial
+        for one, path in zip(partial, paths, strict=True):
+            synced(one)
+            one.replace(path)
 
 
 def synced(path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ["Registry", "UnknownNameError"]
+__all__ = ["Registry", "UnknownNameError", "similar_names"]
+
+_SUGGESTED = 3
 
 T = TypeVar("T")
 
@@ -51,3 +55,19 @@ class Registry(dict[str, T]):
 
     def __missing__(self, name: str) -> T:
         raise UnknownNameError(f"unknown {self.kind} {name!r}; choose from {sorted(self)}")
+
+
+def similar_names(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are most like a mistyped one, as a question, or "" without any.
+
+    Example:
+        >>> similar_names("resnet5O", ["resnet18", "resnet50", "vgg11"])
+        "did you mean 'resnet50' or 'resnet18'?"
+        >>> similar_names("abacus", ["resnet18"])
+        ''
+    """
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=_SUGGESTED)
+    *others, last = [repr(by_lower[one]) for one in close] or [""]
+    words = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {words}?" if words else ""

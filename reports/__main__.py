@@ -34,12 +34,12 @@ def main(
 ) -> None:
     """Write report.html and records.parquet of a run, and of one that is no archive records.csv.
 
-    A page with pictures of maps is not replaced by one without, unless --out names its folder.
+    Pictures whose maps are gone stay those of the page that the run or archive has.
     """
     try:
         own = out is None and (run / CELLS).exists()
         place = PAGES / run.resolve().name if own else out
-        page = build(run, place, csv=csv, keep_pictures=out is None)
+        page = build(run, place, csv=csv)
     except (FileNotFoundError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

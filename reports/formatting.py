@@ -7,6 +7,7 @@ import re
 from reports.records.estimates import Estimate
 
 __all__ = [
+    "counted",
     "digits",
     "duration",
     "origin",
@@ -22,6 +23,16 @@ __all__ = [
     "tau",
     "trace",
 ]
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, with the noun in its singular or plural.
+
+    >>> counted(1, "worker"), counted(2000, "image"), counted(3, "class")
+    ('1 worker', '2,000 images', '3 classes')
+    """
+    plural = "es" if noun.endswith(("s", "x")) else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def percent(value: float) -> str:

@@ -29,8 +29,18 @@ PUBLIC = [
     for name in fastsal.__all__
     if isinstance(value := getattr(fastsal, name), type) and issubclass(value, Attribution)
 ]
+# They take the place of no class of Captum's: a head, a layer without gradients, several layers.
+# Their contract is in the tests of attribution.
+OWN_FORM = {
+    *(fastsal.CAM, fastsal.ReciproCAM, fastsal.ScoreCAM),
+    *(fastsal.MultiLayerCAM, fastsal.RefineCAM),
+}
 # A base is seen through the classes made from it.
-METHODS = [method for method in PUBLIC if not set(method.__subclasses__()) & set(PUBLIC)]
+METHODS = [
+    method
+    for method in PUBLIC
+    if not set(method.__subclasses__()) & set(PUBLIC) and method not in OWN_FORM
+]
 IMAGE_METHODS = [method for method in METHODS if not issubclass(method, LayerAttribution)]
 CAM_METHODS = [method for method in METHODS if issubclass(method, GradientAttribution)]
 

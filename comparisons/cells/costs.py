@@ -29,7 +29,7 @@ __all__ = ["NETWORK_ALONE"]
 # The plain forward pass, as a row of its own.
 NETWORK_ALONE = "none"
 # Groups that take no gradient, and run in inference mode like the plain forward pass.
-_WITHOUT_GRADIENT = ("control", "smoe")
+_WITHOUT_GRADIENT = ("control", "smoe", "activation")
 # The largest difference of the compiled network's map, as a share of the eager map's norm.
 _ROUNDING = 0.1
 

@@ -29,7 +29,7 @@ from evaluation.storage.local_copies import locked
 from evaluation.storage.store import Store
 from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
-from fastsal.networks.by_name import load_state, read_state_dict
+from fastsal.networks.checkpoints import load_weights
 from fastsal.networks.scales import Scale
 
 
@@ -39,8 +39,7 @@ def given(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.local_data(cell.spec["data"]))
     network = _built(cell, dataset)
     if cell.spec["start"] != AS_BUILT:
-        path = cell.spec["start"]
-        load_state(network, read_state_dict(path), cell.spec["model"], path)
+        load_weights(network, cell.spec["model"], cell.spec["start"])
     _, test = whole_views(dataset)
     correct = correctness(network, test, dataset.test.labels, device=device)
     store.save_model(cell.id, network.state_dict())

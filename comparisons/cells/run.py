@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import cache
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -38,7 +35,7 @@ from comparisons.cells.maps import restore_gallery
 from comparisons.cells.trained import TrainingDone
 from evaluation.datasets.load import Request, stage
 from evaluation.datasets.staging import Progress
-from evaluation.hardware import processor_name
+from evaluation.hardware import processor_name, source_commit
 from evaluation.storage.records import CellResult
 from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
@@ -175,25 +172,3 @@ def environment(device: str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         **({"commit": commit} if (commit := source_commit()) else {}),
     }
-
-
-@cache
-def source_commit() -> str:
-    """The commit of the checkout that this code runs from; empty if it is none.
-
-    A ``+`` behind it says that tracked files were changed.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-    command = ("git", "-C", str(root))
-    try:
-        said = [
-            subprocess.run(
-                (*command, *words), capture_output=True, text=True, timeout=10, check=True
-            )
-            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")

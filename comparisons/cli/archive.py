@@ -11,6 +11,7 @@ from rich.console import Console
 from comparisons.runs.archive import Archived, archive_run
 from comparisons.runs.session import one_message
 from evaluation.storage.archive import CELLS
+from reports.formatting import counted
 
 __all__ = ["FROM", "archive"]
 
@@ -44,7 +45,7 @@ def archive(
 
 def _summary(found: Archived) -> str:
     total = _mib(sum(found.sizes.values()))
-    said = f"Archive: {found.place}, {found.cells} cells, {total}"
+    said = f"Archive: {found.place}, {counted(found.cells, 'cell')}, {total}"
     inside = [f"{CELLS} {_mib(found.sizes[CELLS])}"]
     if found.models_bytes:
         inside.append(f"of that networks {_mib(found.models_bytes)}")
@@ -52,9 +53,9 @@ def _summary(found: Archived) -> str:
         inside.append(f"maps {_mib(found.maps_bytes)}")
     said += f" ({', '.join(inside)})"
     if found.left:
-        said += f"; {found.left} cells are left to run"
+        said += f"; {counted(found.left, 'cell')} left to run"
     if found.old_page:
-        said += "; report.html is the one that was there: images or maps that it shows are gone"
+        said += "; report.html is the one that was there: the images that it describes are gone"
     return said
 
 

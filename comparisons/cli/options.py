@@ -26,11 +26,13 @@ __all__ = [
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(
-    help="shapes, cifar10, cifar100, or the folder of an image set: folder:PATH with "
-    "train/CLASS/* and test/CLASS/*, imagenet:PATH, places365:PATH, cowc:PATH, webdataset:PATH."
+    help="shapes, cifar10, cifar100, imagenette, or the folder of an image set: folder:PATH with "
+    "train/CLASS/* and test/CLASS/* (or a tar file of them, as of imagenet:PATH), places365:PATH, "
+    "cowc:PATH, webdataset:PATH."
 )
 MODEL = typer.Option(
-    help="resnet9, resnet20, a torchvision classifier, or package.module:function."
+    help="resnet9, resnet9-stride2 (for 64x64), resnet20, a torchvision classifier, or "
+    "package.module:function."
 )
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
 IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")

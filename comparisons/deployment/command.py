@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from comparisons.deployment import exported, large, moving, seams, watched
+from comparisons.deployment import engines, exported, large, moving, seams, watched
 from comparisons.deployment.tables import TABLES
 from fastsal.files import written_whole
 
@@ -27,7 +27,13 @@ def _exported() -> Iterable[Row]:
         yield from exported.rows(Path(folder))
 
 
+def _engines() -> Iterable[Row]:
+    with TemporaryDirectory() as folder:
+        yield from engines.rows(Path(folder))
+
+
 MEASUREMENTS: dict[str, Callable[[], Iterable[Row]]] = {
+    "engines": _engines,
     "exported": _exported,
     "large": large.rows,
     "moving": moving.rows,

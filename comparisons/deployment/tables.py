@@ -6,6 +6,9 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from reports.costs.added_times import ENGINE_NAMES
+from reports.costs.form_goals import IN_ENGINES
+
 Row = Mapping[str, str]
 
 
@@ -13,6 +16,39 @@ def read(path: Path) -> list[Row]:
     """Return the rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def engines(path: Path) -> str:
+    """Return the table of engines: a row for each engine, network, precision and threads."""
+    rows = read(path)
+    same = ("engine", "network", "precision", "threads")
+    sums = {tuple(row[key] for key in same): row for row in rows if row["what"] == "sums"}
+    maps = {tuple(row[key] for key in same): row for row in rows if row["what"] == "map"}
+    head = ["engine", "network", "precision", "threads", "network alone", "sums", "map", "goal"]
+    lines = [[*head, "verdict"], ["---"] * (len(head) + 1)]
+    for key in sorted(maps):
+        row, (engine, network, precision, threads) = maps[key], key
+        goal = IN_ENGINES.get((ENGINE_NAMES[engine], network.partition(",")[0]))
+        if precision != "float32":
+            goal = float(maps[engine, network, "float32", threads]["processor_median_percent"])
+        lines.append(
+            [
+                *key,
+                f"{float(row['network_processor_ms']):.1f} ms",
+                _added(sums[key], "processor"),
+                _added(row, "processor"),
+                "" if goal is None else f"{goal:.1f} %",
+                "" if goal is None else _verdict(row, goal),
+            ]
+        )
+    return _markdown(lines)
+
+
+def _verdict(row: Row, goal: float) -> str:
+    """Return whether the added time is at most a goal, as far as its interval tells."""
+    if float(row["processor_high_percent"]) <= goal:
+        return "held"
+    return "failed" if float(row["processor_low_percent"]) > goal else "not told"
 
 
 def exported(path: Path) -> str:
@@ -122,6 +158,7 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "engines": engines,
     "exported": exported,
     "large": large,
     "moving": moving,

@@ -48,7 +48,8 @@ class LocalExecutor:
     def about(self) -> str:
         """The number of workers, their threads and their device in words."""
         each = f"{self._resources.threads} thread{'s' if self._resources.threads > 1 else ''} each"
-        return f"This machine: {self.slots} workers, {each}, on {self._resources.device}"
+        workers = f"{self.slots} worker{'s' if self.slots > 1 else ''}"
+        return f"This machine: {workers}, {each}, on {self._resources.device}"
 
     def submit(self, cell: Cell) -> Future[CellResult]:
         """Start a cell in as many free slots as it has ranks.
@@ -58,7 +59,8 @@ class LocalExecutor:
         """
         if cell.ranks > self.slots:
             raise ValueError(
-                f"a training of {cell.ranks} processes does not fit into {self.slots} workers: "
+                f"a training of {cell.ranks} processes does not fit into {self.slots} "
+                f"worker{'s' if self.slots > 1 else ''}: "
                 "give more --workers, or fewer --ranks"
             )
         with self._lock:

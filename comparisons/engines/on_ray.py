@@ -86,10 +86,11 @@ class RayExecutor:
         """The cluster's nodes, processors and GPUs in words."""
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         has = self._ray.cluster_resources()
-        gpus = f", {has['GPU']:g} GPUs" if "GPU" in has else ""
+        gpus = f", {has['GPU']:g} GPU{'' if has['GPU'] == 1 else 's'}" if "GPU" in has else ""
         return (
             f"Ray {self._ray.__version__}: {nodes} node{'s' if nodes > 1 else ''}, "
-            f"{has.get('CPU', 0):g} CPUs{gpus}; {self.slots} workers"
+            f"{has.get('CPU', 0):g} CPU{'' if has.get('CPU') == 1 else 's'}{gpus}; "
+            f"{self.slots} worker{'s' if self.slots > 1 else ''}"
         )
 
     def submit(self, cell: Cell) -> Future[CellResult]:

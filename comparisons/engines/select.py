@@ -134,9 +134,10 @@ def engine_of(
     elif gpus_per_cell:
         raise ValueError(f"--gpus-per-cell {gpus_per_cell:g} on the CPU: give --device cuda")
     engine = Engine(name, workers, resources, address)
-    if name == "local" and ranks > (workers or resources.workers_here()):
+    there = workers or resources.workers_here()
+    if name == "local" and ranks > there:
         raise ValueError(
-            f"a training of {ranks} ranks does not fit into {workers or resources.workers_here()} "
-            "workers: give more --workers, or fewer --ranks"
+            f"a training of {ranks} ranks does not fit into {there} worker"
+            f"{'s' if there > 1 else ''}: give more --workers, or fewer --ranks"
         )
     return engine

@@ -67,7 +67,7 @@ def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
     widest = max((task.width for task in tasks), default=1)
     if workers < widest:
         raise ValueError(
-            f"a training takes {widest} workers at once, and there are {workers}: give at least "
+            f"a training takes {widest} workers at once, and --workers is {workers}: give at least "
             f"--workers {widest}"
         )
     by_name = {task.node.name: task for task in tasks}

@@ -14,7 +14,7 @@ from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
 from comparisons.text_tables import print_paragraph, print_table
 from evaluation.datasets.load import Extent
-from reports.formatting import duration, percent
+from reports.formatting import counted, duration, percent
 
 __all__ = ["Sheet"]
 
@@ -91,19 +91,20 @@ class Sheet:
     def facts(self) -> Iterator[tuple[str, str]]:
         """Images, plan, throughput and total cost: a heading and a sentence each."""
         extent, plan = self.extent, self.plan
-        counted = "counted" if extent.found else "published counts, no file read"
+        source = "counted" if extent.found else "published counts, no file read"
         yield (
             "Images",
             f"{extent.name}: {extent.train:,} for training and {extent.test:,} for testing, of "
-            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({counted})",
+            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({source})",
         )
         total = self.cost.total
         modes = " and ".join(mode.upper() for mode in plan.modes)
         yield (
             "Plan",
-            f"{plan.model}, {len(plan.methods)} methods, seeds {', '.join(map(str, plan.seeds))}, "
-            f"{modes} at {_percents(plan.fractions)} %: "
-            f"{total.cells:,} cells, {total.trainings:,} trainings of {plan.recipe.epochs} epochs "
+            f"{plan.model}, {counted(len(plan.methods), 'method')}, "
+            f"seeds {', '.join(map(str, plan.seeds))}, {modes} at {_percents(plan.fractions)} %: "
+            f"{counted(total.cells, 'cell')}, {counted(total.trainings, 'training')} of "
+            f"{counted(plan.recipe.epochs, 'epoch')} "
             f"({plan.recipe.precision}, batch {plan.recipe.batch_size:,}), "
             f"{total.work.training:,} images through training, {total.work.gradient:,} forward and "
             f"back to the input, {total.work.forward:,} forward alone",
@@ -201,7 +202,8 @@ class Sheet:
         if self.plan.measures:
             yield "what measures without retraining do beside their passes"
         if self.cost.timed_alone:
-            yield f"{self.cost.timed_alone} cells that time each method while nothing else runs"
+            alone = counted(self.cost.timed_alone, "cell")
+            yield f"{alone} timing each method while nothing else runs"
         fills = {variant.fill for variant in self.plan.all_variants} - {"mean"}
         if fills:
             yield f"making the fill {', '.join(sorted(fills))} at the start of each training"

@@ -6,6 +6,7 @@ salient pixels.
 """
 
 from comparisons.methods import controls  # noqa: F401
+from comparisons.methods.activation_maps import register_class_maps, register_maps
 from comparisons.methods.base import GROUPS, Batch, Explain, Method, Prepare
 from comparisons.methods.class_activation import register_cam_methods
 from comparisons.methods.gradients import register_gradients
@@ -27,5 +28,7 @@ __all__ = [
 
 # The order of registration is the order in reports; the controls came with their module.
 register_statistics()
+register_maps()
 register_cam_methods()
+register_class_maps()
 register_gradients()

@@ -15,8 +15,8 @@ __all__ = ["GROUPS", "PAPER", "Batch", "Explain", "Group", "Method", "Prepare"]
 # The citation of SMOE Scale and Fast-CAM.
 PAPER = "Mundhenk, Chen and Friedland 2020"
 
-Group = Literal["control", "smoe", "cam", "gradient"]
-GROUPS: tuple[Group, ...] = ("control", "smoe", "cam", "gradient")
+Group = Literal["control", "smoe", "activation", "cam", "gradient"]
+GROUPS: tuple[Group, ...] = ("control", "smoe", "activation", "cam", "gradient")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Method:
     Args:
         name: key of the registry, as the command takes it.
         title: its name in reports.
-        group: ``control``, ``smoe``, ``cam`` or ``gradient``.
+        group: ``control``, ``smoe``, ``activation``, ``cam`` or ``gradient``.
         citation: its authors and year.
         parameters: its options; recorded with every number. ``reduction`` says
             what happened to sign and channels: ``abs_sum``, ``sq_sum`` or ``signed``.

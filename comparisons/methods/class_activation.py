@@ -1,6 +1,7 @@
 """Class activation maps alone, times Guided Backprop, and as Fast-CAM.
 
-The three methods of a class activation map share its layer and its upsampling. The paper claims
+The three methods of a class activation map share its layer and its upsampling; one that is of no
+class stands alone. The paper claims
 that SMOE Scale is better than Guided Backprop as the second factor.
 """
 
@@ -12,15 +13,19 @@ from torch import Tensor, nn
 
 from comparisons.budget import Rows, within_budget
 from comparisons.guided_backprop import GuidedBackprop
-from comparisons.methods.base import PAPER, Explain, Prepare
+from comparisons.methods.base import PAPER, Explain, Group, Prepare
 from comparisons.methods.gradients import abs_sum
 from comparisons.methods.registry import method
 from fastsal import (
     ClassActivationMap,
+    EigenCAM,
     FastCAM,
     GradCAM,
     GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
     SmoothGradCAMPlusPlus,
+    XGradCAM,
 )
 from fastsal.cam.registry import CAMS, Cam
 from fastsal.maps.resize import upsample
@@ -31,6 +36,10 @@ _TITLES = {
     "gradcam": GradCAM.get_name(),
     "gradcam++": GradCAMPlusPlus.get_name(),
     "smoothgradcam++": SmoothGradCAMPlusPlus.get_name(),
+    "hirescam": HiResCAM.get_name(),
+    "xgradcam": XGradCAM.get_name(),
+    "layercam": LayerCAM.get_name(),
+    "eigencam": EigenCAM.get_name(),
 }
 
 _Build = Callable[[nn.Module, Cam], Rows]
@@ -38,8 +47,9 @@ _INTERPOLATION = "bilinear"
 
 
 def register_cam_methods() -> None:
-    """Register the three methods of each class activation map of `fastsal.cam`."""
-    for cam in CAMS.values():
+    """Register the methods of each class activation map of `fastsal.cam`."""
+    # Those of no class first, since their group is.
+    for cam in sorted(CAMS.values(), key=lambda cam: cam.orders > 0):
         _register(cam)
 
 
@@ -50,8 +60,11 @@ def _register(cam: Cam) -> None:
     noise = {"copies": cam.samples, "noise_share": cam.noise} if cam.noise else {}
     plain = {"cam": cam.name, "layer": "last scale", "interpolate": _INTERPOLATION, **noise}
     product = {**plain, "times": "guided-backprop", "reduction": "abs_sum"}
-    named = method(cam.name, title, "cam", cam.citation, plain, passes=passes, gradients=0)
+    group: Group = "cam" if cam.orders else "activation"
+    named = method(cam.name, title, group, cam.citation, plain, passes=passes, gradients=0)
     named(_each_batch(_alone, cam))
+    if not cam.orders:
+        return
     named = method(
         f"guided-{cam.name}",
         f"Guided {title}",

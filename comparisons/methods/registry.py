@@ -26,9 +26,14 @@ SETS: dict[str, Callable[[Method], bool]] = {
     "all": lambda _: True,
     "controls": lambda entry: entry.group == "control",
     "statistics": lambda entry: (
-        entry.group == "smoe" and entry.parameters.get("weights") == "linear"
+        entry.group == "smoe"
+        and entry.parameters.get("weights") == "linear"
+        and "layers" not in entry.parameters
     ),
+    "activations": lambda entry: entry.group == "activation",
     "cams": lambda entry: entry.group == "cam",
+    # One forward pass, and no gradient to the input.
+    "cheap": lambda entry: entry.work.forward == 1 and not entry.work.gradient,
     "gradients": lambda entry: entry.group == "gradient",
     "paper": lambda entry: entry.name in _TABLE_5,
 }

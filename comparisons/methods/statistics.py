@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
 
-from comparisons.budget import within_budget
+from torch import Tensor, nn
+
+from comparisons.budget import Rows, within_budget
+from comparisons.methods.activation_maps.scales import late, on_scales
 from comparisons.methods.base import PAPER, Explain
 from comparisons.methods.registry import method
-from fastsal import SMOEScale, Statistic
+from fastsal import Scale, SMOEScale, Statistic
 from fastsal.statistics.registry import STATISTICS
 from reports.paper import TITLES
 
@@ -17,9 +20,10 @@ _SMOE = "smoe_scale"
 
 
 def register_statistics() -> None:
-    """Register SMOE Scale by its weights, then every other statistic of `fastsal.statistics`."""
+    """Register SMOE Scale by its weights and layers, then every other statistic."""
     for weights in ("equal", "linear", "prior"):
         _register_statistic(STATISTICS[_SMOE], weights)
+    _register_late()
     for statistic in STATISTICS.values():
         if statistic.name != _SMOE:
             _register_statistic(statistic, "linear")
@@ -53,3 +57,32 @@ def _register_statistic(statistic: Statistic, weights: str) -> None:
             lambda inputs, _: attributor.attribute(inputs, expand_channels=False)[:, 0]
         )
         return lambda batch: explain(batch.inputs, batch.target)
+
+
+def _register_late() -> None:
+    """Register SMOE Scale of late scales alone: the early ones hold most of the activations."""
+
+    def build(model: nn.Module, scales: Sequence[Scale]) -> Rows:
+        attributor = SMOEScale(model, late(scales), weights="linear")
+
+        def explain(inputs: Tensor, target: Tensor) -> Tensor:
+            del target
+            maps: Tensor = attributor.attribute(inputs, expand_channels=False)
+            return maps[:, 0]
+
+        return explain
+
+    method(
+        "smoe-late",
+        f"{TITLES[_SMOE]}, late scales",
+        "smoe",
+        PAPER,
+        {
+            "weights": "linear",
+            "statistic": _SMOE,
+            "normalize": "gaussian",
+            "layers": "after the first two scales",
+        },
+        passes=1,
+        gradients=0,
+    )(on_scales(build))

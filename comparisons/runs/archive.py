@@ -43,7 +43,7 @@ class Archived:
         sizes: bytes of each file.
         models_bytes: of networks and predictions that cells left to run read.
         maps_bytes: of levels that they read; None where these were left out.
-        old_page: True if the existing page was kept, since its images or maps are gone.
+        old_page: True if the existing page was kept, since the facts about its images are gone.
     """
 
     place: Path
@@ -88,15 +88,16 @@ def archive_run(run: Path, to: Path, *, maps: bool = True) -> Archived:
         if path.exists()
     }
     levels = dict(_levels(files.store, remaining.maps)) if maps else {}
-    old_page = _page_outlives_its_images(files, results)
+    old_page = _page_outlives_its_facts(files, results)
     with new_archive(to) as partial:
         shutil.copyfile(run / PLAN, partial / PLAN)
         write_members(partial / CELLS, {**members, **models, **levels})
+        if (run / "report.html").exists():
+            # The new page takes its pictures where their maps are gone.
+            shutil.copyfile(run / "report.html", partial / "report.html")
         content = read_run(partial)
         write_records(content, partial)
-        if old_page:
-            shutil.copyfile(run / "report.html", partial / "report.html")
-        else:
+        if not old_page:
             html = render(content).encode()
             write_atomically(partial / "report.html", lambda file: file.write(html))
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
@@ -194,14 +195,11 @@ def _levels(store: Store, cells: Iterable[str]) -> Iterable[tuple[str, Path]]:
 _UNPACKED = ("npy", "hash")
 
 
-def _page_outlives_its_images(files: RunFolder, results: Sequence[CellResult]) -> bool:
-    """Return True if the page shows images or maps that are gone."""
+def _page_outlives_its_facts(files: RunFolder, results: Sequence[CellResult]) -> bool:
+    """Return True if there is a page, and what it says of the images can no longer be read."""
     if not (files.root / "report.html").exists():
         return False
-    facts = [files.image_facts(result.id) for result in results if result.kind == "data"]
-    galleries = [files.store.gallery(result.id) for result in results if result.kind == "maps"]
-    without_maps = bool(galleries) and not any(path.exists() for path in galleries)
-    return without_maps or not all(facts)
+    return not all(files.image_facts(result.id) for result in results if result.kind == "data")
 
 
 def _bytes(files: Iterable[Path]) -> int:

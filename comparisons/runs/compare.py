@@ -25,7 +25,7 @@ from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.load import Extent
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import check_device
-from reports.formatting import duration
+from reports.formatting import counted, duration
 
 __all__ = ["RunError", "run_plan"]
 
@@ -161,10 +161,11 @@ def _estimate(
 def _announce(cost: Cost, workers: int, console: Console) -> None:
     total, seconds = cost.total, cost.schedule.seconds
     console.print(
-        f"Plan: {total.trainings} trainings ({total.work.training:,} images through the network), "
-        f"{total.work.forward + total.work.gradient:,} passes for maps and tests, "
+        f"Plan: {counted(total.trainings, 'training')} "
+        f"({counted(total.work.training, 'image')} through the network), "
+        f"{counted(total.work.forward + total.work.gradient, 'pass')} for maps and tests, "
         f"{(total.staged_bytes + total.stored_bytes) / 2**20:,.0f} MiB of disk; about "
-        f"{duration(seconds)} with {workers} workers, less what is done already",
+        f"{duration(seconds)} with {counted(workers, 'worker')}, less what is done already",
         soft_wrap=True,
     )
     if seconds > 3600:

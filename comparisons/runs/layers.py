@@ -19,7 +19,7 @@ from comparisons.runs.prior import write_prior
 from evaluation.datasets.dataset import Dataset
 from evaluation.layers.layer_arrays import RANDOM
 from fastsal.statistics.registry import STATISTICS
-from reports.formatting import duration
+from reports.formatting import counted, duration
 from reports.paper import TITLES
 
 __all__ = ["run_layers"]
@@ -91,9 +91,10 @@ class _LayersRun(EngineRun[LayersPlan]):
         kept = networks * (tuned + len(dataset.test.labels)) * 4 * sum(self.layers.numbers)
         seconds = 1e-6 * sum(node.passes for node in nodes) / executor.slots
         self.console.print(
-            f"Plan: {networks} network{'s' if networks > 1 else ''}, {trainings} fine-tunings at "
+            f"Plan: {counted(networks, 'network')}, {counted(trainings, 'fine-tuning')} at "
             f"{', '.join(self.layers.names)}; {kept / 2**20:,.0f} MiB of activations; about "
-            f"{duration(seconds)} with {executor.slots} workers, less what is done already",
+            f"{duration(seconds)} with {counted(executor.slots, 'worker')}, less what is done "
+            "already",
             soft_wrap=True,
             markup=False,
         )

@@ -69,7 +69,8 @@ RULES: dict[str, Costs] = {
         reduction=_inputs(),
     ),
     **_for(
-        "all amax amin aminmax any argmax argmin cumsum max min nansum sum", reduction=_inputs()
+        "all amax amin aminmax any argmax argmin cumsum max min nansum prod sum",
+        reduction=_inputs(),
     ),
     **_for("mean _adaptive_avg_pool2d", reduction=_inputs(), elementwise=_results()),
     # A sum, then differences, their squares and a sum; two divisions by the count, and the root.
@@ -79,6 +80,13 @@ RULES: dict[str, Costs] = {
     ),
     **_for("native_group_norm native_layer_norm", reduction=_inputs(4), elementwise=_results(4)),
     **_for("linalg_vector_norm", reduction=_inputs(2), transcendental=_results()),
+    # All eigenvalues and vectors of symmetric n x n matrices: 9 n^3 (Golub and Van Loan, 8.3).
+    **_for(
+        "_linalg_eigh",
+        elementwise=lambda arguments, _: (
+            9 * int(arguments[0].numel()) * int(arguments[0].shape[-1])
+        ),
+    ),
     **_for("add rsub sub", elementwise=_scaled),
     **_for("addcdiv addcmul lerp", elementwise=_results(3)),
     **_for("masked_fill", elementwise=_results()),

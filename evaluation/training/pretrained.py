@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evaluation.training.networks import build_network
 from fastsal.files import short_hash
-from fastsal.networks.by_name import load_state, read_state_dict
+from fastsal.networks.checkpoints import load_state, load_weights
 from fastsal.optional import needed, one_line
 
 __all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
@@ -144,13 +144,14 @@ class Weights:
         """
         self.check_classes(classes)
         network = empty_network(self.source, self.model, classes, size)
-        load_state(network, self._state(), self.model, self.source)
-        return network
-
-    def _state(self) -> Mapping[str, Tensor]:
         published = self._published
         if published is None:
-            return read_state_dict(self.source)
+            load_weights(network, self.model, self.source)
+        else:
+            load_state(network, self._fetched(published), self.model, self.source)
+        return network
+
+    def _fetched(self, published: _Published) -> Mapping[str, Tensor]:
         try:
             return published.fetch()
         except Exception as error:

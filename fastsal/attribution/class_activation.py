@@ -12,7 +12,8 @@ from captum.log import log_usage
 from fastsal.arguments.call import Call
 from fastsal.arguments.inputs import Inputs
 from fastsal.attribution.base import NamedAttribution
-from fastsal.cam.contributions import MOST_KINDS, Places, layer_contributions, warn_of_zero
+from fastsal.cam.contributions import layer_contributions, warn_of_zero
+from fastsal.cam.noting import MOST_KINDS, Places
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.networks.layers import Layer, NamedLayer, name_layer
 from fastsal.networks.scales import Scale, find_scales

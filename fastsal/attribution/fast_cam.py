@@ -17,7 +17,8 @@ from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
-from fastsal.cam.contributions import Places, layer_contributions, warn_of_zero
+from fastsal.cam.contributions import layer_contributions, warn_of_zero
+from fastsal.cam.noting import Places
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.geometry.placement import of_parts
 from fastsal.kernels.constants import EPSILON
@@ -40,6 +41,9 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     size. Guided Grad-CAM has guided backpropagation in place of `S`. The gradient is taken for the
     part of the network after the CAM's layer alone. Deviations from the paper: `L` is divided by
     its own largest value, image by image, so that maps lie in [0, 1].
+
+    With `complement` it is $S \cdot (1 - U(L / \max L))$, the map of what the network finds
+    elsewhere than at the class, which the authors' later notebook has.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", section 4.2,
@@ -64,6 +68,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             one. Default: "image".
         max_batch (int, optional): As for `SMOEScale`. Default: None.
         epsilon (float): As for `SMOEScale`. Default: 1e-6.
+        complement (bool): Multiplies by 1 less the class activation map. Default: False.
 
     Attributes:
         cam: The class activation map.
@@ -99,10 +104,12 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         normalize_over: NormalizeOver = "image",
         max_batch: int | None = None,
         epsilon: float = EPSILON,
+        complement: bool = False,
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
         self.cam = get_cam(cam)
+        self.complement = complement
         self.smoe = SMOEScale(
             model,
             scales,
@@ -119,7 +126,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
     def _facts(self) -> list[str]:
         layer = [] if self._cam_layer is None else [f"layer {self._cam_layer.name!r}"]
-        return [*layer, f"cam={self.cam.name!r}", *self.smoe._facts()]
+        complement = ["complement=True"] if self.complement else []
+        return [*layer, f"cam={self.cam.name!r}", *complement, *self.smoe._facts()]
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -155,7 +163,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Returns:
             A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
             input's type if that is finer; a tuple for a tuple. An image whose class activation
-            map is 0 everywhere gives 0, with a warning.
+            map is 0 everywhere gives 0, with `complement` its SMOE Scale map, with a warning.
 
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
@@ -171,7 +179,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             maps_of = activation_map.unflatten(0, (-1, blocks))  # type: ignore[no-untyped-call]
             peak = maps_of.amax((1, 2, 3))
             zero = peak <= 0
-        warn_of_zero(zero, self.cam, "; their Fast-CAM map is 0")
+        result = "SMOE Scale alone" if self.complement else "0"
+        warn_of_zero(zero, self.cam, f"; their Fast-CAM map is {result}")
         with torch.no_grad():
             peak = peak.masked_fill(zero, 1).repeat_interleave(blocks)
             activation_map = activation_map / peak[:, None, None]
@@ -179,7 +188,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
                 laid = upsample(activation_map, reader.size, interpolate_mode)
             else:
                 laid = placed(activation_map, placement, reader.size)[:, None]
-            product *= laid.to(product.device)
+            product *= (1 - laid if self.complement else laid).to(product.device)
             return as_attributions(inputs, product, expand_channels)
 
     def class_activation_map(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,18 +11,16 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.targets import fixed_target, select_classes, select_scores
+from fastsal.arguments.targets import check_target, fixed_target, select_classes, select_scores
+from fastsal.cam.noting import Noting, Places, plain_pass
 from fastsal.cam.registry import Cam
-from fastsal.geometry.following import Following
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, before_classes, gradient_pass
-from fastsal.networks.layers import NamedLayer, check_finite, place_of
+from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
 
-# The number of kinds of batches whose places are kept.
-MOST_KINDS = 64
-# The scales of layers, by the kind of batch.
-Places = dict[Hashable, Scale | None]
+# Of a map that takes no gradient, and of one that does.
+_ZERO = ("no activation is above 0", "no location raises the target's score")
 
 
 class Contributions(NamedTuple):
@@ -55,7 +53,8 @@ def layer_contributions(
 
     One forward pass, with gradients for the part of the network after the layer alone, and one
     more for each noisy copy that the map is averaged over; those see copies of all tensors. If
-    there is no target, the copies have the class that is predicted for the images themselves.
+    there is no target, the copies have the class that is predicted for the images themselves. A map
+    of no orders takes no gradient.
 
     Args:
         cam: The class activation map.
@@ -71,25 +70,12 @@ def layer_contributions(
         ValueError: If the target does not fit the output, the layer cannot be read, or its
             activations or gradients are not finite.
     """
-    rectify = layer.scale is not None and layer.scale.functional_relu and not layer_input
-    image = next((tensor for tensor in call.inputs if tensor.dim() == 4), None)
-    key = (layer, layer_input, call.kind)
-    fixed = layer.scale is not None and not layer.scale.varies
-    if found and fixed and not layer_input:
-        places = {key: layer.scale}
-    elif image is None:
-        # Signals, tokens: there is no image on which a map could be laid.
-        places = {key: None}
-    modes = () if key in places else (Following(),)
+    noting = Noting.of(layer, call, places, found=found, layer_input=layer_input)
+    noted, modes, rectify = noting.noted, noting.modes, noting.rectify
 
-    def noted(tensor: Tensor) -> Tensor:
-        if key not in places and image is not None:
-            if len(places) >= MOST_KINDS:
-                places.pop(next(iter(places)))
-            given = layer._replace(scale=None) if layer_input else layer
-            size = image.shape[2], image.shape[3]
-            places[key] = place_of(given, tensor, size, *modes)
-        return tensor.detach()
+    def noted_copy(tensor: Tensor) -> Tensor:
+        # The network may write over it.
+        return noted(tensor).clone()
 
     images = call.inputs[0].shape[0]
 
@@ -116,7 +102,18 @@ def layer_contributions(
             activations, gradients = source.gradients(features, weights[classes], call.device_ids)
         return activations, _powers(gradients, cam.orders)
 
-    if cam.noise:
+    if not cam.orders:
+        output, values = plain_pass(
+            call, layer.tap(noted_copy, layer_input=layer_input, modes=modes), taps
+        )
+        check_target(output, call.target, images)
+        activations = values.pop()
+        if rectify:
+            activations = activations.relu()
+        finer = torch.promote_types(activations.dtype, torch.float32)
+        derivatives = activations.new_empty((0, *activations.shape), dtype=finer)
+        check_finite(layer.name, "activations", activations)
+    elif cam.noise:
         # The first pass may write to its inputs.
         with torch.no_grad():
             clean = copied((call.inputs, call.additional_forward_args))
@@ -140,30 +137,29 @@ def layer_contributions(
         if cam.noise:
             derivatives.div_(cam.samples)
         activations = activations.to(derivatives.dtype)
-        scale = places[key]
-        if scale is not None and scale.varies:
-            # Other images have other places.
-            del places[key]
+        scale = noting.scale()
         if scale is not None:
             activations = scale.channels_first(activations)
-            derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
+            if cam.orders:
+                derivatives = torch.stack([scale.channels_first(power) for power in derivatives])
         contributions = cam.contributions(activations, derivatives)
     check_finite(layer.name, "activations or gradients", contributions)
     return Contributions(contributions, scale, values)
 
 
-def warn_of_zero(zero: Tensor, cam: Cam, consequence: str) -> None:
+def warn_of_zero(zero: Tensor, cam: Cam | str, consequence: str) -> None:
     """Warn of images whose map is 0 everywhere; called from inside an `attribute`.
 
     Args:
         zero: `(N,)`, True for each such image.
-        cam: The class activation map.
-        consequence: The end of the message.
+        cam: The class activation map, or the name of one that has no entry.
+        consequence: The end of the message; for a name the reason.
     """
     if zero.any():
+        name, reason = (cam, "") if isinstance(cam, str) else (cam.name, _ZERO[cam.orders > 0])
         warnings.warn(
-            f"{cam.name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the "
-            f"batch: no location raises the target's score{consequence}",
+            f"{name} is 0 everywhere for image(s) {zero.nonzero()[:, 0].tolist()} of the batch: "
+            f"{reason}{consequence}",
             stacklevel=4,
         )
 

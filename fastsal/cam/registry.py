@@ -1,4 +1,4 @@
-"""The registry of class activation maps, with Grad-CAM, Grad-CAM++ and Smooth Grad-CAM++.
+"""The registry of class activation maps: the weights of a layer's channels and locations.
 
 A map is the weighted sum of a layer's channels. To add one, write the function that gives the
 weights and decorate it with [`register_cam`][fastsal.cam.register_cam].
@@ -30,7 +30,8 @@ class Cam:
         function: Maps activations `(N, C, P)` and derivatives `(orders, N, C, P)` to weights,
             `(N, C, 1)` or `(N, C, P)`, with P the locations of the layer. `derivatives[p - 1]` is
             the gradient of the class's score to the power of p, averaged over the noisy copies.
-        orders: The number of powers of the gradient that the function reads, 1 or more.
+        orders: The number of powers of the gradient that the function reads; at 0 it reads
+            activations alone, the map takes no gradient, and is of no class.
         samples: The number of noisy copies over which the powers are averaged. Each copy takes one
             forward pass, and the image itself takes one more.
         noise: Standard deviation of the noise as a share of each image's own range, its largest
@@ -57,10 +58,15 @@ class Cam:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.orders < 1 or self.samples < 1:
+        if self.orders < 0 or self.samples < 1:
             raise ValueError(
-                f"orders and samples of {self.name} must be 1 or more, got {self.orders} and "
-                f"{self.samples}"
+                f"orders and samples of {self.name} must be at least 0 and 1, got {self.orders} "
+                f"and {self.samples}"
+            )
+        if self.noise and not self.orders:
+            raise ValueError(
+                f"{self.name} takes no gradient that noisy copies could be averaged for; leave out "
+                f"noise={self.noise!r}"
             )
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise ValueError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
+from fastsal.cli.names import about, check_packages, is_onnx
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -11,6 +13,7 @@ from fastsal.cli.options import (
     network_of,
     random_image,
 )
+from fastsal.export.onnx_graph.traced import traced_graph
 from fastsal.geometry.placement import View
 from fastsal.networks.preprocessing import input_form
 from fastsal.networks.scales import Candidate, Scale, ScalesError, candidates, too_few
@@ -27,11 +30,12 @@ def add_layers_command(commands: Commands) -> None:
         "layers",
         help="list the layers that can be read, with the chosen ones marked",
         description="List every layer whose tensor all paths down the network's trunk cross, and "
-        "mark those that end a spatial scale. The network runs once, on random pixels, with its "
-        "initial weights unless --weights is given. Where the network moves, crops "
-        "or pads its image, a column says in which place of it each layer lies.",
+        "mark those that end a spatial scale. Of FILE.onnx these are tensors of its graph. The "
+        "network runs once, on random pixels, with its initial weights unless --weights is given. "
+        "Where the network moves, crops or pads its image, a column says in which place of it each "
+        "layer lies.",
     )
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     parser.set_defaults(run=list_layers)
 
 
@@ -44,6 +48,20 @@ def list_layers(options: argparse.Namespace) -> int:
     Raises:
         CommandError: If the network does not run, or no layer can be read.
     """
+    found, pixels = (_of_file if is_onnx(options.model) else _of_network)(options)
+    rows = [HEADINGS, *(_row(candidate, pixels) for candidate in found)]
+    if all(row[PLACE] == WHOLE for row in rows[1:]):
+        rows = [row[:PLACE] + row[PLACE + 1 :] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    if sum(candidate.chosen for candidate in found) < 2:
+        print(too_few(found))
+    return 0
+
+
+def _of_network(options: argparse.Namespace) -> tuple[Sequence[Candidate], tuple[int, int]]:
+    """Return a network's candidates, and (H, W) of the image that was tried."""
     network = network_of(options, pretrained=False, quiet=True)
     channels, dtype = input_form(network, options.channels)
     image = random_image(options.size, options.size, channels).to(dtype)
@@ -58,16 +76,23 @@ def list_layers(options: argparse.Namespace) -> int:
         raise CommandError(
             f"{options.model} does not run on a {size} image: {one_line(error)}"
         ) from error
-    pixels = image.shape[2], image.shape[3]
-    rows = [HEADINGS, *(_row(candidate, pixels) for candidate in found)]
-    if all(row[PLACE] == WHOLE for row in rows[1:]):
-        rows = [row[:PLACE] + row[PLACE + 1 :] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
-    if sum(candidate.chosen for candidate in found) < 2:
-        print(too_few(found))
-    return 0
+    return found, (image.shape[2], image.shape[3])
+
+
+def _of_file(options: argparse.Namespace) -> tuple[Sequence[Candidate], tuple[int, int]]:
+    """Return an ONNX file's candidates, and (H, W) of the image that was tried."""
+    for name, default in (("weights", None), ("random_weights", False), ("channels", None)):
+        if getattr(options, name) != default:
+            raise CommandError(
+                f"--{name.replace('_', '-')} is for a network of PyTorch; {options.model} has its "
+                "weights and channels"
+            )
+    try:
+        check_packages("layers", {"onnx": "onnx", "onnxruntime": "onnxruntime"})
+        traced = traced_graph(options.model, options.size)
+        return traced.candidates(), traced.size
+    except (ValueError, OSError, ImportError) as error:
+        raise CommandError(about(options.model, error)) from error
 
 
 def _row(candidate: Candidate, size: tuple[int, int]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastsal.cam.registry import CAMS
 from fastsal.cli.map_pictures import PictureSettings
 from fastsal.cli.map_writer import write_maps
-from fastsal.cli.names import checked_layers
+from fastsal.cli.names import checked_layers, class_index
 from fastsal.cli.options import (
     CommandError,
     Commands,
@@ -22,7 +22,7 @@ from fastsal.cli.options import (
 from fastsal.images import clips
 from fastsal.maps.normalization import NORMALIZATIONS
 from fastsal.networks.by_name import FORMS
-from fastsal.networks.preprocessing import class_index, input_form, of_channels, preprocessing_of
+from fastsal.networks.preprocessing import input_form, of_channels, preprocessing_of
 
 
 def add_maps_command(commands: Commands) -> None:
@@ -205,7 +205,7 @@ def make_maps(options: argparse.Namespace) -> int:
     counts = f"{tally.written} written, {tally.done_before} done before, {tally.failed} failed"
     print(f"{counts}: {manifest}")
     if not tally.written and not tally.done_before:
-        raise CommandError(f"no map of the {tally.failed} image(s) could be made; see {manifest}")
+        raise CommandError(f"no map could be made of any image; {manifest} says why")
     if tally.failed:
         total = tally.written + tally.done_before + tally.failed
         raise CommandError(f"{tally.failed} of {total} files have no map; {manifest} says why")

@@ -1,10 +1,9 @@
-"""Names that a command is given: networks, layers and packages, checked before anything runs."""
+"""Names that a command is given, checked before anything runs."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,7 @@ from torch import nn
 from fastsal.networks.by_name import FORMS
 from fastsal.networks.layers import LATE
 from fastsal.optional import needed
-
-_SUGGESTED = 3
-
-
-def similar_names(name: str, known: Iterable[str]) -> str:
-    """Return the known names that are most like a mistyped one, as a question, or "" without any.
-
-    Example:
-        >>> similar_names("resnet5O", ["resnet18", "resnet50", "vgg11"])
-        "did you mean 'resnet50' or 'resnet18'?"
-        >>> similar_names("abacus", ["resnet18"])
-        ''
-    """
-    by_lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=_SUGGESTED)
-    *others, last = [repr(by_lower[one]) for one in close] or [""]
-    words = f"{', '.join(others)} or {last}" if others else last
-    return f"did you mean {words}?" if words else ""
+from fastsal.registry import similar_names
 
 
 def check_packages(command: str, packages: dict[str, str]) -> None:
@@ -67,6 +49,27 @@ def network_packages(name: str, weights: Path | None = None) -> dict[str, str]:
     if weights is not None and weights.suffix == ".safetensors":
         found["safetensors"] = "safetensors"
     return found
+
+
+def about(name: str, error: BaseException) -> str:
+    """Return an error's message with a network's name before it, unless the name is in it.
+
+    Example:
+        >>> about("net", ValueError("no scales")), about("a.onnx", ValueError("a.onnx is none"))
+        ('net: no scales', 'a.onnx is none')
+    """
+    text = str(error)
+    return text if name in text else f"{name}: {text}"
+
+
+def is_onnx(name: str) -> bool:
+    """Return True if a network's name is that of an ONNX file.
+
+    Example:
+        >>> is_onnx("folder/model.onnx"), is_onnx("resnet50")
+        (True, False)
+    """
+    return Path(name).suffix.lower() == ".onnx"
 
 
 def check_network_name(name: str) -> None:
@@ -139,6 +142,38 @@ def checked_layers(
                 f"`fastsal layers {name}` lists those that can be read"
             )
     return list(layers)
+
+
+def class_index(wanted: str, classes: tuple[str, ...]) -> int:
+    """Return the index of a class that is given by index or by name.
+
+    Args:
+        wanted: A number, or a name as in `classes`; for "tabby, tabby cat" either name will do.
+        classes: The names; empty if they are not known.
+
+    Raises:
+        ValueError: If no class has that name, or several have it.
+
+    Example:
+        >>> class_index("281", ()), class_index("Tabby cat", ("tench", "tabby, tabby cat"))
+        (281, 1)
+    """
+    if wanted.isdecimal():
+        return int(wanted)
+    names = [[part.strip() for part in (given, *given.split(","))] for given in classes]
+    name = wanted.strip().lower()
+    found = [index for index, own in enumerate(names) if name in (part.lower() for part in own)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"classes {found} are all called {wanted!r}; give one of the numbers")
+    # The parts of "tabby, tabby cat" are each like a mistyped one, and not the whole.
+    question = similar_names(name, (part for own in names for part in own[1:]))
+    raise ValueError(
+        f"no class is called {wanted!r}; {question}{' ' if question else ''}"
+        + ("give a name or the number of the class" if question else "give the number of the class")
+        + ("" if classes else ", since the names of this network's classes are not known")
+    )
 
 
 def _is_installed(module: str) -> bool:

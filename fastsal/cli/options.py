@@ -11,7 +11,6 @@ from typing import NoReturn, TypeAlias
 import torch
 from torch import nn
 
-from fastsal.cli.checkpoints import load_weights
 from fastsal.cli.names import check_network_name, check_packages, network_packages
 from fastsal.kernels.constants import EPSILON
 from fastsal.networks.by_name import FORMS, build_network
@@ -39,9 +38,15 @@ def random_image(height: int, width: int, channels: int = 3) -> torch.Tensor:
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the network, its weights and the image's size."""
-    parser.add_argument("model", metavar="MODEL", help=FORMS)
+def add_model_options(parser: argparse.ArgumentParser, files: bool = False) -> None:
+    """Add the network, its weights and the image's size.
+
+    Args:
+        parser: The command's parser.
+        files: The command takes ONNX files too.
+    """
+    forms = f"{FORMS}, or FILE.onnx" if files else FORMS
+    parser.add_argument("model", metavar="MODEL", help=forms)
     parser.add_argument("--size", type=pixels, default=224, help="shorter side in pixels (224)")
     add_weights_options(parser)
 
@@ -162,9 +167,7 @@ def network_of(
         # Random weights are the same at every call, so that finished pictures stay valid.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = build_network(name, pretrained=pretrained and weights is None)
-        if weights is not None:
-            load_weights(network, name, weights)
+            network = build_network(name, weights, pretrained=pretrained)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
     return network

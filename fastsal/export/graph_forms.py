@@ -1,14 +1,16 @@
 """The statistic, the normal CDF and the combination in a form that compilers can trace.
 
-The functions have no branch on values or sizes and no in-place operation. Their results are those
-of the kernels that `SMOEScale` runs. They take few operations, since onnxruntime makes a pass over
-memory of each.
+The functions have no branch on values and no in-place operation. Their results are those of the
+kernels that `SMOEScale` runs. They take few operations, since engines make a pass over memory of
+each: a statistic is a function of one or two sums over the channels, and that function is computed
+once for the locations of all scales.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,14 +22,50 @@ from fastsal.statistics import slices
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
-# The largest number of blocks into which the channels are split: GROUP times a power of two.
-MOST_BLOCKS = 16
+# The values of an image from which on its channels are split into 8 and into 16 blocks: below, the
+# further operations take longer than the logarithms that they save.
+EIGHT_BLOCKS, SIXTEEN_BLOCKS = 2**17, 2**18
 # Below, a product of four activations could lose digits.
 LEAST_EPSILON = 1e-9
 
 
-def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tensor]:
-    """Return the function from a layer's tensor `(N, C, h, w)` to the statistic `(N, h, w)`.
+@dataclass(frozen=True)
+class Reading:
+    """What is read from the tensor of one scale.
+
+    Attributes:
+        sums: S sums over the channels, `(N, S, h * w)`.
+        size: (h, w).
+    """
+
+    sums: Tensor
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """A statistic as a function of sums over the channels.
+
+    Attributes:
+        sums: The function from activations `(N, C, h, w)`, float32, to S sums `(N, S, h * w)`.
+        of_sums: The function from sums `(N, S, P)` to the statistic `(N, 1, P)`.
+        rectified: True if the activations have no negative values; else they are set to 0 first.
+    """
+
+    sums: Callable[[Tensor], Tensor]
+    of_sums: Callable[[Tensor], Tensor]
+    rectified: bool
+
+    def __call__(self, activations: Tensor) -> Reading | Tensor:
+        """Return the sums of a layer's tensor `(N, C, h, w)`."""
+        activations = activations.float()
+        if not self.rectified:
+            activations = slices.rectified(activations)
+        return Reading(self.sums(activations), (activations.shape[2], activations.shape[3]))
+
+
+def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
+    """Return the form of a statistic that compilers can trace.
 
     SMOE Scale, the mean and the standard deviation have forms of their own here; for every other
     statistic it is the registered function. A constant factor is left out, since the normal CDF
@@ -39,23 +77,23 @@ def graph_form(statistic: Statistic, rectified: bool) -> Callable[[Tensor], Tens
 
     Example:
         >>> from fastsal.statistics import get_statistic
+        >>> form = graph_form(get_statistic("smoe_scale"), True)
         >>> column = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)
-        >>> bits = graph_form(get_statistic("smoe_scale"), True)(column) / math.log(2)
+        >>> bits = form.of_sums(form(column).sums) / math.log(2)
         >>> round(bits.item(), 3)
         0.064
     """
     registered = STATISTICS.get(statistic.name)
-    function: Callable[[Tensor], Tensor] = statistic
-    if registered is statistic:
-        function = GRAPH_FORMS.get(statistic.name, statistic)
-    elif (
+    if registered is statistic and statistic.name in GRAPH_FORMS:
+        return GraphForm(*GRAPH_FORMS[statistic.name], rectified)
+    if (
         registered is not None
         and statistic.epsilon is not None
         and _has_another_epsilon(statistic, registered)
     ):
-        function = partial(smoe_scale_nats, epsilon=statistic.epsilon)
+        return GraphForm(partial(smoe_sums, epsilon=statistic.epsilon), smoe_of_sums, rectified)
     # Not a function in this one, which could not be pickled.
-    return partial(_of_rectified, function, rectified)
+    return GraphForm(partial(_whole, statistic), _itself, rectified)
 
 
 def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:
@@ -70,98 +108,110 @@ def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:
     )
 
 
-def _of_rectified(
-    function: Callable[[Tensor], Tensor], rectified: bool, activations: Tensor
-) -> Tensor:
-    activations = activations.float()
-    return function(activations if rectified else slices.rectified(activations))
+def _whole(statistic: Callable[[Tensor], Tensor], activations: Tensor) -> Tensor:
+    return statistic(activations).flatten(1).unsqueeze(1)
 
 
-def smoe_scale_nats(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Return SMOE Scale in nats, `(N, h, w)`, of non-negative activations `(N, C, h, w)`."""
-    channels = activations.shape[1]
-    mean = channel_mean(activations) + epsilon
+def _itself(values: Tensor) -> Tensor:
+    return values
+
+
+def smoe_sums(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Return the mean plus epsilon, and the mean logarithm, of activations `(N, C, h, w)`."""
+    activations = activations.flatten(2)
+    # One tensor of both: onnxruntime then ends with a scale before it goes on with the network.
+    return torch.cat([channel_mean(activations) + epsilon, _mean_log(activations, epsilon)], 1)
+
+
+def smoe_of_sums(sums: Tensor) -> Tensor:
+    """Return SMOE Scale in nats of the mean plus epsilon and the mean logarithm."""
+    return smoe_of_means(sums[:, :1], sums[:, 1:])
+
+
+def smoe_of_means(mean: Tensor, mean_log: Tensor) -> Tensor:
+    """Return SMOE Scale in nats of the mean plus epsilon and the mean logarithm, one shape."""
     log_mean = mean.log()
-    difference = log_mean - _sum_log(activations, epsilon) / channels
-    return of_logarithms(mean, log_mean, difference).squeeze(1)
-
-
-def of_logarithms(mean: Tensor, log_mean: Tensor, difference: Tensor) -> Tensor:
-    """Return the mean times a difference of logarithms, which is 0 where rounding alone made it.
-
-    Args:
-        mean: The mean of the channels.
-        log_mean: Its natural logarithm.
-        difference: `log_mean` less the mean of the channels' logarithms.
-    """
+    difference = log_mean - mean_log
     # As in `smoe_scale`, which has both in bits. Overflow stays visible as infinity or NaN.
     rounding = 8 * torch.finfo(torch.float32).eps
     negligible = difference.abs() < log_mean.abs() * rounding + rounding * math.log(2)
     return mean * torch.where(negligible, 0.0, difference)
 
 
-def _sum_log(activations: Tensor, epsilon: float) -> Tensor:
-    """Return the sum over channels of the logarithms, `(N, 1, h, w)`, of `(N, C, h, w)`.
+def _mean_log(activations: Tensor, epsilon: float) -> Tensor:
+    """Return the mean over channels of the logarithms, `(N, 1, P)`, of `(N, C, P)`.
 
     The channels are split into blocks, and one logarithm of a product over the blocks serves up to
     16 channels. The product of four factors stays a normal float32 number, as in `smoe_scale`; so
-    does the product of the square roots of two such products, and so on. A block stays in the
-    processor's cache from one operation to the next; the whole tensor does not.
+    does the product of the square roots of two such products, and so on. The blocks are slices,
+    which OpenVINO does not copy, and a block stays in the processor's cache from one operation to
+    the next.
     """
-    channels = activations.shape[1]
-    blocks = GROUP
-    while blocks < MOST_BLOCKS and channels % (2 * blocks) == 0:
-        blocks *= 2
-    width, rest = channels // blocks, channels % blocks
-    split = torch.split(activations, [width] * blocks * (width > 0) + [rest] * (rest > 0), 1)
-    shifted = [block + epsilon for block in split]
-    total = shifted.pop().log().sum(1, keepdim=True) if rest else None
+    channels, locations = activations.shape[1:]
+    blocks = _blocks(channels, locations)
+    width = channels // blocks
+    shifted = [
+        activations[:, index * width : (index + 1) * width] + epsilon for index in range(blocks)
+    ]
+    total = (activations[:, width * blocks :] + epsilon).log().sum(1, keepdim=True)
     if not width:
-        return activations.new_zeros(()) if total is None else total
+        return total / channels
     products = _products_of_pairs(_products_of_pairs(shifted))
     while len(products) > 1:
         products = _products_of_pairs([product.sqrt() for product in products])
     # Every halving of the number of products took the square root of all factors.
-    grouped = channel_mean(products[0].log()) * (width * blocks // GROUP)
-    return grouped if total is None else grouped + total
+    grouped = _weighted_sum(products[0].log(), blocks // GROUP / channels)
+    return grouped + total / channels if width * blocks < channels else grouped
+
+
+def _blocks(channels: int, locations: int) -> int:
+    """Return the number of blocks of channels: GROUP, or 2 or 4 times that if it divides them."""
+    # A compiler may have a symbol for the locations, of which a comparison would make a constant.
+    values = channels * locations if isinstance(locations, int) else SIXTEEN_BLOCKS
+    for blocks, least in ((4 * GROUP, SIXTEEN_BLOCKS), (2 * GROUP, EIGHT_BLOCKS)):
+        if values >= least and channels % blocks == 0:
+            return blocks
+    return GROUP
 
 
 def _products_of_pairs(factors: Sequence[Tensor]) -> list[Tensor]:
     return [factors[index] * factors[index + 1] for index in range(0, len(factors), 2)]
 
 
-def mean(activations: Tensor) -> Tensor:
-    """Return the mean over channels, `(N, h, w)`, of `(N, C, h, w)`."""
-    return channel_mean(activations).squeeze(1)
+def mean_sums(activations: Tensor) -> Tensor:
+    """Return the mean over the channels of activations `(N, C, h, w)`."""
+    return channel_mean(activations.flatten(2))
 
 
-def std(activations: Tensor) -> Tensor:
-    """Return the standard deviation over channels, `(N, h, w)`, of `(N, C, h, w)`."""
+def variance_sums(activations: Tensor) -> Tensor:
+    """Return the variance over the channels of activations `(N, C, h, w)`."""
+    activations = activations.flatten(2)
     deviations = activations - channel_mean(activations)
-    return channel_mean(deviations * deviations).sqrt().squeeze(1)
+    return channel_mean(deviations * deviations)
 
 
-GRAPH_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "smoe_scale": smoe_scale_nats,
-    "mean": mean,
-    "std": std,
+GRAPH_FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "smoe_scale": (smoe_sums, smoe_of_sums),
+    "mean": (mean_sums, _itself),
+    "std": (variance_sums, torch.sqrt),
 }
 
 
 def channel_mean(activations: Tensor) -> Tensor:
-    """Return the mean over channels, `(N, 1, h, w)`, of `(N, C, h, w)` as a matrix product.
+    """Return the mean over channels, `(N, 1, P)`, of `(N, C, P)` as a matrix product.
 
     onnxruntime runs a matrix product in a fraction of the time of its ReduceMean, and faster than
     a convolution, for which it changes the memory layout.
 
     Example:
-        >>> channel_mean(torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)).item()
+        >>> channel_mean(torch.tensor([1.0, 5.0]).reshape(1, 2, 1)).item()
         3.0
     """
-    images, channels, height, width = activations.shape
-    weight = activations.new_full((1, 1, channels), 1 / channels)
-    mean = torch.matmul(weight, activations.reshape(images, channels, height * width))
-    return mean.reshape(images, 1, height, width)
+    return _weighted_sum(activations, 1 / activations.shape[1])
+
+
+def _weighted_sum(values: Tensor, weight: float) -> Tensor:
+    return torch.matmul(values.new_full((1, 1, values.shape[1]), weight), values)
 
 
 def gaussian(maps: Tensor) -> Tensor:
@@ -181,29 +231,29 @@ def gaussian(maps: Tensor) -> Tensor:
     # The divisor is 1 for a single location, whose deviation is 0. A branch would fix the size.
     correction = locations / (locations - 1 + 1 // locations)
     deviation = ((centred * centred).mean((1, 2), keepdim=True) * correction).sqrt()
+    return torch.erf(centred * slope_of(deviation)) * 0.5 + 0.5
+
+
+def slope_of(deviation: Tensor) -> Tensor:
+    """Return the factor of a centred map in the error function: 0 for a constant map."""
     constant = deviation <= CONSTANT_SPREAD
-    slope = torch.where(constant, 0.0, math.sqrt(0.5) / torch.where(constant, 1.0, deviation))
-    return torch.erf(centred * slope) * 0.5 + 0.5
+    return torch.where(constant, 0.0, math.sqrt(0.5) / torch.where(constant, 1.0, deviation))
 
 
-def upsampled(maps: Sequence[Tensor], image: Tensor) -> Tensor:
-    """Return the maps `(N, h, w)` of R scales as `(N, R, H, W)`, upsampled to the image's size."""
+def upsampled(maps: Tensor, image: Tensor) -> Tensor:
+    """Return maps `(N, h, w)` as `(N, H, W)`, upsampled to the image's size."""
     size = image.shape[2:]
-    return torch.cat(
-        [
-            F.interpolate(one.unsqueeze(1), size=size, mode="bilinear", align_corners=False)
-            for one in maps
-        ],
-        1,
-    )
+    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
 
 
-def weighted(stacked: Tensor, shares: Sequence[float]) -> Tensor:
-    """Return the weighted sum `(N, H, W)` of maps `(N, R, H, W)`.
+def weighted(maps: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Return the weighted sum `(N, H, W)` of maps `(N, H, W)`.
 
     Args:
-        stacked: The maps.
+        maps: R maps.
         shares: R weights, whose sum is 1.
     """
-    weight = torch.tensor(shares, dtype=stacked.dtype, device=stacked.device)
-    return F.conv2d(stacked, weight.reshape(1, -1, 1, 1)).squeeze(1)
+    total = maps[0] * shares[0]
+    for one, share in zip(maps[1:], shares[1:], strict=True):
+        total = total + one * share
+    return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, image_of
-from fastsal.export.graph_forms import gaussian, graph_form, upsampled, weighted
+from fastsal.cam.linear_head import LinearHead, find_linear_head
+from fastsal.export.graph_forms import GraphForm, Reading, gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
-from fastsal.export.linear_head import LinearHead, find_linear_head
-from fastsal.export.operators import KernelStatistic, combined_maps
+from fastsal.export.one_size import OneSize, check_places
+from fastsal.export.operators import KernelForm, combined_maps
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
 from fastsal.keeping.parts import uncompiled
 from fastsal.kernels.constants import EPSILON
-from fastsal.maps.placing import matrices
 from fastsal.maps.prior import Weights, layer_weights
 from fastsal.networks.layers import are_found, of_found
 from fastsal.networks.scales import Scale, candidates, chosen_scales
@@ -83,7 +83,10 @@ class ModelWithMap(nn.Module):
     ) -> None:
         super().__init__()
         self.recorder = Recorder(recordings, {})
-        self._lay(scales, size)
+        check_places(scales)
+        self.one_size = OneSize(scales, size)
+        self.statistic = cast(GraphForm, recordings[0].read)
+        self.moved = any(scale.placement is not None for scale in scales)
         self.model = recording_copy(model, self.recorder)
         self.scales = tuple(scales)
         total = math.fsum(weights)
@@ -94,40 +97,21 @@ class ModelWithMap(nn.Module):
         self.outputs = ("map", *per_scale, *(("lovi",) if lovi else ()))
         self.training = False
 
-    def _lay(self, scales: Sequence[Scale], size: tuple[int, int]) -> None:
-        """Keep the matrices that lay the maps of scales on images of one size, if any is moved."""
-        self.size = size if any(scale.placement for scale in scales) else None
-        for index, scale in enumerate(scales):
-            if scale.varies:
-                raise LayerError(
-                    f"layer {scale.name!r} lies in another place of each image, which the image "
-                    "itself decides; an exported module has fixed places. Export the network "
-                    "behind what moves the image"
-                )
-            if scale.placement is None:
-                continue
-            if scale.placement.views[0].points is not None:
-                raise LayerError(
-                    f"layer {scale.name!r} is turned against the image, by no quarter turn, which "
-                    "an exported module cannot lay; give layers before, or the network behind it"
-                )
-            if len(scale.placement.views) > 1:
-                raise LayerError(
-                    f"layer {scale.name!r} shows several places of an image in one map, or several "
-                    "maps of an image, which an exported module cannot lay; give layers before the "
-                    "views are made, or the network behind them"
-                )
-            rows, columns = matrices(scale.placement.views[0], size)
-            self.register_buffer(f"rows_{index}", rows.float(), persistent=False)
-            self.register_buffer(f"columns_{index}", columns.float(), persistent=False)
+    def _laid(self, index: int, maps: Tensor, image: Tensor, one_size: bool) -> Tensor:
+        """Return maps `(N, h, w)` of a scale as `(N, H, W)` on the image."""
+        if one_size or self.scales[index].placement is not None:
+            return self.one_size.laid(index, maps)
+        return upsampled(maps, image)
 
-    def _laid(self, index: int, maps: Tensor, image: Tensor) -> Tensor:
-        """Return maps `(N, h, w)` of a scale as `(N, 1, H, W)` on the image."""
-        if self.scales[index].placement is None:
-            return upsampled([maps], image)
-        rows, columns = getattr(self, f"rows_{index}"), getattr(self, f"columns_{index}")
-        laid: Tensor = rows @ maps @ columns.T
-        return laid.unsqueeze(1)
+    def _by_kernels(
+        self, readings: Sequence[Any], size: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Return the combined map and that of every scale, by kernels; None where none can run."""
+        by_kernel = all(isinstance(one, Tensor) for one in readings)
+        if not by_kernel or self.moved or self.lovi:
+            return None
+        maps = combined_maps(readings, self.shares, size)
+        return None if maps is None else (maps[0], tuple(maps[1:]))
 
     def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
         """Return the model's output, the map and the map of every scale.
@@ -153,29 +137,35 @@ class ModelWithMap(nn.Module):
         self.recorder.begin()
         output = self.model(*inputs)
         recorded = self.recorder.end()
-        if self.size is not None and tuple(image.shape[2:]) != self.size:
+        size, laid_for = (image.shape[2], image.shape[3]), self.one_size.size
+        if self.moved and size != laid_for:
             raise ValueError(
-                f"this map is laid for images of {self.size[0]}x{self.size[1]}, since the network "
+                f"this map is laid for images of {laid_for[0]}x{laid_for[1]}, since the network "
                 f"moves, crops or pads them inside; got {tuple(image.shape)}. Make another module "
                 "with an example of that size"
             )
-        statistics = recorded[: len(self.scales)]
-        kernel_maps = None
-        if self.size is None and not self.lovi:
-            kernel_maps = combined_maps(statistics, self.shares, (image.shape[2], image.shape[3]))
-        if kernel_maps is not None:
-            combined, *normalized = kernel_maps
-            per_scale = tuple(normalized)
-        else:
-            per_scale = tuple(gaussian(values) for values in statistics)
-            stacked = torch.cat(
-                [self._laid(index, one, image) for index, one in enumerate(per_scale)], 1
+        readings = recorded[: len(self.scales)]
+        laid: list[Tensor] = []
+        combined, per_scale = self._by_kernels(readings, size) or (None, ())
+        one_size = combined is None and self.one_size.fits(image, readings)
+        if combined is None:
+            per_scale = tuple(
+                self.one_size.gaussian(_of_all(readings, self.statistic))
+                if one_size
+                else [gaussian(_of_one(reading, self.statistic)) for reading in readings]
             )
-            combined = weighted(stacked, self.shares)
+            if one_size and not self.lovi:
+                combined = self.one_size.combined(per_scale, self.shares)
+            else:
+                laid = [
+                    self._laid(index, one, image, one_size) for index, one in enumerate(per_scale)
+                ]
+                combined = weighted(laid, self.shares)
         if self.head is not None:
             cam = self.head.class_activation_map(recorded[-1], output, self.model)
-            combined = combined * self._laid(len(self.scales) - 1, cam, image).squeeze(1)
-        return output, combined, per_scale, *((lovi_colours(stacked),) if self.lovi else ())
+            combined = combined * self._laid(len(self.scales) - 1, cam, image, one_size)
+        lovi = (lovi_colours(torch.stack(laid, 1)),) if self.lovi else ()
+        return output, combined, per_scale, *lovi
 
 
 def with_map(
@@ -315,6 +305,18 @@ def with_fast_cam(
     )
 
 
+def _of_one(reading: Reading | Tensor, form: GraphForm) -> Tensor:
+    """Return the statistic of one scale, `(N, h, w)`, which a kernel may have made."""
+    if isinstance(reading, Tensor):
+        return reading
+    return form.of_sums(reading.sums).reshape(-1, *reading.size)
+
+
+def _of_all(readings: Sequence[Reading], form: GraphForm) -> Tensor:
+    """Return the statistic of all scales one after the other, `(N, 1, P)`."""
+    return form.of_sums(torch.cat([reading.sums for reading in readings], 2))
+
+
 def size_of(example: Inputs) -> tuple[int, int]:
     """Return (H, W) of the example's image."""
     image = image_of(as_tuple(example))
@@ -364,7 +366,7 @@ def _recordings(
         rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
         read = graph_form(chosen, rectified)
         if is_smoe and chosen.epsilon is not None:
-            read = KernelStatistic(read, chosen.epsilon)
+            read = KernelForm(read.sums, read.of_sums, read.rectified, chosen.epsilon)
         recordings.append(Recording(scale, read))
     return root, scales, recordings
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
@@ -121,11 +121,12 @@ def write_onnx(
     outputs = (*own_names, *module.outputs)
     axes = tuple(_axes(tensor, dynamic_batch, dynamic_size) for tensor in inputs)
     input_names = _numbered("input", len(inputs))
-    program = _exported(module, inputs, axes, input_names, outputs, opset)
+    program = exported_program(module, inputs, axes, input_names, outputs, opset)
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
-    _remove_metadata(proto)
+    remove_metadata(proto)
     _mark_map_nodes(proto.graph, own_names)
+    _place_map_nodes(proto.graph)
     with written_whole(path) as partial:
         try:
             onnx.save(proto, partial)
@@ -194,8 +195,8 @@ def _axes(tensor: Tensor, dynamic_batch: bool, dynamic_size: bool) -> dict[int, 
     return {**axes, 2: "height", 3: "width"} if dynamic_size and tensor.dim() == 4 else axes
 
 
-def _exported(
-    module: ModelWithMap,
+def exported_program(
+    module: nn.Module,
     inputs: tuple[Tensor, ...],
     axes: Sequence[dict[int, str]],
     input_names: Sequence[str],
@@ -254,7 +255,7 @@ def _explained(error: BaseException, dynamic_size: bool, opset: int | None) -> s
     return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
 
 
-def _remove_metadata(proto: Any) -> None:
+def remove_metadata(proto: Any) -> None:
     """Remove the exporter's notes on Python modules and source lines."""
     graph = proto.graph
     for node in graph.node:
@@ -276,3 +277,32 @@ def _mark_map_nodes(graph: Any, own_outputs: Sequence[str]) -> None:
     for node in graph.node:
         if node.name not in own:
             node.name = PREFIX + node.name
+
+
+def _place_map_nodes(graph: Any) -> None:
+    """Move the nodes of the map behind the model's own, those of the first scale last of them.
+
+    onnxruntime runs a node as late as it can, and of what a node needs first what is last in the
+    file. In this order each scale is read as soon as it is made, while it lies in the processor's
+    cache and before anything else needs its memory.
+    """
+    own = [node for node in graph.node if not node.name.startswith(PREFIX)]
+    made = {name: place for place, node in enumerate(own) for name in node.output}
+    sources: dict[str, frozenset[int]] = {name: frozenset((place,)) for name, place in made.items()}
+    of_one: dict[int, list[Any]] = {}
+    of_none, of_several = [], []
+    for node in graph.node:
+        if not node.name.startswith(PREFIX):
+            continue
+        found = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
+        sources.update(dict.fromkeys(node.output, found))
+        if len(found) == 1:
+            of_one.setdefault(min(found), []).append(node)
+        elif found:
+            of_several.append(node)
+        else:
+            of_none.append(node)
+    branches = [node for place in sorted(of_one, reverse=True) for node in of_one[place]]
+    nodes = [*of_none, *own, *branches, *of_several]
+    del graph.node[:]
+    graph.node.extend(nodes)

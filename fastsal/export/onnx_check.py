@@ -57,13 +57,21 @@ def _random(tensor: Tensor, count: int, added: int, generator: torch.Generator) 
         shape[2:] = [shape[2] + added, shape[3] + 2 * added]
     if not tensor.is_floating_point():
         return tensor[:1].expand(shape).contiguous()
-    values = _rand(shape, generator)
-    if tensor.dim() == 4:
-        # Noise alone looks the same everywhere, and a map of it is rounding.
-        coarse = _rand([count, shape[1], 4, 4], generator)
-        values = 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * values
+    values = smooth_images(shape, generator) if tensor.dim() == 4 else _rand(shape, generator)
     low, high = tensor.min().cpu(), tensor.max().cpu()
     return (low + (high - low) * values).to(tensor)
+
+
+def smooth_images(shape: list[int], generator: torch.Generator) -> Tensor:
+    """Return random images in [0, 1]; noise alone looks alike everywhere, its map is rounding.
+
+    Args:
+        shape: (N, C, H, W).
+        generator: The source of random numbers.
+    """
+    noise = _rand(shape, generator)
+    coarse = _rand([*shape[:2], 4, 4], generator)
+    return 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * noise
 
 
 def _rand(shape: list[int], generator: torch.Generator) -> Tensor:

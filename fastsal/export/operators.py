@@ -10,14 +10,22 @@ is not installed: there the forms of `fastsal.export.graph_forms` are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsal.export.graph_forms import LEAST_EPSILON, gaussian, of_logarithms, upsampled, weighted
+from fastsal.export.graph_forms import (
+    LEAST_EPSILON,
+    GraphForm,
+    Reading,
+    gaussian,
+    smoe_of_means,
+    upsampled,
+    weighted,
+)
 from fastsal.kernels import cpu
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import GROUP
@@ -30,30 +38,33 @@ _LIBRARY.define(
 
 
 @dataclass(frozen=True)
-class KernelStatistic:
-    """SMOE Scale of a layer's tensor `(N, C, h, w)`, by a kernel where one can run.
+class KernelForm(GraphForm):
+    """The form of SMOE Scale that runs a kernel where one can run.
 
     Attributes:
-        graph_form: Gives it where none can.
         epsilon: Added to each activation.
 
     Example:
-        >>> statistic = KernelStatistic(lambda tensor: tensor.mean(1), 1e-6)
-        >>> statistic(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1)).shape
+        >>> from fastsal.export.graph_forms import smoe_of_sums, smoe_sums
+        >>> form = KernelForm(smoe_sums, smoe_of_sums, True, 1e-6)
+        >>> reading = form(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1))
+        >>> reading.shape if cpu.available() else reading.size
         torch.Size([1, 1, 1])
     """
 
-    graph_form: Callable[[Tensor], Tensor]
     epsilon: float
 
-    def __call__(self, activations: Tensor) -> Tensor:
-        """Return the statistic `(N, h, w)`, of which a constant factor may be left out."""
+    def __call__(self, activations: Tensor) -> Reading | Tensor:
+        """Return the statistic `(N, h, w)`, of which a factor may be left out, or the sums."""
         values = cpu.smoe_scale(activations, self.epsilon)
         if values is not None:
             return values
         if _compiled_on_cpu(activations):
-            return reduced_smoe_scale(rectified(activations.float()), self.epsilon)
-        return self.graph_form(activations)
+            activations = activations.float()
+            return reduced_smoe_scale(
+                activations if self.rectified else rectified(activations), self.epsilon
+            )
+        return super().__call__(activations)
 
 
 def reduced_smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
@@ -78,8 +89,7 @@ def reduced_smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
     a, b, c, d, rest = torch.split(shifted, [quarter] * GROUP + [channels - GROUP * quarter], 1)
     logarithms = ((a * b) * (c * d)).log().sum(1) + rest.log().sum(1)
     mean = shifted.mean(1)
-    log_mean = mean.log()
-    return of_logarithms(mean, log_mean, log_mean - logarithms / channels)
+    return smoe_of_means(mean, logarithms / channels)
 
 
 def combined_maps(
@@ -131,7 +141,8 @@ def _combined_maps(
         normalized.append(gaussian(values) if squashed is None else squashed)
     result = statistics[0].new_empty((len(statistics[0]), 1, height, width))
     if not cpu.combine(normalized, shares, result):
-        return [weighted(upsampled(normalized, result), shares), *normalized]
+        laid = [upsampled(one, result) for one in normalized]
+        return [weighted(laid, shares), *normalized]
     return [result[:, 0], *normalized]
 
 

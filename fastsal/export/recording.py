@@ -29,7 +29,7 @@ class Recording:
     """
 
     scale: Scale
-    read: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Any]
 
 
 class Recorder(threading.local):
@@ -60,7 +60,7 @@ class Recorder(threading.local):
         # Called again in each thread, with the same arguments.
         self.recordings = tuple(recordings)
         self.expected = expected
-        self._results: dict[int, Tensor] = {}
+        self._results: dict[int, Any] = {}
         self._calls: dict[tuple[str, bool], int] = {}
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[Any, ...]]:
@@ -88,7 +88,7 @@ class Recorder(threading.local):
                 tensor = only_tensor(value, name).detach()
                 self._results[index] = recording.read(scale.channels_first(tensor))
 
-    def end(self) -> list[Tensor]:
+    def end(self) -> list[Any]:
         """Return the results in the order of `recordings`, and drop them.
 
         Raises:

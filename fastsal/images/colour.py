@@ -40,6 +40,9 @@ def lovi(maps: Tensor) -> Tensor:
     layer finds salient is black, and a single layer (``r = 1``) gives a grey picture, since a hue
     would tell nothing.
 
+    The paper's hues are not told apart by everyone: who sees two hues alone takes the middle scales
+    (green) and the last (red) for one. For them show the maps of `Maps.per_scale` side by side.
+
     Args:
         maps: ``(N, r, H, W)`` in [0, 1], one map a layer, first layer first, upsampled to one size.
 

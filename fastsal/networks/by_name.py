@@ -6,14 +6,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fastsal.networks.checkpoints import load_weights
 from fastsal.optional import needed, one_line
 
 # Torchvision warns that the initial weights of these take long to draw.
@@ -32,8 +32,6 @@ _POSITIONAL = frozenset(
         inspect.Parameter.VAR_POSITIONAL,
     )
 )
-# Modules whose networks are called `module` and `_orig_mod`: DataParallel and DDP, torch.compile.
-_WRAPPERS = frozenset(("module", "_orig_mod"))
 FORMS = (
     "a torchvision model's name such as resnet50, timm:NAME, package.module:function or "
     "path/to/file.py:function"
@@ -49,8 +47,7 @@ def build_network(
         name: A torchvision model's name (classification, segmentation, detection), `timm:NAME`,
             or a function that returns a network: `package.module:function`, which is searched in
             the current folder too, or `path/to/file.py:function`. It is called without arguments.
-        weights: A file with the state dict to load, as `read_state_dict` reads and `load_state`
-            loads it.
+        weights: A file of weights, as `load_weights` loads it.
         pretrained: Loads the published weights of torchvision's and timm's networks, which may be
             downloaded, unless `weights` is given. A function's network is returned unchanged.
 
@@ -74,7 +71,7 @@ def build_network(
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module")
     if weights is not None:
-        load_state(network, read_state_dict(weights), name, weights)
+        load_weights(network, name, weights)
     return network
 
 
@@ -211,87 +208,3 @@ def _from_file(path: Path) -> ModuleType:
 def _search(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-
-
-def read_state_dict(path: Path | str) -> Mapping[str, Tensor]:
-    """Return the state dict in a file.
-
-    A checkpoint may hold it as "state_dict", "model_state_dict" or "model". The file is read with
-    `weights_only=True`: it cannot run code.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"weights {path}: there is no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        if not isinstance(content, Mapping):
-            raise TypeError(f"it holds a {type(content).__name__}")
-        if not all(isinstance(weight, Tensor) for weight in content.values()):
-            raise TypeError("it holds more than tensors by name")
-    except Exception as error:
-        raise ValueError(
-            f"weights {path}: cannot be read as a state dict ({one_line(error)}); save one with "
-            "torch.save(network.state_dict(), PATH)"
-        ) from error
-    return content
-
-
-def load_state(
-    network: nn.Module, state: Mapping[str, Tensor], name: str, source: Path | str
-) -> None:
-    """Load a state dict whose names are the network's.
-
-    The names of a network in a wrapper count as its own: `module.` of `DataParallel`,
-    `DistributedDataParallel` and averaged models, `_orig_mod.` of `torch.compile`. BatchNorm's
-    `num_batches_tracked`, which older files lack, stays as it is.
-
-    Args:
-        network: The network.
-        state: The state dict.
-        name: The network's name, for messages.
-        source: Where the state dict is from, for messages.
-
-    Raises:
-        ValueError: If it does not fit; the message names up to three differences.
-
-    >>> network = nn.Linear(2, 1)
-    >>> saved = {f"module.{name}": weight for name, weight in network.state_dict().items()}
-    >>> load_state(network, saved, "linear", "linear.pt")
-    """
-    own = network.state_dict()
-    here, there = unwrapped(own), unwrapped(state)
-    shapes, missing = [], []
-    for plain, key in here.items():
-        if plain in there:
-            shape = state[there[plain]].shape
-            if shape != own[key].shape:
-                shapes.append(f"{plain} is {tuple(shape)} there and {tuple(own[key].shape)} here")
-            own[key] = state[there[plain]]
-        elif plain.rpartition(".")[2] != "num_batches_tracked":
-            missing.append(f"{plain} is missing")
-    unexpected = [f"{plain} is not of this network" for plain in there if plain not in here]
-    wrong = shapes + missing + unexpected
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"weights {source} do not fit model {name!r}: {'; '.join(wrong[:3])}{more}"
-        )
-    network.load_state_dict(own)
-
-
-def unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the keys of a state dict by their names outside of wrappers."""
-    names = {
-        ".".join(part for part in key.split(".") if part not in _WRAPPERS): key
-        for key in state
-        # An averaged model counts its steps beside the network.
-        if key != "n_averaged"
-    }
-    averaged = "n_averaged" in state
-    return names if len(names) == len(state) - averaged else {key: key for key in state}

@@ -89,15 +89,44 @@ class GradientSource:
             NoGradientError: A LayerError, if the score does not depend on the layer, or the model
                 stopped gradients.
         """
-        leaves = list(self.leaves.values())
-        try:
-            gradients = torch.autograd.grad(score, leaves, of_score, **(grad_kwargs or {}))
-            if any(gradient is None for gradient in gradients):
-                raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
-        except RuntimeError as error:
-            raise NoGradientError(f"{_NO_GRADIENT} ({error})") from error
-        by_device = dict(zip(self.leaves, gradients, strict=True))
-        return self.activations(device_ids), joined(by_device, device_ids)
+        (pair,) = gradients_of([self], score, of_score, device_ids, grad_kwargs)
+        return pair
+
+
+def gradients_of(
+    sources: Sequence[GradientSource],
+    score: Tensor | GradientEdge,
+    of_score: Tensor | None = None,
+    device_ids: Sequence[int] | None = None,
+    grad_kwargs: Mapping[str, Any] | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensor of each source and the gradient of a score by it.
+
+    Args:
+        sources: One for each layer.
+        score: The score, a scalar, or the place in its graph where the backward pass starts.
+        of_score: The gradient of the score there.
+        device_ids: The order of the devices.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
+
+    Raises:
+        NoGradientError: As `GradientSource.gradients` does.
+    """
+    leaves = [leaf for source in sources for leaf in source.leaves.values()]
+    try:
+        gradients = torch.autograd.grad(score, leaves, of_score, **(grad_kwargs or {}))
+        if any(gradient is None for gradient in gradients):
+            raise RuntimeError("allow_unused gave None; materialize_grads gives 0 for it")
+    except RuntimeError as error:
+        raise NoGradientError(f"{_NO_GRADIENT} ({error})") from error
+    remaining = iter(gradients)
+    return [
+        (
+            source.activations(device_ids),
+            joined({device: next(remaining) for device in source.leaves}, device_ids),
+        )
+        for source in sources
+    ]
 
 
 def before_classes(output: Any) -> tuple[GradientEdge, Tensor] | None:

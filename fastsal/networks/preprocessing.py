@@ -93,37 +93,6 @@ def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
     )
 
 
-def class_index(wanted: str, classes: tuple[str, ...]) -> int:
-    """Return the index of a class that is given by index or by name.
-
-    Args:
-        wanted: A number, or a name as in `classes`; for "tabby, tabby cat" either name will do.
-        classes: The names; empty if they are not known.
-
-    Raises:
-        ValueError: If no class has that name, or several have it.
-
-    >>> class_index("281", ()), class_index("Tabby cat", ("tench", "tabby, tabby cat"))
-    (281, 1)
-    """
-    if wanted.isdecimal():
-        return int(wanted)
-    name = wanted.strip().lower()
-    found = [
-        index
-        for index, given in enumerate(classes)
-        if name in (given.lower(), *(part.strip() for part in given.lower().split(",")))
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"classes {found} are all called {wanted!r}; give one of the numbers")
-    raise ValueError(
-        f"no class is called {wanted!r}; give the number of the class"
-        + ("" if classes else ", since the names of this network's classes are not known")
-    )
-
-
 def _timm_classes(network: nn.Module) -> tuple[str, ...]:
     data: Any = needed("timm.data", "class names", "timm")
     subset = data.infer_imagenet_subset(network)

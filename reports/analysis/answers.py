@@ -9,7 +9,7 @@ from evaluation.scoring.significance import PairedTest, paired_tests
 from reports.analysis.certainty import Certainty
 from reports.analysis.common_seeds import CommonRanking, score_of
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
-from reports.formatting import digits, p_value, probability, quantity, score, spread
+from reports.formatting import counted, digits, p_value, probability, quantity, score, spread
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
 
@@ -77,7 +77,7 @@ def _best(best: SumsRow, common: CommonRanking, sure: Certainty) -> str:
     said = f"{best.method.title}, by {sure.score}"
     if own is not None:
         said += f" {_figure(own)}"
-    said += f": first of {len(common.methods)} methods over {seeds}."
+    said += f": first of {counted(len(common.methods), 'method')} over {seeds}."
     above = [row.method.title for row in common.rows[: common.rows.index(best)]]
     if above:
         said += f" Above every method: the control{'s' if len(above) > 1 else ''} "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from reports.analysis.overview import SumsRow
 from reports.records.estimates import SCORES, Estimate, Sums, over_seeds
 from reports.records.run import Method, Run
 
-__all__ = ["CommonRanking", "common_ranking", "in_order", "score_of"]
+__all__ = ["CommonRanking", "common_ranking", "common_seeds", "in_order", "score_of"]
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,9 @@ def common_ranking(run: Run, rows: Sequence[SumsRow], ranked_by: str) -> CommonR
         for row in rows
         if (found := score_of(row.sums, ranked_by)) is not None
     }
-    several = {name for name, own in seeds.items() if len(own) > 1}
-    chosen = several if len(several) > 1 else set(seeds)
-    shared = set.intersection(*(seeds[name] for name in chosen)) if chosen else set()
-    if chosen and not shared:
-        # No seed is everyone's: the one that most methods have.
-        counts = Counter(seed for name in chosen for seed in sorted(seeds[name]))
-        shared = {counts.most_common(1)[0][0]} if counts else set()
-        chosen = {name for name in chosen if shared and shared <= seeds[name]}
+    chosen, shared = common_seeds(seeds)
     own_rows = [
-        replace(row, sums=_over(run, row, sorted(shared)))
-        for row in rows
-        if row.method.name in chosen
+        replace(row, sums=_over(run, row, shared)) for row in rows if row.method.name in chosen
     ]
 
     def mean(row: SumsRow) -> float:
@@ -73,9 +64,31 @@ def common_ranking(run: Run, rows: Sequence[SumsRow], ranked_by: str) -> CommonR
 
     return CommonRanking(
         sorted(own_rows, key=mean, reverse=True),
-        sorted(shared),
-        [row.method for row in rows if row.method.name in seeds.keys() - chosen],
+        shared,
+        [row.method for row in rows if row.method.name in seeds.keys() - set(chosen)],
     )
+
+
+def common_seeds(seeds: Mapping[str, Set[int]]) -> tuple[list[str], list[int]]:
+    """The methods that can be compared over the same seeds, and those seeds.
+
+    Methods with one seed are left out beside two or more with several; where no seed is everyone's,
+    those without the most frequent one.
+
+    Args:
+        seeds: of each method.
+
+    >>> common_seeds({"a": {0, 1, 2}, "b": {0, 1}, "c": {0}})
+    (['a', 'b'], [0, 1])
+    """
+    several = [name for name, own in seeds.items() if len(own) > 1]
+    chosen = several if len(several) > 1 else list(seeds)
+    shared = set[int]().union(*(seeds[name] for name in chosen))
+    shared = shared.intersection(*(seeds[name] for name in chosen))
+    counts = Counter(seed for name in chosen for seed in sorted(seeds[name]))
+    if counts and not shared:
+        shared = {counts.most_common(1)[0][0]}
+    return [name for name in chosen if shared and shared <= seeds[name]], sorted(shared)
 
 
 def in_order(rows: Sequence[SumsRow], common: CommonRanking) -> list[SumsRow]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
-from reports.formatting import percent, spread, trace
+from reports.formatting import counted, percent, spread, trace
 from reports.records.estimates import Estimate, Place, Sums
 from reports.records.run import Method, Run
 
@@ -92,10 +92,13 @@ def summary(run: Run) -> list[str]:
     if data:
         size = "×".join(str(side) for side in data.get("size", ()))
         images = (
-            f" ({len(data.get('classes', ()))} classes, {data.get('train')} training and "
-            f"{data.get('test')} test images of {size} pixels)"
+            f" ({len(data.get('classes', ()))} classes, {_grouped(data.get('train'))} training and "
+            f"{_grouped(data.get('test'))} test images of {size} pixels)"
         )
-    said = [f"{len(run.methods)} methods on {run.dataset}{images} with the network {run.model}."]
+    controls = len(run.in_group("control"))
+    methods = counted(len(run.methods) - controls, "method")
+    methods += f" and {counted(controls, 'control')}" if controls else ""
+    said = [f"{methods} on {run.dataset}{images} with the network {run.model}."]
     if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
         whole = f"{percent(run.unmasked.mean)} %{spread(run.unmasked, 100, 1)}"
@@ -156,3 +159,7 @@ def best_places(run: Run) -> set[Place]:
                 choose = max if mode == "kar" else min
                 best.add(choose(column, key=lambda place: column[place]))
     return best
+
+
+def _grouped(count: int | None) -> str:
+    return "an unknown number of" if count is None else f"{count:,}"

@@ -10,7 +10,8 @@ from statistics import mean
 import pandas as pd
 
 from evaluation.scoring.significance import kendall_tau
-from reports.records.estimates import SCORES, over_seeds, seed_sums
+from reports.analysis.common_seeds import common_seeds
+from reports.records.estimates import SCORES, seed_sums
 from reports.records.frames import VARIANT_COLUMNS, of_metric
 from reports.records.run import Run
 
@@ -63,10 +64,11 @@ def agreement(
     tau: dict[str, tuple[float, float]] = {}
     fewest = 0
     for score, modes in SCORES.items():
-        orders = {value: _scores(group, fractions, modes) for value, group in groups.items()}
+        scores = [_scores(group, fractions, modes) for group in groups.values()]
         pairs = [
-            (found, len(first.keys() & second.keys()))
-            for first, second in combinations(orders.values(), 2)
+            (found, len(first.keys()))
+            for one, other in combinations(scores, 2)
+            for first, second in [_orders(one, other, by)]
             if (found := kendall_tau(first, second)) is not None
         ]
         if pairs:
@@ -96,10 +98,24 @@ def agreements(run: Run) -> list[Agreement]:
 
 def _scores(
     rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
-) -> dict[str, float]:
-    """A score by method, the mean over seeds."""
+) -> dict[str, dict[int, float]]:
+    """A score by method and seed."""
     return {
-        method: estimate.mean
+        method: {seed: value for seed, (value, _) in by_seed.items()}
         for method, by_seed in seed_sums(rows, fractions, modes).items()
-        if (estimate := over_seeds(by_seed)) is not None
     }
+
+
+def _orders(
+    one: Mapping[str, Mapping[int, float]], other: Mapping[str, Mapping[int, float]], by: str
+) -> list[dict[str, float]]:
+    """Mean scores in two groups by method, over the seeds that all methods have in both."""
+    if by == "seed":  # each group is one
+        names = [name for name in one if one[name] and other.get(name)]
+        return [{name: mean(group[name].values()) for name in names} for group in (one, other)]
+    shared = {name: one[name].keys() & other.get(name, {}).keys() for name in one}
+    chosen, seeds = common_seeds({name: own for name, own in shared.items() if own})
+    return [
+        {name: mean(group[name][seed] for seed in seeds) for name in chosen}
+        for group in (one, other)
+    ]

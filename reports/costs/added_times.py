@@ -13,7 +13,16 @@ import pandas as pd
 from evaluation.profiling.timing import Interval
 from reports.analysis.cost_rows import NETWORK_ALONE
 
-__all__ = ["FORMS", "METHOD_TITLES", "SMOE", "SUMS", "Added", "Place", "added_times"]
+__all__ = [
+    "ENGINE_NAMES",
+    "FORMS",
+    "METHOD_TITLES",
+    "SMOE",
+    "SUMS",
+    "Added",
+    "Place",
+    "added_times",
+]
 
 SMOE = "smoe-linear"
 # The sum over the channels of each scale: what reading every activation once takes.
@@ -29,7 +38,7 @@ METHOD_TITLES = {
 FORMS = ("PyTorch", "torch.compile", "CUDA graphs", "onnxruntime", "OpenVINO")
 # Beside the folder of the profile, in that of the deployment: files of rounds in other engines.
 _ENGINES = ("exported.csv", "engines.csv")
-_NAMES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
+ENGINE_NAMES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
 _WHAT = {"map": SMOE, "fastcam": "fastcam", "sums": SUMS}
 _SIZE = 224
 _COVERS = 0.95
@@ -136,7 +145,7 @@ def _of_engine(row: dict[str, Any]) -> tuple[tuple[Place, str], Added]:
         float(row[f"processor_{end}_percent"]) for end in ("median", "low", "high")
     )
     place = Place(
-        form=_NAMES[row.get("engine", "onnxruntime")],
+        form=ENGINE_NAMES[row.get("engine", "onnxruntime")],
         # What follows the comma says which weights it has.
         network=row["network"].partition(",")[0],
         device=row.get("device", "cpu"),

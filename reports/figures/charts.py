@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from reports.analysis.certainty import Certainty
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
+from reports.analysis.quality import QUALITIES, qualities
 from reports.figures import drawing
 from reports.figures.curves import accuracy_range, curves
 from reports.figures.styles import method_styles
@@ -20,7 +21,7 @@ __all__ = [
     "Chart",
     "Curves",
     "chart",
-    "cost_chart",
+    "cost_charts",
     "curve_charts",
     "forest_chart",
     "mask_only_charts",
@@ -112,6 +113,8 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     if not against:
         return None
     totals = {row.method.name: row.sums.total for row in certainty.rows}
+    # The order of the tables, which is that over common seeds.
+    order = [row.method.name for row in certainty.rows]
     unmoved = {
         reference: -total.mean
         for reference in against
@@ -119,7 +122,7 @@ def forest_chart(run: Run, certainty: Certainty) -> Chart | None:
     }
     return chart(
         "Differences paired by seed",
-        drawing.forest(against, run.methods, score=certainty.score, unmoved=unmoved),
+        drawing.forest(against, run.methods, order=order, score=certainty.score, unmoved=unmoved),
         f"Difference of {certainty.score} against the controls, a point and an interval a method",
     )
 
@@ -150,34 +153,51 @@ def mask_only_charts(run: Run) -> Iterator[Chart]:
             yield chart(title, figure, f"Accuracy from the mask alone against accuracy, {title}")
 
 
-def cost_chart(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Chart | None:
-    """A scatter plot of SUM against the time of a map; None before a method has both."""
+def cost_charts(run: Run, rows: Iterable[SumsRow], costs: Costs) -> Iterator[Chart]:
+    """Scatter plots of the time of a map against its quality, one for each measured quality.
+
+    A method has a thin line for each interval: over seeds, or over images where there is one seed.
+
+    Args:
+        run: the run.
+        rows: its methods with their sums.
+        costs: estimates by metric and method.
+    """
     metric = time_metric(costs)
-    times = costs[metric.name]
-    points = {
-        row.method.name: (times[row.method.name].mean, row.sums.total.mean)
-        for row in rows
-        if row.sums.total is not None
-        and row.method.name in times
-        and times[row.method.name].mean > 0
-    }
-    if not points:
-        return None
-    figure = drawing.scatter(
-        points,
-        run.methods,
-        title="Compute against score",
-        x_label=f"{metric.title.lower()} (ms)",
-        y_label="SUM (higher is better)",
-        y_lines={"unmasked or chance at every fraction": 0.0},
-        front=pareto_front(points.values()),
-        log_x=True,
-    )
-    return chart(
-        "Compute against score",
-        figure,
-        "Time of a map against SUM, a point a method, and the front that none beats in both",
-    )
+    times = {name: found for name, found in costs[metric.name].items() if found.mean > 0}
+    passes = [found.mean for found in costs["forward_ms"].values() if found.mean > 0]
+    for name, by_method in qualities(run, rows).items():
+        shown = [method for method in run.methods if method in by_method and method in times]
+        if not shown:
+            continue
+        points = {method: (times[method].mean, by_method[method].mean) for method in shown}
+        title = f"Cost against quality: {name}"
+        figure = drawing.scatter(
+            points,
+            run.methods,
+            title=title,
+            x_label=f"{metric.title.lower()} (ms)",
+            y_label=QUALITIES[name],
+            x_lines={"one forward pass": sum(passes) / len(passes)} if passes else {},
+            y_lines={"unmasked or chance at every fraction": 0.0} if name == "SUM" else {},
+            front=pareto_front(points.values()),
+            spans={
+                method: (_above_0(times[method].interval), by_method[method].interval)
+                for method in shown
+            },
+            log_x=True,
+        )
+        yield chart(
+            title,
+            figure,
+            f"Time of a map against {name}, a point and its intervals a method, and the front that "
+            "none beats in both",
+        )
+
+
+def _above_0(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval that a logarithmic axis can show, or None."""
+    return interval if interval is not None and interval[0] > 0 else None
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from reports.figures.labels import label_points
 from reports.figures.styles import method_styles
+from reports.formatting import counted
 from reports.records.estimates import Estimate
 from reports.records.run import Method
 
@@ -55,6 +56,7 @@ def forest(
     differences: Mapping[str, Mapping[str, Estimate]],
     methods: Mapping[str, Method],
     *,
+    order: Sequence[str],
     score: str,
     unmoved: Mapping[str, float],
 ) -> Figure:
@@ -63,19 +65,28 @@ def forest(
     Args:
         differences: for each reference, estimates by method.
         methods: all of the page, for titles and styles.
+        order: of the methods, from top to bottom.
         score: name of the score.
         unmoved: for each reference, the difference of a network whose accuracy no mask changes.
 
     Returns:
-        The figure; methods sorted by the first reference, ties as they come. A hollow point is one
-        seed.
+        The figure; with the number of seeds of each method where it differs. A hollow point is
+        one seed.
     """
     styles = method_styles(methods.values())
-    first = next(iter(differences.values()))
-    names = sorted(
-        dict.fromkeys(name for of_reference in differences.values() for name in of_reference),
-        key=lambda name: first[name].mean if name in first else 0.0,
-    )
+    seeds = {
+        name: len(found.seeds)
+        for of_reference in reversed(list(differences.values()))
+        for name, found in of_reference.items()
+    }
+    # The second reference may have no difference from the first.
+    names = [name for name in reversed(order) if name in seeds]
+    labels = [
+        f"{methods[name].title}, {counted(seeds[name], 'seed')}"
+        if len(set(seeds.values())) > 1
+        else methods[name].title
+        for name in names
+    ]
     with style():
         figure = Figure(
             figsize=(3.6 * len(differences) + 2.2, 0.24 * len(names) + 0.9), layout="constrained"
@@ -101,11 +112,15 @@ def forest(
                     markerfacecolor="white" if found.interval is None else colour,
                 )
             axes.set(title=f"against {methods[reference].title}", xlabel=f"difference of {score}")
-            axes.set_yticks(range(len(names)), [methods[name].title for name in names])
+            axes.set_yticks(range(len(names)), labels)
             axes.set_ylim(-0.7, len(names) - 0.3)
             axes.margins(x=0.08)
             axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
     return figure
+
+
+# An interval; None if there is none.
+Span = tuple[float, float] | None
 
 
 def scatter(
@@ -118,6 +133,7 @@ def scatter(
     x_lines: Mapping[str, float] | None = None,
     y_lines: Mapping[str, float] | None = None,
     front: Sequence[tuple[float, float]] = (),
+    spans: Mapping[str, tuple[Span, Span]] | None = None,
     log_x: bool = False,
 ) -> Figure:
     """Labelled points, one a method, in its colour and marker.
@@ -131,6 +147,7 @@ def scatter(
         x_lines: x of vertical lines by name, such as chance.
         y_lines: y of horizontal lines by name.
         front: the Pareto front, from the left, joined by steps.
+        spans: the intervals of x and of y by method, drawn as thin lines; None for none.
         log_x: make the x axis logarithmic.
     """
     styles = method_styles(methods.values())
@@ -142,6 +159,11 @@ def scatter(
         if front:
             across, up = zip(*front, strict=True)
             axes.step(across, up, where="post", color="#0173b2", linewidth=1, alpha=0.5, zorder=1)
+        for name, (across_span, up_span) in (spans or {}).items():
+            x, y = points[name]
+            for along, other in ((across_span, (y, y)), ((x, x), up_span)):
+                if along is not None and other is not None:
+                    axes.plot(along, other, color=styles[name].colour, linewidth=1, alpha=0.6)
         for name, (x, y) in points.items():
             look = styles[name]
             size = 8 if look.control else 6.5

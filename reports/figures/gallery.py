@@ -21,7 +21,6 @@ __all__ = [
     "MaskedColumn",
     "MaskedImage",
     "PictureRow",
-    "has_pictures",
     "lovi_key",
     "picture_uri",
     "read_gallery",
@@ -226,15 +225,6 @@ def picture_uri(rgb: Pixels) -> str:
         image.save(buffer, "WEBP", quality=85)
         kind = "webp"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def has_pictures(html: str) -> bool:
-    """True if a page shows pictures of `picture_uri`; its figures are SVG.
-
-    >>> has_pictures('<img src="data:image/png;base64,">'), has_pictures("<p>none</p>")
-    (True, False)
-    """
-    return any(f"data:image/{kind};" in html for kind in ("png", "webp"))
 
 
 def _place(maps: _Maps, index: int) -> int | None:

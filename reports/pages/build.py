@@ -24,12 +24,13 @@ from reports.analysis.overview import (
 from reports.analysis.rank_agreement import agreements
 from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
-from reports.figures.charts import cost_chart, curve_charts, forest_chart, mask_only_charts
-from reports.figures.gallery import Gallery, has_pictures, lovi_key, read_gallery
+from reports.figures.charts import cost_charts, curve_charts, forest_chart, mask_only_charts
 from reports.figures.styles import key, method_styles
+from reports.formatting import counted
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
 from reports.pages.measures import COMPLEXITY, measures_context
+from reports.pages.pictures import pictures_context
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
 from reports.records.estimates import SCORE_TITLES, levels, per_method
@@ -37,7 +38,6 @@ from reports.records.run import GROUPS, Method, Run, read_run
 
 __all__ = ["build", "render", "write_records"]
 
-_MASKED_IMAGES = 2
 # Costs that have a column only if some cell measured them.
 _MAYBE_UNMEASURED = (
     *("train_images_per_s", "attribution_images_per_s", "overhead_percent", "first_ms"),
@@ -49,26 +49,23 @@ _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
-def build(
-    run: Path, out: Path | None = None, *, csv: bool = False, keep_pictures: bool = False
-) -> Path:
+def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
     """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
     Values that were not measured yet read "not measured". Each file is replaced in one step.
+    Pictures whose maps or images are gone stay those of the ``report.html`` that `run` has.
 
     Args:
         run: the run's folder, finished or not, or an archive of it.
         out: folder of the files; None for `run` itself.
         csv: write ``records.csv`` of an archive too.
-        keep_pictures: refuse to replace a page with pictures of maps by one without.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: `run` holds neither a plan nor a finished cell.
-        ValueError: its plan is no plan, the archive is damaged, or the page would lose its
-            pictures: then the records alone are written.
+        ValueError: its plan is no plan, or the archive is damaged.
     """
     content = read_run(run)
     for warning in content.warnings:
@@ -80,16 +77,6 @@ def build(
         write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
     write_records(content, place)
     page = place / "report.html"
-    if (
-        keep_pictures
-        and not has_pictures(html)
-        and page.exists()
-        and has_pictures(page.read_text())
-    ):
-        raise ValueError(
-            f"{page} shows maps that {run} no longer holds, and is kept; the records are written: "
-            "give --out to write a page without maps elsewhere"
-        )
     write_atomically(page, lambda file: file.write(html.encode()))
     return page
 
@@ -161,7 +148,7 @@ def _context(run: Run) -> dict[str, Any]:
         "mask_only": run.mask_only_accuracies,
         "mask_only_columns": mask_only_columns,
         "mask_only_charts": list(mask_only_charts(run)),
-        **_pictures(read_gallery(run)),
+        **pictures_context(run),
         "costs": costs,
         "cost_metrics": [
             [
@@ -176,7 +163,7 @@ def _context(run: Run) -> dict[str, Any]:
             *run.methods.values(),
         ],
         "changes": ranking_changes(run),
-        "cost_chart": cost_chart(run, rows, costs),
+        "cost_charts": list(cost_charts(run, rows, costs)),
         **measures_context(run, common.rows, ranked_by(rows)),
         "score_titles": SCORE_TITLES,
         "groups": GROUPS,
@@ -188,17 +175,4 @@ def _context(run: Run) -> dict[str, Any]:
 
 def _methods(run: Run) -> str:
     own = sum(method.group != "control" for method in run.methods.values())
-    return f"{own} method{'s' if own != 1 else ''}"
-
-
-def _pictures(gallery: Gallery | None) -> dict[str, Any]:
-    if gallery is None:
-        return {"captions": [], "maps_rows": [], "masked": [], "lovi_rows": [], "lovi_key": []}
-    first = range(min(_MASKED_IMAGES, len(gallery.captions)))
-    return {
-        "captions": gallery.captions,
-        "maps_rows": gallery.side_by_side(),
-        "masked": [part for image in first if (part := gallery.masked(image)).rows],
-        "lovi_rows": gallery.lovi_rows(),
-        "lovi_key": lovi_key(gallery.scales),
-    }
+    return counted(own, "method")

@@ -26,7 +26,7 @@ _FORMS = {
     (True, False): "compiled",
     (True, True): "compiled with CUDA graphs",
 }
-_NO_PEERS = ("control", "smoe", "other")
+_NO_PEERS = ("control", "smoe", "activation", "other")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def costs_context(run: Run) -> dict[str, Any]:
 def _side_by_side(
     tables: CostTables,
 ) -> Iterator[tuple[str, list[str], list[tuple[TimeRow, list[TimeRow | None]]]]]:
-    """Tables of networks in the same setting: a title, the networks, and a row a method."""
+    """Tables of networks in the same setting: a title, the networks, and a row a method.
+
+    A method of one network has no row: it stands in the tables of times.
+    """
     alike: dict[tuple[Any, ...], list[TimeTable]] = {}
     for table in tables.times:
         setting = table.setting
@@ -84,8 +87,9 @@ def _side_by_side(
         rows = []
         for name in names:
             cells = [table.row(name) for table in group]
-            known = next(cell for cell in cells if cell is not None)
-            rows.append((known, cells))
+            known = [cell for cell in cells if cell is not None]
+            if len(known) > 1:
+                rows.append((known[0], cells))
         title = f"{rest.title.removeprefix(', ')}, batch {batch}"
         yield title, [table.setting.model for table in group], rows
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.storage.writing import write_atomically
+from reports.formatting import counted
 
 __all__ = [
     "COLUMNS",
@@ -154,7 +155,7 @@ def _workers(frame: pd.DataFrame) -> Iterator[str]:
         "The same plan of nearly equal cells. Efficiency is the time after the start of one worker "
         f"over n times that of n; at least {_EFFICIENT} is asked for: "
         + "; ".join(
-            f"{n} workers {value:.2f}, {'met' if value >= _EFFICIENT else 'missed'}"
+            f"{counted(n, 'worker')} {value:.2f}, {'met' if value >= _EFFICIENT else 'missed'}"
             for n, value in several.items()
         )
         + "."

@@ -13,7 +13,7 @@ from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, p
 from reports.analysis.replacement import excludes_zero
 from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
-from reports.formatting import percent, slug, spread, trace
+from reports.formatting import counted, percent, slug, spread, trace
 from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
 from reports.records.run import GROUPS, Run
@@ -84,8 +84,7 @@ def _summary(run: Run, table: LayerTable) -> list[str]:
         f"One scale of {run.model} at a time is masked on {run.dataset}, and what comes after it "
         f"fine-tuned: KAR lets the {passed.get('kar', '')} most salient locations through, ROAR "
         f"the {passed.get('roar', '')} least salient.",
-        f"{seeds} seed{'s' if seeds > 1 else ''}"
-        f"{', so that no number has an interval' if seeds == 1 else ''}.",
+        f"{counted(seeds, 'seed')}{', so that no number has an interval' if seeds == 1 else ''}.",
     ]
     if run.unmasked is not None:
         whole = run.unmasked

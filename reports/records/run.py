@@ -39,6 +39,7 @@ __all__ = ["GROUPS", "Method", "Run", "read_run"]
 GROUPS: dict[str, str] = {
     "control": "Controls",
     "smoe": "SMOE Scale and other statistics",
+    "activation": "Maps from activations alone",
     "cam": "Class activation maps",
     "gradient": "Gradient methods",
     "other": "Other methods",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from evaluation.hardware import source_commit
 from evaluation.storage.writing import write_atomically
 from fastsal import __version__
 from reports.formatting import digits
+from reports.pages.provenance import origin_of
 from reports.pages.rendering import rendered
 from reports.records.run import Run, read_run
 from reports.reproduction import counted, printed, profiled, retrained
@@ -82,6 +85,9 @@ def build(paths: Sequence[Path], out: Path) -> Path:
             "missing": verdicts.get("not measured", 0),
             "commands": _numbered(claim.command for own in sections.values() for claim in own),
             "environment": list(_environment().items()),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "commit": source_commit(),
+            "origins": [_named(run) for run in runs],
         },
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -154,6 +160,12 @@ def figure(value: float, unit: str) -> str:
 def _numbered(commands: Iterable[str]) -> dict[str, str]:
     """Each command once, with the number that rows refer to."""
     return {command: str(index) for index, command in enumerate(dict.fromkeys(commands), 1)}
+
+
+def _named(run: Run) -> dict[str, str]:
+    """The origin of a run, under the name of its folder if its command names none."""
+    found = origin_of(run)
+    return {**found, "name": found["name"] or run.files.root.resolve().name}
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evaluation.scoring.scores import kar_score, roar_score
 from reports.analysis.layer_tables import RANDOM, LayerTable, measured
 from reports.analysis.replacement import excludes_zero, gains, replacements
-from reports.formatting import spread
+from reports.formatting import counted, spread
 from reports.paper import table_5
 from reports.records.estimates import SCORE_TITLES, SCORES, Estimate
 from reports.records.run import Run
@@ -248,9 +248,7 @@ def _where(run: Run, score: Estimate | None) -> str:
     """Network, images, fractions and seeds of a figure in words."""
     seeds = () if score is None else score.seeds
     data = run.data
-    images = f", {data.get('train')} training images" if data else ""
+    images = f", {counted(data['train'], 'training image')}" if data else ""
     shares = ", ".join(f"{100 * fraction:g}" for fraction in run.fractions)
     fractions = f"; {shares} %" if run.kind == "run" else ""
-    return f"{run.model} on {run.dataset}{images}{fractions}; {len(seeds)} seeds".replace(
-        "; 1 seeds", "; 1 seed"
-    )
+    return f"{run.model} on {run.dataset}{images}{fractions}; {counted(len(seeds), 'seed')}"

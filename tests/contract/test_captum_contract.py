@@ -15,15 +15,22 @@ from captum.metrics import infidelity, sensitivity_max
 from torch import nn
 
 from fastsal import (
+    EigenCAM,
     FastCAM,
     GradCAM,
     GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
     SMOEScale,
     SmoothGradCAMPlusPlus,
+    XGradCAM,
 )
 from fastsal.maps.resize import upsample
 
-LAYER_METHODS = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
+LAYER_METHODS = [
+    *(GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus),
+    *(HiResCAM, XGradCAM, LayerCAM, EigenCAM),
+]
 
 
 @pytest.fixture
@@ -49,6 +56,10 @@ def test_class_contract(model, method):
         GradCAM: "Grad-CAM",
         GradCAMPlusPlus: "Grad-CAM++",
         SmoothGradCAMPlusPlus: "Smooth Grad-CAM++",
+        HiResCAM: "HiResCAM",
+        XGradCAM: "XGrad-CAM",
+        LayerCAM: "LayerCAM",
+        EigenCAM: "EigenCAM",
     }.get(method)
     assert attributor.forward_func is model
     # The method that NoiseTunnel calls.

@@ -1,19 +1,25 @@
-"""Images in one folder a class, as for torchvision's ImageFolder."""
+"""Images in one folder a class, as for torchvision's ImageFolder, or in a tar file of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from evaluation.datasets.dataset import DatasetError
-from evaluation.datasets.image_files import fit_square
-from evaluation.datasets.listing import Listing, Request
+from evaluation.datasets.image_files import Transform, fit_square
+from evaluation.datasets.listing import Listing, Request, SplitListing
 from evaluation.datasets.sources.files import class_names, in_class_folders, split_folder
 from evaluation.datasets.sources.registry import source
+from evaluation.datasets.sources.tar_files import TarFolders
 
-__all__ = ["both_splits", "folder", "matching_classes"]
+__all__ = ["both_splits", "class_listings", "folder"]
 
 
-@source("folder", "train/CLASS/* and test/CLASS/* (or val, valid, validation in place of test)")
+@source(
+    "folder",
+    "train/CLASS/* and test/CLASS/* (or val, valid, validation in place of test), as folders or "
+    "in one tar file that is not compressed",
+    tar=True,
+)
 def folder(request: Request) -> Listing:
     """The listing of image files in class folders.
 
@@ -24,16 +30,39 @@ def folder(request: Request) -> Listing:
     """
     root = Path(request.argument)
     expected = f"{root}/train/CLASS/* and {root}/test/CLASS/*"
-    train, test = both_splits(root, ("test", "val", "valid", "validation"), expected)
-    classes = matching_classes(root, train, test)
-    transform = fit_square(request.image_size)
-    return Listing(
-        root.resolve().name,
-        classes,
-        in_class_folders(root, train, classes, transform),
-        in_class_folders(root, test, classes, transform),
-        size=request.size,
+    classes, train, test = class_listings(
+        root, ("test", "val", "valid", "validation"), expected, fit_square(request.image_size)
     )
+    name = root.resolve().stem if root.is_file() else root.resolve().name
+    return Listing(name, classes, train, test, size=request.size)
+
+
+def class_listings(
+    root: Path, tests: tuple[str, ...], expected: str, transform: Transform | None
+) -> tuple[tuple[str, ...], SplitListing, SplitListing]:
+    """The classes, which must be the same in both splits, and the listing of each split.
+
+    Args:
+        root: the folder of both splits, or a tar file of them.
+        tests: possible names of the test folder, the likeliest first.
+        expected: the layout, for the message.
+        transform: resizes and crops the images.
+
+    Raises:
+        DatasetError: no such folders, an empty class, a class in one split only, a broken tar file.
+    """
+    if root.is_file():
+        tar = TarFolders.index(root)
+        train, test = tar.split(("train",), expected), tar.split(tests, expected)
+        learnt, tested = set(tar.members[train]), set(tar.members[test])
+        classes = _matching(root, train, test, learnt, tested)
+        learning = tar.listing(train, classes, transform)
+        return classes, learning, tar.listing(test, classes, transform)
+    train, test = both_splits(root, tests, expected)
+    learnt, tested = class_names(root / train), class_names(root / test)
+    classes = _matching(root, train, test, learnt, tested)
+    learning = in_class_folders(root, train, classes, transform)
+    return classes, learning, in_class_folders(root, test, classes, transform)
 
 
 def both_splits(root: Path, tests: tuple[str, ...], expected: str) -> tuple[str, str]:
@@ -47,9 +76,18 @@ def both_splits(root: Path, tests: tuple[str, ...], expected: str) -> tuple[str,
     return split_folder(root, ("train",), expected), split_folder(root, tests, expected)
 
 
-def matching_classes(root: Path, train: str, test: str) -> tuple[str, ...]:
-    """The sorted classes, which must be the same in both splits."""
-    learnt, tested = class_names(root / train), class_names(root / test)
+def _matching(
+    root: Path, train: str, test: str, learnt: set[str], tested: set[str]
+) -> tuple[str, ...]:
+    """The sorted classes, which must be the same in both splits.
+
+    Args:
+        root: the folder of both splits.
+        train: name of the training split.
+        test: name of the test split.
+        learnt: classes of the training split.
+        tested: classes of the test split.
+    """
     if learnt and not tested:
         raise DatasetError(
             f"no class folder in {str(root / test)!r}: expected those of {train}, "

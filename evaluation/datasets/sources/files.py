@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,17 @@ __all__ = ["class_names", "files_split", "in_class_folders", "listing_hash", "sp
 
 
 def listing_hash(root: Path) -> str:
-    """Hash of the names, sizes and times of all files under a folder, without reading them."""
+    """Hash of the names, sizes and times of all files under a folder, without reading them.
+
+    Args:
+        root: the folder, or one file.
+    """
     digest = hashlib.sha256()
-    for name, found in _files(root, "", _above(root) if root.is_dir() else ()):
+    if root.is_file():
+        files: Iterable[tuple[str, os.stat_result]] = [(root.name, root.stat())]
+    else:
+        files = _files(root, "", _above(root) if root.is_dir() else ())
+    for name, found in files:
         said = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"
         digest.update(said.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

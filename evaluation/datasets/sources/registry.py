@@ -41,6 +41,7 @@ class Source:
         found: True if its files are there; None for a folder that must exist.
         object_masks: True if its images come with the true object's pixels.
         published: the published numbers, for when the files are missing.
+        tar: True if its folder may be a tar file.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     found: Callable[[Request], bool] | None = None
     object_masks: bool = False
     published: Published | None = None
+    tar: bool = False
 
     @property
     def takes_folder(self) -> bool:
@@ -59,7 +61,8 @@ class Source:
         """True if the files of a request are there."""
         if self.found is not None:
             return self.found(request)
-        return bool(request.argument) and Path(request.argument).is_dir()
+        path = Path(request.argument)
+        return bool(request.argument) and (path.is_dir() or (self.tar and path.is_file()))
 
 
 SOURCES: Registry[Source] = Registry("image source")
@@ -72,11 +75,12 @@ def source(
     found: Callable[[Request], bool] | None = None,
     object_masks: bool = False,
     published: Published | None = None,
+    tar: bool = False,
 ) -> Callable[[Callable[[Request], Listing]], Callable[[Request], Listing]]:
     """Register a function that lists a source's images, with the arguments of `Source`."""
 
     def register(listing: Callable[[Request], Listing]) -> Callable[[Request], Listing]:
-        SOURCES.register(name, Source(name, layout, listing, found, object_masks, published))
+        SOURCES.register(name, Source(name, layout, listing, found, object_masks, published, tar))
         return listing
 
     return register

@@ -16,6 +16,7 @@ from evaluation.datasets.dataset import DatasetError
 from evaluation.datasets.image_files import FilePixels, Transform, centre_crop
 from evaluation.datasets.listing import Listing, Names, Request, SplitListing
 from evaluation.datasets.sources.registry import source
+from evaluation.datasets.sources.tar_files import read_bytes, tar_members
 
 __all__ = ["webdataset"]
 
@@ -83,9 +84,7 @@ class _Index:
 
     def open(self, index: int) -> io.BytesIO:
         """Read the bytes of an image."""
-        with self.shards[self.shard[index]].open("rb") as file:
-            file.seek(self.start[index])
-            return io.BytesIO(file.read(self.length[index]))
+        return read_bytes(self.shards[self.shard[index]], self.start[index], self.length[index])
 
     def listing(self, root: Path, transform: Transform | None) -> SplitListing:
         """The split as a listing."""
@@ -115,7 +114,7 @@ def _index(root: Path, prefixes: Sequence[str]) -> _Index:
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """The samples of a shard: consecutive files that share a key."""
     key, members = "", dict[str, tarfile.TarInfo]()
-    for member in _members(shard):
+    for member in tar_members(shard, "shard"):
         folder, slash, file = member.name.rpartition("/")
         stem, _, extension = file.partition(".")
         if not member.isfile() or not stem:
@@ -127,32 +126,6 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
         members[extension.lower()] = member
     if members:
         yield key, members
-
-
-def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file.
-
-    Raises:
-        DatasetError: a broken or truncated file.
-    """
-    end = 0
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined] # else tarfile keeps them all
-                yield member
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        with shard.open("rb") as file:
-            file.seek(end)
-            # Without the empty block at the end, a file cut off between two members looks whole.
-            whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        why = "" if whole else "its end is missing"
-    except (tarfile.TarError, EOFError) as error:
-        why = str(error)
-    if why:
-        raise DatasetError(
-            f"shard {str(shard)!r} is broken ({why}): copy or write it again, or remove it"
-        )
 
 
 def _take(index: _Index, number: int, key: str, members: dict[str, tarfile.TarInfo]) -> None:

@@ -15,10 +15,11 @@ from torch import nn
 
 from comparisons.cells import run as cells_module
 from comparisons.cells.cell import Cell
-from comparisons.cells.run import run_cell, source_commit
+from comparisons.cells.run import run_cell
 from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
+from evaluation.hardware import source_commit
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView

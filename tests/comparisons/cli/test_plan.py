@@ -231,7 +231,9 @@ def test_ranks_take_their_workers_together(invoke, tmp_path):
     assert trained == pytest.approx(2 * 10 * 320 / 2500 / 1.6)
     code, said = invoke("plan", *options, "--workers", "1")
     assert code == 2
-    assert "a training takes 2 workers at once, and there are 1: give at least --workers 2" in said
+    assert (
+        "a training takes 2 workers at once, and --workers is 1: give at least --workers 2" in said
+    )
 
 
 def test_a_run_s_own_plan_json_is_no_plan_file(invoke, tmp_path):

@@ -42,7 +42,7 @@ def test_a_measurement_is_written_and_printed(tmp_path, monkeypatch):
         assert [row["photograph"] for row in csv.DictReader(file)] == ["one.png", "two.png"]
     wrong = CliRunner().invoke(app, ["deployment", "seems"])
     assert wrong.exit_code == 2
-    assert "'seems' is none of exported, large" in wrong.stderr
+    assert "'seems' is none of engines, exported, large" in wrong.stderr
 
 
 def test_a_missing_package_is_one_message(monkeypatch):
@@ -55,3 +55,31 @@ def test_a_missing_package_is_one_message(monkeypatch):
     assert (
         done.stderr == "error: exported files needs 'fastsal[onnx]': pip install 'fastsal[onnx]'\n"
     )
+
+
+def test_the_table_of_engines_has_the_sums_beside_the_map_and_a_verdict(tmp_path):
+    same = {"engine": "onnxruntime", "network": "resnet50, initial weights", "threads": "1"}
+    ends = ("median", "low", "high")
+
+    def row(what, precision, *percent):
+        times = dict(zip((f"processor_{end}_percent" for end in ends), percent, strict=True))
+        return {
+            **same, "precision": precision, "what": what, "network_processor_ms": 50.0, **times
+        }  # fmt: skip
+
+    rows = [
+        row("sums", "float32", 1.0, 0.5, 1.5),
+        row("map", "float32", 3.0, 2.0, 4.0),
+        row("sums", "int8", 1.0, 0.5, 1.5),
+        row("map", "int8", 3.5, 2.9, 4.5),
+    ]
+    path = tmp_path / "engines.csv"
+    path.write_bytes(command._as_csv(rows))
+    *_, exact, rounded = TABLES["engines"](path).splitlines()
+    assert exact.endswith("| 50.0 ms | 1.0 % (0.5 to 1.5) | 3.0 % (2.0 to 4.0) | 4.0 % | held |")
+    # Eight bits are to add no more than float32 did.
+    assert rounded.endswith("| 3.5 % (2.9 to 4.5) | 3.0 % | not told |")
+    rows[1]["processor_low_percent"] = 4.5
+    rows[1]["processor_high_percent"] = 5.0
+    path.write_bytes(command._as_csv(rows))
+    assert "| 4.0 % | failed |" in TABLES["engines"](path)

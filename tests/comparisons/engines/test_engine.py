@@ -300,7 +300,7 @@ def test_what_a_plan_needs_is_said_first(in_process, tmp_path, make_tiny_plan, m
     hours = said.index("This needs hours")
     assert announced < hours < said.index("maps of centre")
     # One worker: 256 / 0.01 + 224 / 0.1 seconds.
-    assert "about 7.7 h with 1 workers" in said
+    assert "about 7.7 h with 1 worker," in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

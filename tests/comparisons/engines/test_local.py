@@ -92,5 +92,5 @@ def test_a_cell_has_what_its_ranks_share():
         in_ranks(Recipe(ranks=2), 3.0)
     with pytest.raises(ValueError, match=r"--gpus-per-cell 1 for 2 ranks: expected a GPU for each"):
         engine_of("ray", device="cuda", gpus_per_cell=1.0, ranks=2)
-    with pytest.raises(ValueError, match=r"a training of 2 ranks does not fit into 1 workers"):
+    with pytest.raises(ValueError, match=r"a training of 2 ranks does not fit into 1 worker: give"):
         engine_of("local", workers=1, ranks=2)

@@ -78,7 +78,9 @@ def test_ranks_take_their_workers_together():
     assert found.started == {"one": 0.0, "pair": 0.0, "second pair": 3.0, "behind": 5.0}
     assert found.seconds == 6.0
     assert found.busy_seconds == 5 + 6 + 6 + 1
-    with pytest.raises(ValueError, match="takes 2 workers at once, and there are 1: give at least"):
+    with pytest.raises(
+        ValueError, match="takes 2 workers at once, and --workers is 1: give at least"
+    ):
         simulate(tasks, 1)
 
 

@@ -16,6 +16,7 @@ from torchvision import models
 
 from comparisons.guided_backprop import GuidedBackprop
 from comparisons.methods import METHODS, Batch, resolve
+from comparisons.methods.activation_maps import CLASS_MAPS
 from comparisons.methods.costed import resolve_costed
 from comparisons.methods.examples import example_batch
 from comparisons.methods.registry import SETS
@@ -28,6 +29,7 @@ from fastsal.statistics.registry import STATISTICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SIZE = (16, 16)
+OF_A_CLASS = {name: cam for name, cam in CAMS.items() if cam.orders}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,10 @@ def _last_scale(
 def _slow_cam(name: str, network: nn.Module, image: torch.Tensor, label: int) -> torch.Tensor:
     """The map of one image at the layer's size, channel by channel, from the papers' equations."""
     activations, gradient = _last_scale(network, image, label)
+    if name == "eigencam":
+        locations = activations.flatten(1).T
+        found = locations @ torch.linalg.svd(locations, full_matrices=False)[2][0]
+        return found.abs().reshape(activations.shape[1:])
     powers = [gradient**order for order in (1, 2, 3)]
     if name == "smoothgradcam++":
         generator = torch.Generator().manual_seed(0)
@@ -80,6 +86,13 @@ def _slow_cam(name: str, network: nn.Module, image: torch.Tensor, label: int) ->
         first, second, third = (power[channel] for power in powers)
         if name == "gradcam":
             weight = first.mean()
+        elif name == "hirescam":
+            weight = first
+        elif name == "layercam":
+            weight = first.clamp(min=0)
+        elif name == "xgradcam":
+            # A channel of zeros counts nothing.
+            weight = ((activation * first).sum() / activation.sum()).nan_to_num(0)
         else:
             alpha = second / (2 * second + activation.sum() * third)
             weight = (alpha.nan_to_num(0.5) * first.clamp(min=0)).sum()
@@ -109,7 +122,7 @@ def test_a_class_activation_map_alone_is_its_equation(name, cams, network, batch
     _close(_explain(name, network, batch), [_upsampled(cam) for cam in cams[name]])
 
 
-@pytest.mark.parametrize("name", CAMS)
+@pytest.mark.parametrize("name", OF_A_CLASS)
 def test_times_guided_backprop_is_the_product(name, cams, network, batch):
     """Selvaraju et al. 2017, section 3.2: element by element, with the map upsampled."""
     guided = CaptumGuidedBackprop(network).attribute(batch.inputs, batch.target)
@@ -120,7 +133,7 @@ def test_times_guided_backprop_is_the_product(name, cams, network, batch):
     _close(_explain(f"guided-{name}", network, batch), expected)
 
 
-@pytest.mark.parametrize("name", CAMS)
+@pytest.mark.parametrize("name", OF_A_CLASS)
 def test_as_fast_cam_smoe_scale_stands_in_its_place(name, cams, network, batch):
     smoe = SMOEScale(network).attribute(batch.inputs)[:, 0].double().numpy()
     expected = [
@@ -168,7 +181,7 @@ def test_the_three_of_one_map_take_one_layer():
 
 
 def test_the_three_of_one_map_state_what_stands_beside_it():
-    for name, cam in CAMS.items():
+    for name, cam in OF_A_CLASS.items():
         fast = "fastcam" if name == "gradcam" else f"fastcam-{name}"
         stated = [METHODS[method].parameters for method in (name, f"guided-{name}", fast)]
         assert [parameters["cam"] for parameters in stated] == [name] * 3
@@ -202,11 +215,16 @@ def _scales(network: nn.Module, images: torch.Tensor) -> Iterator[tuple[torch.Te
         yield tensor, next((before for output, before in made if output is tensor), tensor)
 
 
-def _slow_smoe(statistic: str, weights: list[float], network: nn.Module, batch: Batch):
-    """Statistic, normal CDF, upsampling and weighted mean, scale by scale and image by image."""
+def _slow_smoe(
+    statistic: str, weights: list[float], network: nn.Module, batch: Batch, early: int = 0
+):
+    """Statistic, normal CDF, upsampling and weighted mean, scale by scale and image by image.
+
+    The first `early` scales are left out.
+    """
     entry = STATISTICS[statistic]
     total = np.zeros((len(batch.inputs), *SIZE))
-    for weight, scale in zip(weights, _scales(network, batch.inputs), strict=True):
+    for weight, scale in zip(weights, list(_scales(network, batch.inputs))[early:], strict=True):
         values = entry.function(scale[entry.domain == "pre_relu"]).double().numpy()
         for image, found in enumerate(values):
             normal = stats.norm(found.mean(), found.std(ddof=1)).cdf(found)
@@ -222,7 +240,9 @@ _STATISTICS = [name for name, entry in METHODS.items() if entry.group == "smoe"]
 def test_every_statistic_s_map_is_its_equation(name, network, batch):
     stated = METHODS[name].parameters
     weights = {"equal": [1.0] * 4, "linear": [1, 2, 3, 4], "prior": list(PRIOR_WEIGHTS[1:])}
-    expected = _slow_smoe(stated["statistic"], weights[stated["weights"]], network, batch)
+    chosen = weights[stated["weights"]]
+    early = 2 if stated.get("layers") == "after the first two scales" else 0
+    expected = _slow_smoe(stated["statistic"], chosen[: len(chosen) - early], network, batch, early)
     np.testing.assert_allclose(_explain(name, network, batch), expected, rtol=2e-3, atol=2e-4)
 
 
@@ -239,8 +259,11 @@ def test_sets_are_their_methods():
     controls = ("random", "random-blobs", "centre", "sobel", "oracle")
     assert resolve("controls", has_object_masks=True) == controls
     assert resolve("all", has_object_masks=True) == tuple(METHODS)
-    # Three of each class activation map, and nothing else.
-    assert len(resolve("cams", has_object_masks=False)) == 3 * len(CAMS) == 9
+    # Three of each registered class activation map, and those that have no entry there.
+    others = {entry.name for entry in CLASS_MAPS}
+    assert len(set(resolve("cams", has_object_masks=False)) - others) == 3 * len(OF_A_CLASS) == 18
+    activations = ("lafam", "fem", "ml-fem", "eigencam")
+    assert resolve("activations", has_object_masks=False) == activations
     assert len(resolve("gradients", has_object_masks=False)) == 9
 
 
@@ -270,15 +293,27 @@ def test_sets_and_names_go_together_each_once():
 
 
 def test_an_unknown_word_gets_the_sets_too():
-    with pytest.raises(ValueError, match="or a set of them: all, controls, statistics, cams"):
+    with pytest.raises(
+        ValueError, match="or a set of them: all, controls, statistics, activations"
+    ):
         resolve("maps", has_object_masks=False)
-    with pytest.raises(ValueError, match="or a set of them: all, controls, statistics, cams"):
+    with pytest.raises(
+        ValueError, match="or a set of them: all, controls, statistics, activations"
+    ):
         resolve_costed(("maps",))
 
 
 def test_costs_take_sets_too():
     assert set(resolve("cams", has_object_masks=False)) < set(resolve_costed(("cams",)))
     assert "oracle" not in resolve_costed(("controls",))
+
+
+def test_cheap_methods_take_one_forward_pass():
+    cheap = set(resolve("cheap", has_object_masks=False))
+    assert {"smoe-linear", "smoe-late", "lafam", "fem", "eigencam", "gradcam", "cam"} < cheap
+    assert {"fastcam", "out-of-class", "recipro-cam", "layercam", "fastcam-layercam"} < cheap
+    dear = {"random", "gradient", "guided-gradcam", "smoothgradcam++", "score-cam", "refine-cam"}
+    assert not cheap & (dear | {"layercam-fused"})
 
 
 def test_no_set_has_the_name_of_a_method():

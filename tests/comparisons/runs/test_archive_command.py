@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -282,7 +283,19 @@ def test_a_profile_gives_the_same_page(tmp_path):
     assert reports.build(tmp_path / "archive", tmp_path / "again").read_bytes() == page
 
 
-def test_a_page_whose_maps_are_gone_is_kept(finished, tmp_path):
+def test_a_page_whose_maps_are_gone_keeps_its_pictures(finished, tmp_path):
+    pictures = re.findall('data:image/png;base64,[^"]*', (finished / "report.html").read_text())
+    for name in ("gallery", "models", "maps"):
+        shutil.rmtree(finished / name)
+    code, said = _invoke("archive", finished, "--to", tmp_path / "archive")
+    assert code == 0
+    assert "is the one that was there" not in said
+    made = reports.build(tmp_path / "archive", tmp_path / "again").read_text()
+    assert re.findall('data:image/png;base64,[^"]*', made) == pictures
+    assert (tmp_path / "archive" / "report.html").read_text() == made
+
+
+def test_a_page_whose_images_are_gone_is_kept(finished, tmp_path):
     for name in ("gallery", "data", "models", "maps"):
         shutil.rmtree(finished / name)
     (finished / "report.html").write_text("the page with its pictures")

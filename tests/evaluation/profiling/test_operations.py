@@ -97,6 +97,8 @@ def test_operations_by_hand():
         lambda: x**3: Operations(elementwise=2 * n),
         lambda: x**0.5: Operations(transcendental=n),
         lambda: x.sum(1): Operations(reduction=n),
+        lambda: x.prod(1): Operations(reduction=n),
+        lambda: torch.linalg.eigh(torch.eye(4)): Operations(elementwise=9 * 4**3),
         lambda: x.mean(1): Operations(reduction=n, elementwise=n // 3),
         lambda: x.std(1): Operations(
             reduction=4 * n, elementwise=2 * n // 3, transcendental=n // 3

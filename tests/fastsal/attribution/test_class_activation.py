@@ -15,21 +15,32 @@ from torch import nn
 
 from fastsal import (
     ClassActivationMap,
+    EigenCAM,
     FastCAM,
     GradCAM,
     GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
     SmoothGradCAMPlusPlus,
+    XGradCAM,
     find_scales,
 )
 from fastsal.cam.registry import CAMS
 
 pytestmark = pytest.mark.heavy
 
-CLASSES = [GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus]
+CLASSES = [
+    *(GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus),
+    *(HiResCAM, XGradCAM, LayerCAM, EigenCAM),
+]
 NAMES = {
     GradCAM: ("gradcam", "Grad-CAM"),
     GradCAMPlusPlus: ("gradcam++", "Grad-CAM++"),
     SmoothGradCAMPlusPlus: ("smoothgradcam++", "Smooth Grad-CAM++"),
+    HiResCAM: ("hirescam", "HiResCAM"),
+    XGradCAM: ("xgradcam", "XGrad-CAM"),
+    LayerCAM: ("layercam", "LayerCAM"),
+    EigenCAM: ("eigencam", "EigenCAM"),
 }
 
 

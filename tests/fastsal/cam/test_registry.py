@@ -59,6 +59,11 @@ def slow_map(cam, head, tail, image, target):
     activations = head(image[None])[0].detach()
     channels, height, width = activations.shape
     places = [(k, i, j) for k in range(channels) for i in range(height) for j in range(width)]
+    if cam.name == "eigencam":
+        matrix = activations.flatten(1).T
+        found = matrix @ torch.linalg.svd(matrix)[2][0]
+        found = found if found.sum() >= 0 else -found
+        return found.reshape(height, width), tail(head(image[None]))[0, target].item()
     copies = slow_copies(image, cam, cam.samples)
     means = {order: dict.fromkeys(places, 0.0) for order in (0, 1, 2, 3)}
     for copy in copies:
@@ -85,10 +90,17 @@ def slow_map(cam, head, tail, image, target):
                 weight += means[0][place] / len(own)
                 continue
             total = sum(activations[other].item() for other in own)
+            if cam.name == "xgradcam":
+                share = activations[place].item() / total if total else 0.0
+                weight += share * means[0][place]
+                continue
             denominator = 2 * means[2][place] + total * means[3][place]
             if denominator != 0:
                 weight += means[2][place] / denominator * max(means[1][place], 0.0)
         for _, i, j in own:
+            if cam.name in ("hirescam", "layercam"):
+                gradient = means[0][k, i, j]
+                weight = max(gradient, 0.0) if cam.name == "layercam" else gradient
             result[i, j] += weight * activations[k, i, j]
     return result, tail(head(image[None]))[0, target].item()
 
@@ -115,7 +127,8 @@ def test_the_map_is_the_positive_part_of_the_sum(net, images, cam):
     assert added.shape == (2, 4, 3, 3)
     signed = attributor.attribute(images, 1, relu_attributions=False)
     torch.testing.assert_close(signed, added.sum(1, keepdim=True))
-    assert (signed < 0).any()
+    # LayerCAM's gradient is 0 where the ReLU after this layer is.
+    assert cam.name == "layercam" or (signed < 0).any()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         assert torch.equal(attributor.attribute(images, 1), signed.clamp_min(0))
@@ -169,7 +182,8 @@ def test_only_what_follows_the_layer_needs_gradients(net, images, cam):
     for handle in handles:
         handle.remove()
     passes = cam.samples + 1 if cam.noise else 1
-    assert seen == {"0": [False] * passes, "2": [True] * passes, "5": [True] * passes}
+    taken = [cam.orders > 0] * passes
+    assert seen == {"0": [False] * passes, "2": taken, "5": taken}
     assert all(parameter.grad is None for parameter in net.parameters())
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -381,9 +395,11 @@ def test_errors(net, images):
         ValueError, match=r"unknown class activation map 'x'; .*'smoothgradcam\+\+'"
     ):
         get_cam("x")
-    for settings in ({"samples": 0}, {"orders": 0}):
-        with pytest.raises(ValueError, match="must be 1 or more, got"):
+    for settings in ({"samples": 0}, {"orders": -1}):
+        with pytest.raises(ValueError, match="must be at least 0 and 1, got"):
             replace(SMOOTH, **settings)
+    with pytest.raises(ValueError, match="takes no gradient that noisy copies"):
+        replace(SMOOTH, orders=0)
     for noise in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="share of the image's range, 0 or more, got"):
             replace(SMOOTH, noise=noise)

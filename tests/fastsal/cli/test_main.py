@@ -89,7 +89,7 @@ MODEL = ["--model", "planted_network:build", "--size", "20"]
             ["layers", "planted_network:grey", "--size", "8", "--channels", "3"],
             "does not run on a 8x8 image",
         ),
-        (["maps", "corrupt.png", *MODEL, "--out", "m"], "no map of the 1 image(s)"),
+        (["maps", "corrupt.png", *MODEL, "--out", "m"], "no map could be made of any image"),
         (["maps", "missing.png", *MODEL, "--out", "m"], "no file or folder missing.png"),
         (["maps", "maps", *MODEL, "--out", "m"], "no image files in maps"),
         (["maps", "one.png", *MODEL, "--out", "m", "--layers", "nine"], "no layer named 'nine'"),

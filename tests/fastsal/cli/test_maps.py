@@ -20,13 +20,9 @@ from fastsal import FastCAM, SMOEScale, __version__, find_scales
 from fastsal.cli import map_writer
 from fastsal.cli.main import main
 from fastsal.cli.manifest import folder_lock
+from fastsal.cli.names import class_index
 from fastsal.images.colour import heatmap, overlay
-from fastsal.networks.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    class_index,
-    preprocessing_of,
-)
+from fastsal.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 pytestmark = pytest.mark.heavy
 
@@ -611,8 +607,10 @@ def test_classes_by_name():
     assert class_index("Egyptian cat", names) == 285
     with pytest.raises(ValueError, match=r"classes \[134, 517\] are all called 'crane'"):
         class_index("crane", ("x",) * 134 + ("crane",) + ("x",) * 382 + ("crane",))
-    with pytest.raises(ValueError, match="no class is called 'unicorn'"):
-        class_index("unicorn", names)
+    with pytest.raises(ValueError, match="'taby'; did you mean 'tabby'"):
+        class_index("taby", names)
+    with pytest.raises(ValueError, match="no class is called 'zzzz'; give the number"):
+        class_index("zzzz", names)
 
 
 FORMS = """

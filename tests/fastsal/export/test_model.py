@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale, Statistic, find_scales
+from fastsal.cam.linear_head import HeadError
 from fastsal.export import graph_forms
-from fastsal.export.linear_head import HeadError
 from fastsal.export.model import with_fast_cam, with_map
 from fastsal.images.colour import lovi
 from fastsal.networks.by_name import build_network
@@ -261,16 +261,19 @@ def test_every_statistic_after_the_relu(name, small_network):
     assert_same(found, SMOEScale(network, statistic=name).maps(inputs).combined)
 
 
+# Small scales have four blocks of channels, large ones eight or sixteen if these divide them.
+@pytest.mark.parametrize("side", [6, 64, 96])
 @pytest.mark.parametrize("channels", [1, 3, 4, 6, 8, 16, 18, 24, 40, 64])
-def test_the_graph_s_smoe_scale_of_any_number_of_channels(channels):
+def test_the_graph_s_smoe_scale_of_any_number_of_channels(channels, side):
     generator = torch.Generator().manual_seed(channels)
     # Columns with many zeros, tiny and large values: products of 16 would leave float32's range.
-    values = 10 ** (8 * torch.rand(2, channels, 6, 8, generator=generator) - 4)
+    values = 10 ** (8 * torch.rand(2, channels, side, side, generator=generator) - 4)
     values = values * (torch.rand(values.shape, generator=generator) > 0.4)
     shifted = values.double() + 1e-6
     mean = shifted.mean(1)
     expected = mean * (mean.log() - shifted.log().mean(1))
-    found = graph_forms.smoe_scale_nats(values).double()
+    found = graph_forms.smoe_of_sums(graph_forms.smoe_sums(values)).double()
+    found = found.reshape(expected.shape)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.amax().item())
 
 

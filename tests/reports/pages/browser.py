@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from axe_core_python.base import AXE_SCRIPT
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
@@ -92,7 +94,24 @@ class Browser:
             pass
 
     def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression, as JSON carries it."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression, or of the promise in it, as JSON carries it."""
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def axe(self) -> tuple[list[str], list[str]]:
+        """The faults that axe-core finds on the page, and what it cannot decide."""
+        self.ask(f"{AXE_SCRIPT}; 0")
+        kinds = ("violations", "incomplete")
+        found = self.ask(f"axe.run(document, {{resultTypes: {json.dumps(kinds)}}})")
+        faults, undecided = (
+            [
+                f"{rule['id']}: {node['html'][:200]}"
+                for rule in found[kind]
+                for node in rule["nodes"]
+            ]
+            for kind in kinds
+        )
+        return faults, undecided

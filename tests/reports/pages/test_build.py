@@ -187,8 +187,9 @@ def test_the_first_screen_answers_who_is_best_how_sure_and_against_what(html: st
     ]
     # Student's interval of 0.75 and 0.76 is 0.005 * 12.706 = 0.0635.
     assert lead == (
-        "4 methods on shapes (4 classes, 400 training and 20 test images of 8×8 pixels) with the "
-        "network resnet9. Unmasked test accuracy is 75.5 % ± 6.4; chance is 25.0 %."
+        "2 methods and 2 controls on shapes (4 classes, 400 training and 20 test images of 8×8 "
+        "pixels) with the network resnet9. Unmasked test accuracy is 75.5 % ± 6.4; chance is "
+        "25.0 %."
     )
     said = answers_of(html)
     # SUM: smoe 3 * 0 + 1.5 * 0.42 - 0.45 * 0.58 = 0.369; gradient -0.021; centre 0.4275.
@@ -267,11 +268,15 @@ def test_missing_numbers_read_not_measured(partial_run: Path, tmp_path: Path) ->
         for tag, attributes, text, _ in page.elements
         if tag == "tr"
     }
-    assert rows["row-smoe-linear"].count("not measured") == 3
-    assert rows["row-gradient"].count("not measured") == 0
+    assert rows["row-smoe-linear"].count("n.m.") == 3
+    assert rows["row-gradient"].count("n.m.") == 0
     assert rows["row-gradient"].count("±") == 5
-    missing = [text for _, text in page.within("sums", "td") if text == "not measured"]
+    missing = [text for _, text in page.within("sums", "td") if text == "n.m."]
     assert len(missing) == 2  # KAR and SUM of SMOE
+    (line,) = [
+        text for _, text in page.within("sums", "p") if text.startswith("n.m.: not measured")
+    ]
+    assert line == "n.m.: not measured, 2 numbers. python -m comparisons run --data shapes"
     assert any("21 of 24 numbers measured" in text for _, text in page.within("accuracies", "p"))
 
 
@@ -380,24 +385,24 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_run(
     assert "is no run: expected plan.json" in refused.output.replace("\n", " ")
 
 
-def test_pictures_are_not_replaced_by_a_page_without(finished_run: Path, tmp_path: Path) -> None:
+def test_pictures_outlive_the_maps_that_they_show(finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
-    page = build(run)
-    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    assert b"data:image/png" in before["report.html"]
+    pictured = r'(?:alt="[^"]*"|data:image/png;base64,[^"]*)'
+    sections = {
+        name: re.search(f'<section id="{name}">.*?</section>', build(run).read_text(), re.DOTALL)
+        for name in ("maps", "masked", "lovi")
+    }
     shutil.rmtree(run / "gallery")
-    (run / "records.csv").unlink()
-    refused = CliRunner().invoke(app, [str(run), "--csv"])
-    assert refused.exit_code == 2
-    assert refused.stderr.splitlines() == [
-        f"error: {page} shows maps that {run} no longer holds, and is kept; the records are "
-        "written: give --out to write a page without maps elsewhere"
-    ]
-    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
-    # Elsewhere, and in the same folder where that is asked for.
-    for out in (tmp_path / "out", run):
+    # The page elsewhere, the run's own, and the run's own made of itself.
+    for out in (tmp_path / "out", run, run):
         assert CliRunner().invoke(app, [str(run), "--out", str(out)]).exit_code == 0
-        assert "data:image/png" not in (out / "report.html").read_text()
-    # A page that has none is replaced as before.
-    assert CliRunner().invoke(app, [str(run)]).exit_code == 0
+        html = (out / "report.html").read_text()
+        for name, before in sections.items():
+            after = re.search(f'<section id="{name}">.*?</section>', html, re.DOTALL)
+            assert before is not None
+            assert after is not None
+            assert re.findall(pictured, after[0]) == re.findall(pictured, before[0])
+            assert after[0].count("Pictures of the page that was made while the run still had") == 1
+    (run / "report.html").unlink()
+    assert "data:image/png" not in build(run).read_text()

@@ -204,10 +204,12 @@ def test_what_a_gpu_measured_stands_in_its_table(tmp_path):
     gpu = section(tmp_path, "gpu")
     assert "resnet50, 224x224, Some GPU, compiled" in gpu
     # A column for each precision and batch that was measured, and nothing else.
-    assert gpu.count("not measured") == 2 * len(METHODS)
+    assert gpu.count("n.m.") == 2 * len(METHODS) + 2
+    # Below each of the two tables.
+    assert gpu.count(f"n.m. : not measured, {len(METHODS)} numbers.") == 2
     eager, _, compiled = gpu.partition("Some GPU, compiled")
-    assert "SMOE Scale, linear weights not measured 1 0.6 to 1.4 of 100 ms" in eager
-    assert "SMOE Scale, linear weights 1 0.6 to 1.4 of 100 ms not measured" in compiled
+    assert "SMOE Scale, linear weights n.m. 1 0.6 to 1.4 of 100 ms" in eager
+    assert "SMOE Scale, linear weights 1 0.6 to 1.4 of 100 ms n.m." in compiled
 
 
 def test_ratios_have_the_bounds_that_both_intervals_allow():

@@ -154,7 +154,7 @@ def test_every_number_leads_to_its_record_and_a_layer_s_name_is_text(tmp_path):
 
 def test_what_is_not_measured_says_so(tmp_path):
     page = _page(make_layers_run(tmp_path, leave_out={("mean", "kar", "stage1")}))
-    assert page.row("Mean")[1:3] == ["not measured", "not measured"]
+    assert page.row("Mean")[1:3] == ["n.m.", "n.m."]
     # The statistic that is whole is not touched by it.
     assert page.row("SMOE Scale")[1] == "0.600 ± 0.000"
     (tmp_path / "empty").mkdir()

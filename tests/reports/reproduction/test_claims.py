@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -231,8 +233,17 @@ def test_the_command_writes_page_and_records(profiled, tmp_path):
     assert len(frame) == len(pd.read_parquet(out / "records.parquet"))
     assert set(frame["section"]) == set(SECTIONS)
     html = (out / "report.html").read_text()
-    assert html.count('<td class="verdict">fails</td>') == (frame["verdict"] == "fails").sum() > 0
+    assert (
+        html.count('<td class="verdict" data-label="verdict">fails</td>')
+        == (frame["verdict"] == "fails").sum()
+        > 0
+    )
     assert "875 times" in html
+    (head,) = re.findall(r'<p class="origin">(.*?)</p>', html, re.DOTALL)
+    words = " ".join(re.sub("<[^>]+>", "", head).split())
+    assert words.startswith(f"Made on {datetime.now(timezone.utc).date()} with fastsal ")
+    assert f"of 1 run: {profiled.name} (fastsal " in words
+    assert 'href="https://arxiv.org/abs/1911.11293"' in head
 
 
 def test_a_path_that_is_no_run_is_named(tmp_path):

@@ -57,7 +57,14 @@ class HeadError(ValueError):
 
 
 def find_linear_head(
-    network: nn.Module, inputs: tuple[Tensor, ...], scale: Scale, target: int | None
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    scale: Scale,
+    target: int | None,
+    further: tuple[object, ...] = (),
+    *,
+    what: str = "Fast-CAM without gradients",
+    instead: str = "FastCAM",
 ) -> LinearHead:
     """Return the linear layer whose input is the mean of a scale over its locations.
 
@@ -66,6 +73,9 @@ def find_linear_head(
         inputs: Example inputs; the network runs on them.
         scale: The scale whose activations make the class activation map.
         target: The class; None is the predicted class of each image.
+        further: Further arguments of the network.
+        what: The map that needs the layer, as messages call it.
+        instead: The class that takes gradients.
 
     Raises:
         HeadError: A ValueError, if other layers follow the scale; the message lists them.
@@ -81,12 +91,12 @@ def find_linear_head(
         >>> find_linear_head(net, (image,), find_scales(net, image)[-1], None).name
         '7'
     """
-    trace, output = trace_forward(network, inputs)
+    trace, output = trace_forward(network, inputs, further)
     if not isinstance(output, Tensor) or output.dim() != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise HeadError(
-            f"Fast-CAM without gradients needs an output (N, classes), got {shape}; "
-            "use FastCAM, which takes gradients"
+            f"{what} needs an output (N, classes), got {shape}; use {instead}, which takes "
+            "gradients"
         )
     (end,) = trace.nodes_in(output) or (0,)
     layers = {
@@ -97,29 +107,41 @@ def find_linear_head(
     node, operations = trace.nodes[end], _last_operations(trace, end)
     if node.operation != "linear" or node.weight not in layers:
         raise HeadError(
-            "Fast-CAM without gradients needs a network that ends in global average pooling and a "
-            f"linear layer; this one ends in {operations}. Use FastCAM, which takes gradients"
+            f"{what} needs a network that ends in global average pooling and a linear layer; this "
+            f"one ends in {operations}. Use {instead}, which takes gradients"
         )
     name = layers[node.weight]
     weight = network.get_parameter(f"{name}.weight").detach()
-    _check_gradient(network, inputs, scale, weight, f"linear layer {name!r}", operations)
+    try:
+        _check_gradient(network, inputs, further, scale, weight)
+    except _OtherWayError:
+        raise HeadError(
+            f"{what} needs global average pooling and one linear layer after {scale.name!r}, so "
+            "that every location has one and the same gradient; to linear layer "
+            f"{name!r} there is more on the way: {operations}. Use {instead}, which takes "
+            "gradients, or give the layer that is pooled last"
+        ) from None
     if target is not None and not 0 <= target < len(weight):
         raise ValueError(f"target {target} is no class of the network, which has {len(weight)}")
     return LinearHead(name, target)
 
 
+class _OtherWayError(Exception):
+    """Locations whose gradients are not the linear layer's weights."""
+
+
 def _check_gradient(
     network: nn.Module,
     inputs: tuple[Tensor, ...],
+    further: tuple[object, ...],
     scale: Scale,
     weight: Tensor,
-    layer: str,
-    operations: str,
 ) -> None:
     """Compare the scores' gradient at a scale with the linear layer's weights.
 
     Raises:
-        HeadError: If the gradient differs from them, or the scale has one location alone.
+        HeadError: If the scale has one location alone.
+        _OtherWayError: If the gradient differs from them.
     """
 
     def use(source: GradientSource, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +155,8 @@ def _check_gradient(
         return NamedLayer.of_scale(scale).tap(torch.Tensor.detach, replace=source)
 
     with torch.no_grad():
-        call = Call(network, copied(inputs))
+        copies, arguments = copied((inputs, further))
+        call = Call(network, copies, additional_forward_args=arguments)
     (shares, gradient), _ = gradient_pass(call, tap, use, rectify=scale.functional_relu)
     gradient = scale.channels_first(gradient)
     locations = gradient.shape[2] * gradient.shape[3]
@@ -146,12 +169,7 @@ def _check_gradient(
         expected = (shares @ weight / locations)[None, :, None, None]
         if (gradient - expected).abs().amax() <= TOLERANCE * expected.abs().amax():
             return
-    raise HeadError(
-        "Fast-CAM without gradients needs global average pooling and one linear layer after "
-        f"{scale.name!r}, so that every location has one and the same gradient; to {layer} there "
-        f"is more on the way: {operations}. Use FastCAM, which takes gradients, or give the layer "
-        "that is pooled last in layers="
-    )
+    raise _OtherWayError
 
 
 def _last_operations(trace: Trace, end: int, most: int = 8) -> str:

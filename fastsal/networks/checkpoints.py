@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.networks.by_name import load_state, unwrapped
 from fastsal.optional import needed, one_line
 
 # Keys under which checkpoints hold a state dict, the first that is there counts.
 KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 _SAVE = "save the state dict alone with torch.save(model.state_dict(), PATH)"
 _ZIP = b"PK\x03\x04"
+# Modules whose networks are called `module` and `_orig_mod`: DataParallel and DDP, torch.compile.
+_WRAPPERS = frozenset(("module", "_orig_mod"))
 
 
-def load_weights(network: nn.Module, name: str, path: Path) -> None:
+def load_weights(network: nn.Module, name: str, path: Path | str) -> None:
     """Load a file of weights into a network.
 
     Names in a wrapper, such as `module.` of `DataParallel`, count as the network's, and so do names
@@ -52,12 +53,13 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
             raise
         there, here = classes
         raise ValueError(
-            f"weights {path}: they are of {there} classes, and {name} has {here}; name a function "
-            f"that builds the network for {there} classes (--model path/to/file.py:function)"
+            f"weights {path}: they are of {there} classes, and {name} has {here}; give weights "
+            f"of {here}, or as the model a function that builds it for {there} "
+            "(path/to/file.py:function)"
         ) from error
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path | str) -> Mapping[str, Tensor]:
     """Return the state dict in a file; reading it cannot run code.
 
     Args:
@@ -73,6 +75,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         Traceback (most recent call last):
         ValueError: weights absent.pt: there is no such file
     """
+    path = Path(path)
     if path.is_dir():
         raise ValueError(f"weights {path}: this is a folder; give the file of weights in it")
     if not path.is_file():
@@ -178,13 +181,13 @@ def _without_prefix(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[
     if own & state.keys() or not all(key.startswith(prefix) for key in state):
         return state
     plain = {key.removeprefix(prefix): value for key, value in state.items()}
-    return plain if unwrapped(plain).keys() & own else state
+    return plain if _unwrapped(plain).keys() & own else state
 
 
 def _classes(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """Return the numbers of classes there and here, if the weights differ in nothing else."""
     own = network.state_dict()
-    here, there = unwrapped(own), unwrapped(state)
+    here, there = _unwrapped(own), _unwrapped(state)
     if here.keys() != there.keys():
         return None
     pairs = [(state[there[plain]].shape, own[key].shape) for plain, key in here.items()]
@@ -193,3 +196,58 @@ def _classes(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[int, int]
         return None
     found = {(theirs[0], ours[0]) for theirs, ours in pairs}
     return found.pop() if len(found) == 1 else None
+
+
+def load_state(
+    network: nn.Module, state: Mapping[str, Tensor], name: str, source: Path | str
+) -> None:
+    """Load a state dict whose names are the network's.
+
+    The names of a network in a wrapper count as its own: `module.` of `DataParallel`,
+    `DistributedDataParallel` and averaged models, `_orig_mod.` of `torch.compile`. BatchNorm's
+    `num_batches_tracked`, which older files lack, stays as it is.
+
+    Args:
+        network: The network.
+        state: The state dict.
+        name: The network's name, for messages.
+        source: Where the state dict is from, for messages.
+
+    Raises:
+        ValueError: If it does not fit; the message names up to three differences.
+
+    >>> network = nn.Linear(2, 1)
+    >>> saved = {f"module.{name}": weight for name, weight in network.state_dict().items()}
+    >>> load_state(network, saved, "linear", "linear.pt")
+    """
+    own = network.state_dict()
+    here, there = _unwrapped(own), _unwrapped(state)
+    shapes, missing = [], []
+    for plain, key in here.items():
+        if plain in there:
+            shape = state[there[plain]].shape
+            if shape != own[key].shape:
+                shapes.append(f"{plain} is {tuple(shape)} there and {tuple(own[key].shape)} here")
+            own[key] = state[there[plain]]
+        elif plain.rpartition(".")[2] != "num_batches_tracked":
+            missing.append(f"{plain} is missing")
+    unexpected = [f"{plain} is not of this network" for plain in there if plain not in here]
+    wrong = shapes + missing + unexpected
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"weights {source} do not fit model {name!r}: {'; '.join(wrong[:3])}{more}"
+        )
+    network.load_state_dict(own)
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the keys of a state dict by their names outside of wrappers."""
+    names = {
+        ".".join(part for part in key.split(".") if part not in _WRAPPERS): key
+        for key in state
+        # An averaged model counts its steps beside the network.
+        if key != "n_averaged"
+    }
+    averaged = "n_averaged" in state
+    return names if len(names) == len(state) - averaged else {key: key for key in state}

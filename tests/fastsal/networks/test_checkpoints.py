@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fastsal.cli.checkpoints import load_weights
 from fastsal.cli.main import main
+from fastsal.networks.checkpoints import load_weights
 
 
 def network(classes=5, seed=0):
@@ -129,7 +129,7 @@ MESSAGES = {
     "list.pth": "it holds a list; expected tensors by name",
     "nothing.pth": "it holds 'epoch', 'loss'; expected tensors by name, or those under",
     "two.pth": "it holds 'generator', 'critic'; expected",
-    "classes.pth": "they are of 7 classes, and net.py:build has 5; name a function that builds",
+    "classes.pth": "they are of 7 classes, and net.py:build has 5; give weights of 5, or",
     "classes-parallel.pth": "they are of 7 classes, and net.py:build has 5",
     "other.pth": "do not fit model 'net.py:build': 0.weight is missing",
 }

@@ -1,0 +1,54 @@
+"""Methods that read some of a network's scales, which the first images of a size show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from comparisons.budget import Rows, within_budget
+from comparisons.methods.base import Batch, Explain, Prepare
+from fastsal import Scale, find_scales
+
+__all__ = ["late", "on_scales"]
+
+Build = Callable[[nn.Module, Sequence[Scale]], Rows]
+
+# ResNet-50's first two scales hold 70 % of the activations that SMOE Scale reads.
+_EARLY = 2
+
+
+def on_scales(build: Build) -> Prepare:
+    """Return a method that is built for a network and its scales, for each image size once.
+
+    Args:
+        build: takes the network and all of its scales, the shallowest first; returns a function
+            from images and their classes to saliency.
+    """
+
+    def prepare(model: nn.Module) -> Explain:
+        built: dict[tuple[int, ...], Rows] = {}
+
+        def rows(inputs: Tensor, target: Tensor) -> Tensor:
+            size = tuple(inputs.shape[1:])
+            if size not in built:
+                built[size] = build(model, find_scales(model, inputs[:1]))
+            return built[size](inputs, target)
+
+        explain = within_budget(rows)
+
+        def explain_batch(batch: Batch) -> Tensor:
+            return explain(batch.inputs, batch.target)
+
+        return explain_batch
+
+    return prepare
+
+
+def late(scales: Sequence[Scale]) -> Sequence[Scale]:
+    """Return the scales after the first two, at least the last one.
+
+    >>> late(["layer1", "layer2", "layer3", "layer4"]), late(["layer1", "layer2"])
+    (['layer3', 'layer4'], ['layer2'])
+    """
+    return scales[min(_EARLY, len(scales) - 1) :]

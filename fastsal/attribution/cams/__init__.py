@@ -1,0 +1,1 @@
+"""Class activation maps beyond Grad-CAM's family as Captum attribution classes."""
