@@ -134,10 +134,7 @@ class StatisticCall:
             task = self._new_task()
         task.source, task.target, task.scratch = source, target, scratch
         task.claimed = task.joined = task.not_zero = 0
-        if self.workers == 1:
-            self._call(addressof(task))
-        else:
-            run_in_parallel(self._call, self._address, addressof(task), self.workers)
+        run_in_parallel(self._call, self._address, addressof(task), self.workers)
         not_zero = task.not_zero
         self._idle.append(task)
         return bool(not_zero)
