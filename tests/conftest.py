@@ -79,6 +79,12 @@ def cam_method(request):
     return request.param
 
 
+@pytest.fixture(params=[one for one in CAM_METHODS if one is not fastsal.EigenCAM], ids=_name)
+def gradient_method(request):
+    """Every class activation map of a class's gradient in turn: EigenCAM takes none."""
+    return request.param
+
+
 def _small_network(inplace=False):
     with torch.random.fork_rng():
         torch.manual_seed(0)

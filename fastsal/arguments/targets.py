@@ -144,7 +144,8 @@ def select_classes(output: Tensor, target: Any, samples: int, part: bool = False
     >>> select_classes(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
     [1, 0]
     """
-    classes = torch.arange(output.shape[1], device=output.device).expand(output.shape)
+    classes = torch.arange(output.shape[1], device=output.device, dtype=torch.long)
+    classes = classes.expand(output.shape)
     return select_scores(classes, fixed_target(output, target, samples), samples, part).flatten()
 
 

@@ -50,9 +50,10 @@ class OneSize(nn.Module):
         self.training = False
         self.size = size
         self.sizes = tuple(_size_of(scale) for scale in scales)
-        owner = torch.repeat_interleave(torch.tensor([h * w for h, w in self.sizes]))
+        counts = [height * width for height, width in self.sizes]
+        owner = torch.repeat_interleave(torch.tensor(counts, device="cpu", dtype=torch.long))
         # Of eight bits, since the file holds it; an engine converts it once, when it loads.
-        belongs = owner == torch.arange(len(scales))[:, None]
+        belongs = owner == torch.arange(len(scales), device="cpu", dtype=torch.long)[:, None]
         self.register_buffer("belongs", belongs.to(torch.uint8), persistent=False)
         for index, (scale, own) in enumerate(zip(scales, self.sizes, strict=True)):
             rows, columns = _matrices(scale, own, size)
@@ -84,7 +85,8 @@ class OneSize(nn.Module):
         # Columns, since engines take long for a product with a few columns of thousands of rows.
         values = values.transpose(1, 2)
         belongs = self.belongs.float()
-        counts = torch.tensor([[height * width] for height, width in self.sizes])
+        locations = [[height * width] for height, width in self.sizes]
+        counts = torch.tensor(locations, device=values.device, dtype=torch.float32)
         average = belongs / counts
         # One location has no deviation, and any divisor gives 0.
         variance = belongs / (counts - 1).clamp_min(1)
@@ -161,7 +163,7 @@ def check_places(scales: Sequence[Scale]) -> None:
 
 def _size_of(scale: Scale) -> tuple[int, int]:
     """Return (h, w) of a scale's tensor, as it was traced."""
-    shape = scale.channels_first(torch.empty(scale.shape, device="meta")).shape
+    shape = scale.channels_first(torch.empty(scale.shape, device="meta", dtype=torch.float32)).shape
     return shape[2], shape[3]
 
 

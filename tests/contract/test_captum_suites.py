@@ -176,9 +176,9 @@ def test_targets_of_several_layers(entry):
     check_targets(SMOEScale, entry)
 
 
-def test_a_target_changes_a_class_activation_map(cam_method):
+def test_a_target_changes_a_class_activation_map(gradient_method):
     """The cases above can fail: these images' maps differ between classes."""
-    attributor = cam_method(convnet(), "conv2")
+    attributor = gradient_method(convnet(), "conv2")
     maps = [attributor.attribute(IMAGES, target) for target in range(3)]
     for other in maps[1:]:
         assert (maps[0] - other).abs().max() > 0.05 * maps[0].max()

@@ -188,9 +188,9 @@ def test_after_an_error(model, small_images, untouched, maker, case, first, mode
 @when
 @pytest.mark.parametrize("case", GRADIENT_FAILURES.values(), ids=GRADIENT_FAILURES)
 def test_after_an_error_in_the_gradient(
-    model, small_images, untouched, cam_method, case, first, mode
+    model, small_images, untouched, gradient_method, case, first, mode
 ):
-    check_failure(model, small_images, untouched, cam_method, case, first, mode)
+    check_failure(model, small_images, untouched, gradient_method, case, first, mode)
 
 
 def test_a_statistic_that_raises(model, small_images, untouched):

@@ -326,10 +326,10 @@ def test_a_model_made_under_inference_mode(small_network, images):
     assert torch.equal(SMOEScale(model).attribute(images), expected)
 
 
-def test_no_gradients_in_a_model_made_under_inference_mode(small_network, images, cam_method):
+def test_no_gradients_in_a_model_made_under_inference_mode(small_network, images, gradient_method):
     with torch.inference_mode():
         model = small_network()
-    attributor = cam_method(model)
+    attributor = gradient_method(model)
     for mode in (torch.enable_grad, torch.inference_mode):
         with mode(), pytest.raises(ValueError, match=r"made under inference_mode.*outside it"):
             attributor.attribute(images, 1)

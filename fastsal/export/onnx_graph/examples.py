@@ -99,9 +99,11 @@ class Images(NamedTuple):
                     for place, size in enumerate(one.shape)
                 ]
                 if one.dtype.is_floating_point or len(shape) == 4:
-                    values = torch.rand(shape, generator=generator, device="cpu")
+                    values = torch.rand(
+                        shape, generator=generator, device="cpu", dtype=torch.float32
+                    )
                 else:
-                    values = torch.ones(shape, device="cpu")
+                    values = torch.ones(shape, device="cpu", dtype=torch.float32)
             if not one.dtype.is_floating_point and len(one.shape) == 4:
                 values = values * 255
             made[one.name] = values.to(one.dtype)

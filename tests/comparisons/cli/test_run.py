@@ -117,7 +117,10 @@ def _refused(said: str, message: str) -> None:
         ("--data folder:nowhere/at/all", "no folder 'nowhere/at/all/train'"),
         ("--data folder:[/nowhere]", "no folder '[/nowhere]/train'"),
         ("--data cifar10 --methods oracle", "method 'oracle' needs the true object's pixels"),
-        ("--model resnet99", "unknown model 'resnet99': expected resnet9, resnet20"),
+        (
+            "--model resnet99",
+            "unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20",
+        ),
         ("--model nowhere:make", "'nowhere:make' cannot be imported"),
         ("--image-size 8 --model alexnet", "make_shapes: size must be at least 16"),
         ("--image-size 16 --model alexnet", "model 'alexnet' fails on images of 16x16"),

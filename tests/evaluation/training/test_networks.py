@@ -178,7 +178,10 @@ def test_a_function_of_one_s_own(own_module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet99", r"unknown model 'resnet99': expected resnet9, resnet20, the name of"),
+        (
+            "resnet99",
+            r"unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20, the name of",
+        ),
         ("deeplabv3_resnet50", "unknown model 'deeplabv3_resnet50'"),
         ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported: .*nowhere"),
         ("zoo:missing", r"'zoo:missing' cannot be imported: .*missing"),

@@ -200,13 +200,17 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
         "smoe-linear": Estimate(0.4, None, (0,), ("c",)),
     }
     (axes,) = forest(
-        {"random": estimates}, run.methods, score="KAR", unmoved={"random": -0.15}
+        {"random": estimates},
+        run.methods,
+        order=["smoe-linear", "gradient"],
+        score="KAR",
+        unmoved={"random": -0.15},
     ).axes
     assert axes.get_xlabel() == "difference of KAR"
     upright = [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
     assert [line.get_xdata()[0] for line in upright] == [0, -0.15]
     titles = [label.get_text() for label in axes.get_yticklabels()]
-    assert titles == ["Gradient", "SMOE Scale, linear weights"]
+    assert titles == ["Gradient, 2 seeds", "SMOE Scale, linear weights, 1 seed"]
     styles = method_styles(run.methods.values())
     markers = {styles[name].marker for name in estimates}
     assert len(markers) == 2
@@ -216,14 +220,13 @@ def test_forest_marks_one_seed_by_a_hollow_point(run: Run) -> None:
     assert points[0].get_markerfacecolor() != "white"
 
 
-def test_forest_keeps_the_order_of_ties(run: Run) -> None:
+def test_forest_has_the_order_that_is_given(run: Run) -> None:
     same = Estimate(0.0, None, (0,), ())
     for names in (["gradient", "smoe-linear", "centre"], ["centre", "smoe-linear", "gradient"]):
-        figure = forest(
-            {"random": dict.fromkeys(names, same)}, run.methods, score="KAR", unmoved={}
-        )
+        estimates = {"random": dict.fromkeys(sorted(names), same)}
+        figure = forest(estimates, run.methods, order=names, score="KAR", unmoved={})
         labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        assert labels == [run.methods[name].title for name in names]
+        assert labels == [run.methods[name].title for name in reversed(names)]
 
 
 def test_a_scatter_shows_unmasked_chance_and_the_front(run: Run) -> None:
