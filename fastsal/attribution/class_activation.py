@@ -156,7 +156,21 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         return self._found[key]
 
 
-class GradCAM(ClassActivationMap):
+class NamedClassActivationMap(ClassActivationMap):
+    """A `ClassActivationMap` of one entry of the registry, with the constructor of Captum's."""
+
+    _cam: ClassVar[str]
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Scale | None = None,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, cam=self._cam)
+
+
+class GradCAM(NamedClassActivationMap):
     r"""Grad-CAM: channels weighted by the mean of their gradient.
 
     $$L = \mathrm{ReLU}\Big(\sum_k A_k \frac{1}{hw} \sum_{ij} \frac{\partial S}{\partial A_{kij}}
@@ -183,17 +197,10 @@ class GradCAM(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "Grad-CAM"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="gradcam")
+    _cam: ClassVar[str] = "gradcam"
 
 
-class GradCAMPlusPlus(ClassActivationMap):
+class GradCAMPlusPlus(NamedClassActivationMap):
     r"""Grad-CAM++: channels weighted by a weighted sum of their positive gradients.
 
     `fastsal.cam.registry.gradcam_plus_plus_weights` has the formula and its deviations.
@@ -218,14 +225,7 @@ class GradCAMPlusPlus(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "Grad-CAM++"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="gradcam++")
+    _cam: ClassVar[str] = "gradcam++"
 
 
 class SmoothGradCAMPlusPlus(ClassActivationMap):

@@ -17,16 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.export.graph_forms import (
-    LEAST_EPSILON,
-    GraphForm,
-    Reading,
-    gaussian,
-    smoe_of_means,
-    upsampled,
-    weighted,
-)
+from fastsal.export.graph_forms import LEAST_EPSILON, GraphForm, Reading, smoe_of_means
 from fastsal.kernels import cpu
+from fastsal.maps.combination import combine
+from fastsal.maps.normalization import gaussian
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import GROUP
 
@@ -135,15 +129,8 @@ def _has_kernels() -> bool:
 def _combined_maps(
     statistics: Sequence[Tensor], shares: Sequence[float], height: int, width: int
 ) -> list[Tensor]:
-    normalized = []
-    for values in statistics:
-        squashed = cpu.gaussian(values)
-        normalized.append(gaussian(values) if squashed is None else squashed)
-    result = statistics[0].new_empty((len(statistics[0]), 1, height, width))
-    if not cpu.combine(normalized, shares, result):
-        laid = [upsampled(one, result) for one in normalized]
-        return [weighted(laid, shares), *normalized]
-    return [result[:, 0], *normalized]
+    normalized = [gaussian(values) for values in statistics]
+    return [combine(normalized, shares, (height, width)), *normalized]
 
 
 def _combined_maps_of_nothing(

@@ -61,15 +61,12 @@ class Attributes:
         if isinstance(part, torch.jit.ScriptModule):
             return
         attributes = vars(part)
-        own = [name for name in attributes if name not in _OF_PYTORCH]
-        before = {name: attributes[name] for name in own}
+        before = _of_user(attributes)
         buffers = dict(part._buffers)
 
         def restore() -> None:
             # Most passes change nothing.
-            if [name for name in attributes if name not in _OF_PYTORCH] != own or any(
-                attributes[name] is not value for name, value in before.items()
-            ):
+            if not _same(before, _of_user(attributes)):
                 _restore_attributes(part, before)
             if (buffers or part._buffers) and not _same(buffers, part._buffers):
                 part._buffers.clear()
@@ -151,6 +148,10 @@ class Attributes:
         self._restores.append(restore)
         for item in before.values():
             self._keep(item, depth - 1)
+
+
+def _of_user(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attributes[name] for name in attributes if name not in _OF_PYTORCH}
 
 
 def _same(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> bool:

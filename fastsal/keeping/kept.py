@@ -164,11 +164,8 @@ class kept:
             one.passes -= 1
             if not one.passes:
                 del _active[self._root]
-                if _active or _ended:
-                    _ended.append(one)
-                    _put_back_ended()
-                else:
-                    one.put_back()
+                _ended.append(one)
+                _put_back_ended()
 
 
 def _put_back_ended() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from fastsal.attribution.class_activation import ClassActivationMap
-from fastsal.networks.layers import Layer
-from fastsal.networks.scales import Scale
+from fastsal.attribution.class_activation import NamedClassActivationMap
 
 
-class HiResCAM(ClassActivationMap):
+class HiResCAM(NamedClassActivationMap):
     r"""HiResCAM: the gradient times the activation, element by element.
 
     $$L = \mathrm{ReLU}\Big(\sum_k \frac{\partial S}{\partial A_k} \odot A_k\Big)$$
@@ -36,17 +33,10 @@ class HiResCAM(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "HiResCAM"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="hirescam")
+    _cam: ClassVar[str] = "hirescam"
 
 
-class XGradCAM(ClassActivationMap):
+class XGradCAM(NamedClassActivationMap):
     r"""XGrad-CAM: channels weighted by the activation-weighted mean of their gradient.
 
     $$L = \mathrm{ReLU}\Big(\sum_k A_k \sum_{ij} \frac{A_{kij}}{\sum_{ab} A_{kab}}
@@ -73,17 +63,10 @@ class XGradCAM(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "XGrad-CAM"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="xgradcam")
+    _cam: ClassVar[str] = "xgradcam"
 
 
-class LayerCAM(ClassActivationMap):
+class LayerCAM(NamedClassActivationMap):
     r"""LayerCAM: the positive part of the gradient times the activation.
 
     $$L = \mathrm{ReLU}\Big(\sum_k
@@ -111,17 +94,10 @@ class LayerCAM(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "LayerCAM"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="layercam")
+    _cam: ClassVar[str] = "layercam"
 
 
-class EigenCAM(ClassActivationMap):
+class EigenCAM(NamedClassActivationMap):
     r"""EigenCAM: activations projected on their first right singular vector.
 
     $$L = \mathrm{ReLU}(A^T V_1), \qquad A^T = U \Sigma V^T$$
@@ -148,11 +124,4 @@ class EigenCAM(ClassActivationMap):
     """
 
     _field_name: ClassVar[str | None] = "EigenCAM"
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Scale | None = None,
-        device_ids: list[int] | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, cam="eigencam")
+    _cam: ClassVar[str] = "eigencam"
