@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Inputs, images_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.noting import MOST_KINDS, Places
@@ -98,7 +98,8 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         `interpolate` brings the map to the image's size.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)`, signals
+                `(N, C, T)`, or a tuple of the model's inputs.
             target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
                 forms, or a callable of the model's output that returns one score for each image.
                 Default: None, which takes the predicted class (of an output of one number for each
@@ -117,7 +118,8 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
                 Default: None.
 
         Returns:
-            `(N, 1, h, w)`, or `(N, C, h, w)` without the sum. A tuple of one input gives a tuple of
+            `(N, 1, h, w)`, or `(N, C, h, w)` without the sum; `(N, 1, d, h, w)` for volumes,
+            `(N, 1, t)` for signals. A tuple of one input gives a tuple of
             one map, which `sensitivity_max` needs; several inputs give one map, as in Captum. A
             warning names images whose map is 0 everywhere after the ReLU.
 
@@ -135,9 +137,9 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
             layer_input=attribute_to_layer_input,
             grad_kwargs=grad_kwargs,
         )
-        if scale is not None and scale.layout.transposed:
+        if scale is not None:
             # At the layer's size, as Captum gives it.
-            maps = maps.transpose(2, 3)
+            maps = without_row(scale.layout.in_order(maps), images_of(call.inputs)[0])
         if attr_dim_summation:
             maps = maps.sum(1, keepdim=True)
         if relu_attributions:

@@ -12,7 +12,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Inputs, image_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
@@ -26,7 +26,7 @@ from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions, upsample
-from fastsal.networks.layers import Layer, name_layer
+from fastsal.networks.layers import Layer, expected_on, name_layer
 from fastsal.networks.scales import Scale
 from fastsal.networks.state import LayerError
 from fastsal.statistics.registry import Statistic, StatisticFunction
@@ -145,8 +145,9 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         The arguments are those of Captum's `GuidedGradCam.attribute`, in the same order.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs;
-                the first 4-D one is the image.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)` or
+                signals `(N, C, T)`; or a tuple of the model's inputs, whose first 4-D one is the
+                image.
             target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
                 forms, or a callable of the model's output that returns one score for each image.
                 Default: None, which takes the predicted class (of an output `(N,)`, the output
@@ -154,10 +155,11 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             additional_forward_args (Any, optional): Further arguments of the model: one, or a
                 tuple. Default: None.
             interpolate_mode (str): The interpolation of the class activation map: "bilinear",
-                "nearest", "bicubic" or "area". Default: "bilinear".
+                which is linear along each axis of volumes and signals too, "nearest", "area", or
+                for images "bicubic". Default: "bilinear".
             attribute_to_layer_input (bool): Takes the CAM at its layer's input in place of its
                 output. Default: False.
-            expand_channels (bool): Repeats the map over the input's channels; False gives
+            expand_channels (bool): Repeats the map over the input's channels; False gives one, as
                 `(N, 1, H, W)`. Default: True.
 
         Returns:
@@ -177,13 +179,13 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             product = reader.combined(maps, reader.channels if expand_channels else 1)
         with torch.no_grad():
             maps_of = activation_map.unflatten(0, (-1, blocks))  # type: ignore[no-untyped-call]
-            peak = maps_of.amax((1, 2, 3))
+            peak = maps_of.flatten(1).amax(1)
             zero = peak <= 0
         result = "SMOE Scale alone" if self.complement else "0"
         warn_of_zero(zero, self.cam, f"; their Fast-CAM map is {result}")
         with torch.no_grad():
             peak = peak.masked_fill(zero, 1).repeat_interleave(blocks)
-            activation_map = activation_map / peak[:, None, None]
+            activation_map = activation_map / peak.reshape(-1, *[1] * len(reader.size))
             if placement is None:
                 laid = upsample(activation_map, reader.size, interpolate_mode)
             else:
@@ -208,7 +210,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
-            `(N, h, w)`, not negative.
+            `(N, h, w)`, not negative; `(N, d, h, w)` for volumes, `(N, t)` for signals.
 
         Raises:
             ValueError: As for `attribute`.
@@ -217,7 +219,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():
             reader = readers_of(self.smoe).for_call(calls[0])
-            return self._read(calls, reader, attribute_to_layer_input)[1]
+            maps = self._read(calls, reader, attribute_to_layer_input)[1]
+            return without_row(maps, image_of(calls[0].inputs))
 
     def _read(
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
@@ -239,9 +242,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             scale = contributions.scale
             if scale is None:
                 raise LayerError(
-                    f"layer {layer.name!r} gives a tensor without locations on the grid of the "
-                    f"{reader.size[0]}x{reader.size[1]} image, expected (N, C, h, w), (N, h, w, C) "
-                    "or (N, h w, C); choose another layer"
+                    f"layer {layer.name!r} gives a tensor without locations, expected "
+                    f"{expected_on(reader.size)}; choose another layer"
                 )
             activation_map = contributions.maps.sum(1).relu()
             activation_maps.append(by_image(activation_map, scale.placement))

@@ -43,7 +43,7 @@ class LayerNotes:
         key: Hashable,
         layer: NamedLayer,
         tensor: Tensor,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         following: Following | None,
     ) -> Scale:
         """Return the scale of a layer that was given, as noted under a key or from its tensor.
@@ -52,7 +52,7 @@ class LayerNotes:
             key: All that the scale depends on but the tensor's shape and type.
             layer: The layer.
             tensor: Its tensor.
-            size: (H, W) of the network's input.
+            size: The size of the network's input.
             following: Tells the tensor's place in the first pass of this kind.
         """
         for noted in self._scales.get(key, ()):

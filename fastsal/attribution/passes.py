@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
@@ -13,7 +12,7 @@ from fastsal.arguments.copies import copied
 from fastsal.arguments.targets import check_target
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
-from fastsal.attribution.tiles import Span, Tiling, crop, own_part
+from fastsal.attribution.tiles import Seams, Span, Tiling, crop
 from fastsal.networks import hooks
 from fastsal.networks.state import LayerError
 
@@ -61,29 +60,29 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
         tiling: The tiles.
 
     Returns:
-        For each scale `(N, h, w)`, the same as from one pass over the whole image, but for two
-        things: pixels beyond the overlap that the layer still sees, and pooling over the whole
-        image on the way.
+        For each scale `(N, h, w)`, the same as from one pass over the whole image, but for three
+        things: pixels beyond the overlap that the layer still sees, pooling over the whole image on
+        the way, and tiles that are blended, whose borders see no further.
 
     Raises:
         ValueError: If the tiles do not lie on the network's grid.
         LayerError: If a layer's map does not follow its stride.
     """
 
-    def run_on(row: Span, column: Span) -> list[Tensor]:
-        rows, columns = (row.shown_start, row.shown_stop), (column.shown_start, column.shown_stop)
-        reader.input_size = (rows[1] - rows[0], columns[1] - columns[0])
-        inputs = crop(call.inputs, reader.size, rows, columns)
+    def run_on(tile: Sequence[Span]) -> list[Tensor]:
+        ranges = [(span.shown_start, span.shown_stop) for span in tile]
+        reader.input_size = tuple(last - first for first, last in ranges)
+        inputs = crop(call.inputs, reader.size, ranges)
         further = copied(call.additional_forward_args)
         part = call._replace(inputs=inputs, additional_forward_args=further)
         return _run(part, reader)[1]
 
-    height, width = reader.size
+    size = reader.size
     scales = reader.known_scales or reader.scales
     if not scales:
         # The strides of named layers are known only after a pass.
-        shown = (min(most, side) for most, side in zip(tiling.shown, reader.size, strict=True))
-        run_on(*(Span(0, side, 0, side) for side in shown))
+        shown = (min(most, side) for most, side in zip(tiling.shown, size, strict=True))
+        run_on([Span(0, side, 0, side) for side in shown])
         scales = reader.scales
     moved = [
         scale.name
@@ -96,16 +95,9 @@ def _read_tiles(call: Call, reader: ScaleReader, tiling: Tiling) -> list[Tensor]
             "network moves, crops or pads its image inside; do that before the network, or take "
             "the image whole (tile=None)"
         )
-    names, strides = [scale.name for scale in scales], [scale.strides for scale in scales]
-    down, across = tiling.checked(names, strides)
-    rows: list[list[Tensor]] = []
-    for row in tiling.spans(height, tiling.height, down):
-        tiles: list[list[Tensor]] = []
-        for column in tiling.spans(width, tiling.width, across):
-            own = []
-            for value, (tall, wide), name in zip(run_on(row, column), strides, names, strict=True):
-                part = own_part(value, row, height, tall, 1, name)
-                own.append(own_part(part, column, width, wide, 2, name))
-            tiles.append(own)
-        rows.append([torch.cat(beside, 2) for beside in zip(*tiles, strict=True)])
-    return [torch.cat(below, 1) for below in zip(*rows, strict=True)]
+    coarsest = tiling.checked([scale.name for scale in scales], [scale.strides for scale in scales])
+    seams = [Seams(scale.name, scale.strides, size, tiling.blend or "none") for scale in scales]
+    for tile in tiling.tiles(size, coarsest):
+        for of_layer, values in zip(seams, run_on(tile), strict=True):
+            of_layer.add(tile, values)
+    return [of_layer.joined() for of_layer in seams]

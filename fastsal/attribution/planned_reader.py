@@ -96,7 +96,7 @@ class PlannedReader:
         self.key = key
         self.layers = key.layers
         _, self.channels, *size = key.shape
-        self.size = (size[0], size[1])
+        self.size: tuple[int, ...] = tuple(size)
         self.scales = tuple(scales)
         self._layouts = tuple(layouts)
         self._plan = plan
@@ -123,6 +123,7 @@ class PlannedReader:
             or settings.normalization is not gaussian
             or settings.normalize_over != "image"
             or settings.tiling is not None
+            or len(reader.size) > 2
             or len(layouts) != len(reader.layers)
             or not all(scale.plain for scale in reader.scales)
         ):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastsal.arguments.inputs import IMAGE, grid_of
 from fastsal.attribution.layer_notes import LayerNotes
 from fastsal.attribution.settings import Settings
 from fastsal.geometry.following import Following
@@ -19,7 +20,7 @@ from fastsal.kernels import cpu, cuda
 from fastsal.kernels.constants import CONSTANT_SPREAD
 from fastsal.kernels.memory import Layout, layout_of
 from fastsal.maps.combination import combine
-from fastsal.maps.normalization import gaussian, over_batch
+from fastsal.maps.normalization import each_map, gaussian, over_batch
 from fastsal.maps.placing import by_image
 from fastsal.networks.layers import (
     NamedLayer,
@@ -42,17 +43,17 @@ class ScaleReader:
         settings: The attributor's settings.
         notes: The attributor's notes of its layers.
         layers: The layers that are read, the shallowest first.
-        image: `(N, C, H, W)`.
+        image: `(N, C, H, W)`; volumes `(N, C, D, H, W)`, signals `(N, C, T)`.
         layer_input: Reads the layers' inputs in place of their outputs.
         found: The scales were found for images like this one, and their places are known.
 
     Attributes:
         settings: The attributor's settings.
         layers: The layers that are read.
-        size: (H, W), the image's.
+        size: (H, W), the image's; (D, H, W) of volumes, (1, T) of signals.
         channels: C, the image's.
         known_scales: The scales, if all are known before the pass; else empty.
-        input_size: (H, W) of the network's input: the image's, or a tile's.
+        input_size: The size of the network's input: the image's, or a tile's.
         tiling: The tiles; None for an image that is read whole.
         layouts: The layout of each tensor that was read, by the layer's index and the device, if
             kernels can read it.
@@ -70,10 +71,10 @@ class ScaleReader:
     ) -> None:
         self.settings = settings
         self.layers = tuple(layers)
-        self.size = (image.shape[2], image.shape[3])
+        self.size = grid_of(image)
         self.channels = image.shape[1]
         self.input_size = self.size
-        tiling = settings.tiling
+        tiling = None if settings.tiling is None else settings.tiling.on(self.size)
         self.tiling = None if tiling is None or tiling.fits(self.size) else tiling
         known = [layer.scale for layer in layers if layer.scale is not None and not layer_input]
         self.known_scales = tuple(known) if len(known) == len(self.layers) else ()
@@ -158,7 +159,8 @@ class ScaleReader:
         if known is not None and scale.varies and self._devices[index] != tensor.device:
             scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
         self._of_pass[index], self._devices[index] = scale, tensor.device
-        if self._is_smoe and (cpu.readable(tensor) or cuda.readable(tensor)):
+        planned = self._is_smoe and tensor.dim() == IMAGE
+        if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
@@ -256,8 +258,10 @@ class ScaleReader:
         squashed = None
         if normalization is gaussian:
             # In place, so that no second map is held.
-            squashed = cpu.gaussian(values, in_place=self._is_smoe)
-        return normalization(values) if squashed is None else squashed
+            squashed = cpu.gaussian(values.flatten(1, -2), in_place=self._is_smoe)
+        return (
+            each_map(normalization, values) if squashed is None else squashed.reshape(values.shape)
+        )
 
     def combined(self, maps: Sequence[Tensor], channels: int | None = None) -> Tensor:
         """Return the weighted average of the scales' maps at the image's size, as `combine` does.

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import image_of
+from fastsal.arguments.inputs import grid_of, image_of
 from fastsal.attribution.layer_notes import LayerNotes
 from fastsal.attribution.planned_reader import CacheKey, PlanCache, PlannedReader
 from fastsal.attribution.reader import ScaleReader
@@ -168,9 +168,8 @@ class ReaderFactory:
         if key not in self._found:
             inputs, tiling = call.inputs, self.settings.tiling
             if tiling is not None:
-                rows, columns = tiling.shown
-                size = (image.shape[2], image.shape[3])
-                inputs = crop(inputs, size, (0, rows), (0, columns))
+                size = grid_of(image)
+                inputs = crop(inputs, size, [(0, side) for side in tiling.on(size).shown])
             found = find_scales(call.forward_func, inputs, call.additional_forward_args)
             if len(self._found) >= MOST_KINDS:
                 self._found.pop(next(iter(self._found)), None)

@@ -52,8 +52,9 @@ class Settings:
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
         max_batch: int | None = None,
-        tile: tuple[int, int] | None = None,
-        overlap: int = 128,
+        tile: Sequence[int] | None = None,
+        overlap: int | Sequence[int] | None = None,
+        blend: str | None = None,
         epsilon: float = EPSILON,
     ) -> Settings:
         """Return the settings for the arguments of `SMOEScale`.
@@ -66,8 +67,9 @@ class Settings:
             normalize: The name of a registered normalisation.
             normalize_over: "image" or "batch".
             max_batch: 1 or more, or None.
-            tile: (height, width) in pixels, or None.
-            overlap: In pixels.
+            tile: As for `SMOEScale`, as both that follow.
+            overlap: In pixels, or None.
+            blend: "none", "linear", "gaussian", or None.
             epsilon: Above 0.
 
         Raises:
@@ -81,7 +83,7 @@ class Settings:
             normalization=get_normalization(normalize),
             normalize_over=normalize_over,
             weights=given if isinstance(given, (str, Prior)) else tuple(given),
-            tiling=checked_tile(tile, overlap),
+            tiling=checked_tile(tile, overlap, blend),
             max_batch=checked_max_batch(max_batch),
         )
 
@@ -101,7 +103,7 @@ class Settings:
         if self.max_batch is not None:
             said.append(f"max_batch={self.max_batch}")
         if self.tiling is not None:
-            said.append(f"tile=({self.tiling.height}, {self.tiling.width})")
+            said.append(f"tile={self.tiling.sides}")
         return said
 
     def check_weights(self, names: Sequence[str] | None) -> None:

@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
 
 from fastsal.arguments.batches import joined_outputs
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Inputs, image_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.passes import read_batch
 from fastsal.attribution.reader_factory import ReaderFactory
@@ -32,7 +32,9 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
 
     with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
     each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map does not
-    depend on a class. Deviations from the paper: none.
+    depend on a class. Deviations from the paper: none. It has images alone: volumes
+    `(N, C, D, H, W)` are upsampled trilinearly here, signals `(N, C, T)` linearly, and a scale is an
+    octave of any axis.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3,
@@ -66,15 +68,20 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             batch. Default: "image".
         max_batch (int, optional): The number of images that go through the network at once, to
             save memory; the maps are the same. Default: None, which takes all.
-        tile (tuple[int, int], optional): (height, width) in pixels of the tiles in which a larger
-            image goes through the network, to save memory; multiples of the network's coarsest
-            stride. Each scale's map is normalised over the whole image. Default: None, which takes
-            the whole image.
-        overlap (int): The number of pixels beside a tile that the network sees too, rounded up to
-            its stride. From half the receptive field of the last layer upwards the map is the same
-            as without tiles. Below, seams are small, since distant pixels count little. A network
-            that pools over the whole image on the way (squeeze and excitation) pools over a tile
-            instead. Default: 128.
+        tile (sequence of int, optional): (height, width) in pixels of the tiles in which a larger
+            image goes through the network, to save memory; (depth, height, width) for volumes,
+            (length,) for signals; multiples of the network's coarsest stride. Each scale's map is
+            normalised over the whole image. Default: None, which takes the whole image.
+        overlap (int or sequence of int, optional): The number of pixels beside a tile that the
+            network sees too, rounded up to its stride; one for all sides, or one for each. From
+            half the receptive field of the last layer upwards the map is the same as without tiles.
+            Below, seams are small, since distant pixels count little. A network that pools over the
+            whole image on the way (squeeze and excitation) pools over a tile instead. Default:
+            None, which is 128, and a quarter of the tile's sides for volumes.
+        blend (str, optional): What joins tiles: "none" takes each tile's own pixels; "linear" and
+            "gaussian" average where tiles overlap, with weights that fall from the middle of a tile
+            outwards, as nnU-Net does. Default: None, which is "gaussian" for volumes, "none" for
+            images and signals.
         epsilon (float): Added to each activation, so that zeros have a logarithm; for statistics
             that have one. The authors' code adds 1e-7. Default: 1e-6, the paper's.
 
@@ -108,8 +115,9 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         normalize: str = "gaussian",
         normalize_over: NormalizeOver = "image",
         max_batch: int | None = None,
-        tile: tuple[int, int] | None = None,
-        overlap: int = 128,
+        tile: Sequence[int] | None = None,
+        overlap: int | Sequence[int] | None = None,
+        blend: str | None = None,
         epsilon: float = EPSILON,
     ) -> None:
         InternalAttribution.__init__(self, model, layers, device_ids)
@@ -121,6 +129,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             max_batch=max_batch,
             tile=tile,
             overlap=overlap,
+            blend=blend,
             epsilon=epsilon,
         )
         self._readers = ReaderFactory(model, layers, settings)
@@ -150,8 +159,9 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
         """Return the combined map of every image.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs;
-                the first 4-D one is the image, to whose size the maps are combined.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)` or
+                signals `(N, C, T)`; or a tuple of the model's inputs, whose first 4-D one (without
+                one, the first 5-D or 3-D one) has the size to which the maps are combined.
             target (int, tuple, Tensor, list or Callable, optional): A class in any of Captum's
                 forms, or a callable of the output. It is checked against the model's output and
                 does not change the map. Default: None.
@@ -159,7 +169,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
                 tuple. Default: None.
             attribute_to_layer_input (bool): Reads the layers' inputs in place of their outputs.
                 Default: False.
-            expand_channels (bool): Repeats the map over the input's channels; False gives
+            expand_channels (bool): Repeats the map over the input's channels; False gives one, as
                 `(N, 1, H, W)`. Default: True.
 
         Returns:
@@ -215,7 +225,10 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             reader = self._readers.for_call(calls[0], attribute_to_layer_input)
             maps, outputs = read_batch(calls, reader)
             output = joined_outputs(outputs) if outputs else None
-            return Maps(reader.scales, tuple(maps), reader.combined(maps), output)
+            image = image_of(calls[0].inputs)
+            combined = without_row(reader.combined(maps), image)
+            per_scale = tuple(without_row(of_scale, image) for of_scale in maps)
+            return Maps(reader.scales, per_scale, combined, output)
 
 
 def readers_of(attributor: SMOEScale) -> ReaderFactory:

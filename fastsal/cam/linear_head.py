@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class LinearHead:
         """Return the class activation map `(N, h, w)`, divided by its own maximum.
 
         Args:
-            activations: `(N, C, h, w)`, the input of the global average pooling.
+            activations: `(N, C, h, w)`, the input of the global average pooling; of volumes
+                `(N, C, d, h, w)`.
             output: `(N, classes)`, the model's output.
             model: The model, with the linear layer.
 
@@ -47,8 +49,10 @@ class LinearHead:
             rows = weight[output.detach().argmax(1)]
         else:
             rows = weight[self.target : self.target + 1]
-        cam = (activations.float() * rows.float()[:, :, None, None]).sum(1).relu()
-        peak = cam.amax((1, 2), keepdim=True)
+        axes = activations.dim() - 2
+        weights = rows.float().reshape(*rows.shape, *[1] * axes)
+        cam = (activations.float() * weights).sum(1).relu()
+        peak = cam.amax(tuple(range(1, 1 + axes)), keepdim=True)
         return cam / torch.where(peak > 0, peak, 1.0)
 
 
@@ -159,14 +163,14 @@ def _check_gradient(
         call = Call(network, copies, additional_forward_args=arguments)
     (shares, gradient), _ = gradient_pass(call, tap, use, rectify=scale.functional_relu)
     gradient = scale.channels_first(gradient)
-    locations = gradient.shape[2] * gradient.shape[3]
+    locations = prod(gradient.shape[2:])
     if locations == 1:
         raise HeadError(
             f"layer {scale.name!r} has one location alone for the example, of shape "
             f"{tuple(inputs[0].shape)}; give a larger one"
         )
     if gradient.shape[1] == weight.shape[1]:
-        expected = (shares @ weight / locations)[None, :, None, None]
+        expected = (shares @ weight / locations).reshape(1, -1, *[1] * (gradient.dim() - 2))
         if (gradient - expected).abs().amax() <= TOLERANCE * expected.abs().amax():
             return
     raise _OtherWayError

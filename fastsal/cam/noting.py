@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.inputs import grid_of, images_of
 from fastsal.geometry.following import Following
 from fastsal.networks import hooks
 from fastsal.networks.layers import NamedLayer, place_of
@@ -27,7 +28,7 @@ class Noting(NamedTuple):
         layer: The layer.
         places: The scales of layers by the kind of batch.
         key: That of this layer and batch.
-        size: (H, W) of the image; None without one.
+        size: (H, W) of the image; (D, H, W) of volumes, (1, T) of signals; None without one.
         layer_input: Takes the layer's input in place of its output.
         modes: What the pass runs under, to follow pixels.
     """
@@ -35,7 +36,7 @@ class Noting(NamedTuple):
     layer: NamedLayer
     places: Places
     key: Hashable
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     layer_input: bool
     modes: tuple[Following, ...]
 
@@ -60,14 +61,14 @@ class Noting(NamedTuple):
             layer_input: As for `layer_contributions`.
             following: A mode that layers of one pass share; None for a new one.
         """
-        image = next((tensor for tensor in call.inputs if tensor.dim() == 4), None)
-        size = None if image is None else (image.shape[2], image.shape[3])
+        image = next(iter(images_of(call.inputs)), None)
+        size = None if image is None else grid_of(image)
         key = (layer, layer_input, call.kind)
         fixed = layer.scale is not None and not layer.scale.varies
         if found and fixed and not layer_input:
             places = {key: layer.scale}
         elif image is None:
-            # Signals, tokens: there is no image on which a map could be laid.
+            # Tokens, numbers: there is no image on which a map could be laid.
             places = {key: None}
         modes = () if key in places else (following or Following(),)
         return cls(layer, places, key, size, layer_input, modes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fastsal.arguments.targets import select_scores
 from fastsal.cam.noting import Noting, Places
 from fastsal.cam.registry import Cam
 from fastsal.geometry.following import Following
-from fastsal.maps.normalization import minmax
+from fastsal.maps.normalization import each_map, minmax
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, gradient_pass, gradients_of
 from fastsal.networks.layers import NamedLayer, check_finite
@@ -96,10 +97,10 @@ def contributions_of_layers(
 
 def _tanh(maps: Tensor) -> Tensor:
     r"""Return LayerCAM's scaling of maps, $\tanh(2 L / \max L)$; 0 for a map of 0."""
-    peak = maps.amax((1, 2), keepdim=True)
+    peak = maps.amax(tuple(range(1, maps.dim())), keepdim=True)
     return torch.tanh(GAMMA * maps / peak.masked_fill(peak <= 0, 1))
 
 
 # Of each map, then of the maps of all layers `(layers, N, H, W)`.
 FUSIONS.register("maximum", (_tanh, lambda maps: maps.amax(0)))
-FUSIONS.register("product", (minmax, lambda maps: maps.prod(0)))
+FUSIONS.register("product", (partial(each_map, minmax), lambda maps: maps.prod(0)))

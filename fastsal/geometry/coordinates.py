@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fastsal.arguments.inputs import EXPECTED, grid_of
 from fastsal.geometry import fields as f
 from fastsal.geometry.functions import (
     CUTS,
@@ -30,8 +31,8 @@ class Fields(NamedTuple):
     """The coordinates of one tensor.
 
     Attributes:
-        places: A field `(4, *shape)` for each place that a location shows, mostly one. Dimensions
-            along which coordinates are equal have size 1.
+        places: A field `(4, *shape)`, `(5, *shape)` of volumes, for each place that a location
+            shows, mostly one. Dimensions along which coordinates are equal have size 1.
         unknown: The functions on the way whose effect on places is not known.
         seen: The part of the image that reached the first weights on the way; None before them.
         varies: True if the images' values decide the places, as in a spatial transformer, so that
@@ -42,6 +43,10 @@ class Fields(NamedTuple):
     unknown: tuple[str, ...] = ()
     seen: Seen | None = None
     varies: bool = False
+
+
+# Convolutions by the number of dimensions that they go over.
+CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 class _Noted:
@@ -76,21 +81,24 @@ class Coordinates:
     Beside a tensor lie homogeneous coordinates $(w, w y, w x, w n)$ of the pixels that an element
     comes from: `y` and `x` in pixels from the image's upper left corner (0.5 is the centre of the
     first), `n` the image's index in the batch, `w` 0 for what comes from no pixel, such as padding.
+    Those of volumes have a slice `z` too, $(w, w z, w y, w x, w n)$; a signal is an image of one row.
     Functions that move values are applied to the coordinates; windows (convolution, pooling) take
     those of the window's centre; attention takes the query's.
 
     Args:
-        images: The image batches `(N, C, H, W)`. The images of the second count on from the first,
-            and show the same scene, whatever their size.
+        images: The image batches `(N, C, H, W)`, or volumes `(N, C, D, H, W)`, or signals
+            `(N, C, T)`. The images of the second count on from the first, and show the same scene,
+            whatever their size.
 
     Attributes:
-        size: (H, W) of the first batch.
+        size: (H, W) of the first batch; (D, H, W) of volumes, (1, T) of signals.
         images: N of the first batch.
     """
 
     def __init__(self, images: Sequence[Tensor]) -> None:
-        self.size = (images[0].shape[2], images[0].shape[3])
+        self.size = grid_of(images[0])
         self.images = images[0].shape[0]
+        self._given = tuple(images[0].shape)
         self._noted = noted = _Noted()
         self._python_knows_values = False
         # No cycle: the fields of a pass are freed with it, and not by the collector.
@@ -129,6 +137,9 @@ class Coordinates:
             kwargs: Its keyword arguments.
             read: The tensors in the arguments.
             made: The tensors in the result; the first argument of an assignment to its items.
+
+        Raises:
+            ValueError: If the images have no batch dimension.
         """
         # What is computed here is no function of the network to other modes.
         with torch._C.DisableTorchFunction():
@@ -152,6 +163,7 @@ class Coordinates:
             return
         if not made:
             return
+        self._check_batch(name, known[0])
         unknown = _united(self.of(tensor).unknown for tensor in known)
         seen = union([part for tensor in known if (part := self.of(tensor).seen) is not None])
         if seen is None and name.startswith(WEIGHTED):
@@ -175,6 +187,15 @@ class Coordinates:
         for tensor in made:
             if self._noted.found(tensor) is None:
                 self._noted.set(tensor, Fields())
+
+    def _check_batch(self, name: str, tensor: Tensor) -> None:
+        """Raise if a convolution takes the whole batch for one image without a batch dimension."""
+        dimensions = CONVOLUTIONS.get(name)
+        if dimensions is not None and tensor.dim() == dimensions + 1 == len(self._given):
+            raise ValueError(
+                f"expected {EXPECTED} among the inputs, got shapes [{self._given}], which {name} "
+                "takes for one image without its batch dimension; give a batch, inputs[None]"
+            )
 
     def _seen(self, name: str, tensor: Tensor) -> Seen | None:
         """Return the part of the image that weights see of a tensor."""
@@ -213,9 +234,9 @@ class Coordinates:
                 if places and source.shape == tensor.shape:
                     self._noted.set(tensor, Fields(places, names, seen, varies or already))
                     break
-                if places and source.dim() == tensor.dim() == 4:
+                if places and source.dim() == tensor.dim() == len(self._given):
                     size = tensor.shape[2:]
-                    own = [f.without_dimension(place, -3)[0] for place in places]
+                    own = [f.without_dimension(place, 1 - tensor.dim())[0] for place in places]
                     wide = tuple(stretched(one, size) for one in own)
                     self._noted.set(tensor, Fields(wide, names, seen, varies or already))
                     break
@@ -227,7 +248,7 @@ class Coordinates:
             return
         # What is written into a view is in its base as well.
         places, unknown, seen, varies = self.of(base)
-        whole = f.whole(base, places)
+        whole = f.whole(base, places, len(fields.places[0]))
         offset = tensor.storage_offset() - base.storage_offset()
         for component, new in zip(whole, fields.places[0], strict=True):
             first = component.storage_offset() + offset

@@ -9,51 +9,65 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-# Components of a field: the weight, and the weight times row, column and image index.
-COMPONENTS = 4
 # The weight of what comes from a pixel, at least; and that of padding, whose place is known.
 LEAST, PADDING = 1e-6, 1e-20
+HALF = 0.5
 # The most places that one location may show at once, as where an image is added to its mirror.
 MOST_PLACES = 4
 
 
-def start(image: Tensor, first: int, size: tuple[int, int]) -> Tensor:
+def start(image: Tensor, first: int, size: Sequence[int]) -> Tensor:
     """Return the field of an image batch.
 
+    Its components are the weight, and the weight times the place along each axis, the slowest
+    first, and times the image's index.
+
     Args:
-        image: `(N, C, H, W)`.
+        image: `(N, C, H, W)`; volumes `(N, C, D, H, W)`; signals `(N, C, T)`, which count as one
+            row of pixels.
         first: The index of its first image.
-        size: (H, W) in pixels of the scene that it shows.
+        size: (H, W) in pixels of the scene that it shows; (D, H, W) in voxels; (1, T).
 
     >>> start(torch.zeros(1, 3, 2, 2), 0, (2, 2))[:, 0, 0, 1, 0].tolist()
     [1.0, 1.5, 0.5, 0.0]
     """
-    count, _, height, width = image.shape
+    count, _, *sides = image.shape
     device = image.device
-    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * (size[0] / height)
-    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * (size[1] / width)
-    field = torch.ones((COMPONENTS, count, 1, height, width), device=device, dtype=torch.float32)
-    field[1] = rows[:, None]
-    field[2] = columns
-    field[3] = torch.arange(first, first + count, dtype=torch.float32, device=device)[
-        :, None, None, None
-    ]
+    shape = (2 + len(size), count, 1, *sides)
+    field = torch.ones(shape, device=device, dtype=torch.float32)
+    # The one row of a signal.
+    field[1] = HALF
+    for axis in range(-len(sides), 0):
+        side = sides[axis]
+        places = torch.arange(side, dtype=torch.float32, device=device) + HALF
+        places = places * (size[axis] / side)
+        field[axis - 1] = places.reshape(-1, *[1] * (-axis - 1))
+    index = torch.arange(first, first + count, dtype=torch.float32, device=device)
+    field[-1] = index.reshape(-1, *[1] * (len(sides) + 1))
     return field
 
 
-def nowhere(dimensions: int, device: torch.device) -> Tensor:
+def axes_of(field: Tensor) -> int:
+    """Return the number of axes of a field's places: 2 of images and signals, 3 of volumes."""
+    return len(field) - 2
+
+
+def nowhere(components: int, dimensions: int, device: torch.device) -> Tensor:
     """Return the field of a tensor that comes from no pixel."""
-    return torch.zeros((COMPONENTS,) + (1,) * dimensions, dtype=torch.float32, device=device)
+    return torch.zeros((components,) + (1,) * dimensions, dtype=torch.float32, device=device)
 
 
-def whole(tensor: Tensor, places: Sequence[Tensor]) -> Tensor:
+def whole(tensor: Tensor, places: Sequence[Tensor], components: int) -> Tensor:
     """Return a copy of a tensor's first field at its full size; nowhere if there is none."""
-    field = places[0] if places else nowhere(tensor.dim(), tensor.device)
-    return field.expand(COMPONENTS, *tensor.shape).contiguous().clone()
+    field = places[0] if places else nowhere(components, tensor.dim(), tensor.device)
+    return field.expand(-1, *tensor.shape).contiguous().clone()
 
 
 def positions(field: Tensor) -> Tensor:
-    """Return (row, column, image) `(3, ...)` of a field; NaN where it comes from no pixel."""
+    """Return (row, column, image) `(3, ...)` of a field; NaN where it comes from no pixel.
+
+    Of volumes (slice, row, column, image).
+    """
     weight = field[0]
     return torch.where(weight > LEAST, field[1:] / weight.clamp_min(LEAST), math.nan)
 
@@ -66,7 +80,7 @@ def with_padding(field: Tensor) -> Tensor:
 
 def extent(field: Tensor) -> float:
     """Return the number of pixels between the farthest places that a field shows."""
-    places = positions(field)[:2].flatten(1)
+    places = positions(field)[:-1].flatten(1)
     known = ~places[0].isnan()
     if not bool(known.any()):
         return 0.0
@@ -79,19 +93,18 @@ def spacing(field: Tensor) -> float:
 
     0 if the field shows one place.
     """
-    places = positions(field)[:2]
+    places = positions(field)[:-1]
     apart = [_neighbours(places, dimension, 1e-3) for dimension in range(1, places.dim())]
     return min((found for found in apart if found), default=0.0)
 
 
-def spacings(field: Tensor) -> tuple[float, float]:
+def spacings(field: Tensor) -> tuple[float, ...]:
     """Return the median number of pixels from a row to the next, and from a column; 0 for one."""
-    rows, columns = (
+    neighbours = (
         [_neighbours(axis[None], dimension, 0.1) for dimension in range(1, axis.dim() + 1)]
-        for axis in positions(field)[:2]
+        for axis in positions(field)[:-1]
     )
-    least = [min((found for found in of_axis if found), default=0.0) for of_axis in (rows, columns)]
-    return least[0], least[1]
+    return tuple(min((found for found in axis if found), default=0.0) for axis in neighbours)
 
 
 def _neighbours(places: Tensor, dimension: int, least: float) -> float:
@@ -197,7 +210,7 @@ def compressed(field: Tensor) -> Tensor:
 
 
 def stacked(components: Sequence[Tensor]) -> Tensor:
-    """Return the field of four components, which are copied at their least size."""
+    """Return the field of its components, which are copied at their least size."""
     parts = list(components)
     for dimension in range(parts[0].dim()):
         if all(part.shape[dimension] > 1 and part.stride(dimension) == 0 for part in parts):
@@ -215,7 +228,7 @@ def distinct(fields: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _alike(field: Tensor, other: Tensor) -> bool:
-    difference = (positions(field) - positions(other)).abs()[:2].amax(0)
+    difference = (positions(field) - positions(other)).abs()[:-1].amax(0)
     known = ~difference.isnan()
     if not bool(known.any()):
         return True

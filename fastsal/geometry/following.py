@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastsal.arguments.inputs import images_of
 from fastsal.geometry.coordinates import Coordinates
 from fastsal.geometry.functions import name_of
 from fastsal.geometry.placement import Located, located
@@ -39,9 +40,10 @@ class Following(TorchFunctionMode):
         """Start a pass of this thread.
 
         Args:
-            inputs: The network's tensors; the 4-D ones are the images.
+            inputs: The network's tensors; the 4-D ones are the images, or without one volumes or
+                signals.
         """
-        images = [tensor for tensor in inputs if tensor.dim() == 4]
+        images = images_of(inputs)
         self._local.coordinates = Coordinates(images) if images else None
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Layouts: which dimensions of a tensor are the image, the channel, the row and the column."""
+"""Layouts: which dimensions of a tensor are the image, the channel and the axes of its grid."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class Layout(NamedTuple):
     """The meaning of a tensor's dimensions.
 
     Attributes:
-        order: The dimensions of image, channel, row and column, after `tokens` are unfolded.
+        order: The dimensions of image, channel, row and column, after `tokens` are unfolded; of
+            volumes those of image, channel, slice, row and column.
         tokens: For locations in one dimension: that dimension, the first location, and (h, w), or
-            (w, h) if they go down the columns first; None for rows and columns of their own.
+            (w, h) if they go down the columns first; (1, -1) if they all are one row, as of
+            signals; None for rows and columns of their own.
         sequence: The locations of that dimension row by row, where they come in another order.
 
     >>> Layout((0, 3, 1, 2)).channels_first(torch.zeros(1, 7, 7, 768)).shape
@@ -37,7 +39,7 @@ class Layout(NamedTuple):
     @property
     def transposed(self) -> bool:
         """True if the tensor has the image's columns before its rows."""
-        return self.order[2] > self.order[3]
+        return list(self.order[2:]) != sorted(self.order[2:])
 
     @property
     def channel(self) -> int:
@@ -55,20 +57,46 @@ class Layout(NamedTuple):
         return (*shape[: self.channel], *shape[self.channel + 1 :])
 
     def channels_first(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as `(N, C, h, w)`, a view unless there is a `sequence`."""
+        """Return the tensor as `(N, C, h, w)`, a view unless there is a `sequence`.
+
+        Volumes are `(N, C, d, h, w)`, and signals `(N, C, 1, t)`.
+        """
         if self.tokens is not None:
             dimension, first, height, width = self.tokens
+            if width < 0:
+                tensor = tensor.unsqueeze(dimension)
+                return tensor.permute(self.order)
             if self.sequence is None:
                 tensor = tensor.narrow(dimension, first, height * width)
             else:
                 index = torch.tensor(self.sequence, dtype=torch.long, device=tensor.device)
                 tensor = tensor.index_select(dimension, index)
             tensor = torch.unflatten(tensor, dimension, (height, width))
-        return tensor if self.order == (0, 1, 2, 3) else tensor.permute(self.order)
+        return tensor if self.order == tuple(range(tensor.dim())) else tensor.permute(self.order)
+
+    def in_order(self, maps: Tensor) -> Tensor:
+        """Return maps `(N, C, h, w)` with their axes in the order that the layer's tensor has.
+
+        >>> Layout((0, 1, 3, 2)).in_order(torch.zeros(1, 1, 5, 7)).shape
+        torch.Size([1, 1, 7, 5])
+        """
+        axes = self.order[2:]
+        # The place of each axis among the tensor's own.
+        return maps.permute(0, 1, *(2 + axes.index(axis) for axis in sorted(axes)))
 
 
 CHANNELS_FIRST = Layout((0, 1, 2, 3))
 CHANNELS_LAST = Layout((0, 3, 1, 2))
+# Of volumes (N, C, D, H, W).
+CHANNELS_FIRST_3D = Layout((0, 1, 2, 3, 4))
+CHANNELS_LAST_3D = Layout((0, 4, 1, 2, 3))
+
+
+# Of signals (N, C, T), whose locations are one row.
+OF_SIGNAL = Layout((0, 1, 2, 3), (2, 0, 1, -1))
+LAST = (CHANNELS_LAST, CHANNELS_LAST_3D)
+# With a dimension for each axis, in the axes' order.
+IN_ORDER = (CHANNELS_FIRST, CHANNELS_FIRST_3D, OF_SIGNAL, *LAST)
 
 
 def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None:
@@ -80,68 +108,89 @@ def layout_of(field: Tensor, shape: Sequence[int], images: int) -> Layout | None
         images: N of the images.
     """
     places = positions(field)
+    axes = len(places) - 1
     dimensions = range(len(shape))
-    of_image = _varying(places[2], ())
-    if len(shape) == 4 and shape[0] % images == 0 and of_image in ([], [0]):
+    of_image = _varying(places[-1], ())
+    if len(shape) == axes + 2 and shape[0] % images == 0 and of_image in ([], [0]):
         # Views of one image in a batch that grows differ in rows and columns too.
         of_image = [0]
-    rows, columns = (_varying(component, of_image) for component in places[:2])
-    of_image = [d for d in of_image if not (d in rows and d in columns)]
-    if len(of_image) > 1 or not (rows or columns):
+    along = [_varying(component, of_image) for component in places[:-1]]
+    of_image = [d for d in of_image if not all(d in of_axis for of_axis in along)]
+    if len(of_image) > 1 or not any(along):
         return None
     if of_image:
         batch = of_image[0]
     else:
-        free = [d for d in dimensions if d not in rows + columns and shape[d] % images == 0]
+        shown = [d for of_axis in along for d in of_axis]
+        free = [d for d in dimensions if d not in shown and shape[d] % images == 0]
         if not free:
             return None
         batch = free[0]
-    if len(shape) == 3:
-        if len(set(rows + columns)) != 1:
-            return None
-        dimension = (rows or columns)[0]
-        (channel,) = (d for d in dimensions if d not in (batch, dimension))
-        of_padding = with_padding(field)[:2]
-        tokens = _token_grid(of_padding, dimension, shape[dimension])
-        sequence = None
-        if tokens is None:
-            found = _scattered_grid(of_padding, dimension)
-            if found is None:
-                return None
-            height, width, sequence = found
-            tokens = (0, height, width, False)
-        first, height, width, by_column = tokens
-        # Unfolding moves the dimensions after it by one.
-        order = [d + (d > dimension) for d in (batch, channel)]
-        order += [dimension + 1, dimension] if by_column else [dimension, dimension + 1]
-        return Layout(tuple(order), (dimension, first, height, width), sequence)
-    if len(rows) == 2 and rows == columns:
-        # Turned by an angle: rows and columns of locations, but not of pixels.
-        (channel,) = (d for d in dimensions if d not in (batch, *rows))
-        return Layout((batch, channel, *rows))
-    if len(rows) > 1 or len(columns) > 1 or rows == columns:
+    if len(shape) == axes + 2:
+        return _of_axes(along, batch, shape)
+    if len(shape) != 3 or axes != 2 or len(set(along[0] + along[1])) != 1:
         return None
-    others = [d for d in dimensions if d not in (batch, *rows, *columns)]
-    if rows and columns:
-        row, column = rows[0], columns[0]
-    elif columns:
+    dimension = (along[0] or along[1])[0]
+    (channel,) = (d for d in dimensions if d not in (batch, dimension))
+    of_padding = with_padding(field)[:-1]
+    tokens = _token_grid(of_padding, dimension, shape[dimension])
+    sequence = None
+    if tokens is None:
+        found = _scattered_grid(of_padding, dimension)
+        if found is None:
+            return None
+        height, width, sequence = found
+        tokens = (0, height, width, False)
+    first, height, width, by_column = tokens
+    if (first, height, width, by_column) == (0, 1, shape[dimension], False) and sequence is None:
+        width = -1
+    # Unfolding moves the dimensions after it by one.
+    order = [d + (d > dimension) for d in (batch, channel)]
+    order += [dimension + 1, dimension] if by_column else [dimension, dimension + 1]
+    return Layout(tuple(order), (dimension, first, height, width), sequence)
+
+
+def _of_axes(along: Sequence[list[int]], batch: int, shape: Sequence[int]) -> Layout | None:
+    """Return the layout of a tensor with a dimension for each axis, None if it is no map.
+
+    Args:
+        along: For each axis the dimensions along which places change on it.
+        batch: The dimension of images.
+        shape: The tensor's shape.
+    """
+    turned = next((of_axis for of_axis in along if len(of_axis) > 1), None)
+    if turned is not None:
+        # Turned by an angle: rows and columns of locations, but not of pixels.
+        straight = [of_axis[0] for of_axis in along if of_axis and of_axis != turned]
+        plane = sorted({*turned, *straight})
+        as_one = all(len(of_axis) == 1 or of_axis == turned for of_axis in along)
+        if not as_one or len(plane) != len(along) or set(straight) & set(turned):
+            return None
+        return _with_channel((batch, *plane), shape)
+    known = {axis: of_axis[0] for axis, of_axis in enumerate(along) if of_axis}
+    if len(set(known.values())) < len(known):
+        return None
+    for axis in range(len(along)):
+        if axis in known:
+            continue
         # One row: the dimension of size 1 beside the columns, or the first of that size.
-        column = columns[0]
-        beside = sorted((d for d in others if shape[d] == 1), key=lambda d: abs(column - 1 - d))
-        if not beside:
+        nearest = min(known, key=lambda other: abs(other - axis))
+        place = known[nearest] + axis - nearest
+        taken = (batch, *known.values())
+        free = [d for d in range(len(shape)) if d not in taken and shape[d] == 1]
+        if not free:
             return None
-        row = beside[0]
-    else:
-        row = rows[0]
-        beside = sorted((d for d in others if shape[d] == 1), key=lambda d: abs(row + 1 - d))
-        if not beside:
-            return None
-        column = beside[0]
-    (channel,) = (d for d in dimensions if d not in (batch, row, column))
-    return Layout((batch, channel, row, column))
+        known[axis] = min(free, key=lambda d: abs(place - d))
+    return _with_channel((batch, *(known[axis] for axis in range(len(along)))), shape)
 
 
-def layout_of_one(shape: Sequence[int], images: int) -> Layout | None:
+def _with_channel(order: tuple[int, ...], shape: Sequence[int]) -> Layout | None:
+    """Return the layout of all dimensions but one, which is that of the channels."""
+    others = [d for d in range(len(shape)) if d not in order]
+    return Layout((order[0], others[0], *order[1:])) if len(others) == 1 else None
+
+
+def layout_of_one(shape: Sequence[int], images: int, size: Sequence[int]) -> Layout | None:
     """Return the layout of a tensor with one location an image, None if it has several.
 
     Its coordinates are the same everywhere and tell nothing; its rows and columns are of size 1.
@@ -149,15 +198,20 @@ def layout_of_one(shape: Sequence[int], images: int) -> Layout | None:
     Args:
         shape: The tensor's shape.
         images: N of the images.
+        size: (H, W) of the images.
 
-    >>> layout_of_one((2, 8, 1, 1), 2) == CHANNELS_FIRST
+    >>> layout_of_one((2, 8, 1, 1), 2, (9, 9)) == CHANNELS_FIRST
     True
-    >>> layout_of_one((2, 1, 1, 8), 2) == CHANNELS_LAST
+    >>> layout_of_one((2, 1, 1, 8), 2, (9, 9)) == CHANNELS_LAST
     True
     """
-    if len(shape) != 4 or shape[0] % images:
+    if shape[0] % images:
         return None
-    for layout in (CHANNELS_FIRST, CHANNELS_LAST):
+    if len(shape) == 3 and size[0] == shape[2] == 1:
+        return OF_SIGNAL
+    for layout in (CHANNELS_FIRST, CHANNELS_LAST, CHANNELS_FIRST_3D, CHANNELS_LAST_3D):
+        if len(layout.order) != len(shape) or len(shape) != len(size) + 2:
+            continue
         if all(shape[dimension] == 1 for dimension in layout.order[2:]):
             return layout
     return None

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from fastsal.geometry.coordinates import Fields
 from fastsal.geometry.fields import line_of, positions, step
-from fastsal.geometry.layout import CHANNELS_FIRST, EQUAL, Layout, layout_of, layout_of_one
-from fastsal.geometry.seen import Interval, Seen
+from fastsal.geometry.layout import (
+    CHANNELS_FIRST,
+    CHANNELS_FIRST_3D,
+    EQUAL,
+    OF_SIGNAL,
+    Layout,
+    layout_of,
+    layout_of_one,
+)
+from fastsal.geometry.seen import Interval, Seen, Sides
 
 # Locations may be so many locations off an even stretch over what is seen, or such a share of it,
 # that the stretch is taken instead, as the paper does: windows of stride 2 with symmetric padding
@@ -23,8 +31,9 @@ TOLERANCE = 0.75
 SHARE = 0.04
 # In pixels: nearer to the image's edge is at it.
 NEAR = 0.51
-# Pixels from a location to the next, down and across.
-Steps = tuple[float, float]
+# Pixels from a location to the next, down and across; of volumes from a slice to the next first.
+Steps = tuple[float, ...]
+TURNED = "its locations lie in no slices, rows and columns of voxels, as of a volume that is turned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +58,26 @@ class View(NamedTuple):
         block: The map's number among those of one image.
         rows: The pixel row of each row of locations, `math.inf` for what shows no pixel.
         columns: The pixel column of each column of locations, likewise.
-        seen: (first, last) of the pixel rows, and of the columns, that the network sees.
+        seen: (first, last) of the pixel rows, and of the columns, that the network sees; of volumes
+            those of the slices before.
         image: The image in the batch that is shown so; None for each of them.
         points: The places of single locations, as of an image that is turned by an angle; None if
             those of rows and of columns say it all.
+        slices: The slice of voxels of each slice of locations; empty for an image.
     """
 
     block: int
     rows: tuple[float, ...]
     columns: tuple[float, ...]
-    seen: tuple[tuple[float, float], tuple[float, float]]
+    seen: Sides
     image: int | None = None
     points: Points | None = None
+    slices: tuple[float, ...] = ()
+
+    @property
+    def lines(self) -> tuple[tuple[float, ...], ...]:
+        """The places along each axis: rows and columns, of volumes slices before."""
+        return (self.slices, self.rows, self.columns) if self.slices else (self.rows, self.columns)
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,8 @@ class Located(NamedTuple):
 
     Attributes:
         layout: The meaning of its dimensions.
-        steps: Pixels from a location to the next, down and across.
+        steps: Pixels from a location to the next, down and across; of volumes from a slice to the
+            next first; of signals, which count as one row, the second is along it.
         strides: The same; if the network enlarges the image before its first weights, or makes it
             square, counted in elements of their input.
         placement: Its places; None for the plain stretch over the whole image.
@@ -105,40 +123,47 @@ class Located(NamedTuple):
     """
 
     layout: Layout
-    steps: tuple[float, float]
-    strides: tuple[float, float]
+    steps: tuple[float, ...]
+    strides: tuple[float, ...]
     placement: Placement | None = None
     doubt: str = ""
     varies: bool = False
 
     @property
-    def octaves(self) -> tuple[int, int]:
+    def octaves(self) -> tuple[int, ...]:
         """The strides as powers of two (nominal), 1 or more."""
-        down, across = (2 ** max(0, round(math.log2(stride))) for stride in self.strides)
-        return down, across
+        return tuple(2 ** max(0, round(math.log2(stride))) for stride in self.strides)
 
 
-def stretch_of(shape: Sequence[int], size: tuple[int, int]) -> Located | None:
+def stretch_of(shape: Sequence[int], size: Sequence[int]) -> Located | None:
     """Return the place of a tensor that counts as stretched over the image, by its shape alone.
 
     Args:
-        shape: `(N, C, h, w)`; None is returned for another number of dimensions.
-        size: (H, W) of the image.
+        shape: `(N, C, h, w)`; `(N, C, d, h, w)` of volumes, `(N, C, t)` of signals; None is
+            returned for another number of dimensions.
+        size: (H, W) of the image; (D, H, W), or (1, T).
 
     >>> stretch_of((1, 8, 4, 4), (32, 32)).octaves
     (8, 8)
+    >>> stretch_of((1, 8, 125), (1, 500)).octaves
+    (1, 4)
     """
-    if len(shape) != 4 or 0 in shape:
+    if 0 in shape:
         return None
-    steps = size[0] / shape[2], size[1] / shape[3]
-    return Located(CHANNELS_FIRST, steps, steps)
+    if len(shape) == 3 and size[0] == 1 and len(size) == 2:
+        steps = 1.0, size[1] / shape[2]
+        return Located(OF_SIGNAL, steps, steps)
+    if len(shape) != len(size) + 2:
+        return None
+    apart = tuple(side / count for side, count in zip(size, shape[2:], strict=True))
+    return Located(CHANNELS_FIRST if len(size) == 2 else CHANNELS_FIRST_3D, apart, apart)
 
 
 def located(
     fields: Fields,
     shape: Sequence[int],
     images: int,
-    size: tuple[int, int],
+    size: Sequence[int],
     single: bool = False,
 ) -> Located | None:
     """Return the place of a tensor on the image, None if it shows no places along rows or columns.
@@ -147,19 +172,18 @@ def located(
         fields: The tensor's coordinates.
         shape: Its shape.
         images: N of the images.
-        size: (H, W) of the images.
+        size: (H, W) of the images; (D, H, W) of volumes, (1, T) of signals.
         single: True if one location counts as a map, as of a layer that is given. Among those that
             are searched for scales it does not: features pooled from all of the image are no scale.
     """
-    if not fields.places or not 3 <= len(shape) <= 4:
+    if not fields.places or not 3 <= len(shape) <= len(size) + 2:
         return None
     layout = layout_of(fields.places[0], shape, images)
     if layout is None and single:
-        layout = layout_of_one(shape, images)
+        layout = layout_of_one(shape, images, size)
     if layout is None:
         return None
-    whole: tuple[Interval, Interval] = ((0.0, float(size[0])), (0.0, float(size[1])))
-    seen = fields.seen or Seen((whole,), (1.0, 1.0))
+    seen = fields.seen or Seen((_all_of(size),), (1.0,) * len(size))
     base = seen.steps
     doubt = ""
     if fields.unknown:
@@ -177,13 +201,13 @@ def located(
         places = places.nanmean(2)
         entries = places.shape[1]
         blocks = max(1, entries // images)
-        index = places[2].flatten(1).nanmean(1)
+        index = places[-1].flatten(1).nanmean(1)
         interleaved = blocks > 1 and bool((index[:blocks] - index[0]).abs().max() < EQUAL)
         for block in range(blocks):
             of_block = slice(block, None, blocks)
             if not interleaved:
                 of_block = slice(block * images, (block + 1) * images)
-            block_places = places[:2, of_block]
+            block_places = places[:-1, of_block]
             alike = _equal(block_places, block_places[:, :1])
             for image in range(1 if alike else block_places.shape[1]):
                 entry = range(entries)[of_block][image]
@@ -191,36 +215,40 @@ def located(
                 views.append(view if alike else view._replace(image=image))
                 steps.append(apart)
                 moved |= not alike or _moves(view, size)
-    down, across = (
-        one or (last - first) / max(count, 1)
-        for one, (first, last), count in zip(
-            steps[0], views[0].seen, (len(views[0].rows), len(views[0].columns)), strict=True
-        )
+    apart = tuple(
+        one or (last - first) / max(len(line), 1)
+        for one, (first, last), line in zip(steps[0], views[0].seen, views[0].lines, strict=True)
     )
+    if len(size) > 2 and any(view.points is not None for view in views):
+        doubt = doubt or TURNED
     placement: Placement | None = Placement(tuple(views), blocks, interleaved, moved)
     if doubt or (blocks == len(views) == 1 and not moved and _is_even(views[0])):
         placement = None
     # If the network enlarges the image, or squares it, there is no one stride on the image.
-    even = min(base) > 0.7 and abs(math.log2(base[0] / base[1])) < 0.6
-    strides = (down, across) if even else (down / base[0], across / base[1])
-    return Located(layout, (down, across), strides, placement, doubt, fields.varies)
+    even = min(base) > 0.7 and math.log2(max(base) / min(base)) < 0.6
+    strides = apart if even else tuple(one / of for one, of in zip(apart, base, strict=True))
+    return Located(layout, apart, strides, placement, doubt, fields.varies)
 
 
-def _view(entry: Tensor, block: int, sides: tuple[Interval, Interval]) -> tuple[View, Steps]:
+def _all_of(size: Sequence[int]) -> Sides:
+    return tuple((0.0, float(side)) for side in size)
+
+
+def _view(entry: Tensor, block: int, sides: Sides) -> tuple[View, Steps]:
     """Return the view of one map, and the pixels from a location to the next.
 
     Args:
-        entry: `(2, h, w)`, the pixel row and column of each location.
+        entry: `(2, h, w)`, the pixel row and column of each location; `(3, d, h, w)` of volumes.
         block: The map's number among those of its image.
         sides: The rows and columns that the network sees.
     """
-    rows, columns = line_of(entry[0], 0), line_of(entry[1], 1)
-    lines = [_even(line, side) for line, side in zip((rows, columns), sides, strict=True)]
-    view = View(block, lines[0], lines[1], sides)
-    if _separable(entry, rows, columns):
-        return view, (step(rows), step(columns))
+    means = [line_of(places, axis) for axis, places in enumerate(entry)]
+    *slices, rows, columns = (_even(line, side) for line, side in zip(means, sides, strict=True))
+    view = View(block, rows, columns, sides, slices=slices[0] if slices else ())
+    if _separable(entry, means):
+        return view, tuple(step(line) for line in means)
     apart = _pitch(entry)
-    return view._replace(points=Points(entry[0], entry[1], min(apart))), apart
+    return view._replace(points=Points(entry[-2], entry[-1], min(apart))), apart
 
 
 def _pitch(entry: Tensor) -> Steps:
@@ -229,30 +257,28 @@ def _pitch(entry: Tensor) -> Steps:
     places = places[:, ~places.isnan().any(0)]
     extent = (places.amax(1) - places.amin(1)).clamp_min(1.0)
     # Of pixels in any order neighbours are far apart, and the map is as dense as ever.
-    dense = math.sqrt(float(extent.prod()) / places.shape[1])
+    dense = (float(extent.prod()) / places.shape[1]) ** (1 / len(entry))
     found = []
-    for dimension in (1, 2):
+    for dimension in range(1, entry.dim()):
         apart = entry.diff(dim=dimension).square().sum(0).sqrt().flatten()
         apart = apart[~apart.isnan()]
         found.append(min(float(apart.median()), dense) if apart.numel() else dense)
-    return found[0], found[1]
+    return tuple(found)
 
 
-def _moves(view: View, size: tuple[int, int]) -> bool:
+def _moves(view: View, size: Sequence[int]) -> bool:
     """Return True if a network moves, crops or pads the image before a view of it."""
     return view.points is not None or any(
         not _ascending(line) or abs(side[0]) > NEAR or abs(side[1] - length) > NEAR
-        for line, side, length in zip((view.rows, view.columns), view.seen, size, strict=True)
+        for line, side, length in zip(view.lines, view.seen, size, strict=True)
     )
 
 
-def _separable(entry: Tensor, rows: Tensor, columns: Tensor) -> bool:
+def _separable(entry: Tensor, means: Sequence[Tensor]) -> bool:
     """Return True if all locations of a row show one pixel row, and of a column one column."""
-    for places, mean, apart in (
-        (entry[0], rows[:, None], step(rows)),
-        (entry[1], columns[None, :], step(columns)),
-    ):
-        off = (places - mean).abs()
+    for axis, (places, line) in enumerate(zip(entry, means, strict=True)):
+        apart = step(line)
+        off = (places - line.reshape(-1, *[1] * (len(means) - 1 - axis))).abs()
         off = off[~off.isnan()]
         # A few at the border may differ, where windows reach outside.
         if len(off) and float(off.sort().values[int(0.9 * (len(off) - 1))]) > 0.5 * (apart or 1.0):
@@ -291,27 +317,28 @@ def _ascending(places: Sequence[float]) -> bool:
 
 
 def _is_even(view: View) -> bool:
-    sides = zip((view.rows, view.columns), view.seen, strict=True)
+    sides = zip(view.lines, view.seen, strict=True)
     return all(places == _stretch(len(places), side) for places, side in sides)
 
 
 def of_parts(
-    parts: Sequence[tuple[int, Placement | None]], size: tuple[int, int]
+    parts: Sequence[tuple[int, Placement | None]], size: Sequence[int]
 ) -> Placement | None:
     """Return the places of a batch from those of its parts.
 
     Args:
         parts: For each part its number of images, and their places.
-        size: (H, W) of the images.
+        size: (H, W) of the images; (D, H, W) of volumes.
     """
     first = parts[0][1]
     if all(place == first for _, place in parts) and not (first and first.varies):
         return first
     known = next(place for _, place in parts if place is not None)
-    whole = ((0.0, float(size[0])), (0.0, float(size[1])))
-    counts = len(known.views[0].rows), len(known.views[0].columns)
-    lines = [_stretch(count, side) for count, side in zip(counts, whole, strict=True)]
-    plain = Placement((View(0, lines[0], lines[1], whole),))
+    whole = _all_of(size)
+    *slices, rows, columns = (
+        _stretch(len(line), side) for line, side in zip(known.views[0].lines, whole, strict=True)
+    )
+    plain = Placement((View(0, rows, columns, whole, slices=slices[0] if slices else ()),))
     views: list[View] = []
     before = 0
     for images, place in parts:

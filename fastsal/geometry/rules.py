@@ -130,7 +130,7 @@ class Rules:
                     own not in (1, size) for own, size in zip(shape, made.shape, strict=True)
                 ):
                     raise ValueError("the result is no broadcast of the inputs")
-                found.append(place.reshape(f.COMPONENTS, *shape))
+                found.append(place.reshape(len(place), *shape))
         if len(found) == 1:
             return found
         extents = [f.extent(place) for place in found]
@@ -153,9 +153,10 @@ class Rules:
         if moving is not None and not self._of(moving):
             return []
         found: Made = []
+        count = len(self._of(known[0])[0])
         for place in range(max(len(self._of(tensor)) for tensor in known)):
             components: list[list[Tensor]] = []
-            for component in range(f.COMPONENTS):
+            for component in range(count):
 
                 def exchanged(value: Any, at: tuple[int, int] = (place, component)) -> Any:
                     return self._exchanged(value, *at, moving)
@@ -198,9 +199,10 @@ class Rules:
     def _assigned(
         self, function: Callable[..., Any], target: Tensor, index: Any, value: Any
     ) -> Made:
-        whole = f.whole(target, self._of(target))
         new = self._of(value) if isinstance(value, Tensor) else ()
-        for component in range(f.COMPONENTS):
+        count = len((*new, *self._of(target))[0])
+        whole = f.whole(target, self._of(target), count)
+        for component in range(count):
             function(whole[component], index, new[0][component].expand(value.shape) if new else 0.0)
         return [[f.compressed(whole)]]
 
@@ -216,7 +218,8 @@ class Rules:
         found = []
         batch = tensor.shape[0] if isinstance(tensor, Tensor) else 1
         for place in self._of(tensor):
-            field = f.without_dimension(place, -3)[0].expand(-1, batch, 1, *tensor.shape[2:])
+            sides = tensor.shape[2:]
+            field = f.without_dimension(place, -1 - len(sides))[0].expand(-1, batch, 1, *sides)
             parts = [
                 function(*_in_place_of(args, tensor, part), **_in_place_of(kwargs, tensor, part))
                 for part in field
@@ -288,7 +291,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def _mixes(before: Tensor, after: Tensor) -> bool:
     """Return True if rows or columns that a field shows apart are one in another."""
-    pairs = zip(f.positions(before)[:2], f.positions(after)[:2], strict=True)
+    pairs = zip(f.positions(before)[:-1], f.positions(after)[:-1], strict=True)
     return any(f.width_of(one) > 4 * f.width_of(other) + 1 for one, other in pairs)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from fastsal.geometry import fields as f
 
 Interval = tuple[float, float]
+# One for each axis: rows and columns, or slices, rows and columns.
+Sides = tuple[Interval, ...]
 
 
 class Seen(NamedTuple):
@@ -20,21 +22,20 @@ class Seen(NamedTuple):
     Attributes:
         sides: For each entry of the batch the first and the last pixel row that is seen, as
             distances from the upper edge, and the same of columns from the left edge; one if all
-            are equal. With padding they lie outside the image.
+            are equal. With padding they lie outside the image. Of volumes slices come first.
         steps: Pixels from one element of the first weights' input to the next, down and across.
     """
 
-    sides: tuple[tuple[Interval, Interval], ...]
-    steps: tuple[float, float]
+    sides: tuple[Sides, ...]
+    steps: tuple[float, ...]
 
-    def of_entry(self, entry: int, entries: int) -> tuple[Interval, Interval]:
+    def of_entry(self, entry: int, entries: int) -> Sides:
         """Return the rows and columns that one entry of a batch sees."""
         if len(self.sides) == entries:
             return self.sides[entry]
-        rows, columns = ([side[axis] for side in self.sides] for axis in (0, 1))
-        return (
-            (min(first for first, _ in rows), max(last for _, last in rows)),
-            (min(first for first, _ in columns), max(last for _, last in columns)),
+        of_axes = zip(*self.sides, strict=True)
+        return tuple(
+            (min(first for first, _ in axis), max(last for _, last in axis)) for axis in of_axes
         )
 
 
@@ -42,14 +43,15 @@ class Seen(NamedTuple):
 WINDOW = 0.015
 
 
-def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
+def seen_of(place: Tensor, size: Sequence[int]) -> Seen:
     """Return the part of the image that a tensor of pixels shows."""
-    places = f.positions(place)[:2]
-    entries = places.shape[1] if places.dim() == 5 else 1
-    sides: list[list[Interval]] = []
-    steps = [float(size[0]), float(size[1])]
+    places = f.positions(place)[:-1]
+    of_batch = places.dim() == len(size) + 3
+    entries = places.shape[1] if of_batch else 1
+    sides: list[Sides] = []
+    steps = [float(side) for side in size]
     for entry in range(entries):
-        own = places[:, entry] if places.dim() == 5 else places
+        own = places[:, entry] if of_batch else places
         of_entry: list[Interval] = []
         lines = [[f.line_of(axis, d) for d in range(axis.dim())] for axis in own]
         for axis, length in enumerate(size):
@@ -62,7 +64,8 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
                 steps[axis] = apart
             else:
                 # One row of pixels is as high as a column is wide, or is the whole image.
-                across = max(f.step(other) for other in lines[1 - axis])
+                others = [line for one in range(len(size)) if one != axis for line in lines[one]]
+                across = max(f.step(other) for other in others)
                 step = steps[axis] = across or float(length)
             shown = line[~line.isnan()]
             first, last = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, length)
@@ -71,12 +74,11 @@ def seen_of(place: Tensor, size: tuple[int, int]) -> Seen:
             reach = max(1.0, WINDOW * length)
             low, high = (0.0 if -reach <= low < 0 else low), high
             of_entry.append((low, length if length < high <= length + reach else high))
-        sides.append(of_entry)
-    pairs = [(rows, columns) for rows, columns in sides]
-    return Seen(_sides(pairs), (steps[0], steps[1]))
+        sides.append(tuple(of_entry))
+    return Seen(_sides(sides), tuple(steps))
 
 
-def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) -> Seen:
+def after_cut(seen: Seen, before: Tensor, after: Tensor, size: Sequence[int]) -> Seen:
     """Return what is seen of a tensor from whose borders a function may have cut locations.
 
     Args:
@@ -85,7 +87,7 @@ def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) 
         after: The result's field.
         size: (H, W) of the image.
     """
-    wide, narrow = (f.positions(field)[:2].flatten(1) for field in (before, after))
+    wide, narrow = (f.positions(field)[:-1].flatten(1) for field in (before, after))
     wide, narrow = (places[:, ~places.isnan().any(0)] for places in (wide, narrow))
     if not wide.numel() or not narrow.numel():
         return seen
@@ -96,21 +98,22 @@ def after_cut(seen: Seen, before: Tensor, after: Tensor, size: tuple[int, int]) 
         return seen
     left = seen_of(after, size)
     entries = max(len(seen.sides), len(left.sides))
-    pairs = []
-    for entry in range(entries):
-        rows, columns = (
+    sides = [
+        tuple(
             (max(first, low), min(last, high))
             for (first, last), (low, high) in zip(
                 seen.of_entry(entry, entries), left.of_entry(entry, entries), strict=True
             )
         )
-        pairs.append((rows, columns))
-    return seen._replace(sides=_sides(pairs))
+        for entry in range(entries)
+    ]
+    return seen._replace(sides=_sides(sides))
 
 
-def _sides(pairs: Sequence[tuple[Interval, Interval]]) -> tuple[tuple[Interval, Interval], ...]:
-    """Return the rows and columns that each entry sees; one pair if all are equal."""
-    return tuple(pairs[:1] if all(pair == pairs[0] for pair in pairs) else pairs)
+def _sides(of_entries: Sequence[Sides]) -> tuple[Sides, ...]:
+    """Return the rows and columns that each entry sees; one of them if all are equal."""
+    alike = all(sides == of_entries[0] for sides in of_entries)
+    return tuple(of_entries[:1] if alike else of_entries)
 
 
 def union(seen: Sequence[Seen]) -> Seen | None:

@@ -1,7 +1,7 @@
 """Normalisations of maps to [0, 1], before the scales are combined.
 
-A normalisation maps `(N, H, W)` to `(N, H, W)`, each image by itself; `over_batch` applies one to a
-batch as a whole. A new one is a function decorated with `register_normalization`.
+A normalisation maps `(N, H, W)` to `(N, H, W)`, each image by itself; `each_map` applies one to maps
+on any grid, and `over_batch` to a batch as a whole. A new one is a function decorated with `register_normalization`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,15 @@ def get_normalization(name: str) -> Normalization:
     'gaussian'
     """
     return NORMALIZATIONS[name]
+
+
+def each_map(normalization: Normalization, maps: Tensor) -> Tensor:
+    """Return maps normalised one by one, those of volumes `(N, D, H, W)` as maps of D H rows.
+
+    >>> each_map(minmax, torch.tensor([[[[1.0]], [[2.0]], [[3.0]]]])).flatten().tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return normalization(maps.flatten(1, -2)).reshape(maps.shape)
 
 
 def over_batch(normalization: Normalization, maps: Tensor) -> Tensor:

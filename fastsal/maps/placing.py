@@ -18,19 +18,21 @@ HALF = 0.5
 NEIGHBOUR = 0.75
 
 
-def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> Tensor:
+def placed(maps: Tensor, placement: Placement | None, size: Sequence[int]) -> Tensor:
     r"""Return maps laid on the image, `(N, H, W)`.
 
     $$M = \frac{\sum_v R_v S_v C_v^T}{\sum_v r_v c_v^T}$$
 
     with `S_v` the map of a view, `R_v` and `C_v` the matrices that interpolate linearly between the
     rows and the columns of locations, and $r_v$, $c_v$ 1 where the view shows the pixel, else 0. A
-    pixel that no view shows has no salience: 0. One that several views show has their mean.
+    pixel that no view shows has no salience: 0. One that several views show has their mean. Slices
+    of a volume are interpolated linearly after their rows and columns.
 
     Args:
-        maps: `(N, h, w)`, or `(N * blocks, h, w)` with an image's maps one after the other.
+        maps: `(N, h, w)`, or `(N * blocks, h, w)` with an image's maps one after the other; of
+            volumes `(N, d, h, w)`.
         placement: Their places; None stretches them over the image, as `upsample` does.
-        size: (H, W) of the image.
+        size: (H, W) of the image; (D, H, W) of volumes.
 
     >>> from fastsal.geometry.placement import View
     >>> mirrored = View(0, (0.5,), (1.5, 0.5), ((0.0, 1.0), (0.0, 2.0)))
@@ -51,15 +53,19 @@ def placed(maps: Tensor, placement: Placement | None, size: tuple[int, int]) -> 
     return mean
 
 
-def _laid(maps: Tensor, view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _laid(maps: Tensor, view: View, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return maps `(N, H, W)` laid as a view shows them, and 1 for the pixels that it shows."""
     if view.points is not None:
         return _scattered(maps, view.points, size)
-    rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
-    return rows @ maps @ columns.T, rows.sum(1)[:, None] * columns.sum(1)
+    *slices, rows, columns = (one.to(maps.device, maps.dtype) for one in matrices(view, size))
+    laid, shown = rows @ maps @ columns.T, rows.sum(1)[:, None] * columns.sum(1)
+    for matrix in slices:
+        laid = torch.einsum("zd,ndyx->nzyx", matrix, laid)
+        shown = matrix.sum(1)[:, None, None] * shown
+    return laid, shown
 
 
-def _scattered(maps: Tensor, points: Points, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _scattered(maps: Tensor, points: Points, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""Return maps laid from single locations, and 1 for the pixels that they show.
 
     A pixel takes the mean of the locations less than a pitch `p` away, by the weights of linear
@@ -91,14 +97,15 @@ def _scattered(maps: Tensor, points: Points, size: tuple[int, int]) -> tuple[Ten
     return laid.unflatten(1, size), shows.unflatten(0, size)  # type: ignore[no-untyped-call]
 
 
-def matrices(view: View, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def matrices(view: View, size: Sequence[int]) -> tuple[Tensor, ...]:
     """Return the matrices that lay a view's map on an image, `(H, h)` and `(W, w)`, float64.
 
     Args:
         view: The view.
-        size: (H, W) of the image.
+        size: (H, W) of the image; (D, H, W) of a volume, whose first matrix is `(D, d)`.
     """
-    return _matrix(view.rows, size[0], view.seen[0]), _matrix(view.columns, size[1], view.seen[1])
+    axes = zip(view.lines, size, view.seen, strict=True)
+    return tuple(_matrix(line, length, seen) for line, length, seen in axes)
 
 
 def by_image(maps: Tensor, placement: Placement | None) -> Tensor:

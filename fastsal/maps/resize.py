@@ -9,24 +9,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.arguments.inputs import Inputs, as_tuple
+from fastsal.arguments.inputs import Inputs, as_tuple, images_of, without_row
+
+# The mode of `torch.nn.functional.interpolate` that is linear along each axis.
+LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+# Modes that may align corners.
+_OF_CORNERS = (*LINEAR.values(), "bicubic")
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
     """Return maps `(N, h, w)` interpolated to `(N, 1, H, W)`, without aligned corners.
 
     Args:
-        maps: `(N, h, w)`.
-        size: (H, W).
-        mode: A mode of `torch.nn.functional.interpolate`.
+        maps: `(N, h, w)`; `(N, d, h, w)` of volumes, `(N, t)` of signals.
+        size: (H, W); (D, H, W), or (T,).
+        mode: A mode of `torch.nn.functional.interpolate`; "bilinear" is trilinear for volumes, and
+            linear for signals.
+
+    Raises:
+        ValueError: If maps of these axes have no such mode.
 
     >>> upsample(torch.ones(2, 3, 3), (6, 6)).shape
     torch.Size([2, 1, 6, 6])
+    >>> upsample(torch.tensor([[0.0, 1.0]]), (4,)).tolist()
+    [[[0.0, 0.25, 0.75, 1.0]]]
     """
     maps = maps.unsqueeze(1)
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    aligned = False if mode in ("bilinear", "bicubic") else None
+    mode = LINEAR[maps.dim()] if mode == "bilinear" else mode
+    if mode == "bicubic" and maps.dim() != 4:
+        raise ValueError(
+            f"mode 'bicubic' is for images, and the maps have the size {tuple(size)}; choose "
+            "'bilinear', which is linear along each axis, 'nearest' or 'area'"
+        )
+    aligned = False if mode in _OF_CORNERS else None
     return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=aligned)
 
 
@@ -35,7 +52,8 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
 
     Args:
         inputs: A tensor or a tuple of tensors, as Captum's `attribute` is given them.
-        maps: `(N, H, W)`, or `(N, C, H, W)` with equal channels.
+        maps: `(N, H, W)`, or `(N, C, H, W)` with equal channels; of volumes `(N, D, H, W)` or
+            `(N, C, D, H, W)`, of signals `(N, 1, T)` or `(N, C, 1, T)`, an image of one row.
         expand_channels: True repeats the maps over an input's channels; False gives one channel.
 
     Returns:
@@ -43,6 +61,8 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
         For an input that is no image batch the attribution is an empty tensor, as in Captum's
         GuidedGradCam.
     """
+    image = images_of(as_tuple(inputs))[0]
+    maps = without_row(maps, image)
     if (
         isinstance(inputs, Tensor)
         and inputs.shape == maps.shape
@@ -50,12 +70,12 @@ def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inpu
         and maps.is_contiguous()
     ):
         return maps
-    if maps.dim() == 3:
+    if maps.dim() < image.dim():
         maps = maps.unsqueeze(1)
     attributions = []
     unused = maps.is_contiguous()
     for tensor in as_tuple(inputs):
-        if tensor.dim() != 4:
+        if tensor.dim() != image.dim():
             warnings.warn(
                 f"an input of shape {tuple(tensor.shape)} is no image batch; its attribution is "
                 "empty",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastsal.arguments.inputs import IMAGE, SIGNAL, VOLUME
 from fastsal.networks import hooks
 from fastsal.networks.roles import (
     attention_weights,
@@ -159,6 +160,23 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
             f"the images {shape} have their channels last, expected (N, C, H, W); permute them "
             "before the model, and inside it back"
         )
+    elif len(shape) == SIGNAL and any(len(node.shape or ()) > SIGNAL for node in trace.nodes):
+        why = (
+            f"the network makes more dimensions of the signals {shape}, and their channels are no "
+            "channels in it, or their time is; give it images (N, C, H, W), with the reshaping "
+            "before it"
+        )
+    elif len(shape) == SIGNAL:
+        why = (
+            f"no tensor on the way has several locations along the last dimension of the signals "
+            f"{shape}, expected (N, C, T); if their channels come last, transpose them before the "
+            "model, and inside it back"
+        )
+    elif len(shape) == VOLUME and any(len(trace.nodes[one].shape or ()) == IMAGE for one in trunk):
+        why = (
+            "slices or frames become images of a batch, or channels, and no tensor has locations "
+            "(N, C, D, H, W); give that network the images (N, C, H, W)"
+        )
     elif located and any(trace.place(node, names) is not None for node in located):
         why = "all tensors with locations are the output itself, or the images before any weights"
     elif located:
@@ -167,10 +185,10 @@ def why_no_candidate(trace: Trace, trunk: Sequence[int], names: Mapping[nn.Modul
             "input, as in a program of torch.export or where layers are kept in a Python list; "
             "give the module that it was made from, or keep the layers in a torch.nn.ModuleList"
         )
-    elif any(node.shape and len(node.shape) == 4 for node in (trace.nodes[one] for one in trunk)):
+    elif any(len(trace.nodes[one].shape or ()) == len(shape) for one in trunk):
         why = (
-            f"of images of {shape[2]}x{shape[3]} pixels no tensor on the way has more than one "
-            "location; give larger ones"
+            f"of images of {'x'.join(map(str, shape[2:]))} pixels no tensor on the way has more "
+            "than one location; give larger ones"
         )
     else:
         why = (
@@ -204,7 +222,7 @@ def _pixels_per_location(trace: Trace, ends: Sequence[int]) -> dict[int, float]:
             continue
         if found.placement is not None and found.placement.blocks > MOST_BLOCKS:
             continue
-        areas[index] = found.steps[0] * found.steps[1]
+        areas[index] = math.prod(found.steps)
     return areas
 
 
@@ -328,8 +346,9 @@ def _last_descent(
 def _shared_heads(nodes: Sequence[Node]) -> list[bool]:
     """Return for each node True if it comes only from weights that run at several sizes."""
     sizes: dict[int, set[tuple[int, ...]]] = {}
+    dimensions = len(nodes[0].shape or ())
     for node in nodes:
-        if node.weight is not None and node.shape is not None and len(node.shape) == 4:
+        if node.weight is not None and node.shape is not None and len(node.shape) == dimensions:
             sizes.setdefault(node.weight, set()).add(node.shape[2:])
     found = [False]
     for node in nodes[1:]:

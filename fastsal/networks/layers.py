@@ -164,7 +164,7 @@ def name_layer(model: Callable[..., Any], layer: Layer | Scale) -> NamedLayer:
 
 
 def scale_of(
-    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, ...], following: Following | None
 ) -> Scale:
     """Return the scale of a layer that was given, as `place_of` does.
 
@@ -175,23 +175,39 @@ def scale_of(
     if scale is None:
         raise ValueError(
             f"layer {layer.name!r} gives a tensor of shape {tuple(tensor.shape)}, expected "
-            f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} "
-            "image; choose another layer"
+            f"{expected_on(size)}; choose another layer"
         )
     return scale
 
 
+def expected_on(size: tuple[int, ...]) -> str:
+    """Return the shapes of a layer's tensor that lie on an image's grid, for messages.
+
+    Args:
+        size: (H, W) of the image; (D, H, W) of volumes, (1, T) of signals.
+
+    >>> expected_on((1, 500))
+    '(N, C, t) or (N, t, C) on the grid of the signal of 500'
+    """
+    if len(size) == 3:
+        by = "x".join(map(str, size))
+        return f"(N, C, d, h, w) or (N, d, h, w, C) on the grid of the {by} volume"
+    if size[0] == 1:
+        return f"(N, C, t) or (N, t, C) on the grid of the signal of {size[1]}"
+    return f"(N, C, h, w), (N, h, w, C) or (N, h w, C) on the grid of the {size[0]}x{size[1]} image"
+
+
 def place_of(
-    layer: NamedLayer, tensor: Tensor, size: tuple[int, int], following: Following | None
+    layer: NamedLayer, tensor: Tensor, size: tuple[int, ...], following: Following | None
 ) -> Scale | None:
     """Return the scale of a layer that was given, from its tensor in a pass.
 
     Args:
         layer: The layer; of a scale that it has, the call and the function are kept.
         tensor: The layer's tensor.
-        size: (H, W) of the image.
+        size: (H, W) of the image; (D, H, W) of volumes, (1, T) of signals.
         following: Has followed the pass; None, or a tensor that it does not know, counts as
-            `(N, C, h, w)`, stretched over the image.
+            `(N, C, h, w)`, stretched over the image; as `stretch_of` does.
 
     Returns:
         The scale; None for a tensor without locations.

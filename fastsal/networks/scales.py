@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.arguments.inputs import as_tuple
-from fastsal.geometry.layout import CHANNELS_FIRST, CHANNELS_LAST, Layout
+from fastsal.arguments.inputs import EXPECTED, as_tuple, images_of
+from fastsal.geometry.layout import CHANNELS_FIRST, IN_ORDER, LAST, Layout
 from fastsal.geometry.placement import Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
@@ -41,7 +41,8 @@ class Scale:
         call: The call of the module in a forward pass, from 0; None for the last.
         shape: The tensor's shape as traced, in the network's layout.
         strides: Elements of the first weights' input for one location of the layer, down and
-            across; each a power of two (nominal).
+            across; each a power of two (nominal). Of volumes from slice to slice first; a signal
+            counts as an image of one row.
         signed: True if the tensor had negative values that the network does not rectify.
         layout: The meaning of the tensor's dimensions.
         functional_relu: True if the network rectifies the tensor by a function, not a module.
@@ -66,7 +67,7 @@ class Scale:
     module: nn.Module = field(repr=False)
     call: int | None
     shape: tuple[int, ...]
-    strides: tuple[int, int]
+    strides: tuple[int, ...]
     signed: bool
     layout: Layout = field(default=CHANNELS_FIRST, repr=False)
     functional_relu: bool = False
@@ -78,22 +79,21 @@ class Scale:
 
     @property
     def stride(self) -> int:
-        """The larger of the strides."""
+        """The largest of the strides."""
         return max(self.strides)
 
     @property
     def channels_last(self) -> bool:
-        """True if the tensor is `(N, H, W, C)`."""
-        return self.layout == CHANNELS_LAST
+        """True if the tensor is `(N, H, W, C)`, or `(N, D, H, W, C)`."""
+        return self.layout in LAST
 
     @property
     def plain(self) -> bool:
-        """True if the tensor is `(N, C, H, W)` or `(N, H, W, C)`, stretched over the image."""
-        fixed = self.placement is None and not self.varies
-        return fixed and self.layout in (CHANNELS_FIRST, CHANNELS_LAST)
+        """True if the tensor is `(N, C, H, W)` or the like, stretched over the image."""
+        return self.placement is None and not self.varies and self.layout in IN_ORDER
 
     def channels_first(self, tensor: Tensor) -> Tensor:
-        """Return the layer's tensor as a view `(N, C, H, W)`."""
+        """Return the layer's tensor as `(N, C, H, W)`, `(N, C, D, H, W)` or `(N, C, 1, T)`."""
         return self.layout.channels_first(tensor)
 
 
@@ -140,7 +140,8 @@ def find_scales(
 
     Args:
         model: The network; a compiled one is traced uncompiled.
-        inputs: `(N, C, H, W)`, or a tuple of the model's inputs; 4-D ones count as images. A
+        inputs: `(N, C, H, W)`, volumes `(N, C, D, H, W)` or signals `(N, C, T)`; or a tuple of the
+            model's inputs, whose 4-D ones count as images. An octave of any axis is a scale. A
             detection model of torchvision takes a batch in place of its list of images.
         additional_forward_args: Further arguments of the model, as in Captum.
 
@@ -227,11 +228,11 @@ def candidates(
             "scripted or traced from"
         )
     inputs = as_tuple(inputs)
-    if all(tensor.dim() != 4 for tensor in inputs):
+    if not images_of(inputs):
         shapes = [tuple(tensor.shape) for tensor in inputs]
         raise ScalesError(
-            f"expected an image batch (N, C, H, W) among the inputs, got {shapes}: only what lies "
-            "on an image's grid has spatial scales"
+            f"expected {EXPECTED} among the inputs, got {shapes}: only what lies on a grid has "
+            "spatial scales"
         )
     further = hooks.as_arguments(additional_forward_args)
     trace, output = trace_forward(root, inputs, further, state.method_of(model))
@@ -272,7 +273,7 @@ def _candidates(
         pooled_away(nodes),
         attention_weights(nodes),
     )
-    coarsest = (0, 0)
+    coarsest: tuple[int, ...] = ()
     there: set[int] = set()
     for index in trunk:
         node, found = nodes[index], trace.located(index)
@@ -294,7 +295,7 @@ def _candidates(
             continue
         octaves = found.octaves
         # A decoder repeats earlier scales.
-        if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
+        if any(own < before for own, before in zip(octaves, coarsest, strict=False)):
             runs.append([])
         coarsest = octaves
         scale = Scale(

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastsal.arguments.copies import copied
+from fastsal.arguments.inputs import KINDS, images_of
 from fastsal.geometry.coordinates import Coordinates, Fields
 from fastsal.geometry.following import BOX_POOLING
 from fastsal.geometry.functions import TO_PYTHON, name_of
@@ -22,11 +23,13 @@ from fastsal.networks import hooks, state
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
     """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
-    dropout2d detach view view_as reshape reshape_as flatten unflatten squeeze unsqueeze flip roll
+    dropout1d dropout2d dropout3d detach view view_as reshape reshape_as flatten unflatten squeeze unsqueeze flip roll
     rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
-DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"))
+DROPOUTS = frozenset(
+    ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout")
+)
 WEIGHTED = ("conv", "linear", "matmul", "einsum", "bmm")
 ACTIVATIONS = frozenset(
     """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu
@@ -46,7 +49,7 @@ class Node:
         operation: The function's name, or the type of a module whose inside is not traced.
         sources: The nodes that the operation reads.
         shape: The shape of its output; None for several outputs.
-        non_negative: True if its output has three or four dimensions and no negative value.
+        non_negative: True if its output has three to five dimensions and no negative value.
         weight: The `id` of the parameter that it applies, if it applies one.
         parameters: The number of elements of the tensors that it applies and the images do not
             reach.
@@ -95,7 +98,7 @@ def trace_forward(
 
     Args:
         network: The network; its state is restored afterwards.
-        inputs: The network's tensors; the 4-D ones are the images.
+        inputs: The network's tensors; the 4-D ones are the images, or without one volumes or signals.
         further: Further arguments of the network.
         forward_func: What runs the network, such as a method of it other than `forward`; None
             calls the network.
@@ -103,7 +106,7 @@ def trace_forward(
     # Under inference mode a view does not know its base.
     with torch.inference_mode(False), torch.no_grad():
         inputs, further = copied((inputs, further))
-        trace = Trace([tensor for tensor in inputs if tensor.dim() == 4])
+        trace = Trace(images_of(inputs))
         with state.evaluation_pass(network), state.hooked(trace.hooks(network)), trace:
             output = (forward_func or network)(*inputs, *further)
     return trace, output
@@ -116,7 +119,7 @@ class Trace(TorchFunctionMode):
     operation, that of the module around it.
 
     Args:
-        images: The image batches `(N, C, H, W)`.
+        images: The image batches `(N, C, H, W)`, or volumes, or signals.
     """
 
     def __init__(self, images: Sequence[Tensor]) -> None:
@@ -349,7 +352,7 @@ class Trace(TorchFunctionMode):
     def _of_tensor(self, node: Node, tensor: Tensor) -> Node:
         node.shape = tuple(tensor.shape)
         node.fields = self.coordinates.of(tensor)
-        if tensor.dim() in (3, 4) and tensor.is_floating_point() and tensor.numel():
+        if tensor.dim() in KINDS and tensor.is_floating_point() and tensor.numel():
             node.non_negative = bool(tensor.detach().amin() >= 0)
         return node
 

@@ -1,7 +1,7 @@
 """The registry of statistics.
 
 A statistic maps activations `(N, C, H, W)` to `(N, H, W)`: the channels of each location become one
-value. A new one is a function decorated with
+value. Volumes `(N, C, D, H, W)` come to it as images of D H rows. A new one is a function decorated with
 [`register_statistic`][fastsal.statistics.register_statistic].
 """
 
@@ -73,11 +73,21 @@ class Statistic:
     def __call__(self, activations: Tensor) -> Tensor:
         """Return the statistic `(N, H, W)` of activations `(N, C, H, W)`.
 
+        Args:
+            activations: `(N, C, H, W)`; volumes `(N, C, D, H, W)` give `(N, D, H, W)`.
+
         Raises:
             ValueError: If the function returns another shape or type.
+
+        >>> import torch
+        >>> get_statistic("mean")(torch.ones(2, 8, 3, 4, 5)).shape
+        torch.Size([2, 3, 4, 5])
         """
+        grid = activations.shape[2:]
+        if len(grid) > 2:
+            return self(activations.flatten(2, -2)).unflatten(1, grid[:-1])  # type: ignore[no-untyped-call]
         values = self.function(activations)
-        expected = (activations.shape[0], *activations.shape[2:])
+        expected = (activations.shape[0], *grid)
         if not isinstance(values, Tensor) or tuple(values.shape) != expected:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(

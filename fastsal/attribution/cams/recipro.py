@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -87,30 +88,35 @@ class ReciproCAM(WithoutGradients):
                 [masked],
                 call.device_ids,
             )
-            height, width = scale.channels_first(tensor).shape[2:]
-            rows = images * (height * width + 1)
+            grid = scale.channels_first(tensor).shape[2:]
+            locations = prod(grid)
+            rows = images * (locations + 1)
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != rows:
                 shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise LayerError(
                     f"what follows layer {scale.name!r} gives {shape}, expected ({rows}, classes): "
                     "a row for each image and each of its masked layers; use GradCAM"
                 )
-            of_images = output.unflatten(0, (images, height * width + 1))  # type: ignore[no-untyped-call]
+            of_images = output.unflatten(0, (images, locations + 1))  # type: ignore[no-untyped-call]
             check_finite(scale.name, "scores", of_images)
             shares = class_shares(of_images[:, 0], call.target, images, call.part)
             finer = torch.promote_types(output.dtype, torch.float32)
             probabilities = of_images[:, 1:].to(finer).softmax(2)
             maps = (probabilities * shares[:, None].to(finer)).sum(2)
-            maps = maps.reshape(images, height, width)
+            maps = maps.reshape(images, *grid)
         return self._returned(maps, inputs, scale)
 
 
 def _each_location(tensor: Tensor, scale: Scale) -> Tensor:
     """Return each image's tensor, and copies of it with one location kept in turn."""
     first = scale.channels_first(tensor)
-    channels, height, width = first.shape[1:]
-    masks = torch.eye(height * width, dtype=first.dtype, device=first.device)
-    masks = torch.cat([torch.ones_like(masks[:1]), masks]).reshape(-1, 1, height, width)
-    copies = (first[:, None] * masks).reshape(-1, channels, height, width)
-    order = scale.layout.order
-    return copies.permute([order.index(dimension) for dimension in range(4)]).contiguous()
+    channels, *grid = first.shape[1:]
+    locations = prod(grid)
+    masks = torch.eye(locations, dtype=first.dtype, device=first.device)
+    masks = torch.cat([torch.ones_like(masks[:1]), masks]).reshape(-1, 1, *grid)
+    copies = (first[:, None] * masks).reshape(-1, channels, *grid)
+    if scale.layout.tokens is not None:
+        # The one row of a signal.
+        copies = copies.squeeze(-2)
+    order = [dimension for dimension in scale.layout.order if dimension < copies.dim()]
+    return copies.permute([order.index(dimension) for dimension in range(len(order))]).contiguous()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import EXPECTED, Inputs, grid_of, images_of, without_row
 from fastsal.arguments.targets import fixed_target
 from fastsal.attribution.cams.without_gradients import (
     NO_LOCATION,
@@ -20,7 +20,7 @@ from fastsal.attribution.cams.without_gradients import (
     class_shares,
 )
 from fastsal.cam.contributions import warn_of_zero
-from fastsal.maps.normalization import minmax
+from fastsal.maps.normalization import each_map, minmax
 from fastsal.maps.placing import by_image, placed
 from fastsal.networks.hooks import forward
 from fastsal.networks.layers import Layer, check_finite
@@ -100,9 +100,9 @@ class ScoreCAM(WithoutGradients):
                 layer cannot be used.
         """
         (call,) = self._calls(inputs, target, additional_forward_args)
-        if len(call.inputs) != 1 or call.inputs[0].dim() != 4:
+        if len(call.inputs) != 1 or not images_of(call.inputs):
             raise ValueError(
-                f"Score-CAM takes one input, the images (N, C, H, W), got shapes "
+                f"Score-CAM takes one input, {EXPECTED}, got shapes "
                 f"{[tuple(tensor.shape) for tensor in call.inputs]}"
             )
         scale = self._scale(call)
@@ -117,7 +117,8 @@ class ScoreCAM(WithoutGradients):
                 for image, channels, share in zip(images, activations, shares, strict=True)
             ]
             weights = torch.stack(scores).softmax(1).to(activations.dtype)
-            maps = (activations * weights[:, :, None, None]).sum(1).relu()
+            weights = weights.reshape(*weights.shape, *[1] * (activations.dim() - 2))
+            maps = (activations * weights).sum(1).relu()
         warn_of_zero(~maps.flatten(1).any(1), self.get_name(), NO_LOCATION)
         return self._returned(maps, inputs, scale)
 
@@ -133,8 +134,8 @@ class ScoreCAM(WithoutGradients):
         """Return the score of an image seen through each of its layer's channels, `(C,)`."""
         found = []
         for some in torch.split(channels, self.max_batch):
-            size = image.shape[1], image.shape[2]
-            masks = minmax(placed(by_image(some, scale.placement), scale.placement, size))
+            laid = placed(by_image(some, scale.placement), scale.placement, grid_of(image[None]))
+            masks = without_row(each_map(minmax, laid), image[None])
             seen = (image[None] * masks[:, None].to(image.dtype),)
             output, _ = forward(
                 call.forward_func, seen, copied(further), device_ids=call.device_ids

@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import GradientAttribution, InternalAttribut
 from captum.log import log_usage
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, image_of
+from fastsal.arguments.inputs import Inputs, grid_of, image_of
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import warn_of_zero
 from fastsal.cam.noting import MOST_KINDS, Places
@@ -18,7 +18,7 @@ from fastsal.cam.registry import Cam, get_cam
 from fastsal.cam.several_layers import FUSIONS, contributions_of_layers
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.resize import as_attributions
-from fastsal.networks.layers import Layer, NamedLayer, name_layers
+from fastsal.networks.layers import Layer, NamedLayer, expected_on, name_layers
 from fastsal.networks.scales import Scale, find_scales
 from fastsal.networks.state import LayerError, root_module
 
@@ -135,16 +135,14 @@ class MultiLayerCAM(NamedAttribution, GradientAttribution, InternalAttribution):
         found = contributions_of_layers(
             self.cam, layers, call, places=self._places, found=self._layers is None
         )
-        image = image_of(call.inputs)
-        size = image.shape[2], image.shape[3]
+        size = grid_of(image_of(call.inputs))
         with torch.no_grad():
             laid = []
             for layer, (contributions, scale) in zip(layers, found, strict=True):
                 if scale is None:
                     raise LayerError(
-                        f"layer {layer.name!r} gives a tensor without locations on the grid of the "
-                        f"{size[0]}x{size[1]} image, expected (N, C, h, w), (N, h, w, C) or "
-                        "(N, h w, C); choose another layer"
+                        f"layer {layer.name!r} gives a tensor without locations, expected "
+                        f"{expected_on(size)}; choose another layer"
                     )
                 maps = by_image(contributions.sum(1).relu(), scale.placement)
                 laid.append(placed(self._scaled(maps), scale.placement, size))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Inputs, as_tuple, images_of, without_row
 from fastsal.arguments.targets import TargetError, select_scores
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.noting import MOST_KINDS, Noting, plain_pass
@@ -90,10 +90,8 @@ class WithoutGradients(NamedAttribution, LayerAttribution):  # type: ignore[misc
 
     def _returned(self, maps: Tensor, inputs: Inputs, scale: Scale) -> Inputs:
         """Return maps `(N, h, w)` as `attribute` gives them."""
-        if scale.layout.transposed:
-            maps = maps.transpose(1, 2)
-        maps = maps.unsqueeze(1)
-        maps = maps.contiguous()
+        maps = scale.layout.in_order(maps.unsqueeze(1))
+        maps = without_row(maps, images_of(as_tuple(inputs))[0]).contiguous()
         return (maps,) if isinstance(inputs, tuple) and len(inputs) == 1 else maps
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from evaluation.profiling.memory import count_memory
 from fastsal import SMOEScale
-from fastsal.attribution.tiles import Tiling
+from fastsal.attribution.tiles import spans
 
 
 def network(padding=1, pool=2):
@@ -143,10 +143,10 @@ def test_every_tile_is_shown_once_with_its_surroundings():
 @pytest.mark.parametrize("length", [64, 65, 100, 127, 128, 129, 1000])
 def test_tiles_cover_every_pixel_once_and_are_shown_their_surroundings(length):
     for overlap in (0, 5, 32):
-        spans = Tiling(64, 64, overlap).spans(length, 64, 32)
-        assert [span.start for span in spans] == list(range(0, length, 64))
-        assert [span.stop for span in spans] == [*range(64, length, 64), length]
-        for span in spans:
+        found = spans(length, 64, overlap, 32)
+        assert [span.start for span in found] == list(range(0, length, 64))
+        assert [span.stop for span in found] == [*range(64, length, 64), length]
+        for span in found:
             assert span.shown_start % 32 == 0
             assert span.shown_start <= max(0, span.start - overlap)
             assert span.shown_stop >= min(length, span.stop + overlap)
@@ -159,7 +159,8 @@ def test_what_cannot_be_tiled_says_what_to_do():
     cases = [
         ({"tile": (2, 64)}, r"layer '7' has stride 4.* take tile=\(4, 64\)"),
         ({"tile": (64, 66)}, r"multiples of 4; take tile=\(64, 64\)"),
-        ({"tile": (64,)}, r"tile is \(height, width\)"),
+        ({"tile": (64,)}, r"tile=\(64,\) has 1 number\(s\).* give tile=\(height, width\)"),
+        ({"tile": ()}, r"tile is \(height, width\)"),
         ({"tile": (64, 0)}, r"tile is \(height, width\)"),
         ({"tile": 64}, r"tile is \(height, width\)"),
         ({"tile": (64, 64), "overlap": -1}, "overlap is a number of pixels"),
