@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastsal.images.batch import ImageBatch
 from fastsal.images.pictures import Picture, picture, picture_of_scales
+from fastsal.images.planes import Planes, stretched_rgb
 from fastsal.maps.placing import placed
 from fastsal.networks.scales import Scale
 
@@ -22,10 +23,14 @@ def stacked(scales: Sequence[Scale], per_scale: Sequence[Tensor], combined: Tens
 
     Args:
         scales: The scales.
-        per_scale: For each scale its map `(N, h, w)`.
-        combined: `(N, H, W)`, of the image's size.
+        per_scale: For each scale its map `(N, h, w)`; `(N, d, h, w)` of volumes, `(N, t)` of
+            signals.
+        combined: `(N, H, W)`, of the image's size; `(N, D, H, W)`, or `(N, T)`.
     """
-    size = combined.shape[1], combined.shape[2]
+    size = tuple(combined.shape[1:])
+    if len(size) == 1:
+        rows = [one.unsqueeze(1) for one in per_scale]
+        return stacked(scales, rows, combined.unsqueeze(1)).squeeze(2)
     laid = [
         placed(one, scale.placement, size) for scale, one in zip(scales, per_scale, strict=True)
     ]
@@ -39,8 +44,9 @@ class Maps:
     Attributes:
         scales: The layer of each map, the shallowest first; R of them.
         per_scale: For each scale its normalised map `(N, h, w)`, at the layer's own size. If the
-            network makes several views of an image, their maps follow each other.
-        combined: `(N, H, W)`, their weighted average at the input's size.
+            network makes several views of an image, their maps follow each other. Of volumes
+            `(N, d, h, w)`, of signals `(N, t)`.
+        combined: `(N, H, W)`, their weighted average at the input's size; `(N, D, H, W)`, `(N, T)`.
         logits: The model's output, unchanged; None for an image that was read tile by tile.
 
     Example:
@@ -78,6 +84,8 @@ class Maps:
         scales: bool = False,
         cmap: str | None = None,
         alpha: float = 0.8,
+        axis: int = 0,
+        index: int | None = None,
     ) -> Picture:
         """Draw the combined maps, over their images if they are given.
 
@@ -89,16 +97,25 @@ class Maps:
             cmap: The name of a colour map, as for `fastsal.heatmap`; None takes inferno over images
                 and magma alone. The colours of scales take none.
             alpha: Opacity of what is most salient, in [0, 1].
+            axis: The axis of volumes that one plane each is drawn across: 0 for depth, 1 for
+                height, 2 for width. A signal is drawn as a strip.
+            index: The place of that plane on the axis; None takes the plane whose map has the
+                largest mean.
 
         Returns:
-            The `Picture`, which a notebook shows. A batch's images stand side by side.
+            The `Picture`, which a notebook shows. A batch's images stand side by side. Volumes
+            `(N, C, D, H, W)` and signals `(N, C, T)` below their maps are stretched to [0, 1], each
+            by itself, in grey unless they have three channels.
 
         Raises:
             ValueError: If the images do not fit, or there is no such colour map.
         """
+        planes = Planes(self.combined, axis, index)
+        if planes.axes != 2 and isinstance(images, Tensor):
+            images = stretched_rgb(planes.of(images))
         if scales:
-            return picture_of_scales(self.stacked, images, alpha=alpha)
-        return picture(self.combined, images, cmap=cmap, alpha=alpha)
+            return picture_of_scales(planes.of(self.stacked), images, alpha=alpha)
+        return picture(planes.of(self.combined), images, cmap=cmap, alpha=alpha)
 
     def show(
         self,
@@ -107,6 +124,8 @@ class Maps:
         scales: bool = False,
         cmap: str | None = None,
         alpha: float = 0.8,
+        axis: int = 0,
+        index: int | None = None,
     ) -> None:
         """Show the picture in the notebook, or else in the viewer of the desktop.
 
@@ -115,12 +134,14 @@ class Maps:
             scales: True colours scales.
             cmap: The name of a colour map.
             alpha: Opacity of what is most salient.
+            axis: The axis of volumes that a plane is drawn across.
+            index: The place of that plane.
 
         Raises:
             RuntimeError: If there is neither a notebook nor a viewer.
             ValueError: As for `picture`.
         """
-        self.picture(images, scales=scales, cmap=cmap, alpha=alpha).show()
+        self.picture(images, scales=scales, cmap=cmap, alpha=alpha, axis=axis, index=index).show()
 
     def save(
         self,
@@ -130,6 +151,8 @@ class Maps:
         scales: bool = False,
         cmap: str | None = None,
         alpha: float = 0.8,
+        axis: int = 0,
+        index: int | None = None,
     ) -> None:
         """Write the picture to a file, whole or not at all.
 
@@ -139,12 +162,16 @@ class Maps:
             scales: True colours scales.
             cmap: The name of a colour map.
             alpha: Opacity of what is most salient.
+            axis: The axis of volumes that a plane is drawn across.
+            index: The place of that plane.
 
         Raises:
             OSError: If the file cannot be written.
             ValueError: As for `picture`, or if the suffix is no picture's.
         """
-        self.picture(images, scales=scales, cmap=cmap, alpha=alpha).save(path)
+        self.picture(images, scales=scales, cmap=cmap, alpha=alpha, axis=axis, index=index).save(
+            path
+        )
 
     def to_pil(
         self,
@@ -153,6 +180,8 @@ class Maps:
         scales: bool = False,
         cmap: str | None = None,
         alpha: float = 0.8,
+        axis: int = 0,
+        index: int | None = None,
     ) -> Any:
         """Return the picture as an image of Pillow.
 
@@ -161,25 +190,33 @@ class Maps:
             scales: True colours scales.
             cmap: The name of a colour map.
             alpha: Opacity of what is most salient.
+            axis: The axis of volumes that a plane is drawn across.
+            index: The place of that plane.
 
         Raises:
             ImportError: If Pillow is not installed.
             ValueError: As for `picture`.
         """
-        return self.picture(images, scales=scales, cmap=cmap, alpha=alpha).to_pil()
+        return self.picture(
+            images, scales=scales, cmap=cmap, alpha=alpha, axis=axis, index=index
+        ).to_pil()
 
 
 def described(name: str, combined: Tensor, scales: Sequence[Scale], output: Any = None) -> str:
     """Return maps in one line: their number, their size, their scales and the output's shape.
 
+    >>> described("Maps", torch.zeros(2, 500), ())
+    'Maps(2 signals of 500, 0 scales)'
+
     >>> described("Maps", torch.zeros(2, 8, 6), ())
     'Maps(2 images of 8x6, 0 scales)'
     """
-    count, height, width = combined.shape
-    images, counted = "image" if count == 1 else "images", f"{len(scales)} scales"
+    count, *size = combined.shape
+    kind = {1: "signal", 2: "image", 3: "volume"}[len(size)]
+    images, counted = kind if count == 1 else f"{kind}s", f"{len(scales)} scales"
     if len(scales) == 1:
         counted = f"1 scale: {scales[0].name!r}"
     elif scales:
         counted += f": {scales[0].name!r} to {scales[-1].name!r}"
     shape = f", logits {tuple(output.shape)}" if isinstance(output, Tensor) else ""
-    return f"{name}({count} {images} of {height}x{width}, {counted}{shape})"
+    return f"{name}({count} {images} of {'x'.join(map(str, size))}, {counted}{shape})"

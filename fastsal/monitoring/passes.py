@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastsal.arguments.inputs import image_of
+from fastsal.arguments.inputs import image_of, images_of
 from fastsal.attribution.reader import ScaleReader
 from fastsal.keeping.parts import parts
 from fastsal.monitoring.views import View, chosen_view
@@ -63,7 +63,7 @@ class Pass:
         """
         given = tuple(hooks.tensors_in((args, kwargs)))
         image_of(given)
-        images = [tensor for tensor in given if tensor.dim() == 4 and tensor.numel()]
+        images = [tensor for tensor in images_of(given) if tensor.numel()]
         self._hooks.enter_context(state.eager(parts(self._model)))
         if self._make_reader is None:
             self.trace = Trace(images)

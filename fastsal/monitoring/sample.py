@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsal.images.colour import heatmap, lovi, overlay
+from fastsal.images.planes import Planes, stretched_rgb
 from fastsal.maps.resize import upsample
 from fastsal.maps.result import described, stacked
 from fastsal.networks.scales import Scale
@@ -22,7 +23,7 @@ class Sample:
     Attributes:
         step (int): The number of the forward pass, from 0.
         images (torch.Tensor): `(n, C, H, W)`, the first images of the batch as the network got
-            them.
+            them; or volumes, or signals.
         scales (tuple of Scale): The scales that were read, the shallowest first; R of them.
         per_scale (tuple of torch.Tensor): The normalised map `(n, h, w)` of every scale, at the
             layer's own size.
@@ -81,26 +82,16 @@ class Sample:
         colour) and the combined map alone. Each image is stretched so that its smallest value is
         black and its largest white, since a network's input need not lie in [0, 1]; images without
         three channels are shown as the grey mean of their channels. Maps that are not normalised
-        (`normalize="none"`) are stretched too, all maps of the picture by the same factor.
+        (`normalize="none"`) are stretched too, all maps of the picture by the same factor. Of a
+        volume the plane across its depth is shown whose map has the largest mean; a signal is a
+        strip.
         """
-        shown = stretched_rgb(self.images)
-        combined, stacked = within_unit(self.combined.float()), within_unit(self.stacked.float())
+        planes = Planes(self.combined)
+        shown = stretched_rgb(planes.of(self.images))
+        combined = within_unit(planes.of(self.combined).float())
+        stacked = within_unit(planes.of(self.stacked).float())
         columns = [shown, overlay(shown, combined), lovi(stacked), heatmap(combined)]
         return torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)
-
-
-def stretched_rgb(images: Tensor) -> Tensor:
-    """Return images `(N, C, H, W)` as RGB `(N, 3, H, W)`, each stretched to [0, 1].
-
-    Example:
-        >>> stretched_rgb(torch.tensor([[[[-1.0, 0.0, 1.0]]]]))[0, :, 0].tolist()
-        [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]
-    """
-    images = images.float()
-    if images.shape[1] != 3:
-        images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
 
 
 def within_unit(maps: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastsal.maps.normalization import get_normalization
+from fastsal.arguments.inputs import without_row
+from fastsal.maps.normalization import each_map, get_normalization
 from fastsal.monitoring.passes import Pass
 from fastsal.monitoring.sample import Sample, drift, entropy
 
@@ -41,7 +42,7 @@ class Sampler:
             if not torch.stack([one.sum() for one in values]).isfinite().all():
                 raise NotFiniteError("activations are not finite")
             entropies = torch.stack([entropy(one) for one in values])
-            maps = [self._normalization(one) for one in values]
+            maps = [each_map(self._normalization, one) for one in values]
             means = [one.mean(0) for one in maps]
             drifts = None
             if self._mean_maps:
@@ -52,8 +53,8 @@ class Sampler:
                 step=ended.step,
                 images=view.images,
                 scales=view.reader.scales,
-                per_scale=tuple(maps),
-                combined=view.reader.combined(maps),
+                per_scale=tuple(without_row(one, view.images) for one in maps),
+                combined=without_row(view.reader.combined(maps), view.images),
                 entropy=entropies,
                 drift=drifts,
             )
