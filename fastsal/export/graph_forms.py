@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsal.arguments.inputs import grid_of
 from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
 from fastsal.statistics import slices
 from fastsal.statistics.registry import STATISTICS, Statistic
@@ -35,11 +36,11 @@ class Reading:
 
     Attributes:
         sums: S sums over the channels, `(N, S, h * w)`.
-        size: (h, w).
+        size: (h, w); (d, h, w) of volumes.
     """
 
     sums: Tensor
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class GraphForm:
         activations = activations.float()
         if not self.rectified:
             activations = slices.rectified(activations)
-        return Reading(self.sums(activations), (activations.shape[2], activations.shape[3]))
+        return Reading(self.sums(activations), tuple(activations.shape[2:]))
 
 
 def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
@@ -218,6 +219,7 @@ def gaussian(maps: Tensor) -> Tensor:
     """Return the normal CDF of maps `(N, h, w)`, each with its own mean and standard deviation.
 
     The result is that of `fastsal.maps.normalization.gaussian`; a constant map is 0.5 everywhere.
+    Maps of volumes are `(N, d, h, w)`.
 
     Example:
         >>> normalized = gaussian(torch.tensor([[[1.0, 2.0, 3.0]]]))
@@ -225,12 +227,13 @@ def gaussian(maps: Tensor) -> Tensor:
         [0.1587, 0.5, 0.8413]
     """
     tiny = torch.finfo(torch.float32).tiny
-    maps = maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
-    centred = maps - maps.mean((1, 2), keepdim=True)
-    locations = maps.shape[1] * maps.shape[2]
+    axes = tuple(range(1, maps.dim()))
+    maps = maps / maps.abs().amax(axes, keepdim=True).clamp_min(tiny)
+    centred = maps - maps.mean(axes, keepdim=True)
+    locations = math.prod(maps.shape[1:])
     # The divisor is 1 for a single location, whose deviation is 0. A branch would fix the size.
     correction = locations / (locations - 1 + 1 // locations)
-    deviation = ((centred * centred).mean((1, 2), keepdim=True) * correction).sqrt()
+    deviation = ((centred * centred).mean(axes, keepdim=True) * correction).sqrt()
     return torch.erf(centred * slope_of(deviation)) * 0.5 + 0.5
 
 
@@ -241,9 +244,15 @@ def slope_of(deviation: Tensor) -> Tensor:
 
 
 def upsampled(maps: Tensor, image: Tensor) -> Tensor:
-    """Return maps `(N, h, w)` as `(N, H, W)`, upsampled to the image's size."""
-    size = image.shape[2:]
-    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
+    """Return maps `(N, h, w)` as `(N, H, W)`, upsampled to the image's size.
+
+    Args:
+        maps: `(N, h, w)`; of volumes `(N, d, h, w)`, of signals `(N, 1, t)`.
+        image: The batch of images, volumes or signals.
+    """
+    mode = "bilinear" if maps.dim() == 3 else "trilinear"
+    size = grid_of(image)
+    return F.interpolate(maps.unsqueeze(1), size=size, mode=mode).squeeze(1)
 
 
 def weighted(maps: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

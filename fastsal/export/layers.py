@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fastsal.arguments.inputs import image_of
+from fastsal.arguments.inputs import grid_of, image_of, images_of
 from fastsal.geometry.following import Following
 from fastsal.networks.hooks import held
 from fastsal.networks.layers import Layer, NamedLayer, name_layers, scale_of
@@ -47,14 +47,14 @@ def scales_of(
     """
     named = name_layers(network, layers)
     image = image_of(inputs)
-    images = {id(tensor): tensor for tensor in inputs if tensor.dim() == 4 and tensor.numel()}
+    images = {id(tensor): tensor for tensor in images_of(inputs) if tensor.numel()}
     several = len(images) > 1
     known = [layer.scale for layer in named if layer.scale is not None]
     if traced and not several and len(known) == len(named):
         return tuple(known)
     traces = [Trace([one]) for one in images.values()] if several else []
     following = Following()
-    size = image.shape[2], image.shape[3]
+    size = grid_of(image)
     described = [_Described(layer, size, traces, following) for layer in named]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -79,7 +79,7 @@ class _Described:
 
     Args:
         layer: The layer.
-        size: (H, W) of the first image.
+        size: (H, W) of the first image; (D, H, W), or (1, T).
         traces: A trace of each image, if there are several.
         following: Follows the pixels of the first image.
     """
@@ -87,7 +87,7 @@ class _Described:
     def __init__(
         self,
         layer: NamedLayer,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         traces: Sequence[Trace],
         following: Following,
     ) -> None:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import Inputs, as_tuple, image_of
+from fastsal.arguments.inputs import (
+    EXPECTED,
+    SIGNAL,
+    VOLUME,
+    Inputs,
+    as_tuple,
+    grid_of,
+    image_of,
+    without_row,
+)
 from fastsal.cam.linear_head import LinearHead, find_linear_head
 from fastsal.export.graph_forms import GraphForm, Reading, gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
@@ -51,6 +60,7 @@ class ModelWithMap(nn.Module):
         lovi (bool): Returns the LOVI picture too.
         head (LinearHead, optional): The linear layer whose weights make the class activation map;
             None for SMOE Scale alone.
+        image (torch.Tensor): An example of the images, volumes or signals that have the map.
 
     Attributes:
         model (torch.nn.Module): The copy of the model.
@@ -79,12 +89,18 @@ class ModelWithMap(nn.Module):
         weights: Sequence[float],
         lovi: bool,
         head: LinearHead | None,
-        size: tuple[int, int],
+        image: Tensor,
     ) -> None:
         super().__init__()
         self.recorder = Recorder(recordings, {})
         check_places(scales)
-        self.one_size = OneSize(scales, size)
+        self.dimensions = image.dim()
+        if lovi and self.dimensions == VOLUME:
+            raise ValueError(
+                "lovi=True gives a picture of images, and these are volumes; leave it out, and "
+                "colour slices of the scales' maps by fastsal.lovi"
+            )
+        self.one_size = OneSize(scales, grid_of(image))
         self.statistic = cast(GraphForm, recordings[0].read)
         self.moved = any(scale.placement is not None for scale in scales)
         self.model = recording_copy(model, self.recorder)
@@ -104,7 +120,7 @@ class ModelWithMap(nn.Module):
         return upsampled(maps, image)
 
     def _by_kernels(
-        self, readings: Sequence[Any], size: tuple[int, int]
+        self, readings: Sequence[Any], size: tuple[int, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the combined map and that of every scale, by kernels; None where none can run."""
         by_kernel = all(isinstance(one, Tensor) for one in readings)
@@ -117,30 +133,34 @@ class ModelWithMap(nn.Module):
         """Return the model's output, the map and the map of every scale.
 
         Args:
-            inputs (torch.Tensor): The model's inputs; the first with four dimensions is the image
-                batch `(N, C, H, W)`.
+            inputs (torch.Tensor): The model's inputs; the first with as many dimensions as the
+                example's images, volumes or signals has the map.
 
         Returns:
             A tuple of the model's output; the map `(N, H, W)`; a tuple of each scale's map
             `(N, h, w)`; and, with `lovi`, the LOVI picture `(N, 3, H, W)`. Maps and picture are
-            float32 and in [0, 1].
+            float32 and in [0, 1]. Of volumes maps are `(N, D, H, W)`; of signals `(N, T)`, and
+            their picture is `(N, 3, 1, T)`.
 
         Raises:
             ValueError: If no input is an image batch.
         """
         # No `next` with a default: torch 2.6's compiler cannot trace it.
-        images = [one for one in inputs if one.dim() == 4]
+        images = [one for one in inputs if one.dim() == self.dimensions]
         if not images:
             shapes = [tuple(one.shape) for one in inputs]
-            raise ValueError(f"expected an image batch (N, C, H, W), got inputs of shape {shapes}")
+            raise ValueError(
+                f"expected {EXPECTED} of {self.dimensions} dimensions as in the example, got "
+                f"inputs of shape {shapes}"
+            )
         image = images[0]
         self.recorder.begin()
         output = self.model(*inputs)
         recorded = self.recorder.end()
-        size, laid_for = (image.shape[2], image.shape[3]), self.one_size.size
+        size, laid_for = grid_of(image), self.one_size.size
         if self.moved and size != laid_for:
             raise ValueError(
-                f"this map is laid for images of {laid_for[0]}x{laid_for[1]}, since the network "
+                f"this map is laid for images of {'x'.join(map(str, laid_for))}, since the network "
                 f"moves, crops or pads them inside; got {tuple(image.shape)}. Make another module "
                 "with an example of that size"
             )
@@ -165,6 +185,9 @@ class ModelWithMap(nn.Module):
             cam = self.head.class_activation_map(recorded[-1], output, self.model)
             combined = combined * self._laid(len(self.scales) - 1, cam, image, one_size)
         lovi = (lovi_colours(torch.stack(laid, 1)),) if self.lovi else ()
+        if self.dimensions == SIGNAL:
+            combined = without_row(combined, image)
+            per_scale = tuple([without_row(one, image) for one in per_scale])
         return output, combined, per_scale, *lovi
 
 
@@ -196,8 +219,8 @@ def with_map(
         model (torch.nn.Module): The network; one that is compiled, or wrapped for several devices,
             gives the module inside.
         example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model, with an image
-            batch `(N, C, H, W)`; the first, if there are several, has the map. One forward pass of
-            them finds the scales.
+            batch `(N, C, H, W)`, or volumes `(N, C, D, H, W)`, or signals `(N, C, T)`; the first, if
+            there are several, has the map. One forward pass of them finds the scales.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
             shallowest first, or "late", as for `SMOEScale`. Default: None, which finds them as
             `fastsal.find_scales` does.
@@ -235,7 +258,7 @@ def with_map(
     root, scales, recordings = _recordings(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     return _checked(
-        ModelWithMap(root, scales, recordings, shares, lovi, None, size_of(example)), root, example
+        ModelWithMap(root, scales, recordings, shares, lovi, None, _image(example)), root, example
     )
 
 
@@ -301,7 +324,7 @@ def with_fast_cam(
     head = find_linear_head(root, copied(as_tuple(example)), scales[-1], target)
     recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))
     return _checked(
-        ModelWithMap(root, scales, recordings, shares, lovi, head, size_of(example)), root, example
+        ModelWithMap(root, scales, recordings, shares, lovi, head, _image(example)), root, example
     )
 
 
@@ -317,10 +340,8 @@ def _of_all(readings: Sequence[Reading], form: GraphForm) -> Tensor:
     return form.of_sums(torch.cat([reading.sums for reading in readings], 2))
 
 
-def size_of(example: Inputs) -> tuple[int, int]:
-    """Return (H, W) of the example's image."""
-    image = image_of(as_tuple(example))
-    return image.shape[2], image.shape[3]
+def _image(example: Inputs) -> Tensor:
+    return image_of(as_tuple(example))
 
 
 def _copied(tensor: Tensor) -> Tensor:

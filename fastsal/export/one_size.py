@@ -8,11 +8,13 @@ products with a constant matrix, as is the interpolation to the image's size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastsal.arguments.inputs import grid_of
 from fastsal.export.graph_forms import Reading, slope_of
 from fastsal.maps.placing import matrices
 from fastsal.networks.scales import Scale
@@ -30,7 +32,8 @@ class OneSize(nn.Module):
 
     Args:
         scales (sequence of Scale): The scales; R of them.
-        size (tuple of int): (H, W) of the image.
+        size (tuple of int): (H, W) of the image; (D, H, W) of a volume, whose slices are
+            interpolated after its rows and columns, and (1, T) of a signal.
 
     Attributes:
         size (tuple of int): (H, W) of the image.
@@ -45,20 +48,22 @@ class OneSize(nn.Module):
 
     belongs: Tensor
 
-    def __init__(self, scales: Sequence[Scale], size: tuple[int, int]) -> None:
+    def __init__(self, scales: Sequence[Scale], size: tuple[int, ...]) -> None:
         super().__init__()
         self.training = False
         self.size = size
         self.sizes = tuple(_size_of(scale) for scale in scales)
-        counts = [height * width for height, width in self.sizes]
+        counts = [prod(own) for own in self.sizes]
         owner = torch.repeat_interleave(torch.tensor(counts, device="cpu", dtype=torch.long))
         # Of eight bits, since the file holds it; an engine converts it once, when it loads.
         belongs = owner == torch.arange(len(scales), device="cpu", dtype=torch.long)[:, None]
         self.register_buffer("belongs", belongs.to(torch.uint8), persistent=False)
         for index, (scale, own) in enumerate(zip(scales, self.sizes, strict=True)):
-            rows, columns = _matrices(scale, own, size)
+            *slices, rows, columns = _matrices(scale, own, size)
             self.register_buffer(f"rows_{index}", rows, persistent=False)
             self.register_buffer(f"columns_{index}", columns, persistent=False)
+            for matrix in slices:
+                self.register_buffer(f"slices_{index}", matrix, persistent=False)
 
     def fits(self, image: Tensor, readings: Sequence[Reading]) -> bool:
         """Return True if an exporter traces the module for this size of the image and the scales.
@@ -67,10 +72,11 @@ class OneSize(nn.Module):
             image: `(N, C, H, W)`.
             readings: What was read from the scales.
         """
-        sizes = (tuple(image.shape[2:]), *(one.size for one in readings))
+        sizes = (grid_of(image), *(one.size for one in readings))
         # A size that the export leaves open is a symbol, and a comparison would make it constant.
         return (
-            torch.compiler.is_exporting()
+            len(self.size) == 2
+            and torch.compiler.is_exporting()
             and not torch.compiler.is_dynamo_compiling()
             and all(type(side) is int for size in sizes for side in size)
             and sizes == (self.size, *self.sizes)
@@ -122,7 +128,11 @@ class OneSize(nn.Module):
     def laid(self, index: int, maps: Tensor) -> Tensor:
         """Return maps `(N, h, w)` of one scale as `(N, H, W)`, on the image."""
         rows, columns = self._matrices(index)
-        return rows @ (maps @ columns.T)
+        laid = rows @ (maps @ columns.T)
+        if len(self.size) == 2:
+            return laid
+        slices = self.get_buffer(f"slices_{index}").float()
+        return (slices @ laid.flatten(2)).unflatten(2, self.size[1:])  # type: ignore[no-untyped-call,no-any-return]
 
     def _matrices(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the matrices of a scale, `(H, h)` and `(W, w)`, float32 in any module."""
@@ -161,18 +171,17 @@ def check_places(scales: Sequence[Scale]) -> None:
             )
 
 
-def _size_of(scale: Scale) -> tuple[int, int]:
+def _size_of(scale: Scale) -> tuple[int, ...]:
     """Return (h, w) of a scale's tensor, as it was traced."""
     shape = scale.channels_first(torch.empty(scale.shape, device="meta", dtype=torch.float32)).shape
-    return shape[2], shape[3]
+    return tuple(shape[2:])
 
 
-def _matrices(scale: Scale, own: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _matrices(scale: Scale, own: Sequence[int], size: Sequence[int]) -> list[Tensor]:
     """Return the matrices that lay a scale's maps on the image, `(H, h)` and `(W, w)`, float32."""
     if scale.placement is not None:
-        rows, columns = matrices(scale.placement.views[0], size)
-        return rows.float(), columns.float()
-    return _interpolation(own[0], size[0]), _interpolation(own[1], size[1])
+        return [matrix.float() for matrix in matrices(scale.placement.views[0], size)]
+    return [_interpolation(*of_axis) for of_axis in zip(own, size, strict=True)]
 
 
 def _interpolation(locations: int, pixels: int) -> Tensor:

@@ -41,6 +41,8 @@ from fastsal.optional import needed, one_line
 
 __all__ = ["ExportError", "OnnxFile", "map_nodes", "write_onnx"]
 
+# The axes that may be dynamic, by the number of dimensions of signals, images and volumes.
+DYNAMIC = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
 # The names of the nodes that make the map begin so: quantisation has to leave them out.
 PREFIX = "fastsal/"
 # The largest difference from PyTorch, as a share of an output's largest magnitude.
@@ -192,7 +194,9 @@ def _numbered(name: str, count: int) -> tuple[str, ...]:
 def _axes(tensor: Tensor, dynamic_batch: bool, dynamic_size: bool) -> dict[int, str]:
     """Return the dynamic axes of an input, by dimension."""
     axes = {0: "batch"} if dynamic_batch else {}
-    return {**axes, 2: "height", 3: "width"} if dynamic_size and tensor.dim() == 4 else axes
+    if not dynamic_size or tensor.dim() not in DYNAMIC:
+        return axes
+    return axes | dict(enumerate(DYNAMIC[tensor.dim()], 2))
 
 
 def exported_program(

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsal.arguments.inputs import KINDS
 from fastsal.export.model import ModelWithMap
+from fastsal.maps.resize import LINEAR
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
 
@@ -39,7 +41,8 @@ def unseen_inputs(
     for count in counts:
         for added in (0, 32) if dynamic_size else (0,):
             yield tuple(
-                _random(tensor, count, added * (tensor.dim() == 4), generator) for tensor in example
+                _random(tensor, count, added * (tensor.dim() in KINDS), generator)
+                for tensor in example
             )
 
 
@@ -54,10 +57,12 @@ def _random(tensor: Tensor, count: int, added: int, generator: torch.Generator) 
     """
     shape = [count, *tensor.shape[1:]]
     if added:
-        shape[2:] = [shape[2] + added, shape[3] + 2 * added]
+        # The last side grows most, so that no two stay equal.
+        sides = range(1, len(shape) - 1)
+        shape[2:] = [side + added * factor for side, factor in zip(shape[2:], sides, strict=True)]
     if not tensor.is_floating_point():
         return tensor[:1].expand(shape).contiguous()
-    values = smooth_images(shape, generator) if tensor.dim() == 4 else _rand(shape, generator)
+    values = smooth_images(shape, generator) if tensor.dim() in KINDS else _rand(shape, generator)
     low, high = tensor.min().cpu(), tensor.max().cpu()
     return (low + (high - low) * values).to(tensor)
 
@@ -66,12 +71,12 @@ def smooth_images(shape: list[int], generator: torch.Generator) -> Tensor:
     """Return random images in [0, 1]; noise alone looks alike everywhere, its map is rounding.
 
     Args:
-        shape: (N, C, H, W).
+        shape: (N, C, H, W); of volumes (N, C, D, H, W), of signals (N, C, T).
         generator: The source of random numbers.
     """
     noise = _rand(shape, generator)
-    coarse = _rand([*shape[:2], 4, 4], generator)
-    return 0.9 * F.interpolate(coarse, size=shape[2:], mode="bilinear") + 0.1 * noise
+    coarse = _rand([*shape[:2], *[4] * (len(shape) - 2)], generator)
+    return 0.9 * F.interpolate(coarse, size=shape[2:], mode=LINEAR[len(shape)]) + 0.1 * noise
 
 
 def _rand(shape: list[int], generator: torch.Generator) -> Tensor:

@@ -50,9 +50,11 @@ class KernelForm(GraphForm):
 
     def __call__(self, activations: Tensor) -> Reading | Tensor:
         """Return the statistic `(N, h, w)`, of which a factor may be left out, or the sums."""
-        values = cpu.smoe_scale(activations, self.epsilon)
+        grid = activations.shape[2:]
+        # A kernel sees the slices of a volume as rows of one image.
+        values = cpu.smoe_scale(activations.flatten(2, -2), self.epsilon)
         if values is not None:
-            return values
+            return values.reshape(-1, *grid)
         if _compiled_on_cpu(activations):
             activations = activations.float()
             return reduced_smoe_scale(
@@ -87,7 +89,7 @@ def reduced_smoe_scale(activations: Tensor, epsilon: float) -> Tensor:
 
 
 def combined_maps(
-    statistics: Sequence[Tensor], shares: Sequence[float], size: tuple[int, int]
+    statistics: Sequence[Tensor], shares: Sequence[float], size: Sequence[int]
 ) -> list[Tensor] | None:
     """Return the combined map `(N, H, W)` and the normalised map of every scale, by kernels.
 
@@ -97,13 +99,15 @@ def combined_maps(
         size: (H, W).
 
     Returns:
-        None where no kernel can run.
+        None where no kernel can run, and for volumes.
 
     Example:
         >>> maps = combined_maps([torch.rand(1, 4, 4), torch.rand(1, 2, 2)], [0.5, 0.5], (8, 8))
         >>> maps is None or [tuple(one.shape) for one in maps]
         [(1, 8, 8), (1, 4, 4), (1, 2, 2)]
     """
+    if len(size) > 2:
+        return None
     if all(map(cpu.readable, statistics)):
         return _combined_maps(statistics, shares, *size)
     if all(map(_compiled_on_cpu, statistics)):

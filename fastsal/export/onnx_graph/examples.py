@@ -132,7 +132,8 @@ def images_of(file: GraphFile) -> Images:
     listed = ", ".join(f"{one.name} {_written(one.shape)}" for one in inputs)
     raise ExportError(
         f"{file.path} has no image among its inputs, expected one of shape (N, C, H, W) or "
-        f"(N, H, W, C): {listed or 'it has none'}"
+        f"(N, H, W, C): {listed or 'it has none'}. The map of a network for volumes or signals is "
+        "exported with the network in PyTorch, by fastsal.export.with_map and write_onnx"
     )
 
 

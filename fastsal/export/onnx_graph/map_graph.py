@@ -73,7 +73,8 @@ class MapOfScales(nn.Module):
             Recording(scale, graph_form(of.statistic, operation in RECTIFIERS))
             for scale, operation in zip(scales, of.operations, strict=True)
         ]
-        self.mapped = ModelWithMap(handing, scales, recordings, of.weights, of.lovi, None, size)
+        image = torch.empty((1, 1, *size), device="meta", dtype=torch.float32)
+        self.mapped = ModelWithMap(handing, scales, recordings, of.weights, of.lovi, None, image)
         self.channels_last = channels_last
         self.training = False
 
