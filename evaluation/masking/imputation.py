@@ -42,7 +42,7 @@ def noisy_linear(
     removed. The noise's scale is that of the paper's released code.
 
     Args:
-        images: `(N, H, W, C)`, 0 to 255.
+        images: `(N, H, W, C)`, 0 to 255; signals `(N, T, C)`, whose neighbours are two.
         kept: `(N, H, W)` or `(N, H, W, 1)`, true where a pixel stays; `(N, H, W, C)` where each
             channel has a mask of its own.
         indices: `(N,)`, index of each image in its set; seeds its noise.
@@ -53,7 +53,8 @@ def noisy_linear(
         `(N, H, W, C)`; kept pixels are unchanged, filled ones are not clipped to 0 .. 255.
 
     Raises:
-        ValueError: an image, or a channel of it, without a kept pixel.
+        ValueError: an image, or a channel of it, without a kept pixel; volumes, whose band is a
+            slice wide.
 
     Reference:
         Rong et al. 2022, "A Consistent and Efficient Evaluation Strategy for Attribution Methods",
@@ -63,6 +64,14 @@ def noisy_linear(
     >>> noisy_linear(image, image[..., 0] > 0, np.array([0]), noise=0)[0, 0, :, 0].round(3).tolist()
     [10.0, 20.0, 30.0]
     """
+    if images.ndim == 3:
+        filled_rows = noisy_linear(images[:, None], kept, indices, noise=noise, seed=seed)
+        return filled_rows[:, 0]
+    if images.ndim != 4:
+        raise ValueError(
+            f"images of shape {images.shape}: the fill noisy-linear solves a system of one image's "
+            "rows, and is for images (N, H, W, C) and signals (N, T, C); take the fill mean"
+        )
     n, height, width, channels = images.shape
     masks = kept.reshape(n, height * width, -1)
     filled = np.empty(images.shape, np.float32)

@@ -60,6 +60,8 @@ def shards_of(images: int) -> list[range]:
 class Levels:
     """The levels of one split: ``(N, H, W)`` uint8 in a Zarr version 3 array.
 
+    Those of volumes are ``(N, D, H, W)``, of signals ``(N, T)``.
+
     Args:
         path: folder of the array.
 
@@ -83,7 +85,7 @@ class Levels:
 
         Args:
             path: folder of the array.
-            shape: ``(N, H, W)``.
+            shape: ``(N, H, W)``, or of as many axes as the maps have.
             cuts: fractions at which levels change, an attribute of the array.
 
         Raises:
@@ -92,16 +94,16 @@ class Levels:
         if path.is_file():
             raise Unfit(path, "is a file: expected the folder of an array")
         if not (path / "zarr.json").exists():
-            _, height, width = shape
+            grid = list(shape[1:])
             specification = _location(path) | {
                 "metadata": {
                     "shape": list(shape),
                     "data_type": "uint8",
                     "chunk_grid": {
                         "name": "regular",
-                        "configuration": {"chunk_shape": [SHARD_IMAGES, height, width]},
+                        "configuration": {"chunk_shape": [SHARD_IMAGES, *grid]},
                     },
-                    "codecs": [_sharding(height, width)],
+                    "codecs": [_sharding(grid)],
                     "attributes": {"cuts": list(cuts)},
                 }
             }
@@ -115,10 +117,9 @@ class Levels:
         return int(self._array.shape[0])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """``(N, H, W)``."""
-        n, height, width = self._array.shape
-        return int(n), int(height), int(width)
+        return tuple(map(int, self._array.shape))
 
     def shards(self) -> list[range]:
         """The images of each shard, in order."""
@@ -130,7 +131,8 @@ class Levels:
 
     def shard_path(self, shard: range) -> Path:
         """Path of a shard's file."""
-        return self.path / "c" / str(shard.start // SHARD_IMAGES) / "0" / "0"
+        number = str(shard.start // SHARD_IMAGES)
+        return self.path.joinpath("c", number, *["0"] * (len(self.shape) - 1))
 
     def write(self, shard: range, levels: NDArray[np.uint8]) -> None:
         """Write one whole shard."""
@@ -329,11 +331,11 @@ def _location(path: Path) -> dict[str, Any]:
     return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
 
 
-def _sharding(height: int, width: int) -> dict[str, Any]:
+def _sharding(grid: Sequence[int]) -> dict[str, Any]:
     return {
         "name": "sharding_indexed",
         "configuration": {
-            "chunk_shape": [CHUNK_IMAGES, height, width],
+            "chunk_shape": [CHUNK_IMAGES, *grid],
             "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 3}}],
             "index_codecs": [
                 {"name": "bytes", "configuration": {"endian": "little"}},

@@ -7,6 +7,7 @@ comparison with the levels, so that all trainings of a method share the same ran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,13 +87,14 @@ def saliency_levels(
     `seed` and the image alone, so that it is the same for every method.
 
     Args:
-        saliency: ``(N, H, W)``, higher is more salient; finite.
+        saliency: ``(N, H, W)``, higher is more salient; finite. Maps of volumes are
+            ``(N, D, H, W)``, of signals ``(N, T)``.
         cuts: fractions as `check_fractions` returns them.
         indices: ``(N,)``, index of each map's image in its split.
         seed: seed of the order of ties.
 
     Returns:
-        ``(N, H, W)`` levels, ``0 .. len(cuts)``.
+        Levels of the maps' shape, ``0 .. len(cuts)``.
 
     Raises:
         ValueError: a map holds a NaN or an infinity; names the image.
@@ -101,15 +103,14 @@ def saliency_levels(
     array([[[2, 0],
             [1, 2]]], dtype=uint8)
     """
-    n, height, width = saliency.shape
-    pixels = height * width
+    n, pixels = len(saliency), math.prod(saliency.shape[1:])
     _refuse_not_finite(saliency, indices)
     counts = np.array([pixels_at(cut, pixels) for cut in cuts])
     level_of_rank = np.searchsorted(counts, np.arange(pixels), side="right").astype(np.uint8)
     levels = np.empty((n, pixels), dtype=np.uint8)
     ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
     np.put_along_axis(levels, ranked, np.broadcast_to(level_of_rank, levels.shape), axis=1)
-    return levels.reshape(n, height, width)
+    return levels.reshape(saliency.shape)
 
 
 def continued_levels(
@@ -140,7 +141,7 @@ def continued_levels(
     [[[0, 1, 1, 0]]]
     """
     _refuse_not_finite(saliency, indices)
-    n, pixels = len(saliency), saliency[0].size
+    n, pixels = len(saliency), math.prod(saliency.shape[1:])
     ranked = by_saliency(saliency.reshape(n, pixels), tie_orders(pixels, indices, seed))
     # Whole numbers without ties, with pixels removed before above all others.
     scores = np.empty((n, pixels))
@@ -149,12 +150,15 @@ def continued_levels(
     return saliency_levels(scores.reshape(saliency.shape), (fraction,), indices, seed=seed)
 
 
-def as_elements(saliency: NDArray[np.floating], channels: int) -> NDArray[np.floating]:
+def as_elements(
+    saliency: NDArray[np.floating], channels: int, axes: int = 2
+) -> NDArray[np.floating]:
     """Maps as rows of elements: the channels of each pixel side by side.
 
     Args:
         saliency: ``(N, H, W)``, the same for every channel, or ``(N, C, H, W)``.
         channels: ``C``.
+        axes: number of axes of a map: 2 of images, 3 of volumes, 1 of signals.
 
     Returns:
         ``(N, H, W * C)``.
@@ -162,10 +166,10 @@ def as_elements(saliency: NDArray[np.floating], channels: int) -> NDArray[np.flo
     >>> as_elements(np.array([[[1.0, 2.0]]]), 3).tolist()
     [[[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]]]
     """
-    if saliency.ndim == 3:
-        return saliency.repeat(channels, axis=2)
-    n, _, height, width = saliency.shape
-    return np.moveaxis(saliency, 1, 3).reshape(n, height, width * channels)
+    if saliency.ndim == 1 + axes:
+        return saliency.repeat(channels, axis=axes)
+    grid = saliency.shape[2:]
+    return np.moveaxis(saliency, 1, -1).reshape(len(saliency), *grid[:-1], grid[-1] * channels)
 
 
 def tie_orders(pixels: int, indices: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
@@ -204,7 +208,7 @@ def by_saliency(saliency: NDArray[np.floating], orders: NDArray[np.int64]) -> ND
 
 
 def _refuse_not_finite(saliency: NDArray[np.floating], indices: NDArray[np.integer]) -> None:
-    finite = np.isfinite(saliency).all(axis=(1, 2))
+    finite = np.isfinite(saliency).reshape(len(saliency), -1).all(axis=1)
     if not finite.all():
         bad = int(indices[np.flatnonzero(~finite)[0]])
         raise ValueError(
@@ -254,7 +258,7 @@ class Masking:
             )
 
     def kept(self, levels: LevelArray) -> LevelArray:
-        """True for the pixels that stay, from ``(N, H, W)`` levels, an array or a tensor."""
+        """True for the pixels that stay, from levels of any shape, an array or a tensor."""
         salient: Any = levels <= self.cuts.index(self.fraction)
         kept: LevelArray = ~salient if self.mode == "roar" else salient
         return kept

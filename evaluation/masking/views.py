@@ -68,11 +68,12 @@ class InputView(View):
     Unmasked images take the same path.
 
     Args:
-        images: ``(N, H, W, 3)``, 0 to 255, uint8 or filled already; may be a memory map.
+        images: ``(N, H, W, 3)``, 0 to 255, uint8 or filled already; may be a memory map. Volumes
+            are ``(N, D, H, W, C)``, signals ``(N, T, C)``.
         mean: the training set's channel mean, in [0, 1].
         std: the training set's channel standard deviation, in [0, 1].
         levels: ``(N, H, W)`` uint8, or ``(N, H, 3 W)`` if each channel of a pixel is ranked by
-            itself; None for unmasked images.
+            itself; as many axes as the images have; None for unmasked images.
         masking: the mask of the levels; None for unmasked images.
         mask_only: give the mask itself (1 kept, -1 removed) in place of the image.
 
@@ -82,8 +83,8 @@ class InputView(View):
     """
 
     images: NDArray[Any]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     levels: NDArray[np.uint8] | None = None
     masking: Masking | None = None
     mask_only: bool = False
@@ -110,20 +111,20 @@ class InputView(View):
         return torch.from_numpy(self.images[indices]), levels
 
     def to_inputs(self, raw: RawBatch) -> Tensor:
-        """Inputs ``(B, 3, H, W)``, float32 in channels-last order, on the raw batch's device."""
+        """Inputs ``(B, C, H, W)``, float32 in channels-last order, on the raw batch's device."""
         kept = None
         if self.masking is not None:
             kept = self._kept(raw[-1], self.masking)
         if self.mask_only and kept is not None:
-            shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
-            return shown.permute(0, 3, 1, 2)
+            shown = (2.0 * kept.float() - 1.0).expand(*kept.shape[:-1], self.images.shape[-1])
+            return shown.movedim(-1, 1)
         pixels = raw[0].float()
         normalisation = torch.tensor(self.mean), torch.tensor(self.std)
         mean, std = on_device(normalisation, pixels.device)
         pixels.sub_(255.0 * mean).div_(255.0 * std)
         if kept is not None:
             pixels.mul_(kept)
-        return pixels.permute(0, 3, 1, 2)
+        return pixels.movedim(-1, 1)
 
     def kept(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:
         """True for pixels that stay, ``(B, H, W, 1)``, or for elements, ``(B, H, W, 3)``.
@@ -186,7 +187,7 @@ class InputView(View):
 
     def _kept(self, levels: LevelArray, masking: Masking) -> LevelArray:
         """Booleans ``(B, H, W, 1)``, or ``(B, H, W, 3)`` for elements."""
-        return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)
+        return masking.kept(levels).reshape(len(levels), *self.images.shape[1:-1], -1)
 
 
 @dataclass(frozen=True)
