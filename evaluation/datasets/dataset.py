@@ -37,9 +37,10 @@ class Split:
     """Images with their classes.
 
     Args:
-        images: ``(N, H, W, 3)`` uint8.
+        images: ``(N, H, W, 3)`` uint8; volumes ``(N, D, H, W, C)``, signals ``(N, T, C)``.
         labels: ``(N,)`` int64.
-        object_masks: ``(N, H, W)`` bool, true where the object is; None if unknown.
+        object_masks: ``(N, H, W)`` bool, true where the object is; None if unknown; of the axes of
+            the images.
     """
 
     images: NDArray[np.uint8]

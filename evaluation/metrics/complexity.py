@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,10 @@ def total_variation(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 
     $$V = \frac{1}{H W} \sum_{i,j} |s_{i+1,j} - s_{i,j}| + |s_{i,j+1} - s_{i,j}|$$
 
-    `s` is the map scaled to [0, 1]. The anisotropic form, as PyTorch libraries have it; deviation
-    from the paper: absolute differences in place of the gradient's length, and the mean over
-    pixels, so that sizes compare. Low for a smooth map, high for a grainy one; it does not tell
-    if the map is right.
+    `s` is the map scaled to [0, 1]; a volume has a third difference, a signal one. The anisotropic
+    form, as PyTorch libraries have it; deviation from the paper: absolute differences in place of
+    the gradient's length, and the mean over pixels, so that sizes compare. Low for a smooth map,
+    high for a grainy one; it does not tell if the map is right.
 
     Args:
         maps: `(N, H, W)`, finite.
@@ -53,9 +54,9 @@ def total_variation(maps: NDArray[np.floating]) -> NDArray[np.float64]:
     [0.5]
     """
     values = scaled(maps)
-    down = np.abs(np.diff(values, axis=1)).sum((1, 2))
-    across = np.abs(np.diff(values, axis=2)).sum((1, 2))
-    variation: NDArray[np.float64] = (down + across) / (maps.shape[1] * maps.shape[2])
+    axes = tuple(range(1, maps.ndim))
+    along = [np.abs(np.diff(values, axis=axis)).sum(axes) for axis in axes]
+    variation: NDArray[np.float64] = np.sum(along, axis=0) / math.prod(maps.shape[1:])
     return variation
 
 
@@ -63,7 +64,8 @@ def png_bytes(maps: NDArray[np.floating]) -> NDArray[np.int64]:
     """Size of each map as an 8-bit grey PNG file, a measure of its information.
 
     The map is scaled to [0, 1] and rounded to 256 levels; Pillow compresses without loss, at its
-    strongest setting. A constant map is the smallest file, noise the largest.
+    strongest setting. A constant map is the smallest file, noise the largest. The slices of a
+    volume lie one below the other, and a signal is one row.
 
     Args:
         maps: ``(N, H, W)``, finite.
@@ -76,7 +78,7 @@ def png_bytes(maps: NDArray[np.floating]) -> NDArray[np.int64]:
     """
     levels = np.rint(255.0 * scaled(maps)).astype(np.uint8)
     sizes = []
-    for level in levels:
+    for level in levels.reshape(len(levels), -1, levels.shape[-1]):
         file = io.BytesIO()
         Image.fromarray(level).save(file, format="png", optimize=True)
         sizes.append(file.tell())

@@ -72,7 +72,7 @@ def perturbation_curves(
     perturb: PerturbFunction,
     target: Tensor,
     ranked: NDArray[np.int64],
-    size: tuple[int, int],
+    size: Sequence[int],
     shares: Sequence[float],
     *,
     first: Order,
@@ -95,7 +95,7 @@ def perturbation_curves(
         perturb: from a mask of kept pixels to the network's inputs.
         target: `(N,)`, `t`, the explained class.
         ranked: `(N, H * W)`, the pixels of each image, the most salient first.
-        size: `H` and `W`.
+        size: `H` and `W`; of volumes three sides, of signals one.
         shares: `s`, in [0, 1], rising.
         first: `"most"` to remove the most salient pixels first, or `"least"`.
 

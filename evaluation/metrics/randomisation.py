@@ -238,8 +238,9 @@ def structural_similarities(
     """
     if min(first.shape[1:]) < _SSIM_WINDOW:
         raise ValueError(
-            f"maps of {first.shape[1]}x{first.shape[2]}: SSIM needs at least "
-            f"{_SSIM_WINDOW}x{_SSIM_WINDOW}; leave out the measures weights and labels"
+            f"maps of {'x'.join(map(str, first.shape[1:]))}: SSIM needs at least "
+            f"{'x'.join([str(_SSIM_WINDOW)] * (first.ndim - 1))}; leave out the measures weights "
+            "and labels"
         )
     return np.array(
         [

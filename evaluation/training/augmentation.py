@@ -65,10 +65,20 @@ class EpochDraw:
         """The images with this epoch's crops and flips.
 
         Args:
-            images: ``(B, C, H, W)``, on any device.
+            images: ``(B, C, H, W)``, on any device; volumes and signals of recipes that neither
+                crop nor flip.
             indices: ``(B,)``, indices of the images.
             recipe: the training's recipe.
+
+        Raises:
+            ValueError: crops or flips of volumes or signals.
         """
+        if images.dim() != 4 and (self.crop is not None or recipe.crop_padding or recipe.flip):
+            raise ValueError(
+                f"crops and flips are for images (B, C, H, W), and these inputs are "
+                f"{tuple(images.shape)}: train volumes and signals with crop_padding=0 and "
+                "flip=False (--crop-padding 0 --no-flip)"
+            )
         if self.crop is not None:
             height, width = images.shape[2:]
             boxes = resized_boxes(self.crop[indices], height, width, recipe.resized_crop)

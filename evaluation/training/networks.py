@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.storage.hashes import weights_hash
+from evaluation.training.grid_networks import ConvNet
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 
@@ -124,10 +125,14 @@ BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
     "resnet9": ResNet9,
     "resnet9-stride2": partial(ResNet9, stride=2),
     "resnet20": ResNet20,
+    "convnet-3d": partial(ConvNet, axes=3, channels=1),
+    "convnet-1d": partial(ConvNet, axes=1, channels=2, kernel=7),
 }
 
 
-def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) -> nn.Module:
+def build_network(
+    name: str, classes: int, seed: int, *, size: tuple[int, ...], channels: int = 3
+) -> nn.Module:
     """A freshly initialised network whose weights depend on the name, the classes and the seed.
 
     Args:
@@ -137,11 +142,13 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
             returns a module.
         classes: number of classes.
         seed: seed of the initial weights; the global generator is left as it was.
-        size: height and width of the images, for a trial run.
+        size: height and width of the images, for a trial run; of volumes three sides, of signals
+            one.
+        channels: channels of the images.
 
     Raises:
         ValueError: an unknown name, or a network that does not return ``(N, classes)``
-            for ``(N, 3, *size)``; says which.
+            for ``(N, channels, *size)``; says which.
 
     >>> build_network("resnet9", 8, 0, size=(32, 32)).head.out_features
     8
@@ -154,7 +161,7 @@ def build_network(name: str, classes: int, seed: int, *, size: tuple[int, int]) 
                 f"model {name!r} gave a {type(network).__name__}: expected a function that "
                 "returns a torch.nn.Module"
             )
-        _try_out(network, name, classes, size)
+        _try_out(network, name, classes, (channels, *size))
     return network
 
 
@@ -211,17 +218,17 @@ def _build_timm(timm: Any, name: str, classes: int) -> object:
         ) from error
 
 
-def _try_out(network: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
+def _try_out(network: nn.Module, name: str, classes: int, shape: tuple[int, ...]) -> None:
     network.eval()
-    inputs = torch.zeros(2, 3, *size)
+    inputs = torch.zeros(2, *shape)
     before = inputs._version
     try:
         with torch.no_grad():
             output = network(inputs)
     except Exception as error:
         raise ValueError(
-            f"model {name!r} fails on images of {size[0]}x{size[1]} ({error}): choose another "
-            "model, or resize the images with --image-size"
+            f"model {name!r} fails on images of {'x'.join(map(str, shape[1:]))} ({error}): choose "
+            "another model, or resize the images with --image-size"
         ) from error
     finally:
         network.train()

@@ -128,7 +128,7 @@ def train(
     init_hash = state_hash(network)
     ranks.check_equal_start(init_hash)
     order_digest = hashlib.sha256()
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    memory_format = _memory_format(view, recipe)
     network.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
     n = len(labels)
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
@@ -226,6 +226,14 @@ class _Step:
         self.scaler.update()
         self.schedule.step()
         return loss.detach(), logits.detach()
+
+
+def _memory_format(view: View, recipe: Recipe) -> torch.memory_format:
+    """The memory format of a network's inputs: of signals there is one alone."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if not recipe.channels_last:
+        return torch.contiguous_format
+    return last.get(view(np.arange(1)).dim(), torch.contiguous_format)
 
 
 def _read(view: View, indices: NDArray[np.int64], device: str) -> RawBatch:

@@ -98,8 +98,8 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         `interpolate` brings the map to the image's size.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)`, signals
-                `(N, C, T)`, or a tuple of the model's inputs.
+            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)`,
+                signals `(N, C, T)`, or a tuple of the model's inputs.
             target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
                 forms, or a callable of the model's output that returns one score for each image.
                 Default: None, which takes the predicted class (of an output of one number for each

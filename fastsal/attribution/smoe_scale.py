@@ -32,9 +32,9 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
 
     with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
     each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map does not
-    depend on a class. Deviations from the paper: none. It has images alone: volumes
-    `(N, C, D, H, W)` are upsampled trilinearly here, signals `(N, C, T)` linearly, and a scale is an
-    octave of any axis.
+    depend on a class. Deviations from the paper: none. It has images alone: of volumes
+    `(N, C, D, H, W)` `U` is trilinear here, of signals `(N, C, T)` linear, and a scale is an octave
+    of any axis.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3,

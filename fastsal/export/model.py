@@ -219,8 +219,8 @@ def with_map(
         model (torch.nn.Module): The network; one that is compiled, or wrapped for several devices,
             gives the module inside.
         example (torch.Tensor or tuple of torch.Tensor): Example inputs of the model, with an image
-            batch `(N, C, H, W)`, or volumes `(N, C, D, H, W)`, or signals `(N, C, T)`; the first, if
-            there are several, has the map. One forward pass of them finds the scales.
+            batch `(N, C, H, W)`, or volumes `(N, C, D, H, W)`, or signals `(N, C, T)`; the first,
+            if there are several, has the map. One forward pass of them finds the scales.
         layers (str, torch.nn.Module, Scale or list of these, optional): The layers to read, the
             shallowest first, or "late", as for `SMOEScale`. Default: None, which finds them as
             `fastsal.find_scales` does.

@@ -81,7 +81,7 @@ class Coordinates:
     Beside a tensor lie homogeneous coordinates $(w, w y, w x, w n)$ of the pixels that an element
     comes from: `y` and `x` in pixels from the image's upper left corner (0.5 is the centre of the
     first), `n` the image's index in the batch, `w` 0 for what comes from no pixel, such as padding.
-    Those of volumes have a slice `z` too, $(w, w z, w y, w x, w n)$; a signal is an image of one row.
+    Those of volumes have a slice `z` too, $(w, w z, w y, w x, w n)$; a signal is one row of pixels.
     Functions that move values are applied to the coordinates; windows (convolution, pooling) take
     those of the window's centre; attention takes the query's.
 

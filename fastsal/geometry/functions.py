@@ -41,7 +41,8 @@ RESAMPLINGS = frozenset(
     """interpolate upsample upsample_nearest upsample_bilinear upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_trilinear3d
     upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    grid_sample grid_sampler grid_sampler_2d grid_sampler_3d roi_align roi_pool ps_roi_align ps_roi_pool""".split()  # noqa: SIM905
+    grid_sample grid_sampler grid_sampler_2d grid_sampler_3d roi_align roi_pool ps_roi_align
+    ps_roi_pool""".split()  # noqa: SIM905
 )
 
 # Functions that may leave out locations at the border.

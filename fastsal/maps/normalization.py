@@ -1,7 +1,8 @@
 """Normalisations of maps to [0, 1], before the scales are combined.
 
-A normalisation maps `(N, H, W)` to `(N, H, W)`, each image by itself; `each_map` applies one to maps
-on any grid, and `over_batch` to a batch as a whole. A new one is a function decorated with `register_normalization`.
+A normalisation maps `(N, H, W)` to `(N, H, W)`, each image by itself; `each_map` applies one to
+maps on any grid, and `over_batch` to a batch as a whole. A new one is a function decorated with
+`register_normalization`.
 """
 
 from __future__ import annotations

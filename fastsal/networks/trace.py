@@ -23,8 +23,8 @@ from fastsal.networks import hooks, state
 # Functions that pass on a tensor's values unchanged.
 REARRANGEMENTS = frozenset(
     """permute transpose movedim moveaxis swapaxes swapdims contiguous clone to float dropout
-    dropout1d dropout2d dropout3d detach view view_as reshape reshape_as flatten unflatten squeeze unsqueeze flip roll
-    rot90""".split()  # noqa: SIM905
+    dropout1d dropout2d dropout3d detach view view_as reshape reshape_as flatten unflatten squeeze
+    unsqueeze flip roll rot90""".split()  # noqa: SIM905
 )
 # In evaluation mode these return the very tensor that they get, in training mode another one.
 DROPOUTS = frozenset(
@@ -98,7 +98,8 @@ def trace_forward(
 
     Args:
         network: The network; its state is restored afterwards.
-        inputs: The network's tensors; the 4-D ones are the images, or without one volumes or signals.
+        inputs: The network's tensors; the 4-D ones are the images, or without one volumes or
+            signals.
         further: Further arguments of the network.
         forward_func: What runs the network, such as a method of it other than `forward`; None
             calls the network.

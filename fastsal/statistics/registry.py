@@ -1,8 +1,8 @@
 """The registry of statistics.
 
 A statistic maps activations `(N, C, H, W)` to `(N, H, W)`: the channels of each location become one
-value. Volumes `(N, C, D, H, W)` come to it as images of D H rows. A new one is a function decorated with
-[`register_statistic`][fastsal.statistics.register_statistic].
+value. Volumes `(N, C, D, H, W)` come to it as images of D H rows. A new one is a function decorated
+with [`register_statistic`][fastsal.statistics.register_statistic].
 """
 
 from __future__ import annotations

@@ -39,14 +39,16 @@ def batch(axes: int, count: int = 2, channels: int = 2) -> torch.Tensor:
     return torch.rand((count, channels, *SIZES[axes]), generator=generator)
 
 
+def line_at(line: np.ndarray, at: np.ndarray) -> np.ndarray:
+    return np.interp(at, np.arange(len(line)), line)
+
+
 def stretched(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Linear interpolation along each axis, pixel centres at half, by NumPy."""
     for axis, length in enumerate(size):
         count = values.shape[axis]
         at = (np.arange(length) + 0.5) * count / length - 0.5
-        values = np.apply_along_axis(
-            lambda line: np.interp(at, np.arange(len(line)), line), axis, values
-        )
+        values = np.apply_along_axis(line_at, axis, values, at)
     return values
 
 
