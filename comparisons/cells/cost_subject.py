@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from comparisons.methods import Batch
+from comparisons.plans.costs import sides_of
 from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]
@@ -17,12 +18,20 @@ def built_network(spec: Any, device: str) -> nn.Module:
     """Return the network of a cell in evaluation mode, with random weights.
 
     Args:
-        spec: the cell's: ``model``, ``classes``, ``size`` and ``precision``.
+        spec: the cell's: ``model``, ``classes``, ``size`` or ``grid``, and ``precision``.
         device: of the network.
     """
-    size = (spec["size"], spec["size"])
-    network = build_network(spec["model"], spec["classes"], 0, size=size).to(device).eval()
+    channels, *size = _shape(spec)
+    network = build_network(spec["model"], spec["classes"], 0, size=tuple(size), channels=channels)
+    network = network.to(device).eval()
     return network.to(torch.bfloat16) if spec["precision"] == "bfloat16" else network
+
+
+def _shape(spec: Any) -> tuple[int, ...]:
+    """The channels and the sides of an image."""
+    grid = spec.get("grid")
+    sides = sides_of(grid) if grid else (spec["size"], spec["size"])
+    return spec.get("channels", 3), *sides
 
 
 def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
@@ -37,7 +46,7 @@ def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
         device: of the images.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = (images, 3, spec["size"], spec["size"])
+    shape = (images, *_shape(spec))
     dtype = next(network.parameters()).dtype
     inputs = torch.rand(shape, generator=generator).to(device, dtype)
     with torch.inference_mode():

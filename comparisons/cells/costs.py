@@ -179,8 +179,6 @@ def _records(cell: Cell, values: dict[str, float], images: int) -> tuple[Record,
     spec = cell.spec
     compiled = ", compiled" if spec.get("compiled") else ""
     compiled += " with CUDA graphs" if spec.get("cuda_graphs") else ""
-    dataset = (
-        f"noise {spec['size']}x{spec['size']}, {images} at once, {spec['precision']}{compiled}, "
-        f"{spec['device']}"
-    )
+    size = spec.get("grid") or f"{spec['size']}x{spec['size']}"
+    dataset = f"noise {size}, {images} at once, {spec['precision']}{compiled}, {spec['device']}"
     return tuple(record(cell, dataset, metric, value) for metric, value in values.items())

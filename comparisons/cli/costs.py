@@ -12,7 +12,7 @@ from rich.console import Console
 from comparisons.cli import options as shared
 from comparisons.cli.options import as_whole_numbers, as_words, typed_command
 from comparisons.methods.costed import resolve_costed
-from comparisons.plans.costs import CostPlan
+from comparisons.plans.costs import CostPlan, sides_of
 from comparisons.runs.costs import run_costs
 from comparisons.runs.session import one_message
 from evaluation.training.retraining import check_device
@@ -34,7 +34,14 @@ def profile(
         str | None, typer.Option(help="Names, comma-separated; all that are installed by default.")
     ] = None,
     batch: Annotated[str, typer.Option(help="Images at once, comma-separated.")] = "1,8",
-    size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
+    size: Annotated[
+        str,
+        typer.Option(
+            help="Height and width of the images, one number; or sides, such as 16x112x112 of "
+            "volumes, 1x4096 of signals."
+        ),
+    ] = "224",
+    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
     classes: Annotated[int, typer.Option(help="Classes of the network.")] = 1000,
     threads: Annotated[
         int | None, typer.Option(help="Threads of PyTorch; by default what it takes itself.")
@@ -71,7 +78,9 @@ def profile(
             models=as_words(model) or (),
             methods=resolve_costed(as_words(methods)),
             batches=as_whole_numbers("--batch", batch) or (),
-            size=size,
+            size=int(size) if size.isdecimal() else max(sides_of(size)),
+            grid="" if size.isdecimal() else size,
+            channels=channels,
             classes=classes,
             threads=torch.get_num_threads() if threads is None else threads,
             rounds=rounds,

@@ -36,6 +36,9 @@ def _cells_of_network(
         "classes": plan.classes,
         "precision": precision,
     }
+    # Entries of their own, which older specifications lack.
+    common |= {"grid": plan.grid} if plan.grid else {}
+    common |= {"channels": plan.channels} if plan.channels != 3 else {}
     place = {
         "device": plan.device,
         # A measurement of another machine does not count for this one.
@@ -60,7 +63,9 @@ def _cells_of_network(
         yield title, Cell("reading", {**timed, "batch": batch})
     for name, method in _rows(plan):
         yield f"{of}{name}, counted", Cell("counts", {**common, **place, **budget, **method})
-    yield f"{of}operations of each step", Cell("steps", common)
+    if not plan.grid:
+        # The paper's formulas are those of images.
+        yield f"{of}operations of each step", Cell("steps", common)
 
 
 def _forms(plan: CostPlan) -> Iterator[tuple[str, dict[str, bool]]]:

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PRECISIONS", "CostPlan"]
+__all__ = ["PRECISIONS", "CostPlan", "sides_of"]
 
 PRECISIONS = ("float32", "bfloat16")
+
+
+def sides_of(grid: str) -> tuple[int, ...]:
+    """The sides of a grid that is written with an x between them; of one row, its length alone.
+
+    Raises:
+        ValueError: other words.
+
+    >>> sides_of("16x112x112"), sides_of("1x4096")
+    ((16, 112, 112), (4096,))
+    """
+    words = grid.split("x")
+    if len(words) not in (2, 3) or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(
+            f"--size {grid}: expected a number of pixels, or sides such as 16x112x112 for volumes "
+            "and 1x4096 for signals"
+        )
+    sides = tuple(map(int, words))
+    return sides[1:] if len(sides) == 2 and sides[0] == 1 else sides
 
 
 @dataclass(frozen=True)
@@ -19,6 +38,9 @@ class CostPlan:
         methods: names that `comparisons.methods.costed` knows.
         batches: numbers of images at once.
         size: height and width of the images.
+        grid: the sides of volumes, such as ``"16x112x112"``, or of signals, ``"4096"`` samples as
+            ``"1x4096"``; empty for images of `size`.
+        channels: of the images.
         classes: of the networks.
         threads: that PyTorch may use.
         rounds: pairs of samples at most.
@@ -43,6 +65,8 @@ class CostPlan:
     cuda_graphs: bool = False
     memory_budget_mib: int = 4096
     device: str = "cpu"
+    grid: str = ""
+    channels: int = 3
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -59,8 +83,10 @@ class CostPlan:
                 raise ValueError(f"{what}: {repeated[0]} is given twice, give it once")
         numbers = {
             **{"--batch": min(self.batches), "--size": self.size, "--classes": self.classes},
-            **{"--threads": self.threads, "--rounds": self.rounds},
+            **{"--threads": self.threads, "--rounds": self.rounds, "--channels": self.channels},
         }
+        if self.grid:
+            sides_of(self.grid)
         for option, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{option} {value}: expected at least 1")

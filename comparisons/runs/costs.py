@@ -17,7 +17,7 @@ from comparisons.cells.costs import NETWORK_ALONE
 from comparisons.cells.run import run_cell
 from comparisons.graph.costs import build_cost_cells
 from comparisons.methods.costed import costed
-from comparisons.plans.costs import CostPlan
+from comparisons.plans.costs import CostPlan, sides_of
 from comparisons.runs.plan_on_disk import keep_plan
 from comparisons.runs.session import RunError, failure_message, working_in
 from comparisons.runs.stored import fitting_plan, notes_said, set_aside_unfit
@@ -55,7 +55,8 @@ def run_costs(plan: CostPlan, out: Path, *, command: str, console: Console) -> P
         before = fitting_plan(store, "profile")
         set_aside_unfit(store)
         for model in plan.models:
-            build_network(model, plan.classes, 0, size=(plan.size, plan.size))
+            size = sides_of(plan.grid) if plan.grid else (plan.size, plan.size)
+            build_network(model, plan.classes, 0, size=size, channels=plan.channels)
         _keep_plan(plan, {} if before is None else before.content, out, command)
         set_memory_budget(plan.memory_budget_mib)
         cells = list(build_cost_cells(plan))

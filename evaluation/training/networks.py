@@ -199,7 +199,7 @@ def _builder(name: str) -> Callable[[int], object]:
         return partial(built_by, named_function(name), name)
     from torchvision import models
 
-    if name in models.list_models(module=models):
+    if name in {*models.list_models(module=models), *models.list_models(module=models.video)}:
         return lambda classes: models.get_model(name, weights=None, num_classes=classes)
     raise ValueError(
         f"unknown model {name!r}: expected {', '.join(BUILT_IN)}, the name of a torchvision "

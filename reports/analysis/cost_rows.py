@@ -27,6 +27,7 @@ class Setting:
         hardware: the accelerator's name, or ``"cpu"``.
         threads: of PyTorch; 0 for CUDA.
         cuda_graphs: True for one that was compiled with CUDA graphs.
+        grid: the sides of volumes or signals, with an x between them; empty for square images.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Setting:
     hardware: str
     threads: int = 0
     cuda_graphs: bool = False
+    grid: str = ""
 
     @classmethod
     def of(cls, cell: CellResult) -> Setting:
@@ -52,6 +54,7 @@ class Setting:
             hardware=spec.get("hardware", "cpu"),
             threads=spec.get("threads", 0) if device == "cpu" else 0,
             cuda_graphs=spec.get("cuda_graphs", False),
+            grid=spec.get("grid", ""),
         )
 
     @property
@@ -66,7 +69,7 @@ class Setting:
         >>> Setting("resnet50", 224, "float32", False, "cpu", "cpu", 2).title
         'resnet50, 224x224, float32, cpu, 2 threads'
         """
-        parts = [self.model, f"{self.size}x{self.size}", self.precision]
+        parts = [self.model, self.grid or f"{self.size}x{self.size}", self.precision]
         parts += ["compiled"] if self.compiled else []
         parts[-1] += " with CUDA graphs" if self.cuda_graphs else ""
         parts += [self.hardware if self.on_gpu else self.device]

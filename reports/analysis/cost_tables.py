@@ -118,7 +118,13 @@ def cost_tables(run: Run) -> CostTables:
 def _place(table: TimeTable) -> tuple[Any, ...]:
     setting = table.setting
     return (
-        *(setting.on_gpu, setting.size, setting.precision != "float32", setting.compiled),
+        *(
+            setting.on_gpu,
+            setting.size,
+            setting.grid,
+            setting.precision != "float32",
+            setting.compiled,
+        ),
         *(setting.cuda_graphs, setting.hardware, setting.threads, table.batch),
     )
 

@@ -152,14 +152,12 @@ def _gpu(
     was. Nothing without a GPU.
     """
     on_gpu = [table for table in tables.times if table.setting.on_gpu]
-    places = dict.fromkeys(
-        (table.setting.model, table.setting.size, table.setting.hardware) for table in on_gpu
-    )
+    places = dict.fromkeys(_measured_at(table.setting) for table in on_gpu)
     for place in places:
         found = {
             (*_form(table.setting), table.setting.precision, table.batch, row.name): row
             for table in on_gpu
-            if (table.setting.model, table.setting.size, table.setting.hardware) == place
+            if _measured_at(table.setting) == place
             for row in table.rows
         }
         columns = sorted({(precision, batch) for *_, precision, batch, _ in found})
@@ -173,7 +171,13 @@ def _gpu(
                 for method in run.methods.values()
             ]
             if any(cell is not None for *_, cells in rows for cell in cells):
-                yield f"{place[0]}, {place[1]}x{place[1]}, {place[2]}, {kind}", columns, rows
+                yield f"{', '.join(place)}, {kind}", columns, rows
+
+
+def _measured_at(setting: Setting) -> tuple[str, str, str]:
+    """The network, the images' size and the machine."""
+    size = setting.grid or f"{setting.size}x{setting.size}"
+    return setting.model, size, setting.hardware
 
 
 def _form(setting: Setting) -> tuple[bool, bool]:
