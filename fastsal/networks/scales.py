@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,8 +21,14 @@ from fastsal.networks.backbone import (
     pooled_away,
     why_no_candidate,
 )
-from fastsal.networks.roles import LINEAR, attention_weights, is_pooling, role_of, short_name
-from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_forward
+from fastsal.networks.roles import (
+    attention_weights,
+    is_pooling,
+    rearranged,
+    role_of,
+    weighted,
+)
+from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
@@ -286,7 +292,7 @@ def _candidates(
             continue
         if place.functions and (
             node.operation in SELECTIONS
-            or not there.isdisjoint(_rearranged(trace, index))
+            or not there.isdisjoint(rearranged(trace, index))
             or not weighted(trace, index)
         ):
             # A part of a tensor adds nothing to it, nor does another order of one that is there, or
@@ -323,34 +329,6 @@ def _candidates(
         runs[-1].append((index, candidate))
         there.add(index)
     return runs
-
-
-def _rearranged(trace: Trace, index: int) -> Iterator[int]:
-    """Yield the nodes whose values a node's tensor has in another order, in as many maps."""
-    blocks = _blocks(trace, index)
-    node = trace.nodes[index]
-    while node.operation in REARRANGEMENTS and len(node.sources) == 1:
-        if _blocks(trace, node.sources[0]) == blocks:
-            yield node.sources[0]
-        node = trace.nodes[node.sources[0]]
-
-
-def _blocks(trace: Trace, index: int) -> int:
-    """Return the number of maps of each image in a node's tensor, as of windows."""
-    found = trace.located(index)
-    return 1 if found is None or found.placement is None else found.placement.blocks
-
-
-def weighted(trace: Trace, index: int) -> bool:
-    """Return True if weights run between a node and the pooling before it."""
-    waiting = [index]
-    while waiting:
-        node = trace.nodes[waiting.pop()]
-        if node.parameters and short_name(node) not in LINEAR:
-            return True
-        if not is_pooling(node):
-            waiting += node.sources
-    return False
 
 
 def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:
