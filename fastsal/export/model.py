@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, image_of
+from fastsal.arguments.logits import logits_of
 from fastsal.cam.linear_head import LinearHead, find_linear_head
 from fastsal.export.graph_forms import GraphForm, Reading, gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
@@ -162,7 +163,7 @@ class ModelWithMap(nn.Module):
                 ]
                 combined = weighted(laid, self.shares)
         if self.head is not None:
-            cam = self.head.class_activation_map(recorded[-1], output, self.model)
+            cam = self.head.class_activation_map(recorded[-1], logits_of(output), self.model)
             combined = combined * self._laid(len(self.scales) - 1, cam, image, one_size)
         lovi = (lovi_colours(torch.stack(laid, 1)),) if self.lovi else ()
         return output, combined, per_scale, *lovi

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastsal.arguments.inputs import as_tuple
 from fastsal.geometry.layout import CHANNELS_FIRST, CHANNELS_LAST, Layout
-from fastsal.geometry.placement import Placement
+from fastsal.geometry.placement import Located, Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,
@@ -28,7 +28,8 @@ from fastsal.networks.roles import (
     role_of,
     weighted,
 )
-from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
+from fastsal.networks.tokens.depths import depths_of
+from fastsal.networks.trace import ACTIVATIONS, Place, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
@@ -57,6 +58,7 @@ class Scale:
         placement: The places of its maps on the image; None if they are stretched over all of it.
         doubt: The reason why the places are not certain; empty if they are.
         varies: True if the images' values decide the places, which are then found in every pass.
+        of_class: Of tokens, the tensor that a class activation map reads in place of this one.
 
     Example:
         >>> net = nn.Sequential(
@@ -81,6 +83,7 @@ class Scale:
     placement: Placement | None = field(default=None, repr=False)
     doubt: str = ""
     varies: bool = False
+    of_class: Scale | None = field(default=None, repr=False)
 
     @property
     def stride(self) -> int:
@@ -105,7 +108,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor that every path through the network crosses, which may end a scale.
+    """A tensor that may end a scale: one that every path crosses, or a hidden layer of tokens.
 
     Attributes:
         scale: The tensor as a scale.
@@ -142,7 +145,8 @@ def find_scales(
     function made (or that is non-negative) is chosen; without one, the last that comes from neither
     a norm nor pooling. For ResNet-50 these are the five of the paper: relu, layer1, layer2, layer3,
     layer4. The trunk leads to the output; with several outputs, to the first. In a U-Net or a
-    feature pyramid, whose branches leave it on the way, it leads to the coarsest scale.
+    feature pyramid, whose branches leave it on the way, it leads to the coarsest scale. Where all
+    tokens have one resolution, depth takes the place of scale: `fastsal.networks.tokens.depths`.
 
     Args:
         model: The network; a compiled one is traced uncompiled.
@@ -151,12 +155,11 @@ def find_scales(
         additional_forward_args: Further arguments of the model, as in Captum.
 
     Returns:
-        One `Scale` for each octave.
+        One `Scale` for each octave, or each depth.
 
     Raises:
-        ScalesError: A ValueError. If fewer than two scales are found, as in a plain vision
-            transformer; the message lists the candidates. If the network cannot be traced, or no
-            input is an image batch.
+        ScalesError: A ValueError. If no scale is found; the message lists the candidates. If the
+            network cannot be traced, or no input is an image batch.
         TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     Reference:
@@ -204,8 +207,8 @@ def candidates(
 
     Args:
         model: The network.
-        inputs: As for `find_scales`.
-        additional_forward_args: As for `find_scales`.
+        inputs: As for `find_scales`, as the next argument.
+        additional_forward_args: See there.
 
     Returns:
         The candidates, one or more; those chosen are marked.
@@ -263,8 +266,9 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
         raise ScalesError(why_no_candidate(trace, trunk, names))
     several = [run for run in runs if len({c.scale.strides for _, c in run}) > 1]
     # Of two networks in a row the second makes the decision.
-    chosen = _choose(trace, several[-1] if several else runs[0] or every)
-    return tuple(replace(candidate, chosen=index in chosen) for index, candidate in every)
+    found = dict(every)
+    found |= _decided(trace, output, several[-1] if several else runs[0] or every, names)
+    return tuple(found[index] for index in sorted(found))
 
 
 def _candidates(
@@ -303,32 +307,55 @@ def _candidates(
         if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
             runs.append([])
         coarsest = octaves
-        scale = Scale(
-            name=names[place.module],
-            module=place.module,
-            call=place.call,
-            shape=node.shape or (),
-            strides=octaves,
-            signed=not node.non_negative,
-            layout=found.layout,
-            functional_relu=place.functional_relu,
-            layer_input=place.layer_input,
-            functions=place.functions,
-            placement=found.placement,
-            doubt=found.doubt,
-            varies=found.varies,
-        )
-        maker_index = trace.maker(index)
-        maker, role = nodes[maker_index], role_of(nodes, maker_index)
-        output = index in outputs
-        eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
-        activation = maker.operation in ACTIVATIONS or role.activation
-        # What is written into an activation's tensor afterwards is no activation.
-        preferred = eligible and (activation or (node.non_negative and not place.functions))
-        candidate = Candidate(scale, maker.operation, preferred, eligible, output)
-        runs[-1].append((index, candidate))
+        name = names[place.module]
+        runs[-1].append((index, _candidate(trace, index, place, name, found, index in outputs)))
         there.add(index)
     return runs
+
+
+def _candidate(
+    trace: Trace, index: int, place: Place, name: str, found: Located, output: bool = False
+) -> Candidate:
+    """Return a node with its place in the network and on the image as a candidate."""
+    node = trace.nodes[index]
+    scale = Scale(
+        name=name,
+        module=place.module,
+        call=place.call,
+        shape=node.shape or (),
+        strides=found.octaves,
+        signed=not node.non_negative,
+        layout=found.layout,
+        functional_relu=place.functional_relu,
+        layer_input=place.layer_input,
+        functions=place.functions,
+        placement=found.placement,
+        doubt=found.doubt,
+        varies=found.varies,
+    )
+    maker, role = trace.nodes[trace.maker(index)], role_of(trace.nodes, trace.maker(index))
+    eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
+    activation = maker.operation in ACTIVATIONS or role.activation
+    # What is written into an activation's tensor afterwards is no activation.
+    preferred = eligible and (activation or (node.non_negative and not place.functions))
+    return Candidate(scale, maker.operation, preferred, eligible, output)
+
+
+def _decided(
+    trace: Trace, output: Any, run: list[tuple[int, Candidate]], names: dict[nn.Module, str]
+) -> dict[int, Candidate]:
+    """Return the candidates of one run by their nodes, the chosen marked; of tokens with depths."""
+    chosen = _choose(trace, run)
+    on_trunk = {index: one.scale.strides for index, one in run if not one.output}
+    of_class = None
+    if (depths := depths_of(trace, output, on_trunk, names)) is not None:
+        chosen, of_class = depths.chosen, dict(run)[depths.of_class].scale
+        for index, (place, found) in depths.hidden.items():
+            run = [*run, (index, _candidate(trace, index, place, names[place.module], found))]
+    return {
+        index: replace(one, scale=replace(one.scale, of_class=of_class), chosen=index in chosen)
+        for index, one in run
+    }
 
 
 def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:
@@ -363,8 +390,7 @@ def too_few(found: Sequence[Candidate]) -> str:
     """
     strides = {candidate.scale.stride for candidate in found}
     reason = (
-        f"the network keeps one resolution, stride {min(strides)}, as a plain vision transformer "
-        "does"
+        f"the network keeps one resolution, stride {min(strides)}"
         if len(strides) == 1
         else "at the other resolutions there is only what pooling or a norm made"
     )
