@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastsal.arguments.inputs import as_tuple
 from fastsal.geometry.layout import CHANNELS_FIRST, CHANNELS_LAST, Layout
-from fastsal.geometry.placement import Located, Placement
+from fastsal.geometry.placement import Placement
 from fastsal.networks import hooks, state
 from fastsal.networks.backbone import (
     before_weights,
@@ -29,7 +29,7 @@ from fastsal.networks.roles import (
     weighted,
 )
 from fastsal.networks.tokens.depths import depths_of
-from fastsal.networks.trace import ACTIVATIONS, Place, Trace, trace_forward
+from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
@@ -108,7 +108,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor that may end a scale: one that every path crosses, or a hidden layer of tokens.
+    """A tensor that every path through the network crosses, which may end a scale.
 
     Attributes:
         scale: The tensor as a scale.
@@ -207,8 +207,8 @@ def candidates(
 
     Args:
         model: The network.
-        inputs: As for `find_scales`, as the next argument.
-        additional_forward_args: See there.
+        inputs: As for `find_scales`.
+        additional_forward_args: As for `find_scales`.
 
     Returns:
         The candidates, one or more; those chosen are marked.
@@ -267,7 +267,7 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
     several = [run for run in runs if len({c.scale.strides for _, c in run}) > 1]
     # Of two networks in a row the second makes the decision.
     found = dict(every)
-    found |= _decided(trace, output, several[-1] if several else runs[0] or every, names)
+    found |= _decided(trace, output, several[-1] if several else runs[0] or every)
     return tuple(found[index] for index in sorted(found))
 
 
@@ -307,51 +307,41 @@ def _candidates(
         if octaves[0] < coarsest[0] or octaves[1] < coarsest[1]:
             runs.append([])
         coarsest = octaves
-        name = names[place.module]
-        runs[-1].append((index, _candidate(trace, index, place, name, found, index in outputs)))
+        scale = Scale(
+            name=names[place.module],
+            module=place.module,
+            call=place.call,
+            shape=node.shape or (),
+            strides=octaves,
+            signed=not node.non_negative,
+            layout=found.layout,
+            functional_relu=place.functional_relu,
+            layer_input=place.layer_input,
+            functions=place.functions,
+            placement=found.placement,
+            doubt=found.doubt,
+            varies=found.varies,
+        )
+        maker_index = trace.maker(index)
+        maker, role = nodes[maker_index], role_of(nodes, maker_index)
+        output = index in outputs
+        eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
+        activation = maker.operation in ACTIVATIONS or role.activation
+        # What is written into an activation's tensor afterwards is no activation.
+        preferred = eligible and (activation or (node.non_negative and not place.functions))
+        candidate = Candidate(scale, maker.operation, preferred, eligible, output)
+        runs[-1].append((index, candidate))
         there.add(index)
     return runs
 
 
-def _candidate(
-    trace: Trace, index: int, place: Place, name: str, found: Located, output: bool = False
-) -> Candidate:
-    """Return a node with its place in the network and on the image as a candidate."""
-    node = trace.nodes[index]
-    scale = Scale(
-        name=name,
-        module=place.module,
-        call=place.call,
-        shape=node.shape or (),
-        strides=found.octaves,
-        signed=not node.non_negative,
-        layout=found.layout,
-        functional_relu=place.functional_relu,
-        layer_input=place.layer_input,
-        functions=place.functions,
-        placement=found.placement,
-        doubt=found.doubt,
-        varies=found.varies,
-    )
-    maker, role = trace.nodes[trace.maker(index)], role_of(trace.nodes, trace.maker(index))
-    eligible = not (output or is_pooling(maker) or "norm" in maker.operation or role.norm)
-    activation = maker.operation in ACTIVATIONS or role.activation
-    # What is written into an activation's tensor afterwards is no activation.
-    preferred = eligible and (activation or (node.non_negative and not place.functions))
-    return Candidate(scale, maker.operation, preferred, eligible, output)
-
-
-def _decided(
-    trace: Trace, output: Any, run: list[tuple[int, Candidate]], names: dict[nn.Module, str]
-) -> dict[int, Candidate]:
-    """Return the candidates of one run by their nodes, the chosen marked; of tokens with depths."""
+def _decided(trace: Trace, output: Any, run: list[tuple[int, Candidate]]) -> dict[int, Candidate]:
+    """Return the candidates of one run by their nodes, the chosen marked."""
     chosen = _choose(trace, run)
-    on_trunk = {index: one.scale.strides for index, one in run if not one.output}
     of_class = None
-    if (depths := depths_of(trace, output, on_trunk, names)) is not None:
+    on_trunk = {index: one.eligible for index, one in run if not one.output}
+    if (depths := depths_of(trace, output, on_trunk)) is not None:
         chosen, of_class = depths.chosen, dict(run)[depths.of_class].scale
-        for index, (place, found) in depths.hidden.items():
-            run = [*run, (index, _candidate(trace, index, place, names[place.module], found))]
     return {
         index: replace(one, scale=replace(one.scale, of_class=of_class), chosen=index in chosen)
         for index, one in run

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from fastsal.geometry.placement import Located
 from fastsal.networks.roles import LOOKUPS, attention_weights, only_beside, role_of, short_name
-from fastsal.networks.trace import ACTIVATIONS, Node, Place, Trace
+from fastsal.networks.trace import ACTIVATIONS, Node, Trace
 
 # As many as Ranftl et al. 2021 read of a vision transformer for dense predictions: the blocks 3, 6,
 # 9 and 12 of 12.
@@ -25,44 +23,38 @@ class Depths(NamedTuple):
     """The depths of a network that keeps one resolution of tokens.
 
     Attributes:
-        hidden: The nodes of all hidden layers, each with its module call and its place on the
-            image.
-        chosen: Those that take the place of scales.
+        chosen: The nodes of the blocks' outputs that take the place of scales.
         of_class: The node on the trunk that a class activation map reads.
     """
 
-    hidden: Mapping[int, tuple[Place, Located]]
     chosen: set[int]
     of_class: int
 
 
-def depths_of(
-    trace: Trace,
-    output: Any,
-    trunk: Mapping[int, tuple[int, int]],
-    names: Mapping[nn.Module, str],
-) -> Depths | None:
+def depths_of(trace: Trace, output: Any, trunk: Mapping[int, bool]) -> Depths | None:
     """Return the depths of a network, None if it has several resolutions or no tokens.
 
     Args:
         trace: The traced pass.
         output: The network's output.
-        trunk: The strides of each node on the trunk that lies on the image's grid.
-        names: The name of every module.
+        trunk: The nodes on the trunk that lie on the image's grid, in the network's order, each
+            with False if it comes from pooling or a norm.
     """
-    strides = set(trunk.values())
-    if len(strides) != 1:
+    places = [found for index in trunk if (found := trace.located(index)) is not None]
+    if len({found.octaves for found in places}) != 1:
         return None
-    hidden = hidden_layers(trace, output, *strides, names)
-    if len(hidden) < FEWEST:
+    ends = [index for index, eligible in trunk.items() if eligible]
+    blocks: dict[int, None] = {}
+    for hidden in hidden_layers(trace, output, places[0].octaves):
+        # A hidden layer of no residual block is on the trunk itself.
+        blocks |= dict.fromkeys([index for index in ends if index >= hidden][:1])
+    if len(blocks) < FEWEST:
         return None
     of_class = last_with_gradient(trace, output, list(trunk))
-    return Depths(hidden, set(evenly_spaced(list(hidden))), of_class)
+    return Depths(set(evenly_spaced(list(blocks))), of_class)
 
 
-def hidden_layers(
-    trace: Trace, output: Any, octaves: tuple[int, int], names: Mapping[nn.Module, str]
-) -> dict[int, tuple[Place, Located]]:
+def hidden_layers(trace: Trace, output: Any, octaves: tuple[int, int]) -> list[int]:
     """Return the nodes of the hidden layers of a network's blocks, in the network's order.
 
     A hidden layer is what an activation function makes at each token alone, as in the MLP of a
@@ -73,28 +65,21 @@ def hidden_layers(
         trace: The traced pass.
         output: The network's output.
         octaves: The strides of the tokens.
-        names: The name of every module.
     """
     nodes = trace.nodes
     beside, shares = only_beside(trace), attention_weights(nodes)
-    last: dict[int, tuple[int, Place, Located]] = {}
+    last: dict[int, int] = {}
     for index in sorted(trace.before(trace.nodes_in(output)[:1])):
         found = trace.located(index)
         if found is None or found.octaves != octaves or not of_tokens(trace, index, found):
             continue
         maker = trace.maker(index)
         role = role_of(nodes, maker)
-        activation = role.activation and not role.of_outputs and not role.norm
-        if not activation and nodes[maker].operation not in ACTIVATIONS:
-            continue
-        place = trace.place(index, names)
-        if role.of_outputs or beside[index] or index in shares or place is None:
-            continue
-        last[maker if role.source is None else role.source] = index, place, found
-    return {
-        index: (place, found)
-        for index, place, found in sorted(last.values(), key=lambda entry: entry[0])
-    }
+        activation = role.activation and not role.norm
+        activation |= nodes[maker].operation in ACTIVATIONS
+        if activation and not (role.of_outputs or beside[index] or index in shares):
+            last[maker if role.source is None else role.source] = index
+    return sorted(last.values())
 
 
 def of_tokens(trace: Trace, index: int, found: Located) -> bool:

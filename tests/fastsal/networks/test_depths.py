@@ -42,47 +42,50 @@ def of_torchvision():
     return network.eval()
 
 
+# Of each: the names of its blocks, the tensor of a class activation map, tokens before the grid.
 NETWORKS = {
-    "a class token": (small, "blocks.{}.mlp.act", "blocks.6", 1),
+    "a class token": (small, "blocks.{}", "blocks.6", 1),
     "a mean of tokens": (
         lambda: small(class_token=False, global_pool="avg"),
-        "blocks.{}.mlp.act",
+        "blocks.{}",
         "blocks.7",
         0,
     ),
-    "registers": (
-        lambda: small(reg_tokens=4, dynamic_img_size=True),
-        "blocks.{}.mlp.act",
-        "blocks.6",
-        5,
-    ),
+    "registers": (lambda: small(reg_tokens=4, dynamic_img_size=True), "blocks.{}", "blocks.6", 5),
     "gated": (
         lambda: small(mlp_layer=timm.layers.SwiGLU, act_layer=nn.SiLU),
-        "blocks.{}.mlp.act",
+        "blocks.{}",
         "blocks.6",
         1,
     ),
     # What is pooled comes from the last norm.
-    "a mixer": (mixer, "blocks.{}.mlp_channels.act", "norm", 0),
+    "a mixer": (mixer, "blocks.{}", "norm", 0),
     "torchvision": (
         of_torchvision,
-        "encoder.layers.encoder_layer_{}.mlp.1",
+        "encoder.layers.encoder_layer_{}",
         "encoder.layers.encoder_layer_6",
         1,
     ),
 }
+# The last block's output is that of the module that holds all blocks, which is named instead.
+AROUND = {"blocks.7": "blocks", "encoder.layers.encoder_layer_7": "encoder.layers"}
+
+
+def named(block):
+    return AROUND.get(block, block)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_hidden_layers_at_evenly_spaced_depths_are_read(name):
-    build, hidden, of_class, before = NETWORKS[name]
+def test_blocks_at_evenly_spaced_depths_are_read(name):
+    build, block, of_class, before = NETWORKS[name]
     network = build()
     scales = find_scales(network, images(32))
-    assert [scale.name for scale in scales] == [hidden.format(depth) for depth in (1, 3, 5, 7)]
+    assert [scale.name for scale in scales] == [
+        named(block.format(depth)) for depth in (1, 3, 5, 7)
+    ]
     assert {scale.strides for scale in scales} == {(8, 8)}
     assert {scale.layout.tokens[1:] for scale in scales} == {(before, 4, 4)}
-    last = scales[-1].of_class.name
-    assert last in (of_class, of_class.rpartition(".")[0])
+    assert scales[-1].of_class.name == named(of_class)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -102,7 +105,7 @@ def test_the_tokens_of_a_place_are_read_there(name):
 
 
 def test_a_bright_patch_is_bright_in_its_place():
-    """A patch alone has values; without attention to others its token alone has a hidden layer."""
+    """Without attention to others, the token of the one patch with values differs alone."""
     network = small()
     for block in network.blocks:
         nn.init.zeros_(block.attn.proj.weight)
@@ -164,17 +167,16 @@ def test_recipro_cam_keeps_one_token_and_those_beside_the_grid():
     torch.testing.assert_close(found.flatten(), torch.stack(by_hand))
 
 
-def test_every_hidden_layer_is_a_candidate():
-    found = candidates(small(), images(32))
-    hidden = [one for one in found if one.scale.name.endswith("mlp.act")]
-    assert [one.scale.name for one in hidden] == [f"blocks.{depth}.mlp.act" for depth in range(8)]
-    assert [one.chosen for one in hidden] == [False, True] * 4
-    assert not [one for one in found if one.chosen and one not in hidden]
-
-
 def test_late_depths_are_the_last_two():
     maps = SMOEScale(small(), "late").maps(images(32))
-    assert [scale.name for scale in maps.scales] == ["blocks.5.mlp.act", "blocks.7.mlp.act"]
+    assert [scale.name for scale in maps.scales] == ["blocks.5", "blocks"]
+
+
+def test_the_outputs_of_all_blocks_are_candidates():
+    found = [one for one in candidates(small(), images(32)) if not one.scale.layer_input]
+    blocks = [one for one in found if one.scale.name.startswith("blocks")]
+    assert [one.scale.name for one in blocks] == [named(f"blocks.{depth}") for depth in range(8)]
+    assert [one.chosen for one in blocks] == [False, True] * 4
 
 
 def test_layers_that_are_given_are_read_as_they_are():
