@@ -299,8 +299,9 @@ def with_fast_cam(
     chosen = with_epsilon(get_statistic(statistic), epsilon)
     root, scales, recordings = _recordings(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
-    head = find_linear_head(root, copied(as_tuple(example)), scales[-1], target)
-    recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))
+    last = scales[-1].of_class or scales[-1]
+    head = find_linear_head(root, copied(as_tuple(example)), last, target)
+    recordings.append(Recording(last, torch.relu if last.functional_relu else _copied))
     return _checked(
         ModelWithMap(root, scales, recordings, shares, lovi, head, size_of(example)), root, example
     )
