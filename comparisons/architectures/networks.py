@@ -17,10 +17,10 @@ __all__ = ["ARCHITECTURES", "SIZE", "Architecture", "build"]
 
 SIZE = 32
 
-_SGD = Recipe(epochs=3, precision="bfloat16")
+_SGD = Recipe(epochs=2, precision="bfloat16")
 # AdamW, as most of these families are trained in print.
 _ADAM = Recipe(
-    epochs=6,
+    epochs=4,
     optimizer="adamw",
     learning_rate=2e-3,
     weight_decay=0.02,
@@ -124,10 +124,10 @@ def _convnext(classes: int) -> nn.Module:
 
 def _swin(classes: int) -> nn.Module:
     network: nn.Module = _models().SwinTransformer(
-        patch_size=[2, 2],
-        embed_dim=32,
-        depths=[2, 2, 2],
-        num_heads=[2, 4, 8],
+        patch_size=[4, 4],
+        embed_dim=48,
+        depths=[2, 4],
+        num_heads=[2, 4],
         window_size=[4, 4],
         num_classes=classes,
     )
@@ -159,10 +159,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("resnet", "ResNet", ResNet9, _SGD, "resnet50"),
         Architecture("vgg", "VGG without norm", _vgg, _ADAM, "vgg16"),
         Architecture("densenet", "DenseNet", _densenet, _SGD, "densenet121"),
-        Architecture("mobilenet", "MobileNetV3", _mobilenet, _ADAM, "mobilenet_v3_large"),
-        Architecture("efficientnet", "EfficientNet", _efficientnet, _ADAM, "efficientnet_b0"),
+        Architecture(
+            "mobilenet", "MobileNetV3", _mobilenet, replace(_ADAM, epochs=3), "mobilenet_v3_large"
+        ),
+        Architecture(
+            "efficientnet",
+            "EfficientNet",
+            _efficientnet,
+            replace(_ADAM, epochs=3),
+            "efficientnet_b0",
+        ),
         Architecture("convnext", "ConvNeXt", _convnext, _ADAM, "convnext_tiny"),
-        Architecture("swin", "Swin", _swin, replace(_BFLOAT16, epochs=5), "swin_t"),
+        Architecture("swin", "Swin", _swin, replace(_BFLOAT16, epochs=6), "swin_t"),
         Architecture("vit", "ViT", _vit, _TOKENS, "vit_b_16"),
         Architecture("mixer", "MLP-Mixer", _mixer, _BFLOAT16, "timm:mixer_s16_224"),
     )

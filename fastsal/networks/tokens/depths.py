@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastsal.geometry.placement import Located
 from fastsal.networks.roles import LOOKUPS, attention_weights, only_beside, role_of, short_name
 from fastsal.networks.trace import ACTIVATIONS, Node, Trace
 
@@ -43,7 +42,8 @@ def depths_of(trace: Trace, output: Any, trunk: Mapping[int, bool]) -> Depths | 
     places = [found for index in trunk if (found := trace.located(index)) is not None]
     if len({found.octaves for found in places}) != 1:
         return None
-    ends = [index for index, eligible in trunk.items() if eligible]
+    # Blocks of channels first are those of a convolutional network, whatever is inside them.
+    ends = [index for index, eligible in trunk.items() if eligible and of_tokens(trace, index)]
     blocks: dict[int, None] = {}
     for hidden in hidden_layers(trace, output, places[0].octaves):
         # A hidden layer of no residual block is on the trunk itself.
@@ -71,7 +71,7 @@ def hidden_layers(trace: Trace, output: Any, octaves: tuple[int, int]) -> list[i
     last: dict[int, int] = {}
     for index in sorted(trace.before(trace.nodes_in(output)[:1])):
         found = trace.located(index)
-        if found is None or found.octaves != octaves or not of_tokens(trace, index, found):
+        if found is None or found.octaves != octaves or not of_tokens(trace, index):
             continue
         maker = trace.maker(index)
         role = role_of(nodes, maker)
@@ -82,16 +82,16 @@ def hidden_layers(trace: Trace, output: Any, octaves: tuple[int, int]) -> list[i
     return sorted(last.values())
 
 
-def of_tokens(trace: Trace, index: int, found: Located) -> bool:
-    """Return True if a node's tensor has its channels last, and more than one of them.
+def of_tokens(trace: Trace, index: int) -> bool:
+    """Return True if a node's tensor has places, its channels last, and more than one of them.
 
     Args:
         trace: The traced pass.
         index: The node.
-        found: Its place on the image.
     """
-    shape = trace.nodes[index].shape or ()
-    return found.layout.channel == len(shape) - 1 and trace.channels(index) > 1
+    found, shape = trace.located(index), trace.nodes[index].shape or ()
+    last = found is not None and found.layout.channel == len(shape) - 1
+    return last and trace.channels(index) > 1
 
 
 def evenly_spaced(nodes: Sequence[int], count: int = DEPTHS) -> list[int]:

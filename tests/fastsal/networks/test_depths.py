@@ -186,10 +186,20 @@ def test_layers_that_are_given_are_read_as_they_are():
     assert GradCAM(network, "blocks.3").attribute(images(32)).shape == (2, 1, 4, 4)
 
 
-def test_a_convolutional_network_of_one_resolution_has_one_scale():
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 4, 4), nn.GELU(), nn.Conv2d(4, 8, 1), nn.GELU(), nn.Conv2d(8, 4, 1)
-    )
+class Inverted(nn.Module):
+    """A block of ConvNeXt: channels come last inside it alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+
+    def forward(self, x):
+        return x + self.inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("block", [Inverted, lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU())])
+def test_a_convolutional_network_of_one_resolution_has_one_scale(block):
+    network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), *(block() for _ in range(4)))
     with pytest.warns(UserWarning, match="found 1 spatial scale"):
         (scale,) = find_scales(network, images(32))
     assert scale.of_class is None

@@ -7,6 +7,7 @@ import torch
 
 from fastsal import FastCAM, GradCAM, ScoreCAM, SMOEScale, find_scales
 from fastsal.arguments.logits import logits_of
+from fastsal.cli.main import main
 from fastsal.networks.by_name import build_network
 from fastsal.networks.preprocessing import preprocessing_of
 
@@ -189,3 +190,30 @@ def test_half_precision(dtype):
     half = SMOEScale(network.to(dtype)).maps(inputs.to(dtype)).combined
     assert half.dtype == torch.float32
     assert (half - whole).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("method", ["smoe", "fastcam"])
+def test_the_command_writes_maps_of_a_folder(folder, method, capsys):
+    image = pytest.importorskip("PIL.Image")
+    path, network = folder
+    picture = path / "noise.png"
+    pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
+    image.fromarray(pixels.numpy()).save(picture)
+    out = path / "maps"
+    arguments = ["maps", str(picture), "--model", f"hf:{path}", "--size", "32", "--out", str(out)]
+    assert main([*arguments, "--method", method]) == 0
+    entry = json.loads((out / "manifest.jsonl").read_text().splitlines()[-1])
+    assert [scale["size"] for scale in entry["scales"]] == [[4, 4]] * 4
+    inputs = pixels.permute(2, 0, 1)[None] / 255
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    )
+    with torch.no_grad():
+        predicted = int(network((inputs - mean) / std).logits.argmax())
+    assert entry["class_name"] == f"class {predicted}"
+    assert f"class {predicted}" in capsys.readouterr().out
+
+
+def test_the_layers_of_a_folder_are_listed(folder, capsys):
+    assert main(["layers", f"hf:{folder[0]}", "--size", "32"]) == 0
+    assert capsys.readouterr().out.count("yes") == 4
