@@ -7,9 +7,9 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from comparisons.architectures import measuring
+from comparisons.architectures.differences import difference, paired
 from comparisons.architectures.measuring import Measured, measured
 from comparisons.architectures.networks import ARCHITECTURES, SIZE, build
-from comparisons.architectures.page import difference, paired
 from comparisons.architectures.rollout import attention_rollout, rolled_out
 from comparisons.architectures.tensors import of_tensors
 from fastsal import find_scales
