@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from comparisons.architectures.command import architectures
 from comparisons.cli.archive import archive
 from comparisons.cli.costs import profile
 from comparisons.cli.growth import growth
@@ -18,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Compare saliency methods under identical ROAR and KAR.",
 )
-for _command in (run, layers, profile, plan, growth, archive, deployment, methods):
+for _command in (run, layers, profile, plan, growth, archive, architectures, deployment, methods):
     app.command()(_command)
 
 

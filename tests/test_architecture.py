@@ -42,7 +42,7 @@ STAIRS = {
             "engines",
             "estimates",
         ),
-        *("runs", "deployment", "cli"),
+        *("runs", "deployment", "architectures", "cli"),
     ),
 }
 MOST_MODULES = 12

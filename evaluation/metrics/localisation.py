@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from evaluation.masking.levels import tie_orders
 
-__all__ = ["mass_in_object", "peaks", "pointing_game"]
+__all__ = ["mass_in_object", "object_ranking", "peaks", "pointing_game"]
 
 
 def peaks(
@@ -90,3 +91,44 @@ def mass_in_object(
     inside = np.asarray(objects).reshape(len(objects), -1)
     share: NDArray[np.float64] = (mass * inside).sum(1) / mass.sum(1)
     return share
+
+
+def object_ranking(
+    saliency: NDArray[np.floating], objects: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    r"""Probability that a pixel of the object outranks one beside it: the area under the ROC curve.
+
+    $$a = \frac{1}{|O| (P - |O|)} \Big(\sum_{i \in O} r_i - \frac{|O| (|O| + 1)}{2}\Big)$$
+
+    with `r` the ranks of the `P` pixels, the least salient first; ties have their mean rank. It
+    does not change with a monotonic transform of the map, and is 1/2 for a constant one.
+
+    Args:
+        saliency: `(N, H, W)`, finite.
+        objects: `(N, H, W)`, `O`, true where the object is; some pixels and not all.
+
+    Returns:
+        `(N,)`, in [0, 1].
+
+    Raises:
+        ValueError: an image without pixels of the object, or of nothing else.
+
+    Reference:
+        Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating
+        characteristic (ROC) curve".
+
+    >>> saliency, objects = np.array([[[3.0, 0.0], [1.0, 2.0]]]), np.array([[[True, False]] * 2])
+    >>> object_ranking(saliency, objects).tolist()
+    [0.75]
+    """
+    ranks = rankdata(saliency.reshape(len(saliency), -1), axis=1)
+    inside = np.asarray(objects).reshape(len(objects), -1)
+    own = inside.sum(1)
+    beside = inside.shape[1] - own
+    if not (own.all() and beside.all()):
+        raise ValueError(
+            f"objects of {own.tolist()} pixels of {inside.shape[1]}: expected at least one pixel "
+            "of each object, and one beside it"
+        )
+    above: NDArray[np.float64] = (ranks * inside).sum(1) - own * (own + 1) / 2
+    return above / (own * beside)

@@ -9,6 +9,8 @@ import torch
 from captum._utils.common import _select_targets, _validate_target
 from torch import Tensor
 
+from fastsal.arguments.logits import logits_of
+
 
 class TargetError(ValueError, AssertionError):
     """A target that does not fit the model's output; also an AssertionError, as in Captum."""
@@ -20,6 +22,7 @@ def check_target(output: Any, target: Any, samples: int) -> None:
     Raises:
         TargetError: If it does not fit; the message has the target and the output's shape.
     """
+    output = logits_of(output)
     if target is None or callable(target) or not isinstance(output, Tensor):
         return
     if type(target) is int and output.dim() == 2 and 0 <= target < output.shape[1]:
@@ -72,7 +75,8 @@ def select_scores(output: Any, target: Any, samples: int, part: bool = False) ->
     learning, has one score for each row: that of all the row's images.
 
     Args:
-        output: The model's output.
+        output: The model's output; of one that names its logits `(N, classes)`, these are taken,
+            unless the target is callable.
         target: In any of Captum's forms, a callable of the output, or None for the predicted
             class. If the output is one number for each image, None takes that number.
         samples: The number of images.
@@ -89,6 +93,8 @@ def select_scores(output: Any, target: Any, samples: int, part: bool = False) ->
     >>> select_scores(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).flatten().tolist()
     [2.0, 4.0]
     """
+    if not callable(target):
+        output = logits_of(output)
     if callable(target):
         scores = target(output)
     elif not isinstance(output, Tensor):
@@ -125,7 +131,7 @@ def select_scores(output: Any, target: Any, samples: int, part: bool = False) ->
     return scores
 
 
-def select_classes(output: Tensor, target: Any, samples: int, part: bool = False) -> Tensor:
+def select_classes(output: Any, target: Any, samples: int, part: bool = False) -> Tensor:
     """Return the class of each row of an output `(rows, classes)`, whose score is selected.
 
     Args:
@@ -144,6 +150,7 @@ def select_classes(output: Tensor, target: Any, samples: int, part: bool = False
     >>> select_classes(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2).tolist()
     [1, 0]
     """
+    output = logits_of(output)
     classes = torch.arange(output.shape[1], device=output.device, dtype=torch.long)
     classes = classes.expand(output.shape)
     return select_scores(classes, fixed_target(output, target, samples), samples, part).flatten()
@@ -156,6 +163,7 @@ def fixed_target(output: Any, target: Any, samples: int) -> Any:
     >>> fixed_target(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), None, 2)
     [1, 0]
     """
+    output = logits_of(output)
     if target is None and isinstance(output, Tensor) and _has_classes(output, samples):
         return output.argmax(1).tolist()
     return target

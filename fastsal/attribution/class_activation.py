@@ -154,7 +154,7 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
             scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
             if len(self._found) >= MOST_KINDS:
                 self._found.pop(next(iter(self._found)))
-            self._found[key] = NamedLayer.of_scale(scales[-1])
+            self._found[key] = NamedLayer.of_scale(scales[-1]).of_class
         return self._found[key]
 
 

@@ -226,7 +226,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
     ) -> tuple[list[Tensor], Tensor, Scale]:
         """Return the map of every scale, the CAM of a batch and the scale of the CAM's layer."""
-        layer = self._cam_layer or reader.layers[-1]
+        layer = self._cam_layer or reader.layers[-1].of_class
         activation_maps, values, placements = [], [], []
         scale: Scale | None = None
         for call in calls:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
+from fastsal.arguments.logits import logits_of
 from fastsal.arguments.targets import check_target, fixed_target, select_classes, select_scores
 from fastsal.cam.noting import Noting, Places, plain_pass
 from fastsal.cam.registry import Cam
@@ -90,7 +91,7 @@ def layer_contributions(
 
     def with_gradients(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
         # A callable may make its score of other tensors too.
-        before = None if callable(target) or grad_kwargs else before_classes(output)
+        before = None if callable(target) or grad_kwargs else before_classes(logits_of(output))
         if before is None:
             scores = select_scores(output, target, images, call.part)
             activations, gradients = source.gradients(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
+from fastsal.arguments.logits import logits_of
 from fastsal.networks import hooks
 from fastsal.networks.gradients import GradientSource, gradient_pass
 from fastsal.networks.layers import NamedLayer
@@ -96,6 +98,7 @@ def find_linear_head(
         '7'
     """
     trace, output = trace_forward(network, inputs, further)
+    output = logits_of(output)
     if not isinstance(output, Tensor) or output.dim() != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise HeadError(
@@ -148,7 +151,8 @@ def _check_gradient(
         _OtherWayError: If the gradient differs from them.
     """
 
-    def use(source: GradientSource, output: Tensor) -> tuple[Tensor, Tensor]:
+    def use(source: GradientSource, output: Any) -> tuple[Tensor, Tensor]:
+        output = logits_of(output)
         # One pass for all classes: a sum of their scores with different weights.
         generator = torch.Generator("cpu").manual_seed(0)
         drawn = torch.randn(output.shape[1], generator=generator, device="cpu", dtype=torch.float32)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.arguments.logits import logits_of
 from fastsal.attribution.fast_cam import FastCAM
 from fastsal.attribution.smoe_scale import SMOEScale
 from fastsal.attribution.video import Smoother
@@ -183,6 +184,7 @@ class MapPictures:
         return shown, [low, high]
 
     def _prediction(self, output: Any) -> Entry:
+        output = logits_of(output)
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
             return {"predicted_class": None, "class_name": None, "probability": None}
         probability, index = output[0].float().softmax(0).max(0)

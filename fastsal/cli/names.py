@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastsal.networks.by_name import FORMS
+from fastsal.networks.hugging_face.folder import PREFIX, check_folder
 from fastsal.networks.layers import LATE
 from fastsal.optional import needed
 from fastsal.registry import similar_names
@@ -44,6 +45,8 @@ def network_packages(name: str, weights: Path | None = None) -> dict[str, str]:
     """
     if name.startswith("timm:"):
         found = {"timm": "timm"}
+    elif name.startswith(PREFIX):
+        found = {"transformers": "'fastsal[hf]'"}
     else:
         found = {} if ":" in name else {"torchvision": "torchvision"}
     if weights is not None and weights.suffix == ".safetensors":
@@ -88,6 +91,9 @@ def check_network_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: torchvision has no model 'resnet51'; did you mean 'resnet50', ...?
     """
+    if name.startswith(PREFIX):
+        check_folder(name)
+        return
     package, _, rest = name.rpartition(":")
     if package == "timm":
         timm: Any = needed("timm", f"the network {name}")

@@ -14,6 +14,7 @@ from torch import nn
 from fastsal.cli.names import check_network_name, check_packages, network_packages
 from fastsal.kernels.constants import EPSILON
 from fastsal.networks.by_name import FORMS, build_network
+from fastsal.networks.hugging_face.folder import PREFIX
 from fastsal.statistics.registry import STATISTICS
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -177,6 +178,8 @@ def _origin(options: argparse.Namespace, pretrained: bool) -> str:
     """Return in words where the weights of the network are from."""
     if options.weights is not None:
         return f"the weights of {options.weights}"
-    if ":" in options.model and not options.model.startswith("timm:"):
+    if options.model.startswith(PREFIX) and pretrained:
+        return "the weights in its folder"
+    if ":" in options.model and not options.model.startswith(("timm:", PREFIX)):
         return "the weights that its function gives it"
     return "its published weights" if pretrained else "initial weights"

@@ -22,6 +22,7 @@ from fastsal.arguments.inputs import (
     image_of,
     without_row,
 )
+from fastsal.arguments.logits import logits_of
 from fastsal.cam.linear_head import LinearHead, find_linear_head
 from fastsal.export.graph_forms import GraphForm, Reading, gaussian, graph_form, upsampled, weighted
 from fastsal.export.layers import Layers, scales_of
@@ -182,7 +183,7 @@ class ModelWithMap(nn.Module):
                 ]
                 combined = weighted(laid, self.shares)
         if self.head is not None:
-            cam = self.head.class_activation_map(recorded[-1], output, self.model)
+            cam = self.head.class_activation_map(recorded[-1], logits_of(output), self.model)
             combined = combined * self._laid(len(self.scales) - 1, cam, image, one_size)
         lovi = (lovi_colours(torch.stack(laid, 1)),) if self.lovi else ()
         if self.dimensions == SIGNAL:
@@ -321,8 +322,9 @@ def with_fast_cam(
     chosen = with_epsilon(get_statistic(statistic), epsilon)
     root, scales, recordings = _recordings(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
-    head = find_linear_head(root, copied(as_tuple(example)), scales[-1], target)
-    recordings.append(Recording(scales[-1], torch.relu if scales[-1].functional_relu else _copied))
+    last = scales[-1].of_class or scales[-1]
+    head = find_linear_head(root, copied(as_tuple(example)), last, target)
+    recordings.append(Recording(last, torch.relu if last.functional_relu else _copied))
     return _checked(
         ModelWithMap(root, scales, recordings, shares, lovi, head, _image(example)), root, example
     )

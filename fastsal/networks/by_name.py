@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from fastsal.networks.checkpoints import load_weights
+from fastsal.networks.hugging_face.folder import PREFIX, network_of_folder
 from fastsal.optional import needed, one_line
 
 # Torchvision warns that the initial weights of these take long to draw.
@@ -33,7 +34,7 @@ _POSITIONAL = frozenset(
     )
 )
 FORMS = (
-    "a torchvision model's name such as resnet50, timm:NAME, package.module:function or "
+    "a torchvision model's name such as resnet50, timm:NAME, hf:FOLDER, package.module:function or "
     "path/to/file.py:function"
 )
 
@@ -45,18 +46,20 @@ def build_network(
 
     Args:
         name: A torchvision model's name (classification, segmentation, detection), `timm:NAME`,
+            `hf:FOLDER` for an image classifier of transformers in a local folder,
             or a function that returns a network: `package.module:function`, which is searched in
             the current folder too, or `path/to/file.py:function`. It is called without arguments.
         weights: A file of weights, as `load_weights` loads it.
         pretrained: Loads the published weights of torchvision's and timm's networks, which may be
-            downloaded, unless `weights` is given. A function's network is returned unchanged.
+            downloaded, or those in the folder, unless `weights` is given. A function's network is
+            returned unchanged.
 
     Returns:
         The network, in the mode in which it was built. Without weights nothing is downloaded.
 
     Raises:
         ValueError: If there is no such network, it cannot be built, or the weights do not fit.
-        ImportError: If torchvision or timm is needed and is not installed.
+        ImportError: If torchvision, timm or transformers is needed and is not installed.
 
     >>> build_network("torch.nn:ReLU")
     ReLU()
@@ -64,6 +67,8 @@ def build_network(
     pretrained = pretrained and weights is None
     if name.startswith("timm:"):
         network = _from_timm(name, pretrained)
+    elif name.startswith(PREFIX):
+        network = network_of_folder(name, pretrained)
     elif ":" in name:
         network = built_by(named_function(name), name)
     else:

@@ -42,6 +42,12 @@ class NamedLayer(NamedTuple):
         """Return the layer of a scale."""
         return cls(scale.name, scale.module, scale)
 
+    @property
+    def of_class(self) -> NamedLayer:
+        """The layer that a class activation map reads where this one is the last scale."""
+        scale = None if self.scale is None else self.scale.of_class
+        return self if scale is None else NamedLayer.of_scale(scale)
+
     def tap(
         self,
         read: Callable[[Tensor], Tensor],

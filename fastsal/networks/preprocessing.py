@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastsal.networks.hugging_face.folder import PREFIX, classes_of, normalisation_of_folder
 from fastsal.optional import needed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -77,6 +78,9 @@ def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
         return Preprocessing(
             tuple(published["mean"]), tuple(published["std"]), _timm_classes(network)
         )
+    if name.startswith(PREFIX):
+        mean, std = normalisation_of_folder(name) or (IMAGENET_MEAN, IMAGENET_STD)
+        return Preprocessing(mean, std, classes_of(network))
     if ":" in name:
         return Preprocessing()
     models: Any = needed("torchvision", "a network by its name").models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fastsal.geometry.functions import plain_name
@@ -159,3 +159,31 @@ def is_pooling(node: Node) -> bool:
     """Return True if a node's operation pools or resamples locations."""
     name = node.operation
     return "pool" in name or name in ("mean", "amax") or name.startswith(RESAMPLINGS)
+
+
+def rearranged(trace: Trace, index: int) -> Iterator[int]:
+    """Yield the nodes whose values a node's tensor has in another order, in as many maps."""
+    blocks = _blocks(trace, index)
+    node = trace.nodes[index]
+    while node.operation in REARRANGEMENTS and len(node.sources) == 1:
+        if _blocks(trace, node.sources[0]) == blocks:
+            yield node.sources[0]
+        node = trace.nodes[node.sources[0]]
+
+
+def _blocks(trace: Trace, index: int) -> int:
+    """Return the number of maps of each image in a node's tensor, as of windows."""
+    found = trace.located(index)
+    return 1 if found is None or found.placement is None else found.placement.blocks
+
+
+def weighted(trace: Trace, index: int) -> bool:
+    """Return True if weights run between a node and the pooling before it."""
+    waiting = [index]
+    while waiting:
+        node = trace.nodes[waiting.pop()]
+        if node.parameters and short_name(node) not in LINEAR:
+            return True
+        if not is_pooling(node):
+            waiting += node.sources
+    return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,8 +21,15 @@ from fastsal.networks.backbone import (
     pooled_away,
     why_no_candidate,
 )
-from fastsal.networks.roles import LINEAR, attention_weights, is_pooling, role_of, short_name
-from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Trace, trace_forward
+from fastsal.networks.roles import (
+    attention_weights,
+    is_pooling,
+    rearranged,
+    role_of,
+    weighted,
+)
+from fastsal.networks.tokens.depths import depths_of
+from fastsal.networks.trace import ACTIVATIONS, Trace, trace_forward
 
 # The share of a stage's parameters up to an activation function's output from which on that is
 # taken, and not the stage's last tensor.
@@ -52,6 +59,7 @@ class Scale:
         placement: The places of its maps on the image; None if they are stretched over all of it.
         doubt: The reason why the places are not certain; empty if they are.
         varies: True if the images' values decide the places, which are then found in every pass.
+        of_class: Of tokens, the tensor that a class activation map reads in place of this one.
 
     Example:
         >>> net = nn.Sequential(
@@ -76,6 +84,7 @@ class Scale:
     placement: Placement | None = field(default=None, repr=False)
     doubt: str = ""
     varies: bool = False
+    of_class: Scale | None = field(default=None, repr=False)
 
     @property
     def stride(self) -> int:
@@ -136,7 +145,8 @@ def find_scales(
     function made (or that is non-negative) is chosen; without one, the last that comes from neither
     a norm nor pooling. For ResNet-50 these are the five of the paper: relu, layer1, layer2, layer3,
     layer4. The trunk leads to the output; with several outputs, to the first. In a U-Net or a
-    feature pyramid, whose branches leave it on the way, it leads to the coarsest scale.
+    feature pyramid, whose branches leave it on the way, it leads to the coarsest scale. Where all
+    tokens have one resolution, depth takes the place of scale: `fastsal.networks.tokens.depths`.
 
     Args:
         model: The network; a compiled one is traced uncompiled.
@@ -146,12 +156,11 @@ def find_scales(
         additional_forward_args: Further arguments of the model, as in Captum.
 
     Returns:
-        One `Scale` for each octave.
+        One `Scale` for each octave, or each depth.
 
     Raises:
-        ScalesError: A ValueError. If fewer than two scales are found, as in a plain vision
-            transformer; the message lists the candidates. If the network cannot be traced, or no
-            input is an image batch.
+        ScalesError: A ValueError. If no scale is found; the message lists the candidates. If the
+            network cannot be traced, or no input is an image batch.
         TypeError: If the inputs are neither a tensor nor a tuple of tensors.
 
     Reference:
@@ -258,8 +267,9 @@ def candidates_of(root: nn.Module, trace: Trace, output: Any) -> tuple[Candidate
         raise ScalesError(why_no_candidate(trace, trunk, names))
     several = [run for run in runs if len({c.scale.strides for _, c in run}) > 1]
     # Of two networks in a row the second makes the decision.
-    chosen = _choose(trace, several[-1] if several else runs[0] or every)
-    return tuple(replace(candidate, chosen=index in chosen) for index, candidate in every)
+    found = dict(every)
+    found |= _decided(trace, output, several[-1] if several else runs[0] or every)
+    return tuple(found[index] for index in sorted(found))
 
 
 def _candidates(
@@ -287,7 +297,7 @@ def _candidates(
             continue
         if place.functions and (
             node.operation in SELECTIONS
-            or not there.isdisjoint(_rearranged(trace, index))
+            or not there.isdisjoint(rearranged(trace, index))
             or not weighted(trace, index)
         ):
             # A part of a tensor adds nothing to it, nor does another order of one that is there, or
@@ -326,32 +336,17 @@ def _candidates(
     return runs
 
 
-def _rearranged(trace: Trace, index: int) -> Iterator[int]:
-    """Yield the nodes whose values a node's tensor has in another order, in as many maps."""
-    blocks = _blocks(trace, index)
-    node = trace.nodes[index]
-    while node.operation in REARRANGEMENTS and len(node.sources) == 1:
-        if _blocks(trace, node.sources[0]) == blocks:
-            yield node.sources[0]
-        node = trace.nodes[node.sources[0]]
-
-
-def _blocks(trace: Trace, index: int) -> int:
-    """Return the number of maps of each image in a node's tensor, as of windows."""
-    found = trace.located(index)
-    return 1 if found is None or found.placement is None else found.placement.blocks
-
-
-def weighted(trace: Trace, index: int) -> bool:
-    """Return True if weights run between a node and the pooling before it."""
-    waiting = [index]
-    while waiting:
-        node = trace.nodes[waiting.pop()]
-        if node.parameters and short_name(node) not in LINEAR:
-            return True
-        if not is_pooling(node):
-            waiting += node.sources
-    return False
+def _decided(trace: Trace, output: Any, run: list[tuple[int, Candidate]]) -> dict[int, Candidate]:
+    """Return the candidates of one run by their nodes, the chosen marked."""
+    chosen = _choose(trace, run)
+    of_class = None
+    on_trunk = {index: one.eligible for index, one in run if not one.output}
+    if (depths := depths_of(trace, output, on_trunk)) is not None:
+        chosen, of_class = depths.chosen, dict(run)[depths.of_class].scale
+    return {
+        index: replace(one, scale=replace(one.scale, of_class=of_class), chosen=index in chosen)
+        for index, one in run
+    }
 
 
 def _choose(trace: Trace, found: list[tuple[int, Candidate]]) -> set[int]:
@@ -386,8 +381,7 @@ def too_few(found: Sequence[Candidate]) -> str:
     """
     strides = {candidate.scale.stride for candidate in found}
     reason = (
-        f"the network keeps one resolution, stride {min(strides)}, as a plain vision transformer "
-        "does"
+        f"the network keeps one resolution, stride {min(strides)}"
         if len(strides) == 1
         else "at the other resolutions there is only what pooling or a norm made"
     )

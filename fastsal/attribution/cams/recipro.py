@@ -10,6 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.logits import logits_of
 from fastsal.attribution.cams.without_gradients import WithoutGradients, class_shares
 from fastsal.networks.hooks import forward
 from fastsal.networks.layers import NamedLayer, check_finite
@@ -74,10 +75,11 @@ class ReciproCAM(WithoutGradients):
         scale = self._scale(call)
         images = len(call.inputs[0])
         layer = NamedLayer.of_scale(scale)
-        if not scale.plain:
+        layout = scale.layout
+        if scale.placement is not None or scale.varies or layout.sequence or layout.order[0]:
             raise LayerError(
-                f"Recipro-CAM masks the locations of (N, C, h, w) or (N, h, w, C), and layer "
-                f"{scale.name!r} gives another layout or moves the image; choose another layer"
+                f"Recipro-CAM masks the locations of (N, C, h, w), (N, h, w, C) or (N, h w, C), "
+                f"and layer {scale.name!r} gives another layout or moves the image; choose another"
             )
         with torch.no_grad():
             masked = layer.tap(torch.detach, replace=lambda tensor: _each_location(tensor, scale))
@@ -88,6 +90,7 @@ class ReciproCAM(WithoutGradients):
                 [masked],
                 call.device_ids,
             )
+            output = logits_of(output)
             grid = scale.channels_first(tensor).shape[2:]
             locations = prod(grid)
             rows = images * (locations + 1)
@@ -109,14 +112,10 @@ class ReciproCAM(WithoutGradients):
 
 def _each_location(tensor: Tensor, scale: Scale) -> Tensor:
     """Return each image's tensor, and copies of it with one location kept in turn."""
-    first = scale.channels_first(tensor)
-    channels, *grid = first.shape[1:]
-    locations = prod(grid)
-    masks = torch.eye(locations, dtype=first.dtype, device=first.device)
+    grid = scale.channels_first(tensor).shape[2:]
+    masks = torch.eye(prod(grid), dtype=tensor.dtype, device=tensor.device)
     masks = torch.cat([torch.ones_like(masks[:1]), masks]).reshape(-1, 1, *grid)
-    copies = (first[:, None] * masks).reshape(-1, channels, *grid)
-    if scale.layout.tokens is not None:
-        # The one row of a signal.
-        copies = copies.squeeze(-2)
-    order = [dimension for dimension in scale.layout.order if dimension < copies.dim()]
-    return copies.permute([order.index(dimension) for dimension in range(len(order))]).contiguous()
+    copies = tensor.repeat_interleave(len(masks), 0)
+    # Tokens beside the grid, such as the class token, stay as they are.
+    scale.channels_first(copies).mul_(masks.repeat(len(tensor), *(1 for _ in masks.shape[1:])))
+    return copies

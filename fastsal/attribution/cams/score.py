@@ -13,6 +13,7 @@ from fastsal.arguments.batches import checked_max_batch
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import EXPECTED, Inputs, grid_of, images_of, without_row
+from fastsal.arguments.logits import logits_of
 from fastsal.arguments.targets import fixed_target
 from fastsal.attribution.cams.without_gradients import (
     NO_LOCATION,
@@ -140,7 +141,7 @@ class ScoreCAM(WithoutGradients):
             output, _ = forward(
                 call.forward_func, seen, copied(further), device_ids=call.device_ids
             )
-            found.append((output * share).sum(1))
+            found.append((logits_of(output) * share).sum(1))
         scores = torch.cat(found)
         check_finite(scale.name, "scores", scores)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))

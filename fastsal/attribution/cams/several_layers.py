@@ -156,7 +156,8 @@ class MultiLayerCAM(NamedAttribution, GradientAttribution, InternalAttribution):
             scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
             if len(self._found) >= MOST_KINDS:
                 self._found.pop(next(iter(self._found)))
-            self._found[call.kind] = tuple(NamedLayer.of_scale(scale) for scale in scales)
+            *layers, last = (NamedLayer.of_scale(scale) for scale in scales)
+            self._found[call.kind] = (*layers, last.of_class)
         return self._found[call.kind]
 
 

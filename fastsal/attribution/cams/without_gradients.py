@@ -12,6 +12,7 @@ from torch import Tensor
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, images_of, without_row
+from fastsal.arguments.logits import logits_of
 from fastsal.arguments.targets import TargetError, select_scores
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.noting import MOST_KINDS, Noting, plain_pass
@@ -56,9 +57,8 @@ class WithoutGradients(NamedAttribution, LayerAttribution):  # type: ignore[misc
         """Return the layer's scale for a kind of batch, looked for once."""
         if call.kind not in self._scales:
             if self._layer is None:
-                found: Scale | None = find_scales(
-                    call.forward_func, call.inputs, call.additional_forward_args
-                )[-1]
+                scales = find_scales(call.forward_func, call.inputs, call.additional_forward_args)
+                found: Scale | None = scales[-1].of_class or scales[-1]
             else:
                 noting = Noting.of(self._layer, call, {})
                 again = call._replace(
@@ -107,6 +107,7 @@ def class_shares(output: Any, target: Any, images: int, part: bool = False) -> T
     Raises:
         TargetError: If the target does not fit the output, or the output is no `(N, classes)`.
     """
+    output = logits_of(output)
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != images:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise TargetError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
-from evaluation.metrics.localisation import mass_in_object, peaks, pointing_game
+from evaluation.metrics.localisation import mass_in_object, object_ranking, peaks, pointing_game
 
 
 def _objects(count: int = 40, size: int = 8) -> np.ndarray:
@@ -67,3 +68,21 @@ def test_mass_of_planted_maps():
     for value in (0.0, -3.0, 1e6):
         share = mass_in_object(np.full(objects.shape, value), objects)
         np.testing.assert_allclose(share, 9 / 64)
+
+
+def test_the_ranking_is_mann_whitney_s():
+    rng = np.random.default_rng(0)
+    # Few values, so that many tie.
+    saliency = rng.integers(0, 5, (4, 6, 7)).astype(np.float64)
+    objects = rng.random((4, 6, 7)) < 0.3
+    found = object_ranking(saliency, objects)
+    for one, inside, value in zip(saliency, objects, found, strict=True):
+        u = mannwhitneyu(one[inside], one[~inside]).statistic
+        assert value == pytest.approx(u / (inside.sum() * (~inside).sum()))
+    np.testing.assert_allclose(object_ranking(np.exp(saliency), objects), found)
+    np.testing.assert_allclose(object_ranking(np.ones((4, 6, 7)), objects), 0.5)
+
+
+def test_a_ranking_needs_pixels_on_both_sides():
+    with pytest.raises(ValueError, match="at least one pixel"):
+        object_ranking(np.zeros((1, 2, 2)), np.ones((1, 2, 2), np.bool_))

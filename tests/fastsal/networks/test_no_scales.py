@@ -51,7 +51,7 @@ ONE_SCALE = {
     "a vision transformer": (
         transformer,
         torch.rand(1, 3, 32, 32),
-        r"found 1 spatial scale.*one resolution, stride 8, as a plain vision transformer.*"
+        r"found 1 spatial scale.*one resolution, stride 8.*"
         r"layers=\[.*Candidates: conv_proj \(1, 16, 4, 4\); encoder \(1, 17, 16\)",
     ),
     "one scale": (

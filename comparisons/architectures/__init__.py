@@ -1,0 +1,1 @@
+"""Evidence by architecture: maps of small networks of many families, on images of known truth."""

@@ -1,0 +1,81 @@
+"""The command ``python -m comparisons architectures``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comparisons.architectures.costs import costs
+from comparisons.architectures.measuring import measured
+from comparisons.architectures.networks import ARCHITECTURES
+from comparisons.architectures.page import write_page
+from comparisons.architectures.photographs import photographs
+from fastsal.files import written_whole
+
+__all__ = ["architectures"]
+
+_OUT = Path("runs/architectures")
+_SEEDS = 3
+
+
+def architectures(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME", help=f"Some of {', '.join(ARCHITECTURES)}; all of them by default."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each network.")] = _SEEDS,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--photographs",
+            help="ImageNet's photographs, imagenet:PATH or folder:PATH; none without it.",
+        ),
+    ] = "",
+    count: Annotated[int, typer.Option(min=1, help="Number of photographs.")] = 100,
+    time: Annotated[
+        bool, typer.Option("--costs/--no-costs", help="Time the map on the published networks.")
+    ] = True,
+    out: Annotated[Path, typer.Option(help="Folder of weights, records and the page.")] = _OUT,
+) -> None:
+    """Train small networks of many families on shapes, and measure their maps.
+
+    Writes records.jsonl, costs.json, photographs.json and architectures.md. What is there is not
+    made again: stopped, the command goes on where it was.
+    """
+    for name in names or ():
+        if name not in ARCHITECTURES:
+            typer.echo(f"error: {name!r} is none of {', '.join(ARCHITECTURES)}", err=True)
+            raise typer.Exit(2)
+    chosen = list(names or ARCHITECTURES)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        # Every network once before any again, so that an early stop leaves a whole table.
+        for seed in range(seeds):
+            for name in chosen:
+                measured(name, seed, out, typer.echo)
+                _gather(out)
+        if time:
+            costs(out / "costs.json", chosen, typer.echo)
+        if data:
+            photographs(data, count, out / "photographs.json", typer.echo)
+    except (ImportError, ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    page = out / "architectures.md"
+    write_page(out, page)
+    typer.echo(f"the page is {page}")
+
+
+def _gather(folder: Path) -> None:
+    """Write the measurements of all networks and seeds as one file."""
+    lines = [
+        path.read_text(encoding="utf-8")
+        for name in ARCHITECTURES
+        for path in sorted(folder.glob(f"{name}-*.json"))
+    ]
+    with written_whole(folder / "records.jsonl") as partial:
+        partial.write_text("".join(lines), encoding="utf-8")

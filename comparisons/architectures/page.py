@@ -1,0 +1,249 @@
+"""The page of networks of many families: tables and sentences made of the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comparisons.architectures.differences import MeasureName, difference, paired, read_records
+from comparisons.architectures.measuring import EXPLAINED, Measured
+from comparisons.architectures.networks import ARCHITECTURES
+from comparisons.architectures.tensors import TENSORS
+from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
+from fastsal.files import written_whole
+
+__all__ = ["write_page"]
+
+CENTRE, SMOE = "centre", "smoe-linear"
+_COMMAND = "python -m comparisons architectures"
+_MISSING = "not measured"
+_RIVALS = {
+    "rollout": "attention rollout",
+    "gradcam": "Grad-CAM",
+    "fastcam": "Fast-CAM",
+    "random": "random",
+}
+_READ = {"depths": "evenly spaced", "last": "the last"}
+
+Records = Mapping[str, Sequence[Measured]]
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """Write the page of the records in a folder.
+
+    Args:
+        folder: Of records.jsonl, and of costs.json and photographs.json if they were measured.
+        page: The Markdown file.
+    """
+    records = read_records(folder / "records.jsonl")
+    costs = _json(folder / "costs.json")
+    parts = [
+        _INTRODUCTION,
+        _verdicts(records),
+        _families(records, costs),
+        _photographs(_json(folder / "photographs.json")),
+        _tensors(records),
+        _how(records, costs),
+    ]
+    with written_whole(page) as partial:
+        partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+_INTRODUCTION = """# Networks of many families
+
+Does a map say anything on other architectures than ResNet? Small networks of each family, trained
+on `shapes`, whose objects are known to the pixel; a disk at the centre never looks at the image,
+and is what a map has to beat."""
+
+
+def _verdicts(records: Records) -> str:
+    """Return the sentences of what holds, by what the intervals tell."""
+    measures: tuple[tuple[MeasureName, str], ...] = (
+        ("ranking", "ranks the object's pixels higher than the centre disk does"),
+        ("mass", "has more of its mass in the object than the centre disk"),
+    )
+    lines = []
+    for measure, words in measures:
+        found: dict[str, list[str]] = {"above": [], "below": [], "not told": []}
+        for name, several in records.items():
+            verdict = difference(several, SMOE, CENTRE, measure).verdict
+            found[verdict].append(ARCHITECTURES[name].title)
+        lines.append(
+            f"- **SMOE Scale {words} on {len(found['above'])} of {len(records)} networks**: "
+            f"{_and(found['above'])}. Lower: {_and(found['below'])}. "
+            f"Not told: {_and(found['not told'])}."
+        )
+    missing = [one.title for name, one in ARCHITECTURES.items() if name not in records]
+    if missing:
+        lines.append(f"- {_MISSING.capitalize()}: {_and(missing)} (`{_COMMAND}`).")
+    return "\n".join(lines)
+
+
+def _families(records: Records, costs: Mapping[str, Any]) -> str:
+    """Return the table of families."""
+    head = ["family", "accuracy", "SMOE Scale, ranking", "Fast-CAM, ranking", "Grad-CAM, ranking"]
+    head += ["SMOE Scale, mass", "SMOE Scale, mass less random", "Gamma scale", "time added"]
+    rows = [head, ["---"] * len(head)]
+    for name, one in ARCHITECTURES.items():
+        several = records.get(name)
+        cells = [_MISSING] * (len(head) - 2)
+        if several is not None:
+            ranks = np.median([rank for measured in several for rank in measured.ranks])
+            cells = [
+                f"{np.mean([measured.accuracy for measured in several]):.0%}",
+                *(
+                    str(difference(several, method, CENTRE, "ranking"))
+                    for method in (SMOE, "fastcam", "gradcam")
+                ),
+                str(difference(several, SMOE, CENTRE, "mass")),
+                str(difference(several, SMOE, "random", "mass")),
+                f"{ranks:.3f}",
+            ]
+        cost = costs.get(name)
+        rows.append([one.title, *cells, _MISSING if cost is None else _cost(cost)])
+    return f"""## Families
+
+*Ranking* is the probability that a pixel of the object is more salient than one beside it (the area
+under the ROC curve; half for a random map), less that of the centre disk. *Mass* is the share of
+the map that lies in the object, less that of the disk, or of a random map. Differences are of the
+same images, with 95 % intervals{_of_what(records)}, not corrected for their number; one that holds
+0 is not told. *Gamma scale* is the median rank correlation of SMOE Scale's map to that of the Gamma
+scale statistic. The last column is the time that the map adds to one forward pass of the network in
+its published size.
+
+{_markdown(rows)}"""
+
+
+def _of_what(records: Records) -> str:
+    """Return in words over what intervals are."""
+    fewest = min(len(several) for several in records.values())
+    if fewest > 1:
+        return " over trainings and images"
+    return " over images (of one training each: they say nothing of other trainings)"
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    low, high = cost["low"], cost["high"]
+    return f"`{cost['network']}` {cost['median']:.0f} % ({low:.0f} to {high:.0f})"
+
+
+def _photographs(found: Mapping[str, Any]) -> str:
+    """Return the table of photographs."""
+    title = "## Photographs\n\n"
+    if not found:
+        what = "EfficientNet-Lite0 on ImageNet's photographs"
+        return f"{title}{what}: {_MISSING} (`{_COMMAND} --photographs imagenet:PATH`)."
+    values = {name: np.asarray(one)[None] for name, one in found["difference"].items()}
+    rows = [["method", "insertion less deletion", "less the centre disk's"], ["---"] * 3]
+    for name, one in values.items():
+        beyond = "" if name == CENTRE else str(paired(one - values[CENTRE], [0]))
+        rows.append([f"`{name}`", str(paired(one, [0])), beyond])
+    median = np.median(found["ranks"])
+    return f"""{title}EfficientNet-Lite0, trained on ImageNet, on {len(found["ranks"])} photographs
+of ten of its classes at 224x224: the area under the probability of the predicted class as the least
+salient tenths of the pixels are removed first, less that as the most salient are, filled by the
+mean. Intervals are Student's over the photographs; the network is one.
+
+{_markdown(rows)}
+
+Median rank correlation of SMOE Scale to the Gamma scale: {median:.4f}."""
+
+
+def _tensors(records: Records) -> str:
+    """Return the table of tensors of tokens."""
+    there = [name for name in ("vit", "mixer", "swin") if name in records]
+    if not there:
+        return ""
+    head = ["tensor", "blocks", *(ARCHITECTURES[name].title for name in there)]
+    rows = [head, ["---"] * len(head)]
+    for tensor, title in TENSORS.items():
+        for read, blocks in _READ.items():
+            key = f"{tensor} {read}"
+            rows.append([title, blocks, *(_beyond(records[name], key) for name in there)])
+    for key, title in _RIVALS.items():
+        rows.append([title, "", *(_beyond(records[name], key) for name in there)])
+    return f"""## Tokens: which tensor
+
+SMOE Scale of the tensors of a block, and rivals: ranking less that of the centre disk. Of ViT and
+MLP-Mixer four blocks at evenly spaced depths are read, or the last; of Swin the last block of each
+stage, or of the last stage. {_chosen(records, there)}
+
+{_markdown(rows)}"""
+
+
+def _beyond(records: Sequence[Measured], method: str) -> str:
+    """Return a method's ranking less that of the centre disk, nothing if the network has none."""
+    there = method in records[0].ranking
+    return str(difference(records, method, CENTRE, "ranking")) if there else ""
+
+
+def _chosen(records: Records, there: Sequence[str]) -> str:
+    """Return the sentence of the tensor that is best over the networks of one resolution."""
+    plain = [name for name in there if name != "swin"]
+    if not plain:
+        return ""
+    common = [
+        key
+        for key in (f"{tensor} {read}" for tensor in TENSORS for read in _READ)
+        if all(key in records[name][0].ranking for name in plain)
+    ]
+    means = {
+        key: np.mean([difference(records[name], key, CENTRE, "ranking").value for name in plain])
+        for key in common
+    }
+    best = max(means, key=lambda key: means[key])
+    verdicts = {name: difference(records[name], best, CENTRE, "ranking").verdict for name in plain}
+    words = {"above": "above", "below": "below", "not told": "not told from"}
+    told = [
+        f"{words[verdict]} it on {ARCHITECTURES[name].title}" for name, verdict in verdicts.items()
+    ]
+    tensor, _, read = best.rpartition(" ")
+    where = "evenly spaced" if read == "depths" else "the last"
+    return (
+        f"Of the tensors that all networks of one resolution have, the {TENSORS[tensor]} "
+        f"(blocks: {where}) is best on average. Against the centre disk it is {_and(told)}."
+    )
+
+
+def _how(records: Records, costs: Mapping[str, Any]) -> str:
+    counts = sorted({len(several) for several in records.values()})
+    trainings = " to ".join(str(one) for one in dict.fromkeys((counts[0], counts[-1])))
+    facts = next(iter(costs.values()), None)
+    machine = ""
+    if facts is not None:
+        versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "torchvision", "timm"))
+        machine = f"""
+
+Times: {facts["processor"]}, one thread, one image, {facts["rounds"]} paired rounds, processor time;
+{versions}."""
+    return f"""## How it was measured
+
+`{_COMMAND}` trains, measures and writes this page; its records are in
+`reports/runs/architectures/`. Each network is trained {trainings} time(s) on {TRAIN_IMAGES:,}
+images of 32x32 (accuracy on {TEST_IMAGES:,} others, the first {EXPLAINED} of which are explained,
+for the predicted class). `comparisons/architectures/networks.py` has the networks and recipes:
+short trainings, which is why some accuracies are low.{machine}"""
+
+
+def _and(names: Sequence[str]) -> str:
+    """Return names as a list in words.
+
+    >>> _and([]), _and(["ViT"]), _and(["ViT", "Swin", "VGG"])
+    ('none', 'ViT', 'ViT, Swin and VGG')
+    """
+    if len(names) < 2:
+        return names[0] if names else "none"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _markdown(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

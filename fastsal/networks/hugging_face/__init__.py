@@ -1,0 +1,1 @@
+"""Networks of Hugging Face's transformers from local folders."""

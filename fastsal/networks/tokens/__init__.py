@@ -1,0 +1,1 @@
+"""Networks that keep one resolution of tokens: depths in place of scales."""

@@ -1,0 +1,88 @@
+"""The page of networks of many families: the recorded one, and its sentences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from comparisons.__main__ import app
+from comparisons.architectures import command
+from comparisons.architectures.measuring import METHODS, Measured
+from comparisons.architectures.page import write_page
+
+ROOT = Path(__file__).parents[3]
+RUN = ROOT / "reports" / "runs" / "architectures"
+
+
+def test_the_page_is_written_from_the_records(tmp_path):
+    write_page(RUN, tmp_path / "page.md")
+    recorded = (ROOT / "docs" / "results" / "architectures.md").read_text(encoding="utf-8")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == recorded
+
+
+def planted(network, shift):
+    """Measurements in which SMOE Scale is so much above the centre disk."""
+    rng = np.random.default_rng(0)
+    methods = [*METHODS, "block depths", "hidden depths"]
+    ranking = {name: 0.5 + 0.01 * rng.standard_normal(50) for name in methods}
+    ranking["smoe-linear"] = ranking["block depths"] = ranking["centre"] + shift
+    both = {name: tuple(values) for name, values in ranking.items()}
+    return Measured(network, 0, 0.5, ("a",), both, both, (1.0,) * 50)
+
+
+def page_of(folder, *measurements):
+    (folder / "records.jsonl").write_text("".join(f"{one.line()}\n" for one in measurements))
+    write_page(folder, folder / "page.md")
+    return (folder / "page.md").read_text()
+
+
+def test_what_is_no_better_than_the_disk_is_said_first(tmp_path):
+    rng = np.random.default_rng(1)
+    noise = 0.1 * rng.standard_normal(50)
+    text = page_of(
+        tmp_path,
+        planted("resnet", 0.1 + noise),
+        planted("vit", -0.1 + noise),
+        planted("mixer", noise - noise.mean()),
+    )
+    first = text.partition("## Families")[0]
+    assert (
+        "centre disk does on 1 of 3 networks**: ResNet. Lower: ViT. Not told: MLP-Mixer." in first
+    )
+    assert "Not measured: VGG without norm, DenseNet," in first
+    assert "| VGG without norm | not measured |" in text
+    assert "of one training each" in text
+    assert "below it on ViT and not told from it on MLP-Mixer" in text
+
+
+@pytest.mark.parametrize("network", ["vit", "mixer"])
+def test_the_best_tensor_is_named(tmp_path, network):
+    text = page_of(tmp_path, planted(network, 0.2))
+    assert "the output of the block (blocks: evenly spaced) is best on average" in text
+
+
+def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
+    made = []
+
+    def measured(name, seed, folder, say):
+        made.append((name, seed))
+        one = planted(name, 0.1)
+        (folder / f"{name}-{seed}.json").write_text(one.line() + "\n")
+        return one
+
+    monkeypatch.setattr(command, "measured", measured)
+    arguments = ["architectures", "vit", "resnet", "--seeds", "2", "--no-costs"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    # Every network once before any again.
+    assert made == [("vit", 0), ("resnet", 0), ("vit", 1), ("resnet", 1)]
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert [Measured.read(line).network for line in lines] == ["resnet", "resnet", "vit", "vit"]
+    assert (tmp_path / "architectures.md").is_file()
+
+
+def test_a_name_that_is_none_is_refused():
+    wrong = CliRunner().invoke(app, ["architectures", "alexnet"])
+    assert wrong.exit_code == 2
+    assert "'alexnet' is none of resnet, vgg" in wrong.stderr
