@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 Inputs = Tensor | tuple[Tensor, ...]
+# The same, or one image after the other.
+Images = Inputs | list[Tensor]
 
 
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+def as_tuple(inputs: Images) -> tuple[Tensor, ...]:
     """Return Captum's inputs as a tuple of tensors.
 
     Raises:

@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Images
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.noting import MOST_KINDS, Places
@@ -84,14 +84,14 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Inputs:
+    ) -> Images:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
         The arguments are those of Captum's `LayerGradCam.attribute`, in the same order.
@@ -124,6 +124,18 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         Raises:
             ValueError: If the target does not fit the output, or the layer cannot be used.
         """
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            grad_kwargs=grad_kwargs,
+        )
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         layer = self._layer or self._find_layer(call)
         maps, scale, _ = layer_contributions(

@@ -12,7 +12,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Images
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
@@ -132,14 +132,14 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         interpolate_mode: str = "bilinear",
         attribute_to_layer_input: bool = False,
         *,
         expand_channels: bool = True,
-    ) -> Inputs:
+    ) -> Images:
         """Return the Fast-CAM map of every image.
 
         The arguments are those of Captum's `GuidedGradCam.attribute`, in the same order.
@@ -168,6 +168,18 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
+        self.smoe.check_one_at_a_time(inputs, target)
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            interpolate_mode=interpolate_mode,
+            attribute_to_layer_input=attribute_to_layer_input,
+            expand_channels=expand_channels,
+        )
+        if several is not None:
+            return several
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
@@ -193,7 +205,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
     def class_activation_map(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
@@ -213,6 +225,16 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: As for `attribute`.
         """
+        self.smoe.check_one_at_a_time(inputs, target)
+        several = self._one_at_a_time(
+            self.class_activation_map,
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+        )
+        if several is not None:
+            return several
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Images
 from fastsal.arguments.targets import TargetError, select_scores
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.noting import MOST_KINDS, Noting, plain_pass
@@ -88,7 +88,7 @@ class WithoutGradients(NamedAttribution, LayerAttribution):  # type: ignore[misc
         check_finite(layer.name, "activations", finer)
         return finer, output
 
-    def _returned(self, maps: Tensor, inputs: Inputs, scale: Scale) -> Inputs:
+    def _returned(self, maps: Tensor, inputs: Images, scale: Scale) -> Images:
         """Return maps `(N, h, w)` as `attribute` gives them."""
         if scale.layout.transposed:
             maps = maps.transpose(1, 2)
