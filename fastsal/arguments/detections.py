@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -210,6 +210,15 @@ class FixedDetection:
         return _value(one, self.place, self.label).reshape(1)
 
 
+def is_detection(target: Any) -> bool:
+    """Return True for a target that is the score of a box.
+
+    >>> is_detection(Detection()), is_detection(3)
+    (True, False)
+    """
+    return isinstance(target, (Detections, FixedDetection))
+
+
 def is_every_detection(target: Any) -> bool:
     """Return True for a target of which an image may have any number.
 
@@ -225,7 +234,7 @@ def _value(one: _Answers, place: Tensor | int, label: Tensor | int) -> Tensor:
 
 def _answers(output: Any, classes: int | None) -> list[_Answers]:
     """Return the boxes of each image from a detector's output."""
-    if isinstance(output, Sequence) and output and all(map(_of_torchvision, output)):
+    if are_selected(output):
         return [
             _Answers(one["boxes"], one["scores"], one["scores"], one["labels"]) for one in output
         ]
@@ -243,8 +252,20 @@ def _answers(output: Any, classes: int | None) -> list[_Answers]:
     )
 
 
-def _of_torchvision(one: Any) -> bool:
-    return isinstance(one, Mapping) and {"boxes", "labels", "scores"} <= one.keys()
+def are_selected(output: Any) -> bool:
+    """Return True for torchvision's list of dictionaries, of boxes that the model has selected.
+
+    >>> are_selected([{"boxes": 0, "labels": 0, "scores": 0}]), are_selected(torch.ones(1, 6, 9))
+    (True, False)
+    """
+    return (
+        isinstance(output, (list, tuple))
+        and bool(output)
+        and all(
+            isinstance(one, Mapping) and {"boxes", "labels", "scores"} <= one.keys()
+            for one in output
+        )
+    )
 
 
 def _item(output: Any, name: str) -> Any:

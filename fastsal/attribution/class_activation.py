@@ -98,9 +98,13 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         `interpolate` brings the map to the image's size.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs.
-            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
-                forms, or a callable of the model's output that returns one score for each image.
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): `(N, C, H, W)`, or a tuple of the
+                model's inputs. A list has one image `(C, H, W)` after the other, of any sizes, and
+                gives a list of their maps.
+            target (int, tuple, Tensor, list, Callable or Detections, optional): The class, in any
+                of Captum's forms, or a callable of the model's output that returns one score for
+                each image, such as a `Detection`. `Detections` gives a list of `(K, 1, h, w)`, one
+                map for each detection of an image; of those LayerCAM's and HiResCAM's are local.
                 Default: None, which takes the predicted class (of an output of one number for each
                 image, that number).
             additional_forward_args (Any, optional): Further arguments of the model: one, or a

@@ -12,6 +12,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.call import Call
+from fastsal.arguments.detections import is_detection
 from fastsal.arguments.inputs import Images
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
@@ -60,7 +61,9 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             Scale reads, as its `layers`; "late" leaves the CAM as it is. Default: None, which finds
             them.
         cam (str or Cam): A registered class activation map, "gradcam", "gradcam++" or
-            "smoothgradcam++", or a `Cam`. Default: "gradcam".
+            "smoothgradcam++", or a `Cam`. Default: None, which takes "gradcam", and "layercam" for
+            `Detection` and `Detections`: means over all locations do not tell two objects of one
+            class apart.
         weights (str, Path or sequence of float): As for `SMOEScale`. Default: "linear".
         statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
         normalize (str): As for `SMOEScale`. Default: "gaussian".
@@ -97,7 +100,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         device_ids: list[int] | None = None,
         *,
         scales: Layer | Scale | Sequence[Layer | Scale] | None = None,
-        cam: str | Cam = "gradcam",
+        cam: str | Cam | None = None,
         weights: Weights = "linear",
         statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
@@ -108,7 +111,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
-        self.cam = get_cam(cam)
+        self.cam = get_cam("gradcam" if cam is None else cam)
+        self._cam_of_detections = get_cam("layercam" if cam is None else cam)
         self.complement = complement
         self.smoe = SMOEScale(
             model,
@@ -145,12 +149,15 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         The arguments are those of Captum's `GuidedGradCam.attribute`, in the same order.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, or a tuple of the model's inputs;
-                the first 4-D one is the image.
-            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
-                forms, or a callable of the model's output that returns one score for each image.
-                Default: None, which takes the predicted class (of an output `(N,)`, the output
-                itself).
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): `(N, C, H, W)`, or a tuple of the
+                model's inputs; the first 4-D one is the image. A list has one image `(C, H, W)`
+                after the other, of any sizes; each goes through the network alone.
+            target (int, tuple, Tensor, list, Callable or Detections, optional): The class, in any
+                of Captum's forms, or a callable of the model's output that returns one score for
+                each image, such as a `Detection`; of a list of images a list has the target of
+                each. `Detections` gives a list of `(K, C, H, W)`, one map for each detection of an
+                image, and takes one pass more than there are detections. Default: None, which takes
+                the predicted class (of an output `(N,)`, the output itself).
             additional_forward_args (Any, optional): Further arguments of the model: one, or a
                 tuple. Default: None.
             interpolate_mode (str): The interpolation of the class activation map: "bilinear",
@@ -162,8 +169,9 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
         Returns:
             A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
-            input's type if that is finer; a tuple for a tuple. An image whose class activation
-            map is 0 everywhere gives 0, with `complement` its SMOE Scale map, with a warning.
+            input's type if that is finer; a tuple for a tuple, a list for a list. An image whose
+            class activation map is 0 everywhere gives 0, with `complement` its SMOE Scale map, with
+            a warning.
 
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
@@ -192,7 +200,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             peak = maps_of.amax((1, 2, 3))
             zero = peak <= 0
         result = "SMOE Scale alone" if self.complement else "0"
-        warn_of_zero(zero, self.cam, f"; their Fast-CAM map is {result}")
+        warn_of_zero(zero, self._cam_for(target), f"; their Fast-CAM map is {result}")
         with torch.no_grad():
             peak = peak.masked_fill(zero, 1).repeat_interleave(blocks)
             activation_map = activation_map / peak[:, None, None]
@@ -241,6 +249,10 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             reader = readers_of(self.smoe).for_call(calls[0])
             return self._read(calls, reader, attribute_to_layer_input)[1]
 
+    def _cam_for(self, target: Any) -> Cam:
+        """Return the class activation map of a target."""
+        return self._cam_of_detections if is_detection(target) else self.cam
+
     def _read(
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
     ) -> tuple[list[Tensor], Tensor, Scale]:
@@ -250,7 +262,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         scale: Scale | None = None
         for call in calls:
             contributions = layer_contributions(
-                self.cam,
+                self._cam_for(call.target),
                 layer,
                 call,
                 places=self._places,

@@ -192,7 +192,9 @@ def loss(network, images, made):
                 column, row = (int(one) for one in centre.floor())
                 wanted[image, of_class, row, column] = 1
                 goal = torch.cat([centre - centre.floor() - 0.5, size.log()])
-                total = total + F.smooth_l1_loss(boxes[image, :, row, column], goal, reduction="sum")
+                total = total + F.smooth_l1_loss(
+                    boxes[image, :, row, column], goal, reduction="sum"
+                )
         entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         hard = (wanted - logits.sigmoid()).abs().detach().square()
         total = total + (entropy * hard).sum() * 2
