@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.ops import box_iou
 
 from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, SMOEScale
-from fastsal.export import with_map, write_onnx, write_openvino
+from fastsal.export import with_map
+from fastsal.export.onnx import write_onnx
+from fastsal.export.openvino import write_openvino
+from tests.fastsal.detectors.localisation import STEPS, scenes, shares
 from tests.fastsal.detectors.networks import detector, detr, images
-from tests.fastsal.detectors.yolo import Yolo, picture, random_objects, trained
+from tests.fastsal.detectors.yolo import Yolo, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:layer.* give negative activations", "ignore:.* is 0 everywhere"
@@ -180,41 +182,22 @@ def test_a_map_of_a_raw_box_is_that_of_its_number():
 
 @pytest.fixture(scope="module")
 def network():
-    return trained(100)
-
-
-def matched(network, image, boxes):
-    """Return the number of the detection of each object."""
-    (found,) = Detections(classes=2, score_above=0.2).found(network(image[None]))
-    corners = network.on_image(found.boxes, *image.shape[1:])
-    overlap = box_iou(corners, boxes.float())
-    assert (overlap.amax(0) > 0.4).all()
-    return overlap.argmax(0).tolist()
+    return trained(STEPS)
 
 
 @pytest.mark.slow
 @pytest.mark.training
 def test_maps_of_two_objects_of_one_class_lie_each_in_its_own_box(network):
-    generator = torch.Generator().manual_seed(7)
-    cams = {"local": FastCAM(network), "mean": FastCAM(network, cam="gradcam")}
-    own, other = {name: [] for name in cams}, {name: [] for name in cams}
-    for height, width in ((96, 96), (96, 120), (110, 130), (96, 96)):
-        image, boxes, _ = picture(
-            generator, height, width, random_objects(generator, height, width, 0)
-        )
-        numbers = matched(network, image, boxes)
-        for name, cam in cams.items():
-            (maps,) = cam.attribute([image], Detections(classes=2, score_above=0.2))
-            for k, others in ((0, 1), (1, 0)):
-                of_object = maps[numbers[k], 0]
-                for kept, box in ((own, boxes[k]), (other, boxes[others])):
-                    left, top, right, bottom = box.tolist()
-                    inside = of_object[top:bottom, left:right].sum()
-                    kept[name].append(float(inside / of_object.sum()))
-    # Local gradients find the object that is asked for, means over all locations do not.
-    assert all(one > another for one, another in zip(own["local"], other["local"], strict=True))
-    assert np.mean(own["local"]) > 2 * np.mean(other["local"])
-    assert np.mean(own["local"]) > 1.5 * np.mean(own["mean"])
+    found = scenes(network, 4, ((96, 96), (96, 120), (110, 130)))
+    own, other = shares(FastCAM(network), found)
+    # Local gradients find the object that is asked for; means over all locations do not.
+    assert all(one > another for one, another in zip(own, other, strict=True))
+    assert np.mean(own) > 2 * np.mean(other)
+    mean, _ = shares(FastCAM(network, cam="gradcam"), found)
+    assert np.mean(own) > 1.5 * np.mean(mean)
+    near, far = shares(FastCAM(network, "stage8"), found)
+    assert np.mean(near) > np.mean(own)
+    assert np.mean(near) > 4 * np.mean(far)
 
 
 @pytest.mark.heavy

@@ -16,7 +16,8 @@ from fastsal import (
     SMOEScale,
     watch,
 )
-from fastsal.export import with_map, write_onnx
+from fastsal.export import with_map
+from fastsal.export.onnx import write_onnx
 from tests.fastsal.detectors.networks import DETECTORS, detector, detr, images
 from tests.fastsal.detectors.yolo import Yolo
 
