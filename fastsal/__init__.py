@@ -18,6 +18,7 @@ Example:
 """
 
 from fastsal._version import __version__
+from fastsal.arguments.detections import Boxes, Detection, Detections
 from fastsal.attribution.cams.linear import CAM
 from fastsal.attribution.cams.one_layer import EigenCAM, HiResCAM, LayerCAM, XGradCAM
 from fastsal.attribution.cams.recipro import ReciproCAM
@@ -46,9 +47,12 @@ from fastsal.statistics.smoe import smoe_scale
 
 __all__ = [
     "CAM",
+    "Boxes",
     "Cam",
     "Candidate",
     "ClassActivationMap",
+    "Detection",
+    "Detections",
     "EigenCAM",
     "FastCAM",
     "GradCAM",

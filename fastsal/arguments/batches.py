@@ -60,15 +60,25 @@ def split(call: Call, max_batch: int | None) -> list[Call]:
             part=True,
             inputs=tuple(select(tensor, start) for tensor in call.inputs),
             target=select(call.target, start),
-            additional_forward_args=_select_tensors(call.additional_forward_args, start, select),
+            additional_forward_args=select_tensors(call.additional_forward_args, start, select),
         )
         for start in range(0, images, max_batch)
     ]
 
 
-def _select_tensors(arguments: object, start: int, select: Callable[[Any, int], Any]) -> object:
+def select_tensors(arguments: object, start: int, select: Callable[[Any, int], Any]) -> object:
+    """Return a call's further arguments for the part of a batch that begins at an image.
+
+    Args:
+        arguments: One argument, or a tuple of them.
+        start: The first image of the part.
+        select: Returns the part of a tensor from the first image on.
+
+    >>> select_tensors((torch.tensor([4, 5]), "sum"), 1, lambda tensor, start: tensor[start:])
+    (tensor([5]), 'sum')
+    """
     if isinstance(arguments, tuple):
-        return tuple(_select_tensors(argument, start, select) for argument in arguments)
+        return tuple(select_tensors(argument, start, select) for argument in arguments)
     if isinstance(arguments, Tensor):
         return select(arguments, start)
     return copied(arguments) if start else arguments

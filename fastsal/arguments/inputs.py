@@ -13,9 +13,11 @@ KINDS = (IMAGE, VOLUME, SIGNAL)
 EXPECTED = "an image batch (N, C, H, W), volumes (N, C, D, H, W) or signals (N, C, T)"
 
 Inputs = Tensor | tuple[Tensor, ...]
+# The same, or one image after the other.
+Images = Inputs | list[Tensor]
 
 
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+def as_tuple(inputs: Images) -> tuple[Tensor, ...]:
     """Return Captum's inputs as a tuple of tensors.
 
     Raises:

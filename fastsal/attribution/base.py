@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from captum.attr._utils.attribution import Attribution
 
 from fastsal.arguments.batches import split
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, as_tuple
+from fastsal.arguments.inputs import Images, as_tuple
+from fastsal.attribution.several_images import attributed, one_at_a_time
 
 
 class NamedAttribution(Attribution):  # type: ignore[misc]
@@ -46,9 +48,23 @@ class NamedAttribution(Attribution):  # type: ignore[misc]
         """
         raise NotImplementedError(f"attribute_future is not available for {self.get_name()}")
 
+    def _one_at_a_time(
+        self,
+        attribute: Callable[..., Any],
+        inputs: Images,
+        target: Any,
+        additional_forward_args: object,
+        **settings: Any,
+    ) -> list[Any] | None:
+        """Return what a list of images, or a target of every detection, gives; None for others."""
+        if not one_at_a_time(inputs, target):
+            return None
+        further = additional_forward_args
+        return attributed(attribute, self.forward_func, inputs, target, further, **settings)
+
     def _calls(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any,
         additional_forward_args: object,
         max_batch: int | None = None,

@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, images_of, without_row
+from fastsal.arguments.inputs import Images, images_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
 from fastsal.cam.noting import MOST_KINDS, Places
@@ -84,24 +84,27 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = True,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Inputs:
+    ) -> Images:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
         The arguments are those of Captum's `LayerGradCam.attribute`, in the same order.
         `interpolate` brings the map to the image's size.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)`,
-                signals `(N, C, T)`, or a tuple of the model's inputs.
-            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
-                forms, or a callable of the model's output that returns one score for each image.
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): `(N, C, H, W)`, volumes
+                `(N, C, D, H, W)`, signals `(N, C, T)`, or a tuple of the model's inputs. A list has
+                one image `(C, H, W)` after the other, of any sizes, and gives a list of their maps.
+            target (int, tuple, Tensor, list, Callable or Detections, optional): The class, in any
+                of Captum's forms, or a callable of the model's output that returns one score for
+                each image, such as a `Detection`. `Detections` gives a list of `(K, 1, h, w)`, one
+                map for each detection of an image; of those LayerCAM's and HiResCAM's are local.
                 Default: None, which takes the predicted class (of an output of one number for each
                 image, that number).
             additional_forward_args (Any, optional): Further arguments of the model: one, or a
@@ -126,6 +129,18 @@ class ClassActivationMap(NamedAttribution, LayerAttribution, GradientAttribution
         Raises:
             ValueError: If the target does not fit the output, or the layer cannot be used.
         """
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            grad_kwargs=grad_kwargs,
+        )
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         layer = self._layer or self._find_layer(call)
         maps, scale, _ = layer_contributions(

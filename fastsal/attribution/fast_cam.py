@@ -12,7 +12,8 @@ from captum.log import log_usage
 from torch import Tensor
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, image_of, without_row
+from fastsal.arguments.detections import is_detection
+from fastsal.arguments.inputs import Images, image_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
@@ -60,7 +61,9 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             Scale reads, as its `layers`; "late" leaves the CAM as it is. Default: None, which finds
             them.
         cam (str or Cam): A registered class activation map, "gradcam", "gradcam++" or
-            "smoothgradcam++", or a `Cam`. Default: "gradcam".
+            "smoothgradcam++", or a `Cam`. Default: None, which takes "gradcam", and "layercam" for
+            `Detection` and `Detections`: means over all locations do not tell two objects of one
+            class apart.
         weights (str, Path or sequence of float): As for `SMOEScale`. Default: "linear".
         statistic (str, Statistic or Callable): As for `SMOEScale`. Default: "smoe_scale".
         normalize (str): As for `SMOEScale`. Default: "gaussian".
@@ -97,7 +100,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         device_ids: list[int] | None = None,
         *,
         scales: Layer | Scale | Sequence[Layer | Scale] | None = None,
-        cam: str | Cam = "gradcam",
+        cam: str | Cam | None = None,
         weights: Weights = "linear",
         statistic: str | Statistic | StatisticFunction = "smoe_scale",
         normalize: str = "gaussian",
@@ -108,7 +111,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     ) -> None:
         InternalAttribution.__init__(self, model, layer, device_ids)
         GradientAttribution.__init__(self, model)
-        self.cam = get_cam(cam)
+        self.cam = get_cam("gradcam" if cam is None else cam)
+        self._cam_of_detections = get_cam("layercam" if cam is None else cam)
         self.complement = complement
         self.smoe = SMOEScale(
             model,
@@ -132,26 +136,29 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         interpolate_mode: str = "bilinear",
         attribute_to_layer_input: bool = False,
         *,
         expand_channels: bool = True,
-    ) -> Inputs:
+    ) -> Images:
         """Return the Fast-CAM map of every image.
 
         The arguments are those of Captum's `GuidedGradCam.attribute`, in the same order.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)` or
-                signals `(N, C, T)`; or a tuple of the model's inputs, whose first 4-D one is the
-                image.
-            target (int, tuple, Tensor, list or Callable, optional): The class, in any of Captum's
-                forms, or a callable of the model's output that returns one score for each image.
-                Default: None, which takes the predicted class (of an output `(N,)`, the output
-                itself).
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): `(N, C, H, W)`, volumes
+                `(N, C, D, H, W)` or signals `(N, C, T)`; or a tuple of the model's inputs, whose
+                first 4-D one is the image. A list has one image `(C, H, W)` after the other, of any
+                sizes; each goes through the network alone.
+            target (int, tuple, Tensor, list, Callable or Detections, optional): The class, in any
+                of Captum's forms, or a callable of the model's output that returns one score for
+                each image, such as a `Detection`; of a list of images a list has the target of
+                each. `Detections` gives a list of `(K, C, H, W)`, one map for each detection of an
+                image, and takes one pass more than there are detections. Default: None, which takes
+                the predicted class (of an output `(N,)`, the output itself).
             additional_forward_args (Any, optional): Further arguments of the model: one, or a
                 tuple. Default: None.
             interpolate_mode (str): The interpolation of the class activation map: "bilinear",
@@ -164,12 +171,25 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
         Returns:
             A tensor of the input's shape in [0, 1] ("bicubic" may leave it), float32 or the
-            input's type if that is finer; a tuple for a tuple. An image whose class activation
-            map is 0 everywhere gives 0, with `complement` its SMOE Scale map, with a warning.
+            input's type if that is finer; a tuple for a tuple, a list for a list. An image whose
+            class activation map is 0 everywhere gives 0, with `complement` its SMOE Scale map, with
+            a warning.
 
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
+        self.smoe.check_one_at_a_time(inputs, target)
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            interpolate_mode=interpolate_mode,
+            attribute_to_layer_input=attribute_to_layer_input,
+            expand_channels=expand_channels,
+        )
+        if several is not None:
+            return several
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
@@ -182,7 +202,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             peak = maps_of.flatten(1).amax(1)
             zero = peak <= 0
         result = "SMOE Scale alone" if self.complement else "0"
-        warn_of_zero(zero, self.cam, f"; their Fast-CAM map is {result}")
+        warn_of_zero(zero, self._cam_for(target), f"; their Fast-CAM map is {result}")
         with torch.no_grad():
             peak = peak.masked_fill(zero, 1).repeat_interleave(blocks)
             activation_map = activation_map / peak.reshape(-1, *[1] * len(reader.size))
@@ -195,7 +215,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
 
     def class_activation_map(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
@@ -215,12 +235,26 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: As for `attribute`.
         """
+        self.smoe.check_one_at_a_time(inputs, target)
+        several = self._one_at_a_time(
+            self.class_activation_map,
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+        )
+        if several is not None:
+            return several
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():
             reader = readers_of(self.smoe).for_call(calls[0])
             maps = self._read(calls, reader, attribute_to_layer_input)[1]
             return without_row(maps, image_of(calls[0].inputs))
+
+    def _cam_for(self, target: Any) -> Cam:
+        """Return the class activation map of a target."""
+        return self._cam_of_detections if is_detection(target) else self.cam
 
     def _read(
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
@@ -231,7 +265,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         scale: Scale | None = None
         for call in calls:
             contributions = layer_contributions(
-                self.cam,
+                self._cam_for(call.target),
                 layer,
                 call,
                 places=self._places,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from captum.attr._utils.attribution import InternalAttribution
 from captum.log import log_usage
+from torch import Tensor
 
 from fastsal.arguments.batches import joined_outputs
-from fastsal.arguments.inputs import Inputs, image_of, without_row
+from fastsal.arguments.detections import is_every_detection
+from fastsal.arguments.image_lists import one_by_one
+from fastsal.arguments.inputs import Images, Inputs, image_of, without_row
+from fastsal.arguments.targets import TargetError
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.passes import read_batch
 from fastsal.attribution.reader_factory import ReaderFactory
 from fastsal.attribution.settings import Settings
+from fastsal.attribution.several_images import one_at_a_time
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.prior import Weights
@@ -146,22 +151,41 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
     def settings(self, settings: Settings) -> None:
         self._readers = self._readers.with_settings(settings)
 
+    def check_one_at_a_time(self, inputs: object, target: object = None) -> None:
+        """Raise if images that go through the network alone are to be normalised together.
+
+        Args:
+            inputs: As for `attribute`.
+            target: As for `attribute`.
+
+        Raises:
+            ValueError: If they are.
+        """
+        if self.settings.normalize_over == "batch" and one_at_a_time(inputs, target):
+            raise ValueError(
+                "normalize_over='batch' takes the images of one batch together, and those of a "
+                "list, or of Detections, go through the network one by one; give a batch "
+                "(N, C, H, W), or take normalize_over='image'"
+            )
+
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         *,
         expand_channels: bool = True,
-    ) -> Inputs:
+    ) -> Images:
         """Return the combined map of every image.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): `(N, C, H, W)`, volumes `(N, C, D, H, W)` or
-                signals `(N, C, T)`; or a tuple of the model's inputs, whose first 4-D one (without
-                one, the first 5-D or 3-D one) has the size to which the maps are combined.
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): `(N, C, H, W)`, volumes
+                `(N, C, D, H, W)` or signals `(N, C, T)`; or a tuple of the model's inputs, whose
+                first 4-D one (without one, the first 5-D or 3-D one) has the size to which the maps
+                are combined. A list has one image `(C, H, W)` after the other, of any sizes; each
+                goes through the network alone.
             target (int, tuple, Tensor, list or Callable, optional): A class in any of Captum's
                 forms, or a callable of the output. It is checked against the model's output and
                 does not change the map. Default: None.
@@ -174,13 +198,29 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
 
         Returns:
             A tensor of the input's shape, in [0, 1] under "gaussian" and "minmax", float32 or the
-            input's type if that is finer; a tuple for a tuple. An input that is no image batch
-            gives an empty tensor, with a warning.
+            input's type if that is finer; a tuple for a tuple, a list for a list. An input that is
+            no image batch gives an empty tensor, with a warning.
 
         Raises:
             ValueError: If the target does not fit the output, the layers give no image-shaped
                 tensors or values that are not finite, or the weights do not fit the scales.
         """
+        if is_every_detection(target):
+            raise TargetError(
+                "the map of SMOE Scale is that of the image, and not of one of its detections; "
+                "give Detections as target of FastCAM or a class activation map"
+            )
+        self.check_one_at_a_time(inputs)
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            expand_channels=expand_channels,
+        )
+        if several is not None:
+            return several
         max_batch = self.settings.max_batch
         with torch.no_grad():
             calls = self._calls(inputs, target, additional_forward_args, max_batch)
@@ -189,22 +229,38 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
                 combined = reader.combined(maps, reader.channels if expand_channels else 1)
             return as_attributions(inputs, combined, expand_channels)
 
+    @overload
     def maps(
         self,
         inputs: Inputs,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
-    ) -> Maps:
+    ) -> Maps: ...
+
+    @overload
+    def maps(
+        self,
+        inputs: list[Tensor],
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> list[Maps]: ...
+
+    def maps(
+        self,
+        inputs: Images,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps | list[Maps]:
         """Return the map of every scale, their combination and the model's output.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): As for `attribute`.
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): As for `attribute`.
             additional_forward_args (Any, optional): As for `attribute`. Default: None.
             attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
-            The `Maps` of one forward pass. If the layers are not known yet, the first call makes
-            one more pass, which finds them.
+            The `Maps` of one forward pass; of a list of images one for each. If the layers are not
+            known yet, the first call makes one more pass, which finds them.
 
         Raises:
             ValueError: As for `attribute`.
@@ -219,6 +275,12 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             >>> [scale.name for scale in maps.scales], maps.stacked.shape
             (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
+        if isinstance(inputs, list):
+            self.check_one_at_a_time(inputs)
+            return [
+                self.maps(one.inputs, one.additional_forward_args, attribute_to_layer_input)
+                for one in one_by_one(inputs, None, additional_forward_args)
+            ]
         max_batch = self.settings.max_batch
         with torch.no_grad():
             calls = self._calls(inputs, None, additional_forward_args, max_batch)

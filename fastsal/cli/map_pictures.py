@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.arguments.detections import Detection, are_selected
 from fastsal.arguments.logits import logits_of
 from fastsal.attribution.fast_cam import FastCAM
 from fastsal.attribution.smoe_scale import SMOEScale
@@ -32,7 +33,8 @@ class PictureSettings:
     Attributes:
         method: "smoe" or "fastcam".
         cam: The class activation map of Fast-CAM; None for SMOE Scale.
-        target: The class that Fast-CAM explains; None is the predicted class.
+        target: The class that Fast-CAM explains, of a detector its best box of that class; None is
+            the predicted class, or the best box.
         layers: The names of the layers to read, or "late"; None finds all scales.
         statistic: As for `SMOEScale`.
         normalize: As for `SMOEScale`.
@@ -123,11 +125,13 @@ class MapPictures:
         pixels = random_image(height, width)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            self.smoe.maps(self._inputs(pixels))
+            maps = self.smoe.maps(self._inputs(pixels))
         with warnings.catch_warnings():
             # Random pixels show no class, and may well give a map of zeros.
             warnings.simplefilter("ignore")
-            self(pixels)
+            if self.fastcam is None or not are_selected(maps.logits):
+                # A detector need not see an object in them.
+                self(pixels)
         self.smoother.restart()
         self.ready = True
         return _messages_of(caught)
@@ -151,9 +155,10 @@ class MapPictures:
             maps = self.smoe.maps(inputs)
             combined = maps.combined
             if self.fastcam is not None:
-                combined = self.fastcam.attribute(
-                    inputs, target=self.settings.target, expand_channels=False
-                )[:, 0]
+                target: Any = self.settings.target
+                if are_selected(maps.logits):
+                    target = Detection(label=target)
+                combined = self.fastcam.attribute(inputs, target, expand_channels=False)[:, 0]
         if self.last_size != combined.shape[1:]:
             self.smoother.restart()
             self.last_size = combined.shape[1:]
@@ -184,6 +189,8 @@ class MapPictures:
         return shown, [low, high]
 
     def _prediction(self, output: Any) -> Entry:
+        if are_selected(output):
+            return self._best_of(output)
         output = logits_of(output)
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
             return {"predicted_class": None, "class_name": None, "probability": None}
@@ -193,6 +200,18 @@ class MapPictures:
             "predicted_class": int(index),
             "class_name": self.classes[int(index)] if known else None,
             "probability": round(float(probability), 6),
+        }
+
+    def _best_of(self, output: Any) -> Entry:
+        """Return the class and the score of a detector's best box."""
+        (boxes,) = Detection().found(output)
+        if not len(boxes.labels):
+            return {"predicted_class": None, "class_name": None, "probability": None}
+        index = int(boxes.labels[0])
+        return {
+            "predicted_class": index,
+            "class_name": self.classes[index] if index < len(self.classes) else None,
+            "probability": round(float(boxes.scores[0]), 6),
         }
 
 

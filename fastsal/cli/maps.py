@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from fastsal.cam.registry import CAMS
 from fastsal.cli.map_pictures import PictureSettings
 from fastsal.cli.map_writer import write_maps
@@ -70,10 +72,15 @@ def add_maps_command(commands: Commands) -> None:
         "--normalize", default="gaussian", choices=sorted(NORMALIZATIONS), help="(gaussian)"
     )
     parser.add_argument(
-        "--cam", choices=sorted(CAMS), help="fastcam's class activation map (gradcam)"
+        "--cam",
+        choices=sorted(CAMS),
+        help="fastcam's class activation map (gradcam; of a detector layercam)",
     )
     parser.add_argument(
-        "--target", metavar="CLASS", help="the class fastcam explains, number or name (predicted)"
+        "--target",
+        metavar="CLASS",
+        help="the class fastcam explains, number or name (predicted); of a detector the best box "
+        "of that class",
     )
     parser.add_argument("--device", default="cpu", help="a torch device (cpu)")
     for name in ("mean", "std"):
@@ -148,6 +155,17 @@ def packages_of(images: Sequence[Path]) -> dict[str, str]:
     return found
 
 
+def default_cam(network: nn.Module) -> str:
+    """Return the name of Fast-CAM's class activation map for a network.
+
+    Example:
+        >>> default_cam(nn.ReLU())
+        'gradcam'
+    """
+    detector = type(network).__module__.startswith("torchvision.models.detection.")
+    return "layercam" if detector else "gradcam"
+
+
 def make_maps(options: argparse.Namespace) -> int:
     """Write the pictures, print their number and return the exit code.
 
@@ -175,7 +193,7 @@ def make_maps(options: argparse.Namespace) -> int:
         channels, _ = input_form(network, options.channels)
         settings = PictureSettings(
             method=options.method,
-            cam=options.cam or ("gradcam" if options.method == "fastcam" else None),
+            cam=options.cam or (default_cam(network) if options.method == "fastcam" else None),
             target=None if options.target is None else class_index(options.target, known.classes),
             layers=tuple(layers) if isinstance(layers, list) else layers,
             statistic=options.statistic,

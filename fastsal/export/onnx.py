@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.arguments.detections import are_selected
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
@@ -47,6 +48,12 @@ DYNAMIC = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width
 PREFIX = "fastsal/"
 # The largest difference from PyTorch, as a share of an output's largest magnitude.
 TOLERANCE = 1e-3
+SELECTED = (
+    "the model selects its boxes by their scores, as torchvision's detectors do, and as many as "
+    "an image has, which no exporter follows: export the part before that, such as model.backbone "
+    "or a module that calls model.backbone and model.head, for images that model.transform has "
+    "resized and normalised"
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,10 @@ def write_onnx(
         # The exporter takes a batch of one for a constant size.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     with torch.no_grad():
-        own = list(tensors_in(module(*inputs)[0]))
+        output = module(*inputs)[0]
+    if are_selected(output):
+        raise ExportError(SELECTED)
+    own = list(tensors_in(output))
     own_names = _numbered("output", len(own))
     outputs = (*own_names, *module.outputs)
     axes = tuple(_axes(tensor, dynamic_batch, dynamic_size) for tensor in inputs)

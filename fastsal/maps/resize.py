@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsal.arguments.inputs import Inputs, as_tuple, images_of, without_row
+from fastsal.arguments.inputs import Images, as_tuple, images_of, without_row
 
 # The mode of `torch.nn.functional.interpolate` that is linear along each axis.
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -47,7 +47,7 @@ def upsample(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tenso
     return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=aligned)
 
 
-def as_attributions(inputs: Inputs, maps: Tensor, expand_channels: bool) -> Inputs:
+def as_attributions(inputs: Images, maps: Tensor, expand_channels: bool) -> Images:
     """Return maps as Captum's attributions: one tensor for each input, in that input's shape.
 
     Args:

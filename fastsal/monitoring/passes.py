@@ -15,6 +15,22 @@ from fastsal.monitoring.views import View, chosen_view
 from fastsal.networks import hooks, state
 from fastsal.networks.trace import Trace
 
+LIST_OF_IMAGES = (
+    "the model is called with a list of images, as torchvision's detectors are, which it resizes, "
+    "pads and puts into one batch itself: watch the part that gets that batch, such as "
+    "fastsal.watch(model.backbone)"
+)
+
+
+def _has_list_of_images(arguments: Any) -> bool:
+    args, kwargs = arguments
+    return any(
+        isinstance(one, (list, tuple))
+        and bool(one)
+        and all(isinstance(image, Tensor) and image.dim() == 3 for image in one)
+        for one in (*args, *kwargs.values())
+    )
+
 
 class Pass:
     """One forward pass with hooks that read its scales, or trace it where no scales are known.
@@ -62,6 +78,8 @@ class Pass:
             ValueError: If none of them is an image batch.
         """
         given = tuple(hooks.tensors_in((args, kwargs)))
+        if all(tensor.dim() != 4 for tensor in given) and _has_list_of_images((args, kwargs)):
+            raise ValueError(LIST_OF_IMAGES)
         image_of(given)
         images = [tensor for tensor in images_of(given) if tensor.numel()]
         self._hooks.enter_context(state.eager(parts(self._model)))

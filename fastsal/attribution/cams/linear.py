@@ -9,7 +9,7 @@ import torch
 from captum.log import log_usage
 from torch import nn
 
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Images
 from fastsal.attribution.cams.without_gradients import (
     NO_LOCATION,
     WithoutGradients,
@@ -75,12 +75,12 @@ class CAM(WithoutGradients):
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         *,
         relu_attributions: bool = False,
-    ) -> Inputs:
+    ) -> Images:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
         Args:
@@ -100,6 +100,15 @@ class CAM(WithoutGradients):
             ValueError: If other layers follow the pooling, with the layers in the message; if the
                 target does not fit the output, or the layer cannot be used.
         """
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            relu_attributions=relu_attributions,
+        )
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         scale = self._scale(call)
         root = root_module(call.forward_func)

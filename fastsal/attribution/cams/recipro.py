@@ -9,7 +9,7 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from fastsal.arguments.inputs import Inputs
+from fastsal.arguments.inputs import Images
 from fastsal.arguments.logits import logits_of
 from fastsal.attribution.cams.without_gradients import WithoutGradients, class_shares
 from fastsal.networks.hooks import forward
@@ -53,8 +53,8 @@ class ReciproCAM(WithoutGradients):
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
-        self, inputs: Inputs, target: Any = None, additional_forward_args: object = None
-    ) -> Inputs:
+        self, inputs: Images, target: Any = None, additional_forward_args: object = None
+    ) -> Images:
         """Return the map of every image, at the layer's size.
 
         Args:
@@ -71,6 +71,9 @@ class ReciproCAM(WithoutGradients):
             ValueError: If the target does not fit the output, the layer cannot be used, or what
                 follows it does not give a row for each masked layer.
         """
+        several = self._one_at_a_time(self.attribute, inputs, target, additional_forward_args)
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         scale = self._scale(call)
         images = len(call.inputs[0])

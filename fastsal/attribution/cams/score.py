@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsal.arguments.batches import checked_max_batch
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import EXPECTED, Inputs, grid_of, images_of, without_row
+from fastsal.arguments.inputs import EXPECTED, Images, grid_of, images_of, without_row
 from fastsal.arguments.logits import logits_of
 from fastsal.arguments.targets import fixed_target
 from fastsal.attribution.cams.without_gradients import (
@@ -81,8 +81,8 @@ class ScoreCAM(WithoutGradients):
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
-        self, inputs: Inputs, target: Any = None, additional_forward_args: object = None
-    ) -> Inputs:
+        self, inputs: Images, target: Any = None, additional_forward_args: object = None
+    ) -> Images:
         """Return the class activation map of every image, at the layer's size and unscaled.
 
         Args:
@@ -100,6 +100,9 @@ class ScoreCAM(WithoutGradients):
             ValueError: If there are several inputs, the target does not fit the output, or the
                 layer cannot be used.
         """
+        several = self._one_at_a_time(self.attribute, inputs, target, additional_forward_args)
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         if len(call.inputs) != 1 or not images_of(call.inputs):
             raise ValueError(

@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import GradientAttribution, InternalAttribut
 from captum.log import log_usage
 
 from fastsal.arguments.call import Call
-from fastsal.arguments.inputs import Inputs, grid_of, image_of
+from fastsal.arguments.inputs import Images, grid_of, image_of
 from fastsal.attribution.base import NamedAttribution
 from fastsal.cam.contributions import warn_of_zero
 from fastsal.cam.noting import MOST_KINDS, Places
@@ -105,12 +105,12 @@ class MultiLayerCAM(NamedAttribution, GradientAttribution, InternalAttribution):
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         *,
         expand_channels: bool = True,
-    ) -> Inputs:
+    ) -> Images:
         """Return the fused map of every image.
 
         Args:
@@ -130,6 +130,15 @@ class MultiLayerCAM(NamedAttribution, GradientAttribution, InternalAttribution):
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
+        several = self._one_at_a_time(
+            self.attribute,
+            inputs,
+            target,
+            additional_forward_args,
+            expand_channels=expand_channels,
+        )
+        if several is not None:
+            return several
         (call,) = self._calls(inputs, target, additional_forward_args)
         layers = self._layers or self._find_layers(call)
         found = contributions_of_layers(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsal.arguments.call import Call
 from fastsal.arguments.copies import copied
-from fastsal.arguments.inputs import Inputs, as_tuple, images_of, without_row
+from fastsal.arguments.inputs import Images, as_tuple, images_of, without_row
 from fastsal.arguments.logits import logits_of
 from fastsal.arguments.targets import TargetError, select_scores
 from fastsal.attribution.base import NamedAttribution
@@ -88,7 +88,7 @@ class WithoutGradients(NamedAttribution, LayerAttribution):  # type: ignore[misc
         check_finite(layer.name, "activations", finer)
         return finer, output
 
-    def _returned(self, maps: Tensor, inputs: Inputs, scale: Scale) -> Inputs:
+    def _returned(self, maps: Tensor, inputs: Images, scale: Scale) -> Images:
         """Return maps `(N, h, w)` as `attribute` gives them."""
         maps = scale.layout.in_order(maps.unsqueeze(1))
         maps = without_row(maps, images_of(as_tuple(inputs))[0]).contiguous()

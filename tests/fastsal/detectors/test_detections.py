@@ -1,0 +1,229 @@
+"""One map a detection: the boxes that a target selects, their scores, and where their maps lie."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, SMOEScale
+from fastsal.export import with_map
+from fastsal.export.onnx import write_onnx
+from fastsal.export.openvino import write_openvino
+from tests.fastsal.detectors.localisation import STEPS, scenes, shares
+from tests.fastsal.detectors.networks import detector, detr, images
+from tests.fastsal.detectors.yolo import Yolo, trained
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:layer.* give negative activations", "ignore:.* is 0 everywhere"
+)
+
+SELECTED = [
+    {
+        "boxes": torch.tensor([[0.0, 0, 4, 4], [4, 0, 8, 8], [1, 1, 3, 3]]),
+        "labels": torch.tensor([1, 2, 1]),
+        "scores": torch.tensor([0.4, 0.9, 0.6]),
+    },
+    {
+        "boxes": torch.tensor([[2.0, 2, 4, 4]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([0.7]),
+    },
+]
+# Centre, size and three classes of five boxes: the second overlaps the first, the third does too
+# but shows another class, the fourth is far, the last is sure of nothing.
+RAW = torch.tensor(
+    [
+        [10.0, 10, 8, 8, 3, -3, -3],
+        [11.0, 10, 8, 8, 2, -3, -3],
+        [10.0, 11, 8, 8, -3, 1, -3],
+        [40.0, 40, 6, 6, 1, -3, -3],
+        [60.0, 60, 6, 6, -4, -5, -3],
+    ]
+)[None]
+
+
+def test_boxes_that_torchvision_has_selected():
+    first, second = Detections(score_above=0.5).found(SELECTED)
+    assert first.places.tolist() == [1, 2]
+    assert first.boxes.tolist() == [[4, 0, 8, 8], [1, 1, 3, 3]]
+    assert second.labels.tolist() == [1]
+    assert Detections(label=1, score_above=0.0).found(SELECTED)[0].places.tolist() == [2, 0]
+    chosen = Detection(label=1)(SELECTED)
+    torch.testing.assert_close(chosen, torch.tensor([0.6, 0.7]))
+
+
+@pytest.mark.parametrize("form", ["boxes first", "channels first", "in a tuple", "sure", "objects"])
+def test_raw_boxes(form):
+    raw = RAW
+    if form == "sure":
+        raw = torch.cat([raw[..., :4], raw[..., 4:].sigmoid()], 2)
+    elif form == "objects":
+        raw = torch.cat([raw[..., :4], torch.full((1, 5, 1), 9.0), raw[..., 4:]], 2)
+    output = raw.mT if form == "channels first" else raw
+    output = (output, ["further"]) if form == "in a tuple" else output
+    (found,) = Detections(classes=3, score_above=0.3).found(output)
+    # The second is the first again.
+    assert found.places.tolist() == [0, 2, 3] or found.places.tolist() == [0, 3, 2]
+    assert sorted(found.labels.tolist()) == [0, 0, 1]
+    assert found.boxes[0].tolist() == [6, 6, 14, 14]
+    expected = 1 / (1 + np.exp(-3.0)) * (1 / (1 + np.exp(-9.0)) if form == "objects" else 1)
+    assert float(found.scores[0]) == pytest.approx(expected, rel=1e-5)
+    (every,) = Detections(classes=3, score_above=0.3, overlap=1.0).found(output)
+    assert len(every.places) == 4
+
+
+@pytest.mark.parametrize("names", ["logits", "pred_logits"])
+def test_boxes_of_queries(names):
+    logits = torch.tensor([[[2.0, 0, 1], [0, 3, 5], [1, 1, 0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4]] * 3])
+    output = {names: logits, "pred_boxes": boxes}
+    (found,) = Detections(classes=2, score_above=0.0).found(output)
+    shares = np.exp(logits[0].numpy()) / np.exp(logits[0].numpy()).sum(1, keepdims=True)
+    order = np.argsort(-shares[:, :2].max(1), kind="stable")
+    assert found.places.tolist() == order.tolist()
+    np.testing.assert_allclose(found.scores, shares[order, :2].max(1), rtol=1e-6)
+    np.testing.assert_allclose(found.boxes[0], [0.4, 0.3, 0.6, 0.7], rtol=1e-6)
+    # All three are classes: the sigmoid of each.
+    (all_classes,) = Detections(classes=3, score_above=0.0).found(output)
+    assert all_classes.places.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(all_classes.scores[0], 1 / (1 + np.exp(-5.0)), rtol=1e-6)
+    # The gradient is that of the logit, as Grad-CAM takes it before the softmax.
+    assert Detection(classes=2)({"logits": logits, "pred_boxes": boxes}).item() == 2.0
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="score_above must be in"):
+        Detections(score_above=1.5)
+    with pytest.raises(ValueError, match="index must be a whole number"):
+        Detection(index=-1)
+    with pytest.raises(ValueError, match=r"image 1 has 1 detection.* none with index 1"):
+        Detection(index=1)(SELECTED)
+    with pytest.raises(ValueError, match=r"give Detection\(classes="):
+        Detection()(RAW)
+    with pytest.raises(ValueError, match="got classes=5"):
+        Detection(classes=5)(RAW)
+    square = torch.rand(1, 7, 7)
+    with pytest.raises(ValueError, match="both dimensions fit"):
+        Detection(classes=3)(square)
+    with pytest.raises(ValueError, match="classes=2 if the last is 'no object'"):
+        Detection()({"logits": torch.rand(1, 4, 3), "pred_boxes": torch.rand(1, 4, 4)})
+    with pytest.raises(ValueError, match="no boxes are known in a model's output of type Tensor"):
+        Detection(classes=3)(torch.rand(2, 5))
+    network = detector("fcos")
+    with pytest.raises(ValueError, match="target of FastCAM"):
+        SMOEScale(network).attribute(images()[0], Detections())
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "fcos", "ssd"])
+def test_one_map_for_each_box_of_torchvision(name):
+    network = detector(name)
+    pictures = images()[0][:2]
+    with torch.no_grad():
+        output = network(pictures)
+    least = [one["scores"].sort(descending=True).values[1] for one in output]
+    above = float(min(least)) - 1e-6
+    chosen = Detections(score_above=above)
+    counts = [len(one.places) for one in chosen.found(output)]
+    fast = FastCAM(network)
+    found = fast.attribute(pictures, chosen)
+    for one, image, count in zip(found, pictures, counts, strict=True):
+        assert one.shape == (count, *image.shape)
+    # As by a function of the output.
+    place = int(chosen.found(output)[1].places[1])
+    local = FastCAM(network, cam="layercam")
+    alone = local.attribute(pictures[1][None], lambda answer: answer[0]["scores"][place][None])
+    torch.testing.assert_close(found[1][1], alone[0])
+    empty = fast.attribute(pictures, Detections(score_above=1.0))
+    assert [one.shape for one in empty] == [(0, *one.shape) for one in pictures]
+
+
+def test_a_map_of_a_query_is_the_gradient_of_its_logit():
+    network = detr()
+    image = images()[0][0][None]
+    with torch.no_grad():
+        output = network(image)
+    (found,) = Detections(classes=3, score_above=0.0).found(output)
+    assert len(found.places) == 6
+    layer = network.model.input_projection if hasattr(network.model, "input_projection") else None
+    layer = layer or next(
+        one
+        for one in network.modules()
+        if isinstance(one, torch.nn.Conv2d) and one.out_channels == 16 and one.kernel_size == (1, 1)
+    )
+    maps = HiResCAM(network, layer).attribute(image, Detections(classes=3, score_above=0.0))[0]
+    kept = {}
+
+    def keep(_, __, result):
+        kept["tensor"] = result
+        result.retain_grad()
+
+    hook = layer.register_forward_hook(keep)
+    for k in (0, 5):
+        logits = network(image).logits
+        logits[0, found.places[k], found.labels[k]].backward()
+        expected = (kept["tensor"] * kept["tensor"].grad).sum(1).relu()
+        torch.testing.assert_close(maps[k, 0], expected[0].detach(), rtol=1e-3, atol=1e-6)
+    hook.remove()
+
+
+def test_a_map_of_a_raw_box_is_that_of_its_number():
+    torch.manual_seed(0)
+    network = Yolo().eval()
+    image = images()[0][0][None]
+    chosen = Detections(classes=2, score_above=0.0, overlap=0.0)
+    (found,) = chosen.found(network(image))
+    cam = GradCAM(network)
+    (maps,) = cam.attribute(image, chosen)
+    for k in (0, len(maps) - 1):
+        place, label = int(found.places[k]), int(found.labels[k])
+        alone = cam.attribute(image, lambda raw, row=4 + label, at=place: raw[:, row, at])
+        assert torch.equal(maps[k], alone[0])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained(STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_maps_of_two_objects_of_one_class_lie_each_in_its_own_box(network):
+    found = scenes(network, 4, ((96, 96), (96, 120), (110, 130)))
+    own, other = shares(FastCAM(network), found)
+    # Local gradients find the object that is asked for; means over all locations do not.
+    assert all(one > another for one, another in zip(own, other, strict=True))
+    assert np.mean(own) > 2 * np.mean(other)
+    mean, _ = shares(FastCAM(network, cam="gradcam"), found)
+    assert np.mean(own) > 1.5 * np.mean(mean)
+    near, far = shares(FastCAM(network, "stage8"), found)
+    assert np.mean(near) > np.mean(own)
+    assert np.mean(near) > 4 * np.mean(far)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("write", [write_onnx, write_openvino])
+def test_the_exported_detector_has_the_boxes_and_the_map(write, tmp_path):
+    pytest.importorskip("onnxruntime")
+    suffix = "xml" if write is write_openvino else "onnx"
+    if suffix == "xml":
+        pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = Yolo().eval()
+    image = images()[0][0][None]
+    path = tmp_path / f"detector.{suffix}"
+    written = write(with_map(network, image), image, path)
+    assert written.outputs[:2] == ("output", "map")
+    if suffix == "xml":
+        import openvino
+
+        model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        output, saliency = list(model(image.numpy()).values())[:2]
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        output, saliency = session.run(None, {"input": image.numpy()})[:2]
+    np.testing.assert_allclose(output, network(image).detach(), rtol=1e-3, atol=1e-3)
+    expected = SMOEScale(network).attribute(image, expand_channels=False)[:, 0]
+    assert np.abs(saliency - expected.numpy()).mean() < 1e-3
+    assert F.l1_loss(torch.tensor(saliency), expected.flip(2)) > 0.01
