@@ -25,7 +25,8 @@ from comparisons.deployment.exported import (
 )
 from evaluation.hardware import machine_facts
 from evaluation.profiling.timing import added_time
-from fastsal.export.onnx import PREFIX, map_nodes
+from fastsal.export.onnx import map_nodes
+from fastsal.export.onnx_nodes import PREFIX
 from fastsal.optional import needed
 
 PRECISIONS = ("float32", "int8")

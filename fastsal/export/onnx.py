@@ -36,6 +36,7 @@ from fastsal.arguments.detections import are_selected
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
+from fastsal.export.onnx_nodes import PREFIX, mark_map_nodes, place_map_nodes, remove_metadata
 from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
@@ -44,8 +45,6 @@ __all__ = ["ExportError", "OnnxFile", "map_nodes", "write_onnx"]
 
 # The axes that may be dynamic, by the number of dimensions of signals, images and volumes.
 DYNAMIC = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
-# The names of the nodes that make the map begin so: quantisation has to leave them out.
-PREFIX = "fastsal/"
 # The largest difference from PyTorch, as a share of an output's largest magnitude.
 TOLERANCE = 1e-3
 SELECTED = (
@@ -137,8 +136,8 @@ def write_onnx(
     onnx: Any = needed("onnx", "an ONNX file")
     proto = program.model_proto
     remove_metadata(proto)
-    _mark_map_nodes(proto.graph, own_names)
-    _place_map_nodes(proto.graph)
+    mark_map_nodes(proto.graph, own_names)
+    place_map_nodes(proto.graph)
     with written_whole(path) as partial:
         try:
             onnx.save(proto, partial)
@@ -267,56 +266,3 @@ def _explained(error: BaseException, dynamic_size: bool, opset: int | None) -> s
         )
     hint = "; export it for one size, without the dynamic size" if dynamic_size else ""
     return f"the model cannot be exported: {one_line(chain[-1])}{hint}"
-
-
-def remove_metadata(proto: Any) -> None:
-    """Remove the exporter's notes on Python modules and source lines."""
-    graph = proto.graph
-    for node in graph.node:
-        node.ClearField("doc_string")
-    for noted in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del noted.metadata_props[:]
-    del graph.value_info[:]
-
-
-def _mark_map_nodes(graph: Any, own_outputs: Sequence[str]) -> None:
-    """Add the prefix to the names of the nodes that the model's own outputs do not depend on."""
-    makers = {name: node for node in graph.node for name in node.output}
-    waiting, own = list(own_outputs), set()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.name not in own:
-            own.add(node.name)
-            waiting.extend(node.input)
-    for node in graph.node:
-        if node.name not in own:
-            node.name = PREFIX + node.name
-
-
-def _place_map_nodes(graph: Any) -> None:
-    """Move the nodes of the map behind the model's own, those of the first scale last of them.
-
-    onnxruntime runs a node as late as it can, and of what a node needs first what is last in the
-    file. In this order each scale is read as soon as it is made, while it lies in the processor's
-    cache and before anything else needs its memory.
-    """
-    own = [node for node in graph.node if not node.name.startswith(PREFIX)]
-    made = {name: place for place, node in enumerate(own) for name in node.output}
-    sources: dict[str, frozenset[int]] = {name: frozenset((place,)) for name, place in made.items()}
-    of_one: dict[int, list[Any]] = {}
-    of_none, of_several = [], []
-    for node in graph.node:
-        if not node.name.startswith(PREFIX):
-            continue
-        found = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
-        sources.update(dict.fromkeys(node.output, found))
-        if len(found) == 1:
-            of_one.setdefault(min(found), []).append(node)
-        elif found:
-            of_several.append(node)
-        else:
-            of_none.append(node)
-    branches = [node for place in sorted(of_one, reverse=True) for node in of_one[place]]
-    nodes = [*of_none, *own, *branches, *of_several]
-    del graph.node[:]
-    graph.node.extend(nodes)

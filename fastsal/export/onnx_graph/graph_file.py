@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsal.export.onnx import PREFIX
 from fastsal.export.onnx_check import ExportError
+from fastsal.export.onnx_nodes import PREFIX
 from fastsal.optional import needed, one_line
 
 # Bytes at whose multiples systems map files into memory.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from fastsal.export.onnx import PREFIX
 from fastsal.export.onnx_graph.examples import Dimension, Images
 from fastsal.export.onnx_graph.graph_file import GraphFile, all_names, graphs_of
 from fastsal.export.onnx_graph.map_graph import IMAGE
+from fastsal.export.onnx_nodes import PREFIX
 from fastsal.optional import needed
 
 # From this version on, initializers need not be inputs too.
