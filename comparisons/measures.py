@@ -21,6 +21,7 @@ from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import by_saliency, tie_orders
 from evaluation.metrics import complexity
 from evaluation.metrics.localisation import mass_in_object
+from evaluation.metrics.passes import Forward
 from evaluation.metrics.perturbation import (
     PerturbationCurves,
     PerturbFunction,
@@ -33,12 +34,52 @@ from evaluation.metrics.randomisation import (
     structural_similarities,
 )
 
-__all__ = ["MEASURES", "Finding", "Measure", "Sample", "resolve_measures"]
+__all__ = [
+    "MEASURES",
+    "USUAL_STEPS",
+    "Finding",
+    "Measure",
+    "Sample",
+    "area_shares",
+    "check_steps",
+    "resolve_measures",
+    "road_shares",
+]
 
-# Steps of 5 % for the areas; ROAD's own steps of 10 %, short of removing everything.
-_AREA_SHARES = tuple(round(step / 20, 10) for step in range(21))
-_ROAD_SHARES = tuple(round(step / 10, 10) for step in range(10))
+# Steps of 5 % for the areas, of 10 % for ROAD: its own.
+USUAL_STEPS = 20
 _TIE_SEED = 0
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that ROAD, which takes half as many, cannot halve.
+
+    Raises:
+        ValueError: an odd number, or less than 4; says what was expected.
+    """
+    if steps < 4 or steps % 2:
+        raise ValueError(
+            f"--measure-steps {steps}: expected an even number of at least 4, such as 20 for steps "
+            "of 5 %; ROAD takes half as many"
+        )
+
+
+def area_shares(steps: int) -> tuple[float, ...]:
+    """Return the shares of removed pixels of insertion and deletion: from none to all.
+
+    >>> area_shares(4)
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    """
+    return tuple(round(step / steps, 10) for step in range(steps + 1))
+
+
+def road_shares(steps: int) -> tuple[float, ...]:
+    """Return the shares of removed pixels of ROAD: half as many, short of removing everything.
+
+    >>> road_shares(8)
+    (0.0, 0.25, 0.5, 0.75)
+    """
+    return tuple(round(2 * step / steps, 10) for step in range(steps // 2))
 
 
 @dataclass(frozen=True)
@@ -51,10 +92,12 @@ class Sample:
         untrained: returns the same network with initial weights.
         permuted: the same network trained on permuted labels; None if no measure needs it.
         batch: the images as methods get them, the classes explained among it.
-        labels: ``(N,)``, the true classes.
+        labels: ``(N,)``, the true classes, as outputs of the network; None if it has none of them.
         pixels: ``(N, H, W, 3)`` uint8, the images.
         mean: the training set's channel mean, in [0, 1].
         std: the training set's channel standard deviation, in [0, 1].
+        steps: from whole images to empty ones, in measures that remove pixels step by step.
+        forward: the network's plain forward pass, if another engine than PyTorch runs it.
     """
 
     prepare: Prepare
@@ -62,10 +105,12 @@ class Sample:
     untrained: Callable[[], nn.Module]
     permuted: nn.Module | None
     batch: Batch
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     pixels: NDArray[np.uint8]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    steps: int = USUAL_STEPS
+    forward: Forward | None = None
 
     @cached_property
     def saliency(self) -> NDArray[np.floating]:
@@ -98,13 +143,10 @@ class Sample:
     ) -> tuple[PerturbationCurves, PerturbationCurves]:
         """Return the outputs while the most, and the least, salient pixels are removed."""
         size = self.saliency.shape[1], self.saliency.shape[2]
-        most, least = (
-            perturbation_curves(
-                self.network, shown, self.batch.target, self.ranked, size, shares, first=first
-            )
-            for first in ("most", "least")
-        )
-        return most, least
+        forward = self.network if self.forward is None else self.forward
+        of_sample = forward, shown, self.batch.target, self.ranked, size, shares
+        most = perturbation_curves(*of_sample, first="most")
+        return most, perturbation_curves(*of_sample, first="least", ends=most)
 
     def with_noisy_linear(self) -> PerturbFunction:
         """Return a function that fills removed pixels by noisy linear imputation."""
@@ -148,6 +190,7 @@ class Measure:
         forwards: number of forward passes of each image beside the maps.
         needs_object_masks: True if it needs the object masks of the data.
         needs_permuted: compares with a network trained on permuted labels.
+        in_steps: removes pixels step by step; `forwards` is for `USUAL_STEPS`.
     """
 
     name: str
@@ -157,6 +200,15 @@ class Measure:
     forwards: int
     needs_object_masks: bool
     needs_permuted: bool
+    in_steps: bool = False
+
+    def forwards_in(self, steps: int) -> int:
+        """Return the number of forward passes of each image, beside the maps, in some steps.
+
+        >>> MEASURES["road"].forwards_in(USUAL_STEPS), MEASURES["road"].forwards_in(8)
+        (19, 8)
+        """
+        return -(-self.forwards * steps // USUAL_STEPS) if self.in_steps else self.forwards
 
 
 MEASURES: dict[str, Measure] = {}
@@ -170,10 +222,11 @@ def _measure(
     forwards: int = 0,
     needs_object_masks: bool = False,
     needs_permuted: bool = False,
+    in_steps: bool = False,
 ) -> Callable[[Findings], Findings]:
     def register(take: Findings) -> Findings:
         MEASURES[name] = Measure(
-            name, title, take, maps, forwards, needs_object_masks, needs_permuted
+            name, title, take, maps, forwards, needs_object_masks, needs_permuted, in_steps
         )
         return take
 
@@ -183,10 +236,13 @@ def _measure(
 @_measure(
     "insertion-deletion",
     "insertion and deletion area, removed pixels at the channel mean",
-    forwards=2 * len(_AREA_SHARES),
+    # The whole and the empty image are the same in both orders.
+    forwards=2 * USUAL_STEPS,
+    in_steps=True,
 )
 def _insertion_deletion(sample: Sample) -> Iterator[Finding]:
-    most, least = sample.answers(with_channel_mean(sample.batch.inputs), _AREA_SHARES)
+    shown = with_channel_mean(sample.batch.inputs)
+    most, least = sample.answers(shown, area_shares(sample.steps))
     yield Finding("deletion_area", most.area)
     yield Finding("insertion_area", least.area)
 
@@ -194,12 +250,14 @@ def _insertion_deletion(sample: Sample) -> Iterator[Finding]:
 @_measure(
     "road",
     "ROAD and the same areas, removed pixels by noisy linear imputation",
-    forwards=2 * len(_ROAD_SHARES),
+    forwards=USUAL_STEPS - 1,
+    in_steps=True,
 )
 def _road(sample: Sample) -> Iterator[Finding]:
-    most, least = sample.answers(sample.with_noisy_linear(), _ROAD_SHARES)
-    yield Finding("road_most_accuracy", most.accuracy(sample.labels))
-    yield Finding("road_least_accuracy", least.accuracy(sample.labels))
+    most, least = sample.answers(sample.with_noisy_linear(), road_shares(sample.steps))
+    if sample.labels is not None:
+        yield Finding("road_most_accuracy", most.accuracy(sample.labels))
+        yield Finding("road_least_accuracy", least.accuracy(sample.labels))
     yield Finding("deletion_area_noisy_linear", most.area)
     yield Finding("insertion_area_noisy_linear", least.area)
 

@@ -175,7 +175,7 @@ def network_bytes(plan: Plan, classes: int, size: tuple[int, int]) -> int:
     Raises:
         ValueError: the network cannot be used.
     """
-    network = build_network(plan.model, classes, 0, size=size)
+    network = build_network(plan.model, plan.outputs(classes), 0, size=size)
     return sum(each.numel() * each.element_size() for each in network.state_dict().values())
 
 

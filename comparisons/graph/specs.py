@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from comparisons.cells.cell import Cell
 from comparisons.graph.names import Masked, Names
 from comparisons.graph.parts import part_of
-from comparisons.measures import Measure
+from comparisons.measures import USUAL_STEPS, Measure
 from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
 from evaluation.masking.variants import Variant
 from evaluation.storage.records import CellResult
-from evaluation.training.pretrained import Weights
+from evaluation.training.pretrained import OWN_CLASSES, Weights
 
 __all__ = [
     "Done",
@@ -84,7 +84,8 @@ def data_cell(plan: ImageOptions) -> Cell:
 
 def pretrained(plan: Plan, weights: Weights) -> Make:
     """Specify the network with pretrained weights."""
-    return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec())
+    own = {"classes": OWN_CLASSES} if plan.takes_own_classes else {}
+    return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec() | own)
 
 
 def base(plan: Plan, seed: int, kind: str = "base") -> Make:
@@ -178,6 +179,10 @@ def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
 
     def make(done: Done) -> Cell:
         spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
+        if measure.in_steps and plan.measure_steps != USUAL_STEPS:
+            spec["steps"] = plan.measure_steps
+        if measure.forwards and plan.passes_in != "torch":
+            spec["passes_in"] = plan.passes_in
         if measure.needs_permuted:
             permuted = done[Names(plan).permuted(seed)]
             spec |= {"permuted": permuted.id, "permuted_hash": permuted.hashes["model"]}
