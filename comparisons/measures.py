@@ -1,4 +1,4 @@
-"""Measures that need no retraining, in one registry.
+"""Measures that need no retraining of each method, in one registry.
 
 To add a measure, decorate a function that takes a `Sample` and yields its numbers, one an image;
 their metrics are defined in `evaluation.storage.records`.
@@ -7,9 +7,10 @@ their metrics are defined in `evaluation.storage.records`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from comparisons.methods import Batch, Prepare
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import by_saliency, tie_orders
 from evaluation.metrics import complexity
+from evaluation.metrics.average_drop import average_drop
+from evaluation.metrics.fidelity import FidelityOptions, fidelity
 from evaluation.metrics.localisation import mass_in_object
 from evaluation.metrics.passes import Forward
 from evaluation.metrics.perturbation import (
@@ -33,6 +36,7 @@ from evaluation.metrics.randomisation import (
     rank_correlation,
     structural_similarities,
 )
+from evaluation.metrics.single_deletion import deletion_drops, single_deletion_score
 
 __all__ = [
     "MEASURES",
@@ -49,6 +53,9 @@ __all__ = [
 # Steps of 5 % for the areas, of 10 % for ROAD: its own.
 USUAL_STEPS = 20
 _TIE_SEED = 0
+_FIDELITY = FidelityOptions()
+# Rows, and columns, of the patches of IDSDS: the authors'.
+_GRID = 4
 
 
 def check_steps(steps: int) -> None:
@@ -98,6 +105,8 @@ class Sample:
         std: the training set's channel standard deviation, in [0, 1].
         steps: from whole images to empty ones, in measures that remove pixels step by step.
         forward: the network's plain forward pass, if another engine than PyTorch runs it.
+        fine_tuned: the network, fine-tuned on images with random holes; None if the measure
+            needs none.
     """
 
     prepare: Prepare
@@ -111,6 +120,7 @@ class Sample:
     std: tuple[float, float, float]
     steps: int = USUAL_STEPS
     forward: Forward | None = None
+    fine_tuned: nn.Module | None = None
 
     @cached_property
     def saliency(self) -> NDArray[np.floating]:
@@ -122,6 +132,16 @@ class Sample:
         """The pixels of each map, the most salient first: ``(N, H * W)``."""
         flat = self.saliency.reshape(len(self.saliency), -1)
         return by_saliency(flat, tie_orders(flat.shape[1], self.batch.index.numpy(), _TIE_SEED))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the maps."""
+        return self.saliency.shape[1], self.saliency.shape[2]
+
+    @property
+    def plain(self) -> Forward:
+        """The explained network's plain forward pass, in the engine that runs it."""
+        return self.network if self.forward is None else self.forward
 
     def explained(self, network: nn.Module) -> NDArray[np.floating]:
         """Return the method's maps of the same images and classes on another network."""
@@ -142,9 +162,7 @@ class Sample:
         self, shown: PerturbFunction, shares: tuple[float, ...]
     ) -> tuple[PerturbationCurves, PerturbationCurves]:
         """Return the outputs while the most, and the least, salient pixels are removed."""
-        size = self.saliency.shape[1], self.saliency.shape[2]
-        forward = self.network if self.forward is None else self.forward
-        of_sample = forward, shown, self.batch.target, self.ranked, size, shares
+        of_sample = self.plain, shown, self.batch.target, self.ranked, self.size, shares
         most = perturbation_curves(*of_sample, first="most")
         return most, perturbation_curves(*of_sample, first="least", ends=most)
 
@@ -191,6 +209,9 @@ class Measure:
         needs_object_masks: True if it needs the object masks of the data.
         needs_permuted: compares with a network trained on permuted labels.
         in_steps: removes pixels step by step; `forwards` is for `USUAL_STEPS`.
+        removal: what random removal the network is fine-tuned with, as
+            `evaluation.training.removal.removal` takes it; None if no network is fine-tuned.
+        tuned_accuracy: metric of that network's test accuracy.
     """
 
     name: str
@@ -201,6 +222,13 @@ class Measure:
     needs_object_masks: bool
     needs_permuted: bool
     in_steps: bool = False
+    removal: Mapping[str, Any] | None = None
+    tuned_accuracy: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """True if it needs a network beside the explained one, trained or fine-tuned."""
+        return self.needs_permuted or self.removal is not None
 
     def forwards_in(self, steps: int) -> int:
         """Return the number of forward passes of each image, beside the maps, in some steps.
@@ -223,10 +251,13 @@ def _measure(
     needs_object_masks: bool = False,
     needs_permuted: bool = False,
     in_steps: bool = False,
+    removal: Mapping[str, Any] | None = None,
+    tuned_accuracy: str = "",
 ) -> Callable[[Findings], Findings]:
     def register(take: Findings) -> Findings:
+        needs = needs_object_masks, needs_permuted
         MEASURES[name] = Measure(
-            name, title, take, maps, forwards, needs_object_masks, needs_permuted, in_steps
+            name, title, take, maps, forwards, *needs, in_steps, removal, tuned_accuracy
         )
         return take
 
@@ -260,6 +291,55 @@ def _road(sample: Sample) -> Iterator[Finding]:
         yield Finding("road_least_accuracy", least.accuracy(sample.labels))
     yield Finding("deletion_area_noisy_linear", most.area)
     yield Finding("insertion_area_noisy_linear", least.area)
+
+
+@_measure("average-drop", "average drop and increase in confidence", forwards=2)
+def _average_drop(sample: Sample) -> Iterator[Finding]:
+    found = average_drop(sample.plain, sample.batch.inputs, sample.batch.target, sample.saliency)
+    for metric, values in zip(("average_drop", "confidence_increase"), found, strict=True):
+        yield Finding(metric, values)
+
+
+@_measure(
+    "f-fidelity",
+    "F-Fidelity, on the network fine-tuned with random pixels removed",
+    forwards=_FIDELITY.passes,
+    removal={"removes": "pixels", "share": _FIDELITY.beta},
+    tuned_accuracy="ffid_network_accuracy",
+)
+def _f_fidelity(sample: Sample) -> Iterator[Finding]:
+    if sample.fine_tuned is None:
+        return
+    drops = fidelity(
+        sample.fine_tuned,
+        with_channel_mean(sample.batch.inputs),
+        sample.batch.target,
+        sample.labels,
+        sample.ranked,
+        sample.size,
+        sample.batch.index.numpy(),
+        _FIDELITY,
+    )
+    for part, found in zip(("plus", "minus"), drops, strict=True):
+        yield Finding(f"ffid_{part}", found.probability)
+        if found.accuracy is not None:
+            yield Finding(f"ffid_{part}_accuracy", found.accuracy)
+
+
+@_measure(
+    "idsds",
+    "IDSDS, on the network fine-tuned with single patches removed",
+    forwards=1 + _GRID**2,
+    removal={"removes": "patch", "grid": _GRID},
+    tuned_accuracy="idsds_network_accuracy",
+)
+def _idsds(sample: Sample) -> Iterator[Finding]:
+    if sample.fine_tuned is None:
+        return
+    batch = sample.batch
+    drops = deletion_drops(sample.fine_tuned, batch.inputs, batch.target, _GRID)
+    # The map of the network whose answers are compared with it, as the authors have it.
+    yield Finding("idsds", single_deletion_score(sample.explained(sample.fine_tuned), drops))
 
 
 @_measure("localisation", "mass in the object", needs_object_masks=True)

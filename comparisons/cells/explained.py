@@ -68,20 +68,21 @@ def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
 
 
 def known_labels(
-    network: nn.Module, spec: Mapping[str, Any], dataset: Dataset
+    network: nn.Module, spec: Mapping[str, Any], dataset: Dataset, split: str = "test"
 ) -> NDArray[np.int64] | None:
-    """Return the classes of the test images as outputs of the explained network.
+    """Return the classes of images as outputs of the explained network.
 
     Args:
         network: the explained network.
         spec: of the cell that took or trained its weights.
         dataset: the images.
+        split: of the images.
 
     Returns:
         ``(N,)``; None if the network has classes of its own and not all of the images' are among
         them by name.
     """
-    labels = np.asarray(dataset.test.labels)
+    labels = np.asarray(dataset.split(split).labels)
     if spec.get("classes") != OWN_CLASSES:
         return labels
     places = class_places(dataset.classes, network, spec["model"])

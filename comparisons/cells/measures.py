@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import explained_spec, frozen, known_labels
+from comparisons.cells.fine_tuned import fine_tuned
 from comparisons.cells.trained import new_network, train_and_test, whole_views
 from comparisons.measures import MEASURES, USUAL_STEPS, Finding, Sample
 from comparisons.methods import Explain, get_method
@@ -44,6 +45,7 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
     labels = known_labels(network, base, dataset)
     entry, permuted = get_method(cell.spec["method"]), _permuted(cell, dataset, store, device)
+    tuned = fine_tuned(cell, store, device)
     explain = entry.prepare(network)  # once, for all images
     forward = None
     if "passes_in" in cell.spec:
@@ -66,6 +68,7 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
             std=dataset.std,
             steps=cell.spec.get("steps", USUAL_STEPS),
             forward=forward,
+            fine_tuned=tuned,
         )
 
     measure = MEASURES[cell.spec["measure"]]

@@ -187,8 +187,8 @@ def _plan(
     options["measures"] = tuple(
         name
         for name in resolve_measures(wanted, has_object_masks=known)
-        # Without permuted training for given weights, "all" leaves out measures that need it.
-        if wanted not in (None, "all") or not given or not MEASURES[name].needs_permuted
+        # For given weights "all" leaves out measures that train a network.
+        if wanted not in (None, "all") or not given or not MEASURES[name].trains
     )
     return Plan(**options)
 

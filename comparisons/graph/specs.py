@@ -26,6 +26,7 @@ __all__ = [
     "base",
     "chained_training",
     "data_cell",
+    "fine_tuning",
     "fold",
     "has_dual",
     "maps",
@@ -174,6 +175,24 @@ def profile(plan: Plan, method: str) -> Make:
     return make
 
 
+def fine_tuning(plan: Plan, measure: Measure, seed: int) -> Make:
+    """Specify the fine-tuning of the explained network that a measure takes for all methods."""
+
+    def make(done: Done) -> Cell:
+        base = done[Names(plan).explained(seed)]
+        spec = {
+            "base": base.id,
+            "base_hash": base.hashes["model"],
+            "recipe": plan.recipe.for_fine_tuning().in_spec(),
+            "seed": seed,
+            "removal": dict(measure.removal or {}),
+            "accuracy": measure.tuned_accuracy,
+        }
+        return Cell("fine_tuned", _common(plan, done) | spec)
+
+    return make
+
+
 def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
     """Specify a measure without retraining, of the maps of a seed's own network."""
 
@@ -181,11 +200,14 @@ def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
         spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
         if measure.in_steps and plan.measure_steps != USUAL_STEPS:
             spec["steps"] = plan.measure_steps
-        if measure.forwards and plan.passes_in != "torch":
+        if measure.forwards and plan.passes_in != "torch" and measure.removal is None:
             spec["passes_in"] = plan.passes_in
         if measure.needs_permuted:
             permuted = done[Names(plan).permuted(seed)]
             spec |= {"permuted": permuted.id, "permuted_hash": permuted.hashes["model"]}
+        if measure.removal is not None:
+            tuned = done[Names(plan).fine_tuned(measure.name, seed)]
+            spec |= {"fine_tuned": tuned.id, "fine_tuned_hash": tuned.hashes["model"]}
         return Cell("measure", _explained(plan, done, method, seed) | spec)
 
     return make
