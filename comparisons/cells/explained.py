@@ -1,4 +1,4 @@
-"""The explained network: trained in this run, or with pretrained weights."""
+"""The explained network: trained in this run, with pretrained weights, or fine-tuned."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.trained import keep_network, new_network, tested, whole_views
+from comparisons.cells.trained import (
+    keep_network,
+    new_network,
+    tested,
+    train_cell,
+    trained,
+    whole_views,
+)
 from evaluation.datasets.dataset import Dataset, open_staged
 from evaluation.storage.store import Store
 from evaluation.training.class_places import class_places
 from evaluation.training.networks import state_hash
 from evaluation.training.pretrained import OWN_CLASSES, Weights, empty_network
+from evaluation.training.removal import removal
+from evaluation.training.retraining import correctness
 
-__all__ = ["explained_spec", "frozen", "known_labels"]
+__all__ = ["explained_spec", "fine_tuned", "frozen", "known_labels"]
 
 
 def explained_spec(cell: Cell, store: Store) -> Mapping[str, Any]:
@@ -65,6 +75,45 @@ def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
     correct = store.load_predictions(cell.id)["test"] == labels
     accuracy = record(cell, dataset.name, "pretrained_accuracy", float(correct.mean()))
     return tested(correct, (accuracy,)) | {"hashes": hashes}
+
+
+@cell_kind("fine_tuned")
+def fine_tune(cell: Cell, store: Store, device: str) -> Outcome:
+    """Fine-tune the explained network behind random removal, and test it on whole images.
+
+    Raises:
+        ValueError: images of classes that the network does not have.
+    """
+    dataset, network, _ = frozen(cell, store, device)
+    base = explained_spec(cell, store)
+    labels, test_labels = (
+        known_labels(network, base, dataset, split) for split in ("train", "test")
+    )
+    if labels is None or test_labels is None:
+        raise ValueError(
+            f"the network {cell.spec['model']} cannot be fine-tuned on {dataset.name}: not all "
+            f"classes of the images ({', '.join(dataset.classes[:3])}, ...) are among its own; "
+            "leave f-fidelity and idsds out of --measures"
+        )
+    train_view, test_view = whole_views(dataset)
+    behind = nn.Sequential(removal(cell.spec["removal"]), network)
+    training = train_cell(cell, behind, train_view, labels, device)
+    correct = correctness(network, test_view, test_labels, device=device)
+    store.save_model(cell.id, network.state_dict())
+    accuracy = record(cell, dataset.name, cell.spec["accuracy"], float(np.mean(correct)))
+    outcome = trained(training, correct, (accuracy,))
+    # Of the network that is kept, without the layer in front of it.
+    outcome["hashes"]["model"] = state_hash(network)
+    return outcome
+
+
+def fine_tuned(cell: Cell, store: Store, device: str) -> nn.Module | None:
+    """Return the fine-tuned network that a cell reads, or None if it names none."""
+    if "fine_tuned" not in cell.spec:
+        return None
+    _, network, _ = frozen(cell, store, device)
+    network.load_state_dict(store.load_model(cell.spec["fine_tuned"]))
+    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return,call-overload]
 
 
 def known_labels(

@@ -24,7 +24,6 @@ from comparisons.cells import (  # noqa: F401
     cost_statistic,
     costs,
     explained,
-    fine_tuned,
     folds,
     layers,
     maps,

@@ -183,8 +183,8 @@ class CellResult:
         id: hash of the cell's full specification.
         kind: ``"data"``, ``"base"``, ``"pretrained"``, ``"maps"``, ``"part"``, ``"retrain"``,
             ``"mask_only"``, ``"fold"``, ``"same"``, ``"permuted"``, ``"fine_tuned"``,
-            ``"measure"`` or ``"profile"``; inside a network ``"given"``, ``"activations"``, ``"locations"`` or
-            ``"tune"``.
+            ``"measure"`` or ``"profile"``; inside a network ``"given"``, ``"activations"``,
+            ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.
         correct: each test image's correctness as packed bits in base64, or None.

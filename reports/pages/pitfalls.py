@@ -11,9 +11,9 @@ from reports.records.run import Run
 __all__ = ["CLAIM", "pitfalls"]
 
 CLAIM = (
-    "“On Pitfalls of RemOve-And-Retrain” (Song et al., arXiv 2304.13836 v5) holds against ROAR that "
-    "a map can rank better without telling more about the network: blurring a map, which cannot "
-    "add anything to what it says of the network, improves its rank in ROAR, and in ROAD."
+    "“On Pitfalls of RemOve-And-Retrain” (Song et al., arXiv 2304.13836 v5) holds against ROAR "
+    "that a map can rank better without telling more about the network: a blur, which adds nothing "
+    "to what a map says of the network, improves its rank in ROAR, and in ROAD."
 )
 _BLOBS, _RANDOM = "random-blobs", "random"
 # Methods named with their figure; of more, the two ends.
@@ -54,8 +54,8 @@ def _blur(run: Run, command: str) -> str:
     figures = ", ".join(f"{title} {_signed(gain.mean)}{_interval(gain)}" for title, gain in shown)
     ends = "" if shown == found else "from most to least "
     return (
-        f"a blur raises the {SCORE_TITLES['roar']} score of {up} of {len(found)} methods and lowers "
-        f"that of {down}, told from 0 ({ends}{figures})"
+        f"a blur raises the {SCORE_TITLES['roar']} score of {up} of {len(found)} methods and "
+        f"lowers that of {down}, told from 0 ({ends}{figures})"
     )
 
 

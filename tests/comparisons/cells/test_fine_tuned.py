@@ -26,6 +26,8 @@ from evaluation.training.networks import build_network, state_hash
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 MEASURED = ("f-fidelity", "idsds")
+RATES = Throughput(Rates(100.0, 300.0, 150.0), "given", "cpu")
+EXTENT = Extent("shapes", 8, 64, 32, (16, 16), True)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +106,9 @@ def test_fine_tuned_weights_that_are_gone_are_made_again(tuned):
 
 def test_the_estimate_counts_the_fine_tunings_and_their_passes(tuned):
     plan, *_ = tuned
-    rates = Throughput(Rates(100.0, 300.0, 150.0), "planted")
-    extent = Extent("shapes", 64, 32, 8, True)
 
     def lines(measures):
-        cost = cost_of(replace(plan, measures=measures), extent, (16, 16), rates, workers=1)
+        cost = cost_of(replace(plan, measures=measures), EXTENT, (16, 16), RATES, workers=1)
         return {line.name: line for line in cost.lines}
 
     with_both, without = lines(MEASURED), lines(())

@@ -31,7 +31,7 @@ def test_it_is_torch_cams_on_torch_cams_maps(network):
         metric.update(images)
         expected = metric.summary()
     with torchcam.methods.GradCAM(network, target_layer="0") as extractor:
-        scores = network(images)
+        scores = network(images).softmax(1)  # whose gradient the metric takes
         (maps,) = extractor(scores.argmax(1).tolist(), scores)
     target = scores.argmax(1)
     drop, rises = average_drop(network, images, target, maps.detach().numpy())
