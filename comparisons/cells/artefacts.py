@@ -29,7 +29,9 @@ def restore_inputs(cell: Cell, store: Store, device: str) -> None:
     if cell.kind == "same":  # reads a result alone
         return
     spec = cell.spec
-    read = [spec[name] for name in ("data", "base", "permuted", "maps") if name in spec]
+    read = [
+        spec[name] for name in ("data", "base", "permuted", "fine_tuned", "maps") if name in spec
+    ]
     read += spec.get("folds", ()) if isinstance(spec.get("folds"), list) else ()
     read += [spec["before"]["maps"]] if "before" in spec else []
     for needed in read:
@@ -103,7 +105,7 @@ def _has_artefacts(recorded: CellResult, store: Store) -> bool:
         return all(Levels.is_sealed(store.maps(cell) / f"{name}.zarr") for name in SPLITS)
     kept = kind == "retrain" and recorded.spec.get("keep")
     paths = []
-    if kept or kind in ("base", "pretrained", "given", "permuted"):
+    if kept or kind in ("base", "pretrained", "given", "permuted", "fine_tuned"):
         paths.append(store.model(cell))
     if kept or kind in ("base", "pretrained", "fold"):
         paths.append(store.predictions(cell))

@@ -30,9 +30,9 @@ class Cell:
 
     Args:
         kind: ``data``, ``base``, ``pretrained``, ``maps``, ``part`` (of maps), ``retrain``,
-            ``mask_only``, ``fold``, ``same``, ``permuted``, ``measure`` or ``profile``; inside a
-            network ``given``, ``activations``, ``locations`` or ``tune``; of costs alone ``cost``,
-            ``counts``, ``reading`` or ``steps``.
+            ``mask_only``, ``fold``, ``same``, ``permuted``, ``fine_tuned``, ``measure`` or
+            ``profile``; inside a network ``given``, ``activations``, ``locations`` or ``tune``; of
+            costs alone ``cost``, ``counts``, ``reading`` or ``steps``.
         spec: everything the result depends on, the hashes of what it reads included.
 
     >>> Cell("data", {"source": "shapes"}).id == Cell("data", {"source": "cifar10"}).id

@@ -2,54 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.explained import frozen
+from comparisons.cells.explained import explained_spec, fine_tuned, frozen, known_labels
 from comparisons.cells.trained import new_network, train_and_test, whole_views
-from comparisons.measures import MEASURES, Sample
-from comparisons.methods import get_method
+from comparisons.measures import MEASURES, USUAL_STEPS, Finding, Sample
+from comparisons.methods import Explain, get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
+from evaluation.metrics.passes import Forward, forward_in
 from evaluation.metrics.randomisation import permuted_labels
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
+from evaluation.training.networks import build_network, initialised_anew
+from evaluation.training.pretrained import AS_BUILT, OWN_CLASSES
 
 __all__ = ["chosen_images"]
 
 # Added to a cell's seed: the weights that randomise a network are not those it started from.
 _UNTRAINED = 1_000_000
+# Of the images that are explained and shown to the network together: 2,048 of 32x32, 41 of 224x224.
+_PIXELS_AT_ONCE = 2**21
+# In another engine, by the hash of the weights, the shape of an image, and the threads.
+_FORWARDS: dict[tuple[object, ...], Forward] = {}
 
 
 @cell_kind("measure")
-def measure(cell: Cell, store: Store, device: str) -> Outcome:
+def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
     """Take one measure of one method's maps, on some test images and the frozen network."""
     dataset, network, targets = frozen(cell, store, device)
+    base = explained_spec(cell, store)
     network.to(memory_format=torch.channels_last)
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
-    sample = Sample(
-        prepare=get_method(cell.spec["method"]).prepare,
-        network=network,
-        untrained=partial(
-            build_network,
-            cell.spec["model"],
-            len(dataset.classes),
-            _UNTRAINED + cell.spec["seed"],
-            size=dataset.size,
-        ),
-        permuted=_permuted(cell, dataset, store, device),
-        batch=example_batch(dataset, "test", targets["test"], chosen, device),
-        labels=np.asarray(dataset.test.labels)[chosen],
-        pixels=np.asarray(dataset.test.images[chosen]),
-        mean=dataset.mean,
-        std=dataset.std,
-    )
-    findings = list(MEASURES[cell.spec["measure"]].take(sample))
+    labels = known_labels(network, base, dataset)
+    entry, permuted = get_method(cell.spec["method"]), _permuted(cell, dataset, store, device)
+    tuned = fine_tuned(cell, store, device)
+    explain = entry.prepare(network)  # once, for all images
+    forward = None
+    if "passes_in" in cell.spec:
+        shown = example_batch(dataset, "test", targets["test"], chosen[:1], device)
+        forward = _forward(cell, network, shown.inputs)
+
+    def prepare(model: nn.Module) -> Explain:
+        return explain if model is network else entry.prepare(model)
+
+    def sample(images: NDArray[np.int64]) -> Sample:
+        return Sample(
+            prepare=prepare,
+            network=network,
+            untrained=partial(_untrained, cell, base, network, dataset),
+            permuted=permuted,
+            batch=example_batch(dataset, "test", targets["test"], images, device),
+            labels=None if labels is None else labels[images],
+            pixels=np.asarray(dataset.test.images[images]),
+            mean=dataset.mean,
+            std=dataset.std,
+            steps=cell.spec.get("steps", USUAL_STEPS),
+            forward=forward,
+            fine_tuned=tuned,
+        )
+
+    measure = MEASURES[cell.spec["measure"]]
+    findings = _joined(list(measure.take(sample(images))) for images in _few(chosen, dataset.size))
     by_image = {
         finding.metric if finding.layer is None else f"{finding.metric} {finding.layer}": (
             finding.values
@@ -72,6 +94,41 @@ def measure(cell: Cell, store: Store, device: str) -> Outcome:
             for row, image in enumerate(chosen)
         ),
     }
+
+
+def _forward(cell: Cell, network: nn.Module, example: Tensor) -> Forward:
+    """Return the forward pass in another engine; the last one made serves the next cells."""
+    key = cell.spec["base_hash"], tuple(example.shape), torch.get_num_threads()
+    if key not in _FORWARDS:
+        _FORWARDS.clear()
+        _FORWARDS[key] = forward_in(cell.spec["passes_in"], network, example)
+    return _FORWARDS[key]
+
+
+def _few(chosen: NDArray[np.int64], size: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
+    """Yield some of the images at a time, so that memory does not grow with their number."""
+    at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
+    for start in range(0, len(chosen), at_once):
+        yield chosen[start : start + at_once]
+
+
+def _joined(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
+    """Return the findings of parts of the images, each the same in number, as those of all."""
+    return [
+        replace(found[0], values=np.concatenate([part.values for part in found]))
+        for found in zip(*parts, strict=True)
+    ]
+
+
+def _untrained(
+    cell: Cell, base: Mapping[str, Any], network: nn.Module, dataset: Dataset
+) -> nn.Module:
+    """Return the explained network with initial weights."""
+    seed = _UNTRAINED + cell.spec["seed"]
+    if base.get("weights") == AS_BUILT:
+        return initialised_anew(network, seed)
+    outputs = None if base.get("classes") == OWN_CLASSES else len(dataset.classes)
+    return build_network(cell.spec["model"], outputs, seed, size=dataset.size)
 
 
 @cell_kind("permuted")
@@ -107,7 +164,7 @@ def chosen_images(labels: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
     return np.sort(rng.choice(len(labels), wanted, replace=False))
 
 
-def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> torch.nn.Module | None:
+def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> nn.Module | None:
     """Return the network trained on permuted labels, or None if the cell names none."""
     if "permuted" not in cell.spec:
         return None

@@ -18,7 +18,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Images and network": ("data", "model", "train_images", "test_images", "image_size"),
     "Methods and measures": (
         *("methods", "modes", "fractions", "seeds", "first_seed_only", "mask_only"),
-        *("measures", "measure_images"),
+        *("measures", "measure_images", "measure_steps", "passes_in"),
     ),
     "Variants of ROAR and KAR": ("fill", "unit", "crossfit", "recursive"),
     "Weights of the explained network": (

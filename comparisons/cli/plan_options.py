@@ -47,7 +47,10 @@ def _plan(
             help=f"Names, comma-separated, as the methods command lists them, or {', '.join(SETS)}."
         ),
     ] = None,
-    modes: Annotated[str | None, typer.Option(help="roar,kar or one of them.")] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(help="roar,kar or one of them; none to take the measures alone."),
+    ] = None,
     fractions: Annotated[
         str | None, typer.Option(help="Percent of the pixels, comma-separated: 10,30,50,70,90.")
     ] = None,
@@ -68,6 +71,19 @@ def _plan(
     ] = None,
     measure_images: Annotated[
         int | None, typer.Option(help="Test images at most that these measures take.")
+    ] = None,
+    measure_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps in which insertion and deletion remove all pixels; ROAD takes half as many."
+        ),
+    ] = None,
+    passes_in: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs their plain forward passes: torch, or on a CPU onnxruntime, in a "
+            "fraction of the time."
+        ),
     ] = None,
     fill: Annotated[str | None, shared.FILL] = None,
     unit: Annotated[str | None, shared.UNIT] = None,
@@ -99,7 +115,7 @@ def _plan(
         str,
         typer.Option(
             help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, quick "
-            "minutes, full hours."
+            "minutes, full hours; published takes a network as it is, and trains nothing."
         ),
     ] = _PRESET,
     *,
@@ -134,11 +150,13 @@ def _plan(
         "data": data,
         "model": model,
         "methods": methods,
-        "modes": as_words(modes),
+        "modes": () if modes == "none" else as_words(modes),
         "fractions": as_fractions(fractions),
         "seeds": as_whole_numbers("--seeds", seeds),
         "mask_only": as_mode_shares("--mask-only", mask_only),
         "measure_images": measure_images,
+        "measure_steps": measure_steps,
+        "passes_in": passes_in,
         "train_images": train_images,
         "test_images": test_images,
         "image_size": image_size,
@@ -148,6 +166,9 @@ def _plan(
         **as_variants(fill, unit, crossfit, recursive),
     }
     options |= {name: value for name, value in stated.items() if value is not None}
+    if modes == "none" and mask_only is None:
+        # Those of a preset belong to its retraining.
+        options["mask_only"] = ()
     options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)
     known = has_object_masks(options["data"])
     if first_seed_only is not None:
@@ -159,11 +180,15 @@ def _plan(
             name for name in options["methods"].split(",") if name in allowed
         )
     options["methods"] = resolve(options.get("methods"), has_object_masks=known)
+    wanted = measures
+    if wanted is None and "measures" in options:
+        wanted = ",".join(options["measures"])
+    given = options.get("weights") is not None
     options["measures"] = tuple(
         name
-        for name in resolve_measures(measures, has_object_masks=known)
-        # Without permuted training for given weights, "all" leaves out measures that need it.
-        if measures not in (None, "all") or weights is None or not MEASURES[name].needs_permuted
+        for name in resolve_measures(wanted, has_object_masks=known)
+        # For given weights "all" leaves out measures that train a network.
+        if wanted not in (None, "all") or not given or not MEASURES[name].trains
     )
     return Plan(**options)
 

@@ -15,16 +15,17 @@ from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
 __all__ = ["as_augmentation", "as_milestones", "stated_recipe"]
 
 WEIGHTS = typer.Option(
-    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, or a file with "
-    "a state dict; trained here by default. Retraining starts from scratch either way."
+    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, as-built (those "
+    "that a function's network comes with), or a file with a state dict; trained here by default. "
+    "Retraining starts from scratch either way."
 )
 WEIGHTS_EXPECT = typer.Option(
     help="Whose normalisation they expect: published (that of the model's published weights, where "
     "it has any), or data (that of the training images)."
 )
 WEIGHTS_MEAN = typer.Option(
-    help="The mean that a file's weights expect, of R, G and B in [0, 1]: 0.5,0.5,0.5; with "
-    "--weights-std, in place of --weights-expect."
+    help="The mean that a file's or as-built weights expect, of R, G and B in [0, 1]: 0.5,0.5,0.5; "
+    "with --weights-std, in place of --weights-expect."
 )
 WEIGHTS_STD = typer.Option(help="The standard deviation likewise, above 0.")
 RECIPE = typer.Option(

@@ -19,7 +19,7 @@ from evaluation.training.networks import build_network
 __all__ = ["TRAININGS", "Cost", "Line", "cost_of", "network_bytes"]
 
 # Kinds of cells that train a network.
-TRAININGS = ("base", "fold", "permuted", "retrain", "mask_only")
+TRAININGS = ("base", "fold", "permuted", "fine_tuned", "retrain", "mask_only")
 # Titles of the lines that no method owns, by the kind of their cells.
 _SHARED = {
     "data": "Images",
@@ -27,6 +27,7 @@ _SHARED = {
     "base": "Unmasked networks",
     "fold": "Networks without a fold",
     "permuted": "Networks on permuted labels",
+    "fine_tuned": "Networks fine-tuned for measures",
 }
 
 
@@ -175,7 +176,7 @@ def network_bytes(plan: Plan, classes: int, size: tuple[int, int]) -> int:
     Raises:
         ValueError: the network cannot be used.
     """
-    network = build_network(plan.model, classes, 0, size=size)
+    network = build_network(plan.model, plan.outputs(classes), 0, size=size)
     return sum(each.numel() * each.element_size() for each in network.state_dict().values())
 
 

@@ -99,23 +99,27 @@ class Sheet:
         )
         total = self.cost.total
         modes = " and ".join(mode.upper() for mode in plan.modes)
+        what = f"{modes} at {_percents(plan.fractions)} %" if modes else "without retraining"
+        trained = (
+            f" of {counted(plan.recipe.epochs, 'epoch')} "
+            f"({plan.recipe.precision}, batch {plan.recipe.batch_size:,}), "
+            f"{total.work.training:,} images through training"
+        )
         yield (
             "Plan",
             f"{plan.model}, {counted(len(plan.methods), 'method')}, "
-            f"seeds {', '.join(map(str, plan.seeds))}, {modes} at {_percents(plan.fractions)} %: "
-            f"{counted(total.cells, 'cell')}, {counted(total.trainings, 'training')} of "
-            f"{counted(plan.recipe.epochs, 'epoch')} "
-            f"({plan.recipe.precision}, batch {plan.recipe.batch_size:,}), "
-            f"{total.work.training:,} images through training, {total.work.gradient:,} forward and "
+            f"seeds {', '.join(map(str, plan.seeds))}, {what}: "
+            f"{counted(total.cells, 'cell')}, {counted(total.trainings, 'training')}"
+            f"{trained if total.trainings else ''}, {total.work.gradient:,} forward and "
             f"back to the input, {total.work.forward:,} forward alone",
         )
         yield "Throughput", "; ".join((self.throughput.words, *self.throughput.notes))
         seconds, what = total.seconds, "GPU" if self.device == "cuda" else "process"
-        trained = total.training_seconds / seconds if seconds else 0.0
+        share = total.training_seconds / seconds if seconds else 0.0
         takes = f"{seconds / _HOUR:,.0f} hours" if seconds >= _DAY else duration(seconds)
         yield (
             "Takes",
-            f"{takes} of one {what} in all, training {percent(trained)} % of it; "
+            f"{takes} of one {what} in all, training {percent(share)} % of it; "
             f"{_gigabytes(total.stored_bytes)} GB of disk for levels and networks and "
             f"{_gigabytes(total.staged_bytes)} GB for memory maps. By method:",
         )

@@ -47,9 +47,11 @@ class Throughput:
         'given, not measured: 400 images a second in training, 1,200 forward, 600 with a gradient'
         """
         rates = self.rates
-        said = (
-            f"{_number(rates.training)} images a second in training, {_number(rates.forward)} "
-            f"forward, {_number(rates.gradient)} with a gradient"
+        untrained = rates.training == float("inf")
+        said = "" if untrained else f"{_number(rates.training)} images a second in training, "
+        said += (
+            f"{_number(rates.forward)} {'images a second ' if untrained else ''}forward, "
+            f"{_number(rates.gradient)} with a gradient"
         )
         if rates.ranking != float("inf"):
             said += f", {_number(rates.ranking)} maps ranked"

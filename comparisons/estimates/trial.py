@@ -24,6 +24,7 @@ from comparisons.plans.plan import Plan
 from evaluation.masking.level_files import CHUNK_IMAGES
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.metrics.passes import forward_in
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
 from fastsal.optional import one_line
@@ -36,6 +37,8 @@ _STEPS = 4
 _FINDING, _TRAINING, _FORWARD, _GRADIENT = 0.2, 0.4, 0.1, 0.2
 _FIRST_BATCH = 4
 _MOST_FORWARD = 2000
+# A training step takes three forward passes.
+_PASSES_OF_TRAINING = 3.0
 _RANKED = 16
 # One forward and one backward pass; other gradient methods take multiples of it.
 _ONE_GRADIENT = "gradient"
@@ -77,6 +80,8 @@ def try_out(
 ) -> Trial:
     """Train, test, explain and rank a few random images, as a worker does.
 
+    A plan that trains nothing is not tried in training; its images of a pass are those of a test.
+
     Each rate is the median of a few samples after a warm-up; a sample of training is an epoch of a
     few steps. The batch is smaller than the plan's on a slow device, or if the plan's does not fit
     into memory: the notes say so.
@@ -92,23 +97,28 @@ def try_out(
         ValueError: the network cannot be used.
         TrialFailed: it cannot be trained or explained; the message has PyTorch's reason.
     """
-    network = build_network(plan.model, classes, 0, size=size)
+    network = build_network(plan.model, plan.outputs(classes), 0, size=size)
     threads_before = torch.get_num_threads()
     device = resources.device
     set_up_worker(resources.threads, resources.memory_budget_mib)
     try:
-        batch, notes = _batch(plan, network, classes, size, device, seconds * _FINDING)
-        view, labels = _images(plan, _STEPS * batch, size, classes)
-        recipe = replace(plan.recipe, batch_size=batch, ranks=1)
-        epochs = _epochs(network, view, labels, recipe, device, seconds * _TRAINING)
-        training = len(labels) / median(epochs)
-
-        tested = _at_most(seconds * _FORWARD * training, _MOST_FORWARD)
+        training, batch, notes = float("inf"), _FIRST_BATCH, ()
+        if plan.modes or plan.weights is None:
+            batch, notes = _batch(plan, network, classes, size, device, seconds * _FINDING)
+            view, labels = _images(plan, _STEPS * batch, size, classes)
+            recipe = replace(plan.recipe, batch_size=batch, ranks=1)
+            epochs = _epochs(network, view, labels, recipe, device, seconds * _TRAINING)
+            training = len(labels) / median(epochs)
+            paced = training
+        else:
+            network.to(device)
+            view, _ = _images(plan, _FIRST_BATCH, size, classes)
+            first = _rate(_FIRST_BATCH, lambda: predictions(network, view, device=device), 0.0)
+            paced = first / _PASSES_OF_TRAINING
+        tested = _at_most(seconds * _FORWARD * paced, _MOST_FORWARD)
         view, _ = _images(plan, tested, size, classes)
-        forward = _rate(
-            tested, lambda: predictions(network, view, device=device), seconds * _FORWARD
-        )
-        explained = _at_most(seconds * _GRADIENT / 2 * training, CHUNK_IMAGES)
+        forward = _rate(tested, _testing(plan, network, view, tested, device), seconds * _FORWARD)
+        explained = _at_most(seconds * _GRADIENT / 2 * paced, CHUNK_IMAGES)
         example = _example(view, explained, device)
         # In the form in which cells that make maps use it.
         frozen = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -217,6 +227,17 @@ def _example(view: InputView, n: int, device: str) -> Batch:
         input_range=1.0 / _STD[0],
         black=(-_MEAN[0] / _STD[0],) * 3,
     )
+
+
+def _testing(
+    plan: Plan, network: nn.Module, view: InputView, n: int, device: str
+) -> Callable[[], object]:
+    """The forward passes of a test, or of measures in another engine if they are all there is."""
+    if plan.modes or plan.passes_in == "torch":
+        return lambda: predictions(network, view, device=device)
+    inputs = _example(view, n, device).inputs
+    passes = forward_in(plan.passes_in, network.eval(), inputs)
+    return lambda: [passes(part) for part in inputs.split(_RANKED)]
 
 
 def _ranking(plan: Plan, size: tuple[int, int]) -> Callable[[], object]:

@@ -63,6 +63,10 @@ class Names:
         """Return the name of the training on permuted labels."""
         return f"labels permuted, seed {seed}"
 
+    def fine_tuned(self, measure: str, seed: int) -> str:
+        """Return the name of the fine-tuning that a measure's network comes from."""
+        return f"fine-tuned for {measure}, seed {seed}"
+
     def folds(self, folds: int) -> list[str]:
         """Return the names of the trainings that each leave out one fold."""
         return [f"unmasked without fold {fold + 1} of {folds}" for fold in range(folds)]

@@ -73,15 +73,17 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
         work = Work(forward=images, networks=1)
         nodes.append(Node(name, "pretrained", ("data",), (-2, 1, 0), images, make, work=work))
     for order, seed in enumerate(plan.seeds):
-        name, make = names.base(seed), specs.base(plan, seed)
-        # Tested, then run over every image for its predictions.
-        work = tested + Work(forward=images, networks=1)
-        nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
+        if plan.modes or weights is None:
+            name, make = names.base(seed), specs.base(plan, seed)
+            # Tested, then run over every image for its predictions.
+            work = tested + Work(forward=images, networks=1)
+            nodes.append(Node(name, "base", ("data",), (-1, order, 0), training, make, work=work))
         if any(MEASURES[measure].needs_permuted for measure in plan.measures):
             name, make = names.permuted(seed), specs.base(plan, seed, kind="permuted")
             when, work = (-1, order, 1), tested + Work(networks=1)
             nodes.append(Node(name, "permuted", ("data",), when, training, make, work=work))
-    for place, variant in enumerate(plan.all_variants):
+        nodes += _fine_tunings(plan, order, seed, train_images, test_images)
+    for place, variant in enumerate(plan.all_variants if plan.modes else ()):
         nodes += _folds(plan, variant, place, train_images)
         for order, method in enumerate(plan.methods):
             line = _MethodInVariant(plan, variant, method, place, order, tested, images, parts)
@@ -93,11 +95,33 @@ def build_nodes(plan: Plan, *, train_images: int, test_images: int) -> list[Node
     # After everything else, when the machine is quiet.
     last = len(plan.all_variants) * len(plan.seeds)
     needs = ("data", names.explained())
-    for order, method in enumerate(plan.methods):
+    # Costs of a published network are `python -m comparisons profile`'s.
+    for order, method in enumerate(plan.methods if plan.modes else ()):
         name, make = f"cost of {method}", specs.profile(plan, method)
         when = (last, order, 2)
         nodes.append(Node(name, "profile", needs, when, 0, make, alone=True, method=method))
     return list({node.name: node for node in nodes}.values())
+
+
+def _fine_tunings(
+    plan: Plan, order: int, seed: int, train_images: int, test_images: int
+) -> Iterator[Node]:
+    """Yield a node for the network that each measure fine-tunes; given weights are tuned once."""
+    if plan.weights is not None and seed != plan.seeds[0]:
+        return
+    names = Names(plan)
+    training = plan.recipe.for_fine_tuning().epochs * train_images
+    for measure in (MEASURES[name] for name in plan.measures):
+        if measure.removal is not None:
+            yield Node(
+                names.fine_tuned(measure.name, seed),
+                "fine_tuned",
+                ("data", names.explained(seed)),
+                (-1, order, 2),
+                training,
+                specs.fine_tuning(plan, measure, seed),
+                work=Work(training, forward=test_images, networks=1),
+            )
 
 
 def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterator[Node]:
@@ -106,15 +130,18 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
-            permuted = (names.permuted(seed),) if measure.needs_permuted else ()
+            others = (names.permuted(seed),) if measure.needs_permuted else ()
+            if measure.removal is not None:
+                others += (names.fine_tuned(measure.name, seed),)
             work = get_method(method).work * (images * measure.maps)
-            work += Work(forward=images * measure.forwards)
+            forwards = measure.forwards_in(plan.measure_steps)
+            work += Work(forward=images * forwards)
             yield Node(
                 f"{measure.name} of {method}, seed {seed}",
                 "measure",
-                ("data", names.explained(seed), *permuted),
+                ("data", names.explained(seed), *others),
                 (plan.seeds.index(seed), order, 2),
-                images * (measure.maps * get_method(method).passes + measure.forwards),
+                images * (measure.maps * get_method(method).passes + forwards),
                 specs.measuring(plan, measure, method, seed),
                 work=work,
                 method=method,

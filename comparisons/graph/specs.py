@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from comparisons.cells.cell import Cell
 from comparisons.graph.names import Masked, Names
 from comparisons.graph.parts import part_of
-from comparisons.measures import Measure
+from comparisons.measures import USUAL_STEPS, Measure
 from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
 from evaluation.masking.variants import Variant
 from evaluation.storage.records import CellResult
-from evaluation.training.pretrained import Weights
+from evaluation.training.pretrained import OWN_CLASSES, Weights
 
 __all__ = [
     "Done",
@@ -26,6 +26,7 @@ __all__ = [
     "base",
     "chained_training",
     "data_cell",
+    "fine_tuning",
     "fold",
     "has_dual",
     "maps",
@@ -84,7 +85,8 @@ def data_cell(plan: ImageOptions) -> Cell:
 
 def pretrained(plan: Plan, weights: Weights) -> Make:
     """Specify the network with pretrained weights."""
-    return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec())
+    own = {"classes": OWN_CLASSES} if plan.takes_own_classes else {}
+    return lambda done: Cell("pretrained", _common(plan, done) | weights.in_spec() | own)
 
 
 def base(plan: Plan, seed: int, kind: str = "base") -> Make:
@@ -173,14 +175,39 @@ def profile(plan: Plan, method: str) -> Make:
     return make
 
 
+def fine_tuning(plan: Plan, measure: Measure, seed: int) -> Make:
+    """Specify the fine-tuning of the explained network that a measure takes for all methods."""
+
+    def make(done: Done) -> Cell:
+        base = done[Names(plan).explained(seed)]
+        spec = {
+            "base": base.id,
+            "base_hash": base.hashes["model"],
+            "recipe": plan.recipe.for_fine_tuning().in_spec(),
+            "seed": seed,
+            "removal": dict(measure.removal or {}),
+            "accuracy": measure.tuned_accuracy,
+        }
+        return Cell("fine_tuned", _common(plan, done) | spec)
+
+    return make
+
+
 def measuring(plan: Plan, measure: Measure, method: str, seed: int) -> Make:
     """Specify a measure without retraining, of the maps of a seed's own network."""
 
     def make(done: Done) -> Cell:
         spec = {"measure": measure.name, "images": plan.measure_images, "seed": seed}
+        if measure.in_steps and plan.measure_steps != USUAL_STEPS:
+            spec["steps"] = plan.measure_steps
+        if measure.forwards and plan.passes_in != "torch" and measure.removal is None:
+            spec["passes_in"] = plan.passes_in
         if measure.needs_permuted:
             permuted = done[Names(plan).permuted(seed)]
             spec |= {"permuted": permuted.id, "permuted_hash": permuted.hashes["model"]}
+        if measure.removal is not None:
+            tuned = done[Names(plan).fine_tuned(measure.name, seed)]
+            spec |= {"fine_tuned": tuned.id, "fine_tuned_hash": tuned.hashes["model"]}
         return Cell("measure", _explained(plan, done, method, seed) | spec)
 
     return make

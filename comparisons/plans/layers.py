@@ -8,13 +8,13 @@ from typing import Any
 
 from comparisons.plans.plan import PlanError
 from evaluation.layers.layerwise import Locations
+from evaluation.training.pretrained import AS_BUILT
 from evaluation.training.retraining import Recipe
 from fastsal.statistics.registry import STATISTICS
 
 __all__ = ["AS_BUILT", "TRAIN", "LayersPlan", "tuning_recipe"]
 
 TRAIN = "train"
-AS_BUILT = "as-built"
 
 
 def tuning_recipe(**options: Any) -> Recipe:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from comparisons.measures import MEASURES
+from comparisons.measures import MEASURES, USUAL_STEPS, check_steps
 from comparisons.methods import METHODS, is_method
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
+from evaluation.metrics.passes import ENGINES
 from evaluation.training.pretrained import Normalisation, Weights
 from evaluation.training.retraining import Recipe
 
@@ -32,20 +33,23 @@ class Plan:
         data_seed: seed of generated images, and of which images are taken.
         model: as `evaluation.training.networks.build_network` takes it.
         methods: keys of the registry, in the order of the report.
-        modes: ``roar``, ``kar``, or both.
+        modes: ``roar``, ``kar``, or both; none to measure without retraining.
         fractions: shares of the pixels, in (0, 1).
         seeds: seeds of retraining; the first one trains the network that the maps explain.
         first_seed_only: methods that are retrained with the first seed alone.
         mask_only: modes and fractions of trainings on the masks alone, at the first seed.
         measures: measures without retraining; keys of their registry.
         measure_images: test images at most for those measures.
+        measure_steps: steps of those that remove pixels step by step.
+        passes_in: what runs their plain forward passes, one of `evaluation.metrics.passes.ENGINES`.
         fill: value of removed pixels.
         unit: that is ranked and removed: ``pixel``, or ``element``.
         variants: further variants of ROAR and KAR, beside the first, which `fill` and `unit` say.
         recipe: of every training.
         weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
             takes them; None for the one that the first seed trains. Retraining and its unmasked
-            reference start from scratch either way.
+            reference start from scratch either way. Without retraining, published weights and
+            those a network is built with may be of other classes than the images'.
         weights_expect: whose normalisation those weights expect.
         weights_normalisation: mean and deviation of R, G and B that a file's weights expect, in
             place of those; None if they are not given.
@@ -61,6 +65,8 @@ class Plan:
     mask_only: tuple[tuple[Mode, float], ...] = (("roar", 0.5), ("kar", 0.1))
     measures: tuple[str, ...] = ()
     measure_images: int = 64
+    measure_steps: int = USUAL_STEPS
+    passes_in: str = "torch"
     fill: str = "mean"
     unit: str = "pixel"
     variants: tuple[Variant, ...] = ()
@@ -81,7 +87,7 @@ class Plan:
         if min(self.seeds) < 0:
             raise PlanError(f"seed {min(self.seeds)}: expected 0 or more")
         if not self.modes:
-            raise PlanError(f"no modes given: expected some of {', '.join(MODES)}")
+            self._check_without_retraining()
         for mode in (*self.modes, *(mode for mode, _ in self.mask_only)):
             if mode not in MODES:
                 raise PlanError(f"unknown mode {mode!r}: expected some of {', '.join(MODES)}")
@@ -98,6 +104,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name}={value}: expected at least 1")
+        check_steps(self.measure_steps)
+        if self.passes_in not in ENGINES:
+            raise PlanError(
+                f"passes in {self.passes_in!r}: expected {' or '.join(ENGINES)} as --passes-in"
+            )
         for name in self.measures:
             if name not in MEASURES:
                 raise PlanError(f"unknown measure {name!r}: expected some of {', '.join(MEASURES)}")
@@ -118,6 +129,19 @@ class Plan:
             if not is_method(name):
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
 
+    def _check_without_retraining(self) -> None:
+        if not self.measures:
+            raise PlanError(
+                f"no modes and no measures: expected some of {', '.join(MODES)} as --modes, or "
+                f"some of {', '.join(MEASURES)} as --measures"
+            )
+        if self.mask_only or self.variants:
+            what = "trainings on masks alone" if self.mask_only else "variants of ROAR and KAR"
+            raise PlanError(
+                f"{what} belong to retraining, and --modes none does without: leave them out, or "
+                f"give some of {', '.join(MODES)} as --modes"
+            )
+
     @property
     def all_variants(self) -> tuple[Variant, ...]:
         """The first variant of ROAR and KAR, which `fill` and `unit` say, then the others."""
@@ -135,6 +159,23 @@ class Plan:
         return Weights(self.model, self.weights, self.weights_expect, self.weights_normalisation)
 
     @property
+    def takes_own_classes(self) -> bool:
+        """True if the explained network answers with classes of its own, whatever the images'.
+
+        Nothing is retrained then, and its weights are published or those it is built with.
+        """
+        weights = self.given_weights
+        return not self.modes and weights is not None and not weights.is_file
+
+    def outputs(self, classes: int) -> int | None:
+        """Return the number of outputs that the network is built with; None for its own.
+
+        Args:
+            classes: of the images.
+        """
+        return None if self.takes_own_classes else classes
+
+    @property
     def cuts(self) -> tuple[float, ...]:
         """The fractions at which levels change: those of all cells."""
         wanted = {*self.fractions, *(fraction for _, fraction in self.mask_only)}
@@ -147,12 +188,15 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the options by name.
 
-        A normalisation that is not given is left out: ids that hash a plan from before it was an
-        option stay the same.
+        A normalisation that is not given, the usual number of steps and the usual engine are left
+        out: ids that hash a plan from before they were options stay the same.
         """
         options = asdict(self)
         if self.weights_normalisation is None:
             del options["weights_normalisation"]
+        for name, usual in (("measure_steps", USUAL_STEPS), ("passes_in", "torch")):
+            if options[name] == usual:
+                del options[name]
         return options
 
     @classmethod
@@ -222,5 +266,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "resnet9",
         "seeds": (0, 1, 2, 3, 4),
         "recipe": {"epochs": 12},
+    },
+    # A published network, as it is, on photographs: nothing is trained.
+    "published": {
+        "data": "imagenette",
+        "model": "resnet50",
+        "weights": "torchvision:DEFAULT",
+        "methods": "smoe-linear,fastcam,gradcam,gradient,centre,random",
+        "modes": (),
+        "mask_only": (),
+        "measures": ("insertion-deletion", "road"),
+        "measure_images": 1000,
+        "measure_steps": 8,
+        # Of training images, the channel mean alone is taken.
+        "train_images": 1000,
+        "test_images": 1000,
+        "image_size": 224,
+        "recipe": {},
     },
 }

@@ -1,4 +1,4 @@
-"""Runs that compare methods by ROAR and KAR."""
+"""Runs that compare methods by ROAR and KAR, or without retraining."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from comparisons.runs.plan_on_disk import PlanOnDisk, keep_plan
 from comparisons.runs.session import RunError
 from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.load import Extent
+from evaluation.metrics.passes import check_engine
+from evaluation.training.class_places import class_places
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import check_device
 from reports.formatting import counted, duration
@@ -75,6 +77,7 @@ class _Comparison(EngineRun[Plan]):
 
     def check(self) -> None:
         super().check()
+        check_engine(self.plan.passes_in, self.engine.resources.device)
         _ = self.plan.given_weights  # refuses weights that there are not
 
     def nodes(self, dataset: Dataset) -> list[Node]:
@@ -83,8 +86,16 @@ class _Comparison(EngineRun[Plan]):
             self.console.print(
                 f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False
             )
-        build_network(plan.model, classes, 0, size=dataset.size)
-        if plan.given_weights is not None:
+        network = build_network(plan.model, plan.outputs(classes), 0, size=dataset.size)
+        if plan.takes_own_classes:
+            if class_places(dataset.classes, network, plan.model) is None:
+                self.console.print(
+                    f"The classes of {plan.data} are not all known among those of {plan.model}: "
+                    "its accuracy, and that of ROAD, are not measured",
+                    soft_wrap=True,
+                    markup=False,
+                )
+        elif plan.given_weights is not None:
             plan.given_weights.check_classes(classes)
         # Kept after the checks: a mistyped option must not claim the folder.
         self._keep_plan()
@@ -160,9 +171,9 @@ def _estimate(
 
 def _announce(cost: Cost, workers: int, console: Console) -> None:
     total, seconds = cost.total, cost.schedule.seconds
+    trained = f" ({counted(total.work.training, 'image')} through the network)"
     console.print(
-        f"Plan: {counted(total.trainings, 'training')} "
-        f"({counted(total.work.training, 'image')} through the network), "
+        f"Plan: {counted(total.trainings, 'training')}{trained if total.trainings else ''}, "
         f"{counted(total.work.forward + total.work.gradient, 'pass')} for maps and tests, "
         f"{(total.staged_bytes + total.stored_bytes) / 2**20:,.0f} MiB of disk; about "
         f"{duration(seconds)} with {counted(workers, 'worker')}, less what is done already",
@@ -171,6 +182,13 @@ def _announce(cost: Cost, workers: int, console: Console) -> None:
     if seconds > 3600:
         console.print(
             "[bold]This needs hours.[/] It can be stopped with Ctrl-C at any time; the same "
-            "command continues. Fewer --methods, --fractions, --seeds or --epochs take less.",
+            f"command continues. {_less(total.trainings)} take less.",
             soft_wrap=True,
         )
+
+
+def _less(trainings: int) -> str:
+    """Return the options of which fewer take less, in words."""
+    if trainings:
+        return "Fewer --methods, --fractions, --seeds or --epochs"
+    return "Fewer --methods, --measure-images or --measure-steps"

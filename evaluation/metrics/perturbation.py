@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.masking.levels import pixels_at
+from evaluation.metrics.passes import Forward
 
 __all__ = [
     "Order",
@@ -68,7 +69,7 @@ class PerturbationCurves:
 
 
 def perturbation_curves(
-    network: nn.Module,
+    network: Forward,
     perturb: PerturbFunction,
     target: Tensor,
     ranked: NDArray[np.int64],
@@ -76,6 +77,7 @@ def perturbation_curves(
     shares: Sequence[float],
     *,
     first: Order,
+    ends: PerturbationCurves | None = None,
 ) -> PerturbationCurves:
     r"""Predictions of a frozen network as pixels are removed step by step.
 
@@ -91,24 +93,27 @@ def perturbation_curves(
     deletion, not from a blurred image, which still holds the image's coarse content.
 
     Args:
-        network: the network, in evaluation mode.
+        network: the network, in evaluation mode, or a function that runs it.
         perturb: from a mask of kept pixels to the network's inputs.
         target: `(N,)`, `t`, the explained class.
         ranked: `(N, H * W)`, the pixels of each image, the most salient first.
         size: `H` and `W`; of volumes three sides, of signals one.
         shares: `s`, in [0, 1], rising.
         first: `"most"` to remove the most salient pixels first, or `"least"`.
+        ends: curves of the same images in the other order. The whole and the empty image are the
+            same in both, and are not shown to the network again.
 
     Returns:
         The predictions at every share.
 
     Raises:
-        ValueError: shares that do not rise, or leave [0, 1].
+        ValueError: shares that do not rise, or leave [0, 1]; `ends` of other shares.
 
     Reference:
         Petsiuk et al. 2018, RISE, section 4.3 and algorithm 1; Rong et al. 2022, ROAD, section 5
         (MoRF is `"most"`, LeRF is `"least"`).
 
+    >>> from torch import nn
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     >>> _ = network[1].weight.data.copy_(torch.tensor([[2.0, 1.0], [0.0, 0.0]]))
     >>> perturb = with_channel_mean(torch.ones(1, 1, 1, 2))
@@ -120,6 +125,8 @@ def perturbation_curves(
     steps = np.asarray(shares, dtype=np.float64)
     if steps.size == 0 or (np.diff(steps) <= 0).any() or steps[0] < 0 or steps[-1] > 1:
         raise ValueError(f"shares {list(shares)}: expected rising shares of the pixels in [0, 1]")
+    if ends is not None and ends.shares != tuple(steps.tolist()):
+        raise ValueError(f"ends of the shares {ends.shares}: expected {tuple(steps.tolist())}")
     count, pixels = ranked.shape
     # The rank of each pixel in the order of removal.
     place = np.empty_like(ranked)
@@ -129,6 +136,11 @@ def perturbation_curves(
     predicted = np.empty((count, steps.size), dtype=np.int64)
     with torch.inference_mode():
         for step, share in enumerate(steps.tolist()):
+            if ends is not None and share in (0.0, 1.0):
+                known = ends.shares.index(share)
+                probability[:, step] = ends.probability[:, known]
+                predicted[:, step] = ends.predicted[:, known]
+                continue
             kept = (place >= pixels_at(share, pixels)).reshape(count, *size)
             output = network(perturb(kept)).float().softmax(1)
             probability[:, step] = output.gather(1, target[:, None])[:, 0].cpu().numpy()

@@ -60,6 +60,17 @@ METRICS: dict[str, Metric] = {
         Metric("road_least_accuracy", "ROAD accuracy, least salient removed", "1", True),
         Metric("deletion_area_noisy_linear", "Deletion area, noisy linear", "1", False),
         Metric("insertion_area_noisy_linear", "Insertion area, noisy linear", "1", True),
+        Metric("average_drop", "Average drop", "1", False),
+        Metric("confidence_increase", "Increase in confidence", "1", True),
+        Metric("ffid_plus", "FFid+, drop of the probability", "1", True),
+        Metric("ffid_minus", "FFid\N{MINUS SIGN}, drop of the probability", "1", False),
+        Metric("ffid_plus_accuracy", "FFid+, drop of the accuracy", "1", True),
+        Metric("ffid_minus_accuracy", "FFid\N{MINUS SIGN}, drop of the accuracy", "1", False),
+        Metric("idsds", "IDSDS, rank correlation of patches", "1", True),
+        Metric(
+            "ffid_network_accuracy", "Test accuracy after fine-tuning for F-Fidelity", "1", None
+        ),
+        Metric("idsds_network_accuracy", "Test accuracy after fine-tuning for IDSDS", "1", None),
         Metric("weights_spearman", "Spearman, weights randomised", "1", None),
         Metric("weights_ssim", "SSIM, weights randomised", "1", None),
         Metric("labels_spearman", "Spearman, labels permuted", "1", None),
@@ -171,9 +182,9 @@ class CellResult:
     Args:
         id: hash of the cell's full specification.
         kind: ``"data"``, ``"base"``, ``"pretrained"``, ``"maps"``, ``"part"``, ``"retrain"``,
-            ``"mask_only"``, ``"fold"``, ``"same"``, ``"permuted"``, ``"measure"`` or
-            ``"profile"``; inside a network ``"given"``, ``"activations"``, ``"locations"`` or
-            ``"tune"``.
+            ``"mask_only"``, ``"fold"``, ``"same"``, ``"permuted"``, ``"fine_tuned"``,
+            ``"measure"`` or ``"profile"``; inside a network ``"given"``, ``"activations"``,
+            ``"locations"`` or ``"tune"``.
         spec: the full specification.
         records: the numbers.
         correct: each test image's correctness as packed bits in base64, or None.

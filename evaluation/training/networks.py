@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from evaluation.training.grid_networks import ConvNet
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 
-__all__ = ["BUILT_IN", "build_network", "check_network", "state_hash"]
+__all__ = ["BUILT_IN", "build_network", "check_network", "initialised_anew", "state_hash"]
 
 
 class _ConvNormAct(nn.Sequential):
@@ -131,7 +132,7 @@ BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build_network(
-    name: str, classes: int, seed: int, *, size: tuple[int, ...], channels: int = 3
+    name: str, classes: int | None, seed: int, *, size: tuple[int, ...], channels: int = 3
 ) -> nn.Module:
     """A freshly initialised network whose weights depend on the name, the classes and the seed.
 
@@ -140,7 +141,7 @@ def build_network(
             ``package.module:function`` or ``path/to/file.py:function``; the function gets the
             number of classes if it takes it, as `fastsal.networks.by_name.built_by` says, and
             returns a module.
-        classes: number of classes.
+        classes: number of classes; None for as many as the network has by itself.
         seed: seed of the initial weights; the global generator is left as it was.
         size: height and width of the images, for a trial run; of volumes three sides, of signals
             one.
@@ -163,6 +164,39 @@ def build_network(
             )
         _try_out(network, name, classes, (channels, *size))
     return network
+
+
+def initialised_anew(network: nn.Module, seed: int) -> nn.Module:
+    """A copy of a network whose weights are drawn anew, each module by its own initialisation.
+
+    For a network that is built with trained weights, whose initial ones are not known.
+
+    Args:
+        network: stays as it is.
+        seed: seed of the weights; the global generator is left as it was.
+
+    Raises:
+        ValueError: a module has weights and no `reset_parameters`; names it.
+
+    >>> import torch
+    >>> trained = nn.Linear(2, 2)
+    >>> bool((initialised_anew(trained, 0).weight == trained.weight).any())
+    False
+    """
+    anew = copy.deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, module in anew.named_modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif next(module.parameters(recurse=False), None) is not None:
+                raise ValueError(
+                    f"the weights of {name or type(network).__name__} cannot be drawn anew: its "
+                    f"module {type(module).__name__} has no reset_parameters; leave out the "
+                    "measure weights"
+                )
+    return anew
 
 
 def check_network(name: str) -> None:
@@ -189,9 +223,9 @@ def state_hash(network: nn.Module) -> str:
     return weights_hash(network.state_dict())
 
 
-def _builder(name: str) -> Callable[[int], object]:
+def _builder(name: str) -> Callable[[int | None], object]:
     if name in BUILT_IN:
-        return BUILT_IN[name]
+        return partial(_built_in, name)
     if name.startswith("timm:"):
         timm: Any = needed("timm", f"the network {name}")
         return partial(_build_timm, timm, name)
@@ -200,7 +234,7 @@ def _builder(name: str) -> Callable[[int], object]:
     from torchvision import models
 
     if name in {*models.list_models(module=models), *models.list_models(module=models.video)}:
-        return lambda classes: models.get_model(name, weights=None, num_classes=classes)
+        return partial(_of_torchvision, name)
     raise ValueError(
         f"unknown model {name!r}: expected {', '.join(BUILT_IN)}, the name of a torchvision "
         "classifier (torchvision.models.list_models(module=torchvision.models)), timm:NAME, "
@@ -208,17 +242,31 @@ def _builder(name: str) -> Callable[[int], object]:
     )
 
 
-def _build_timm(timm: Any, name: str, classes: int) -> object:
+def _built_in(name: str, classes: int | None) -> object:
+    if classes is None:
+        raise ValueError(f"model {name!r} has no classes of its own: expected their number")
+    return BUILT_IN[name](classes)
+
+
+def _of_torchvision(name: str, classes: int | None) -> object:
+    from torchvision import models
+
+    stated = {} if classes is None else {"num_classes": classes}
+    return models.get_model(name, weights=None, **stated)
+
+
+def _build_timm(timm: Any, name: str, classes: int | None) -> object:
+    stated = {} if classes is None else {"num_classes": classes}
     try:
-        return timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=classes)
+        return timm.create_model(name.removeprefix("timm:"), pretrained=False, **stated)
     except Exception as error:
         raise ValueError(
-            f"model {name!r} cannot be built for {classes} classes ({error}): expected a name of "
-            "timm.list_models()"
+            f"model {name!r} cannot be built{'' if classes is None else f' for {classes} classes'} "
+            f"({error}): expected a name of timm.list_models()"
         ) from error
 
 
-def _try_out(network: nn.Module, name: str, classes: int, shape: tuple[int, ...]) -> None:
+def _try_out(network: nn.Module, name: str, classes: int | None, shape: tuple[int, ...]) -> None:
     network.eval()
     inputs = torch.zeros(2, *shape)
     before = inputs._version
@@ -235,7 +283,13 @@ def _try_out(network: nn.Module, name: str, classes: int, shape: tuple[int, ...]
     if inputs._version != before:
         network.register_forward_pre_hook(_copied)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (2, classes):
+    if classes is None:
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+            raise ValueError(
+                f"model {name!r} returns {shape} for two images: expected (2, classes), one number "
+                "for each class"
+            )
+    elif shape != (2, classes):
         raise ValueError(
             f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
             f"for each of the {classes} classes"

@@ -1,8 +1,9 @@
-"""Pretrained weights: published ones by name, or a file.
+"""Pretrained weights: published ones by name, those that a function's network has, or a file.
 
 A network with such weights gets images in its own normalisation, which the metadata of published
 weights hold. A file has no metadata: it is taken to expect the normalisation of the network's
 published weights, if there are any; that of the training images, or a given one, on request.
+A network that a function returns may carry its normalisation, as timm's do.
 """
 
 from __future__ import annotations
@@ -10,28 +11,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.training.networks import build_network
+from evaluation.training.networks import build_network, state_hash
 from fastsal.files import short_hash
+from fastsal.networks.by_name import build_network as built_network
 from fastsal.networks.checkpoints import load_state, load_weights
+from fastsal.networks.preprocessing import published_normalisation
 from fastsal.optional import needed, one_line
 
-__all__ = ["EXPECTED", "Normalisation", "Weights", "empty_network"]
+__all__ = ["AS_BUILT", "EXPECTED", "OWN_CLASSES", "Normalisation", "Weights", "empty_network"]
+
+# The weights that the network of a function has when it is returned.
+AS_BUILT = "as-built"
+# In a specification: the network's outputs are its own, not the classes of the images.
+OWN_CLASSES = "own"
 
 # Channel mean and standard deviation, in [0, 1].
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
+_PUBLISHERS = ("torchvision", "timm")
 # The normalisation that weights expect: that of the network's published weights, or of the data.
 EXPECTED = ("published", "data")
 
 _FORMS = (
-    "torchvision:NAME such as torchvision:IMAGENET1K_V2, timm:TAG such as timm:a1_in1k, or the "
-    "path of a file with a state dict"
+    "torchvision:NAME such as torchvision:IMAGENET1K_V2, timm:TAG such as timm:a1_in1k, "
+    f"{AS_BUILT} for a network that a function returns with its weights, or the path of a file "
+    "with a state dict"
 )
 
 
@@ -42,11 +52,12 @@ class Weights:
     Args:
         model: name of the network, as for `evaluation.training.networks.build_network`.
         source: ``torchvision:NAME`` (an entry of the model's weights enum, or ``DEFAULT``),
-            ``timm:TAG`` (a pretrained tag, or nothing for the model's first), or a path.
+            ``timm:TAG`` (a pretrained tag, or nothing for the model's first), ``as-built`` for
+            those that a function's network has when it is returned, or a path.
         expect: the expected normalisation: ``"published"``, that of the model's published weights
             if there are any, or ``"data"``, that of the training images.
-        given: the normalisation that a file's weights expect, in place of `expect`; None where it
-            is not given.
+        given: the normalisation that the weights of a file or of a function's network expect, in
+            place of `expect`; None where it is not given.
 
     Raises:
         ValueError: weights that the model does not have, a missing file, another `expect`, or a
@@ -75,14 +86,34 @@ class Weights:
                     f"weights {self.source!r} have a normalisation of their own: leave out "
                     "--weights-mean and --weights-std, or give a file without --weights-expect"
                 )
-        if self._published is None and not Path(self.source).is_file():
+        if self.source == AS_BUILT:
+            self._check_as_built()
+        elif self._published is None and not Path(self.source).is_file():
             raise ValueError(f"weights {self.source!r}: there is no such file; expected {_FORMS}")
+
+    def _check_as_built(self) -> None:
+        if self.model.startswith("timm:") or ":" not in self.model:
+            raise ValueError(
+                f"weights {AS_BUILT!r} of model {self.model!r} are random: expected a function that "
+                f"returns a network with its weights as the model, or {_FORMS}"
+            )
+        if self.given is None and self.expect != "data" and self.normalisation is None:
+            raise ValueError(
+                f"the network of {self.model} does not say which normalisation its weights expect: "
+                "give --weights-mean and --weights-std, or --weights-expect data for that of the "
+                "training images"
+            )
+
+    @property
+    def is_file(self) -> bool:
+        """True if the weights come from a file, which fits any network of their shapes."""
+        return self.source != AS_BUILT and self.source.partition(":")[0] not in _PUBLISHERS
 
     @property
     def _published(self) -> _Published | None:
         """The metadata of published weights; None for a file."""
         where, colon, tag = self.source.partition(":")
-        if colon and where in ("torchvision", "timm"):
+        if colon and where in _PUBLISHERS:
             of = "timm" if self.model.startswith("timm:") else "torchvision"
             if where != of:
                 raise ValueError(
@@ -100,6 +131,9 @@ class Weights:
             return self.given
         if self.expect == "data":
             return None
+        if self.source == AS_BUILT:
+            own = published_normalisation(_as_built(self.model))
+            return None if own is None else (_three(own[0]), _three(own[1]))
         if published is None:
             try:
                 default = "timm:" if self.model.startswith("timm:") else "torchvision:DEFAULT"
@@ -111,7 +145,9 @@ class Weights:
     def in_spec(self) -> dict[str, Any]:
         """The entries of a specification: source, hash of a file, and normalisation."""
         spec: dict[str, Any] = {"weights": self.source}
-        if self._published is None:
+        if self.source == AS_BUILT:
+            spec["weights_hash"] = state_hash(_as_built(self.model))
+        elif self._published is None:
             spec["weights_hash"] = short_hash(Path(self.source).read_bytes())
         if self.normalisation is not None:
             spec["normalisation"] = [list(values) for values in self.normalisation]
@@ -131,20 +167,26 @@ class Weights:
                 "(without --weights)"
             )
 
-    def network(self, classes: int, size: tuple[int, int]) -> nn.Module:
+    def network(self, classes: int | None, size: tuple[int, int]) -> nn.Module:
         """The network with these weights.
 
         Args:
-            classes: number of classes.
+            classes: number of classes; None for as many as published weights, or the network of a
+                function, have.
             size: height and width of the images.
 
         Raises:
             ValueError: weights of another number of classes, that do not fit, or that cannot be
                 read or fetched; says which.
         """
-        self.check_classes(classes)
-        network = empty_network(self.source, self.model, classes, size)
         published = self._published
+        if classes is not None:
+            self.check_classes(classes)
+        elif published is not None:
+            classes = published.classes
+        network = empty_network(self.source, self.model, classes, size)
+        if self.source == AS_BUILT:
+            return network
         if published is None:
             load_weights(network, self.model, self.source)
         else:
@@ -161,8 +203,20 @@ class Weights:
             ) from error
 
 
-def empty_network(source: str, model: str, classes: int, size: tuple[int, int]) -> nn.Module:
-    """The network that weights of a source fit, with random weights.
+@lru_cache(maxsize=1)
+def _as_built(model: str) -> nn.Module:
+    """The network that a function returns, built once to be looked at."""
+    return built_network(model)
+
+
+def empty_network(source: str, model: str, classes: int | None, size: tuple[int, int]) -> nn.Module:
+    """The network that weights of a source fit, with the weights it is built with.
+
+    Args:
+        source: as `Weights` takes it.
+        model: name of the network.
+        classes: number of classes; None for as many as the network has by itself.
+        size: height and width of the images.
 
     >>> empty_network("weights.pt", "resnet9", 8, (32, 32)).head.out_features
     8

@@ -63,6 +63,21 @@ def of_channels(values: Sequence[float], channels: int, opacity: float) -> tuple
     return (*colours, *[opacity] * (channels - len(colours)))
 
 
+def published_normalisation(
+    network: nn.Module,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the mean and the standard deviation that a network carries, or None.
+
+    timm's networks carry those of their published weights.
+
+    >>> published_normalisation(nn.ReLU())
+    """
+    published = getattr(network, "pretrained_cfg", None)
+    if isinstance(published, dict) and "mean" in published and "std" in published:
+        return tuple(published["mean"]), tuple(published["std"])
+    return None
+
+
 def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
     """Return the preprocessing published with a network's weights, or ImageNet's if there is none.
 
@@ -73,11 +88,9 @@ def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
     >>> preprocessing_of("torch.nn:ReLU", nn.ReLU()).mean
     (0.485, 0.456, 0.406)
     """
-    published = getattr(network, "pretrained_cfg", None)
-    if isinstance(published, dict) and "mean" in published and "std" in published:
-        return Preprocessing(
-            tuple(published["mean"]), tuple(published["std"]), _timm_classes(network)
-        )
+    carried = published_normalisation(network)
+    if carried is not None:
+        return Preprocessing(*carried, _timm_classes(network))
     if name.startswith(PREFIX):
         mean, std = normalisation_of_folder(name) or (IMAGENET_MEAN, IMAGENET_STD)
         return Preprocessing(mean, std, classes_of(network))

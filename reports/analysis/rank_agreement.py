@@ -1,4 +1,4 @@
-"""Agreement of rankings: Kendall's tau between seeds, fills and other variants."""
+"""Agreement of rankings: Kendall's tau between seeds, variants, and measures and retraining."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import mean
 
+import numpy as np
 import pandas as pd
 
+from evaluation.scoring.order_agreement import tau_interval
 from evaluation.scoring.significance import kendall_tau
 from reports.analysis.common_seeds import common_seeds
-from reports.records.estimates import SCORES, seed_sums
+from reports.records.estimates import SCORES, SeedSums, seed_sums
 from reports.records.frames import VARIANT_COLUMNS, of_metric
 from reports.records.run import Run
 
-__all__ = ["Agreement", "agreement", "agreements"]
+__all__ = ["Agreement", "OrderAgreement", "agreement", "agreements", "order_agreement"]
 
 # Titles of the columns that tell groups of records apart.
 _TITLES = {
@@ -42,6 +44,47 @@ class Agreement:
     groups: Sequence[str]
     methods: int
     tau: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class OrderAgreement:
+    """Kendall's tau between a measure's order of the methods and that of a retrained score.
+
+    Args:
+        tau: tau-b; None with fewer than two methods that both rank, or where one has no order.
+        interval: of 95 %, over methods and seeds; None with too few methods.
+        methods: number of methods that both rank.
+        seeds: seeds of the measure and of the score.
+    """
+
+    tau: float | None
+    interval: tuple[float, float] | None
+    methods: int
+    seeds: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def order_agreement(
+    measured: Mapping[str, Mapping[int, float]], retrained: Mapping[str, SeedSums]
+) -> OrderAgreement:
+    """The agreement of a measure with a retrained score, over the seeds that methods share.
+
+    Args:
+        measured: by method and seed, higher for a better method.
+        retrained: the score by method and seed.
+    """
+    shared = [name for name in measured if measured[name] and retrained.get(name)]
+    chosen, of_score = common_seeds({name: retrained[name].keys() for name in shared})
+    chosen, of_measure = common_seeds({name: measured[name].keys() for name in chosen})
+    first = np.array([[measured[name][seed] for seed in of_measure] for name in chosen])
+    second = np.array([[retrained[name][seed][0] for seed in of_score] for name in chosen])
+    seeds = tuple(of_measure), tuple(of_score)
+    if not chosen:
+        return OrderAgreement(None, None, 0, seeds)
+    means = (dict(zip(chosen, each.mean(1).tolist(), strict=True)) for each in (first, second))
+    tau = kendall_tau(*means)
+    same = seeds[0] == seeds[1]
+    interval = None if tau is None else tau_interval(first, second, same_seeds=same)
+    return OrderAgreement(tau, interval, len(chosen), seeds)
 
 
 def agreement(

@@ -31,6 +31,7 @@ from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
 from reports.pages.measures import COMPLEXITY, measures_context
 from reports.pages.pictures import pictures_context
+from reports.pages.pitfalls import pitfalls
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
 from reports.records.estimates import SCORE_TITLES, levels, per_method
@@ -148,6 +149,7 @@ def _context(run: Run) -> dict[str, Any]:
         "mask_only": run.mask_only_accuracies,
         "mask_only_columns": mask_only_columns,
         "mask_only_charts": list(mask_only_charts(run)),
+        "pitfalls": pitfalls(run, run.command.partition("\n")[0] or "python -m comparisons run"),
         **pictures_context(run),
         "costs": costs,
         "cost_metrics": [

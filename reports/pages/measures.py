@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaluation.scoring.scores import t_interval
 from evaluation.scoring.significance import kendall_tau
 from evaluation.storage.records import METRICS, Metric
 from reports.analysis.overview import SumsRow
+from reports.analysis.rank_agreement import OrderAgreement, order_agreement
 from reports.figures.charts import Chart, chart
 from reports.figures.measures import measures_figure
 from reports.formatting import percent
-from reports.records.estimates import Estimate, estimate
+from reports.records.estimates import SCORE_TITLES, Estimate, estimate, per_method
 from reports.records.run import Method, Run
 
 __all__ = ["COMPLEXITY", "Column", "measures_context"]
@@ -23,7 +24,16 @@ _RANKING = (
     *("deletion_area", "insertion_area"),
     *("deletion_area_noisy_linear", "insertion_area_noisy_linear"),
     *("road_most_accuracy", "road_least_accuracy"),
+    *("average_drop", "confidence_increase"),
 )
+# Metrics of networks that were fine-tuned once for all methods, likewise.
+_FINE_TUNED = (
+    *("ffid_plus", "ffid_minus", "ffid_plus_accuracy", "ffid_minus_accuracy"),
+    "idsds",
+)
+_TUNED_NETWORKS = {"ffid_network_accuracy": "F-Fidelity", "idsds_network_accuracy": "IDSDS"}
+# Keys of `SCORES` that each measure's order is compared with.
+_RETRAINED = ("roar", "kar")
 _NEEDS_TRUTH = ("pointing_game", "mass_in_object")
 COMPLEXITY = ("total_variation", "png_bytes")
 _SIMILARITIES = ("spearman", "ssim")
@@ -40,6 +50,8 @@ class Column:
         tau: Kendall's tau-b between its ranking of the methods and that of the retrained score;
             None if there is none.
         shared: number of methods that both rank.
+        agreement: of its order with that of each retrained score, by a key of `SCORES`; empty
+            where nothing was retrained.
     """
 
     metric: Metric
@@ -47,6 +59,7 @@ class Column:
     layer: str | None = None
     tau: float | None = None
     shared: int = 0
+    agreement: Mapping[str, OrderAgreement] = field(default_factory=dict)
 
     @property
     def oriented(self) -> dict[str, float]:
@@ -66,13 +79,15 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
     retrained = {row.method.name: row.score.mean for row in rows if row.score is not None}
     truth = bool(run.data.get("has_object_masks"))
     wanted = (*_RANKING, *(_NEEDS_TRUTH if truth or _any(run, _NEEDS_TRUTH) else ()))
-    ranking = [_agreeing(_column(run, name), retrained) for name in wanted]
+    ranking = [_agreeing(run, _column(run, name), retrained) for name in wanted]
+    fine_tuned = [_agreeing(run, _column(run, name), retrained) for name in _FINE_TUNED]
     layers = _randomised_layers(run)
     weights = {
         kind: [_column(run, f"weights_{kind}", layer) for layer in layers] for kind in _SIMILARITIES
     }
     labels = {kind: _column(run, f"labels_{kind}") for kind in _SIMILARITIES}
     measured = [column for column in ranking if column.by_method]
+    on_tuned = [column for column in fine_tuned if column.by_method]
     randomised = [
         *weights["spearman"],
         *([labels["spearman"]] if labels["spearman"].by_method else []),
@@ -85,16 +100,25 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
     }
     return {
         "measure_missing": [
-            *(column.metric.title for column in (*ranking, *descriptions) if not column.by_method),
+            *(
+                column.metric.title
+                for column in (*ranking, *fine_tuned, *descriptions)
+                if not column.by_method
+            ),
             *(name for name, found in checks.items() if not found),
         ],
         "measure_ranking": measured,
+        "measure_fine_tuned": on_tuned,
+        "measure_agreeing": [*measured, *on_tuned],
+        "measure_retrained": {key: SCORE_TITLES[key] for key in _RETRAINED if run.sums},
+        "measure_resampled": _resampled([*measured, *on_tuned]),
+        "measure_networks": _networks(run),
         "measure_truth": truth,
         "measure_stages": layers,
         "measure_weights": weights,
         "measure_labels": labels,
         "measure_descriptions": [column for column in descriptions if column.by_method],
-        "measure_chart": _chart(order, retrained, score, measured, randomised),
+        "measure_chart": _chart(order, retrained, score, [*measured, *on_tuned], randomised),
         "measure_sample": _sample(run),
         "measure_spread": _spread(run),
         "measure_permuted": _permuted(run),
@@ -126,9 +150,47 @@ def _with_images(run: Run, found: Estimate, key: str) -> Estimate:
     return replace(found, interval=t_interval(values)) if values else found
 
 
-def _agreeing(column: Column, retrained: Mapping[str, float]) -> Column:
+def _agreeing(run: Run, column: Column, retrained: Mapping[str, float]) -> Column:
     shared = [name for name in column.by_method if name in retrained]
-    return replace(column, tau=kendall_tau(column.oriented, retrained), shared=len(shared))
+    sign = 1.0 if column.metric.higher_is_better else -1.0
+    rows = run.records[run.records["metric"] == column.metric.name]
+    by_seed: dict[str, dict[int, float]] = {}
+    for row in rows[rows["seed"].notna()].itertuples():
+        by_seed.setdefault(str(row.method), {})[int(row.seed)] = sign * float(row.value)
+    return replace(
+        column,
+        tau=kendall_tau(column.oriented, retrained),
+        shared=len(shared),
+        agreement={key: order_agreement(by_seed, run.seed_sums[key]) for key in _RETRAINED},
+    )
+
+
+def _resampled(columns: Iterable[Column]) -> str:
+    """The thing that intervals of tau are over, in words."""
+    several = any(
+        len(seeds) > 1
+        for column in columns
+        for found in column.agreement.values()
+        for seeds in found.seeds
+    )
+    return (
+        "methods and seeds"
+        if several
+        else "methods, of one seed: the noise of training is not in it"
+    )
+
+
+def _networks(run: Run) -> str:
+    """What the fine-tuned networks still get right on whole images, in words."""
+    found = {
+        title: per_method(run.records, metric).get("none")
+        for metric, title in _TUNED_NETWORKS.items()
+    }
+    parts = [f"{percent(own.mean)} % ({title})" for title, own in found.items() if own is not None]
+    if not parts:
+        return ""
+    before = "" if run.unmasked is None else f", before {percent(run.unmasked.mean)} %"
+    return f"On whole test images they get {' and '.join(parts)} right{before}."
 
 
 def _any(run: Run, names: Iterable[str]) -> bool:

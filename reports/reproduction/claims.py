@@ -27,7 +27,7 @@ __all__ = [
 OWN_COMMAND = "python -m reports.reproduction"
 
 Rule = Literal["equal to", "at most", "at least", "more than"]
-Verdict = Literal["held", "fails", "not told", "not measured"]
+Verdict = Literal["held", "fails", "not told", "not measured", "other weights"]
 _TESTS: dict[Rule, Callable[[float, float], bool]] = {
     "equal to": lambda ours, bound: math.isclose(ours, bound, rel_tol=1e-9),
     "at most": lambda ours, bound: ours <= bound,
@@ -57,6 +57,8 @@ class Claim:
             interval holds `bound`. A count is always told.
         unbounded: True for a measured ratio whose divisor may be 0: any ratio is possible, so it
             has no figure and is not told.
+        comparable: False for a figure of other weights than the published one, which can neither
+            hold nor fail: it stands beside it.
     """
 
     place: str
@@ -73,6 +75,7 @@ class Claim:
     cells: tuple[str, ...] = ()
     told: bool = True
     unbounded: bool = False
+    comparable: bool = True
 
     @property
     def ratio(self) -> float | None:
@@ -90,6 +93,8 @@ class Claim:
         """
         if self.ours is None:
             return "not told" if self.unbounded else "not measured"
+        if not self.comparable:
+            return "other weights"
         if not self.told:
             return "not told"
         return "held" if _TESTS[self.rule](self.ours, self.bound) else "fails"

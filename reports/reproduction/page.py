@@ -18,7 +18,7 @@ from reports.formatting import digits
 from reports.pages.provenance import origin_of
 from reports.pages.rendering import rendered
 from reports.records.run import Run, read_run
-from reports.reproduction import counted, printed, profiled, retrained
+from reports.reproduction import counted, others, printed, profiled, retrained
 from reports.reproduction.claims import SECTIONS, Claim
 
 __all__ = ["RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
@@ -26,7 +26,7 @@ __all__ = ["RUNS", "build", "claims_of", "committed_runs", "figure", "frame_of"]
 # Recorded runs, each in a folder of its own; the page of claims has one there too.
 RUNS = Path(__file__).parents[1] / "runs"
 # Modules that fill the registry of sections when they are imported.
-_SOURCES = (counted, profiled, retrained, printed)
+_SOURCES = (counted, profiled, retrained, printed, others)
 _ORDER = (
     "Operations (Table 6)",
     "Added work, counted",
@@ -37,6 +37,7 @@ _ORDER = (
     "On the input (Table 5)",
     "Fast-CAM in the place of Guided Backprop (section 4.2)",
     "The paper's tables against each other",
+    "Figures of other groups",
 )
 
 
@@ -83,6 +84,7 @@ def build(paths: Sequence[Path], out: Path) -> Path:
             "fails": verdicts.get("fails", 0),
             "untold": verdicts.get("not told", 0),
             "missing": verdicts.get("not measured", 0),
+            "beside": verdicts.get("other weights", 0),
             "commands": _numbered(claim.command for own in sections.values() for claim in own),
             "environment": list(_environment().items()),
             "date": datetime.now(timezone.utc).date().isoformat(),
@@ -150,7 +152,7 @@ def figure(value: float, unit: str) -> str:
         return f"{value:g} {unit}"
     if unit == "B":
         return f"{value / 1000:.1f} kB"
-    if unit == "rank correlation":
+    if unit in ("rank correlation", "share"):
         return f"{value:.4f}"
     if unit in ("%", "times"):
         return f"{digits(value)} {unit}"

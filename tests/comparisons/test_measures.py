@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
-from comparisons import measures as measures_module
 from comparisons.cells.measures import chosen_images
 from comparisons.cells.run import run_cell
 from comparisons.engines.engine import execute
 from comparisons.graph.nodes import build_nodes
 from comparisons.measures import MEASURES, Sample, resolve_measures
+from comparisons.measures import maps as measures_of_maps
 from comparisons.methods import METHODS
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import open_staged
@@ -210,7 +210,7 @@ def test_the_network_on_permuted_labels_learned_those(measured):
 
 def test_a_finished_measure_is_not_taken_again(measured, monkeypatch):
     _, store, results, nodes = measured
-    monkeypatch.setattr(measures_module, "rank_correlation", None)
+    monkeypatch.setattr(measures_of_maps, "rank_correlation", None)
     done = dict(results)
     for node in nodes:
         if node.stage == "measure":

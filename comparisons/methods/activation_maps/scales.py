@@ -10,12 +10,9 @@ from comparisons.budget import Rows, within_budget
 from comparisons.methods.base import Batch, Explain, Prepare
 from fastsal import Scale, find_scales
 
-__all__ = ["late", "on_scales"]
+__all__ = ["on_scales"]
 
 Build = Callable[[nn.Module, Sequence[Scale]], Rows]
-
-# ResNet-50's first two scales hold 70 % of the activations that SMOE Scale reads.
-_EARLY = 2
 
 
 def on_scales(build: Build) -> Prepare:
@@ -43,12 +40,3 @@ def on_scales(build: Build) -> Prepare:
         return explain_batch
 
     return prepare
-
-
-def late(scales: Sequence[Scale]) -> Sequence[Scale]:
-    """Return the scales after the first two, at least the last one.
-
-    >>> late(["layer1", "layer2", "layer3", "layer4"]), late(["layer1", "layer2"])
-    (['layer3', 'layer4'], ['layer2'])
-    """
-    return scales[min(_EARLY, len(scales) - 1) :]

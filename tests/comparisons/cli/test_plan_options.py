@@ -125,7 +125,7 @@ def test_given_weights_leave_out_what_needs_a_network_trained_here(typed, tmp_pa
     path.write_bytes(b"")
     usual = typed()[0].plan("cpu").measures
     given = typed("--weights", str(path), "--weights-expect", "data")[0].plan("cpu")
-    assert set(usual) - set(given.measures) == {"labels"}
+    assert set(usual) - set(given.measures) == {"labels", "f-fidelity", "idsds"}
     assert (given.weights, given.weights_expect) == (str(path), "data")
     with pytest.raises(PlanError, match="measure 'labels' compares the network with one trained"):
         typed("--weights", str(path), "--measures", "labels")[0].plan("cpu")

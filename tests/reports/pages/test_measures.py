@@ -76,6 +76,55 @@ def test_agreement_is_kendalls_tau_with_the_retrained_sum(measured):
     assert METRICS["insertion_area"].title in context["measure_missing"]
 
 
+def test_the_order_is_compared_with_roar_and_kar_each_with_an_interval(measured):
+    run, context = _context(measured)
+    column = _column(context, "deletion_area")
+    for key in ("roar", "kar"):
+        scores = {name: getattr(run.sums[name], key).mean for name in DELETION}
+        expected = stats.kendalltau([-DELETION[n] for n in DELETION], list(scores.values()))
+        found = column.agreement[key]
+        assert found.tau == pytest.approx(expected.statistic)
+        assert found.methods == 4
+        assert found.seeds == ((0,), (0, 1))
+        low, high = found.interval
+        assert -1 <= low <= found.tau <= high <= 1
+    assert context["measure_retrained"] == {"roar": "ROAR", "kar": "KAR"}
+    html = build(measured).read_text()
+    section = html[html.index('id="agreement"') : html.index('id="sanity"')]
+    assert "<th>τ with ROAR</th><th>τ with KAR</th>" in section
+    assert "over methods and seeds" in section
+    assert section.count(" [") == 2
+
+
+def test_three_methods_are_too_few_to_tell(measured):
+    for path in (measured / "cells").glob("measure-deletion_area-centre*"):
+        path.unlink()
+    _, context = _context(measured)
+    found = _column(context, "deletion_area").agreement["roar"]
+    assert (found.methods, found.interval) == (3, None)
+    assert "<small> not told</small>" in build(measured).read_text()
+
+
+def test_measures_of_fine_tuned_networks_have_a_table_of_their_own(measured):
+    for place, method in enumerate(DELETION):
+        _add(measured, "ffid_plus", method, [0.1 * place] * IMAGES)
+        _add(measured, "idsds", method, [0.2 * place + 0.01 * i for i in range(IMAGES)])
+    record = Record(
+        *("none", {}, "shapes", "resnet9", "unmasked", None, None, "idsds_network_accuracy"),
+        *(0.6875, "1", 0, "0.1.0", "tuned"),
+    )
+    Store(measured).save_result(CellResult("tuned", "fine_tuned", {"seed": 0}, (record,)))
+    html = build(measured).read_text()
+    section = html[html.index('id="fine-tuned"') : html.index('id="agreement"')]
+    assert "On whole test images they get 68.8 % (IDSDS) right, before 75.5 %." in section
+    for shown in ("0.300", "0.620", METRICS["ffid_plus"].title, METRICS["idsds"].title):
+        assert shown in section
+    # Both are in the table of agreement, with the measures of the frozen network.
+    agreement = html[html.index('id="agreement"') : html.index('id="sanity"')]
+    assert agreement.count('<th scope="row">') == 3
+    assert METRICS["ffid_minus"].title in html  # in the line of what was not measured
+
+
 def test_one_seed_has_its_interval_over_the_images(measured):
     _, context = _context(measured)
     found = _column(context, "deletion_area").by_method["gradient"]

@@ -1,0 +1,106 @@
+"""What is held against ROAR, and what the controls of a run say about it, in two sentences."""
+
+from __future__ import annotations
+
+from evaluation.masking.variants import BLURRED
+from reports.analysis.replacement import excludes_zero, gains
+from reports.formatting import percent, score, spread
+from reports.records.estimates import SCORE_TITLES, Estimate
+from reports.records.run import Run
+
+__all__ = ["CLAIM", "pitfalls"]
+
+CLAIM = (
+    "“On Pitfalls of RemOve-And-Retrain” (Song et al., arXiv 2304.13836 v5) holds against ROAR "
+    "that a map can rank better without telling more about the network: a blur, which adds nothing "
+    "to what a map says of the network, improves its rank in ROAR, and in ROAD."
+)
+_BLOBS, _RANDOM = "random-blobs", "random"
+# Methods named with their figure; of more, the two ends.
+_NAMED = 4
+
+
+def pitfalls(run: Run, command: str) -> list[str]:
+    """The two sentences: the objection, and the run's own controls.
+
+    Args:
+        run: the run.
+        command: that started it, to which options are added for what it lacks.
+
+    Returns:
+        The sentences; a control that the run lacks reads "not measured", with its command.
+    """
+    parts = [_blur(run, command), _masks(run, command), _blobs(run, command)]
+    return [CLAIM, f"In this run: {'; '.join(parts)}."]
+
+
+def _blur(run: Run, command: str) -> str:
+    pairs = [(name, name.removesuffix(BLURRED)) for name in run.methods if name.endswith(BLURRED)]
+    by_pair = gains(run, pairs)
+    found = [
+        (run.methods[plain].title, gain)
+        for blurred, plain in pairs
+        if plain in run.methods and (gain := by_pair.get((blurred, plain, "roar"))) is not None
+    ]
+    if not found:
+        own = next((name for name in run.methods if run.methods[name].group != "control"), "NAME")
+        methods = ",".join((*run.methods, f"{own}{BLURRED}"))
+        return f"what a blur gains: not measured ({command} --methods {methods})"
+    up, down = (
+        sum(sign * gain.mean > 0 and excludes_zero(gain) for _, gain in found) for sign in (1, -1)
+    )
+    found.sort(key=lambda pair: -pair[1].mean)
+    shown = found if len(found) <= _NAMED else [found[0], found[-1]]
+    figures = ", ".join(f"{title} {_signed(gain.mean)}{_interval(gain)}" for title, gain in shown)
+    ends = "" if shown == found else "from most to least "
+    return (
+        f"a blur raises the {SCORE_TITLES['roar']} score of {up} of {len(found)} methods and "
+        f"lowers that of {down}, told from 0 ({ends}{figures})"
+    )
+
+
+def _masks(run: Run, command: str) -> str:
+    accuracies = {
+        place: found for place, found in run.mask_only_accuracies.items() if place[1] == "roar"
+    }
+    if not accuracies:
+        return f"accuracy from the masks alone: not measured ({command} --mask-only roar:50)"
+    at = max(place[2] for place in accuracies)
+    own = {place[0]: found.mean for place, found in accuracies.items() if place[2] == at}
+    low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
+    chance = "" if run.chance is None else f", where chance is {percent(run.chance)} %"
+    masks = f"the masks alone at {100 * at:g} % removed"
+    if low == high:
+        only = run.methods[low].title
+        return f"{masks} let a network classify {percent(own[low])} % ({only}){chance}"
+    return (
+        f"{masks} let a network classify from {percent(own[low])} % ({run.methods[low].title}) "
+        f"to {percent(own[high])} % ({run.methods[high].title}){chance}"
+    )
+
+
+def _blobs(run: Run, command: str) -> str:
+    others = [
+        name for name, entry in run.methods.items()
+        if entry.group != "control" and not name.endswith(BLURRED)
+    ]  # fmt: skip
+    found = gains(run, [(_BLOBS, _RANDOM), *((name, _BLOBS) for name in others)])
+    gain = found.get((_BLOBS, _RANDOM, "roar"))
+    if gain is None:
+        methods = ",".join(dict.fromkeys((*run.methods, _RANDOM, _BLOBS)))
+        return f"random blobs against random pixels: not measured ({command} --methods {methods})"
+    above = [own for name in others if (own := found.get((name, _BLOBS, "roar"))) is not None]
+    told = sum(own.mean > 0 and excludes_zero(own) for own in above)
+    return (
+        f"random blobs, which know nothing of the image, get a {SCORE_TITLES['roar']} of "
+        f"{_signed(gain.mean)}{_interval(gain)} against random pixels, and {told} of {len(above)} "
+        "methods are told above them"
+    )
+
+
+def _signed(value: float) -> str:
+    return f"+{score(value)}" if value > 0 else score(value)
+
+
+def _interval(gain: Estimate) -> str:
+    return spread(gain, 1, 3) or " (one seed)"

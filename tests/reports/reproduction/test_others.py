@@ -1,0 +1,121 @@
+"""Figures of other groups: rank correlations against SciPy, and rows that are absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from evaluation.storage.records import CellResult, Record
+from evaluation.storage.store import Store
+from reports.records.run import Run, read_run
+from reports.reproduction.claims import SECTIONS, Claim
+from reports.reproduction.others import NOTEBOOK, spearman
+from reports.reproduction.page import frame_of
+
+pytestmark = pytest.mark.heavy
+
+RUNS = Path(__file__).parents[3] / "reports" / "runs"
+TITLE = "Figures of other groups"
+
+
+def _frame(*runs: Run) -> pd.DataFrame:
+    return frame_of({TITLE: list(SECTIONS[TITLE](runs))})
+
+
+def _row(frame: pd.DataFrame, words: str) -> pd.Series:
+    (row,) = [row for _, row in frame.iterrows() if words in row["statement"]]
+    return row
+
+
+def _measured(path: Path, metric: str, by_method: dict[str, float]) -> None:
+    for method, value in by_method.items():
+        cell = f"{metric}-{method}"
+        record = Record(
+            *(method, {}, "shapes", "resnet9", "unmasked", None, None, metric),
+            *(value, "1", 0, "0.1.0", cell),
+        )
+        history = ({"image": 0, metric: value},)
+        Store(path).save_result(
+            CellResult(cell, "measure", {"seed": 0}, (record,), history=history)
+        )
+
+
+def test_without_runs_each_row_has_the_command_that_measures_it():
+    frame = _frame()
+    assert set(frame["verdict"]) == {"not measured"}
+    assert len(frame) == 2 + 3 + 8
+    assert frame["command"].str.startswith("python -m comparisons run").all()
+    curve = _row(frame, "Mean accuracy as Integrated Gradients'")
+    # The mean over nine shares, 60 and 80 % half way between their neighbours.
+    known = list(NOTEBOOK.values())
+    expected = (sum(known) + (known[4] + known[5]) / 2 + (known[5] + known[6]) / 2) / 9
+    assert curve["paper"] == pytest.approx(expected)
+
+
+def test_a_correlation_is_that_of_the_retrained_accuracies_and_the_measure(new_run):
+    path = new_run()
+    road = {"random": 0.7, "centre": 0.5, "smoe-linear": 0.4, "gradient": 0.6}
+    _measured(path, "road_most_accuracy", road)
+    run = read_run(path)
+    row = _row(_frame(run), "Most relevant first, linear fill")
+    accuracy = {
+        name: np.mean([run.accuracies[name, "roar", share].mean for share in (0.1, 0.5, 0.9)])
+        for name in road
+    }
+    expected = stats.spearmanr(list(accuracy.values()), list(road.values())).statistic
+    assert row["ours"] == pytest.approx(expected)
+    assert row["verdict"] == "not told"  # of four methods any correlation is possible
+    assert "retrained with the fixed fill" in row["note"]
+    assert "4 methods, 2 seeds" in row["measured_on"]
+    # Least relevant first was not measured.
+    assert _row(_frame(run), "Least relevant first")["verdict"] == "not measured"
+
+
+def test_the_interval_is_that_of_scipys_correlations_of_drawn_methods():
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal(12)
+    second = first + rng.standard_normal(12)
+    rho, (low, high) = spearman(first.tolist(), second.tolist())
+    assert rho == pytest.approx(stats.spearmanr(first, second).statistic)
+    drawn = rng.integers(12, size=(3000, 12))
+    taken = [stats.spearmanr(first[rows], second[rows]).statistic for rows in drawn]
+    assert (low, high) == pytest.approx(tuple(np.quantile(taken, (0.025, 0.975))), abs=0.06)
+
+
+def test_average_drops_stand_beside_torch_cams_without_a_verdict(new_run):
+    path = new_run()
+    _measured(path, "average_drop", {"gradcam": 0.3, "smoe-linear": 0.2})
+    _measured(path, "confidence_increase", {"gradcam": 0.25, "smoe-linear": 0.3})
+    frame = _frame(read_run(path))
+    row = _row(frame, "Average drop of gradcam")
+    assert (row["ours"], row["paper"], row["verdict"]) == (0.3, 0.2686, "other weights")
+    assert row["ratio"] == pytest.approx(0.3 / 0.2686)
+    own = _row(frame, "Average drop of SMOE Scale")
+    assert own["claimed"] == "none published"
+    assert np.isnan(own["ratio"])
+    assert _row(frame, "Average drop of layercam")["verdict"] == "not measured"
+
+
+def test_a_figure_of_other_weights_neither_holds_nor_fails():
+    claim = Claim("here", "so", "4", "equal to", 4.0, 4.0, paper=4.0, comparable=False)
+    assert claim.verdict == "other weights"
+    assert claim.ratio == 1.0
+
+
+def test_recorded_runs_have_correlations_of_retrained_fills():
+    row = _row(_frame(read_run(RUNS / "shapes-tracks")), "fixed against linear fill")
+    run = read_run(RUNS / "shapes-tracks")
+    rows = run.every_variant
+    rows = rows[(rows["metric"] == "accuracy") & (rows["mode"] == "roar") & ~rows["recursive"]]
+    rows = rows[(rows["mask_unit"] == "pixel") & (rows["target_from"] == "self")]
+    by_fill = [
+        rows[rows["fill"] == fill].set_index("method")["value"] for fill in ("mean", "noisy-linear")
+    ]
+    both = by_fill[0].to_frame("mean").join(by_fill[1].rename("linear"), how="inner")
+    assert len(both) == 8
+    expected = stats.spearmanr(both["mean"], both["linear"]).statistic
+    assert row["ours"] == pytest.approx(expected)
