@@ -26,7 +26,8 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "records", "formatting", "analysis", "costs", "figures", "pages", "pictures"),
+        *("paper", "records", "formatting", "analysis", "measured", "costs", "figures", "pages"),
+        "pictures",
         *("reproduction", "families"),
     ),
     "comparisons": (
