@@ -85,6 +85,11 @@ class OfImages:
         """The mean with its interval over images."""
         return _estimate(self.values, self.cells)
 
+    def less(self, other: OfImages) -> NDArray[np.float64]:
+        """The differences from another method's scores of the images that both have."""
+        _, mine, its = np.intersect1d(self.images, other.images, return_indices=True)
+        return np.asarray(self.values[mine] - other.values[its])
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -171,7 +176,7 @@ def _tested(score: Score, methods: dict[str, OfImages], references: Sequence[str
         # Two references are compared once, as the later one's.
         if name not in known[place:]
     ]
-    values = [_paired(methods[name], methods[reference]) for name, reference in pairs]
+    values = [methods[name].less(methods[reference]) for name, reference in pairs]
     tests = paired_tests([each.tolist() for each in values])
     differences: dict[str, dict[str, Difference]] = {reference: {} for reference in known}
     for (name, reference), each, test in zip(pairs, values, tests, strict=True):
@@ -179,12 +184,6 @@ def _tested(score: Score, methods: dict[str, OfImages], references: Sequence[str
         estimate = _estimate(each, cells)
         differences[reference][name] = Difference(name, reference, estimate, test)
     return Scored(score, methods, differences)
-
-
-def _paired(first: OfImages, second: OfImages) -> NDArray[np.float64]:
-    """Differences over the images that both have."""
-    _, mine, its = np.intersect1d(first.images, second.images, return_indices=True)
-    return np.asarray(first.values[mine] - second.values[its])
 
 
 def _estimate(values: NDArray[np.float64], cells: tuple[str, ...]) -> Estimate:
