@@ -38,5 +38,7 @@ class Marks:
         before, begin, rest = page.partition(self.begin)
         _, end, after = rest.partition(self.end)
         if not begin or not end:
-            raise ValueError(f"expected the lines {self.begin!r} and {self.end!r} around {self.what}")
+            raise ValueError(
+                f"expected the lines {self.begin!r} and {self.end!r} around {self.what}"
+            )
         return f"{before}{self.begin}\n{made}\n{self.end}{after}"

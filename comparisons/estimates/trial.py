@@ -24,9 +24,9 @@ from comparisons.plans.plan import Plan
 from evaluation.masking.level_files import CHUNK_IMAGES
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.metrics.passes import forward_in
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
-from evaluation.metrics.passes import forward_in
 from fastsal.optional import one_line
 
 __all__ = ["Trial", "TrialFailed", "try_out"]

@@ -56,9 +56,7 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
     for reference in (name for name in REFERENCES if name in run.methods):
         tests = _tests(sure, sure.ranked_by)
         control = run.methods[reference].title
-        found.append(
-            Answer(f"Told from {named(control)}?", _against(sure, best, reference, tests))
-        )
+        found.append(Answer(f"Told from {named(control)}?", _against(sure, best, reference, tests)))
     found.append(Answer("Cost of its map", _cost(best.method, costs)))
     for key, title in SCORE_TITLES.items():
         if (line := _line(run, sure, common, key)) is not None:

@@ -72,7 +72,8 @@ def _summary(run: Run) -> Iterator[str]:
     )
     accuracy = _accuracy(run)
     if accuracy is not None:
-        yield f"It gets {percent(accuracy.mean)} %{spread(accuracy, 100, 1)} of the test images right."
+        share = f"{percent(accuracy.mean)} %{spread(accuracy, 100, 1)}"
+        yield f"It gets {share} of the test images right."
     own = [cell.spec.get("classes") == "own" for cell in run.cells("pretrained")]
     among = " among all of its classes, whatever those of the images" if any(own) else ""
     yield f"Maps explain the class that it predicts{among}."

@@ -40,7 +40,9 @@ def picture(rows: Sequence[Row], network: str = "mobilenet_v3_large") -> Figure:
             "comparisons profile and python -m comparisons run as the page says"
         )
     with style():
-        figure = Figure(figsize=(4.2 * min(2, len(shown)), 3.4 * -(-len(shown) // 2)), layout="constrained")
+        figure = Figure(
+            figsize=(4.2 * min(2, len(shown)), 3.4 * -(-len(shown) // 2)), layout="constrained"
+        )
         panels = figure.subplots(-(-len(shown) // 2), min(2, len(shown)), squeeze=False).ravel()
         for axes, quality in zip(panels, shown, strict=False):
             _panel(axes, rows, quality, network)

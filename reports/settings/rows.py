@@ -173,9 +173,7 @@ def _mass(run: Run) -> dict[str, Measured]:
 
 
 def _total(run: Run) -> dict[str, Measured]:
-    estimates = {
-        name: sums.total for name, sums in run.sums.items() if sums.total is not None
-    }
+    estimates = {name: sums.total for name, sums in run.sums.items() if sums.total is not None}
     values = {
         name: dict(zip(found.numbered_seeds, found.values, strict=True))
         for name, found in estimates.items()

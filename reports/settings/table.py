@@ -9,7 +9,7 @@ from reports.formatting import score, spread
 from reports.marks import Marks
 from reports.settings.rows import CENTRE, NETWORKS, QUALITIES, Measured, Row
 
-__all__ = ["MARKS", "ABSENT", "recommended", "table"]
+__all__ = ["ABSENT", "MARKS", "recommended", "table"]
 
 MARKS = Marks(
     "<!-- table of settings: python -m reports.settings -->",
@@ -51,7 +51,9 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
             if own is not None and own.verdict:
                 told[own.verdict].append(row.words)
         said = [
-            f"told {way} the default: {', '.join(told[way])}" for way in ("below", "above") if told[way]
+            f"told {way} the default: {', '.join(told[way])}"
+            for way in ("below", "above")
+            if told[way]
         ]
         said += [f"not told from it: {', '.join(told['not told'])}"] if told["not told"] else []
         pairs = f"paired by {quality.unit}"

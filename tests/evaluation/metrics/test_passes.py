@@ -48,5 +48,5 @@ def test_answers_that_differ_are_refused():
             self.calls += 1
             return self.layer(x.flatten(1)) + self.calls * torch.arange(3.0)
 
-    with pytest.raises(ValueError, match="a probability differs by .* leave out --passes-in"):
+    with pytest.raises(ValueError, match=r"a probability differs by .* leave out --passes-in"):
         forward_in("onnxruntime", Fickle().eval(), torch.rand(2, 3, 2, 2))

@@ -53,5 +53,7 @@ def test_weights_of_no_known_initialisation_are_refused():
             super().__init__()
             self.by = nn.Parameter(torch.ones(1))
 
-    with pytest.raises(ValueError, match=r"the weights of 1 cannot be drawn anew: its module Scale"):
+    with pytest.raises(
+        ValueError, match=r"the weights of 1 cannot be drawn anew: its module Scale"
+    ):
         initialised_anew(nn.Sequential(nn.Conv2d(3, 4, 3), Scale()), 0)

@@ -42,7 +42,7 @@ def _run(cells: list[Any]) -> Any:
     methods = {
         name: Method(name, name.title(), "", {}, GROUPS.get(name, "control")) for name in GAINS
     }
-    return SimpleNamespace(cells=lambda kind: cells, methods=methods)
+    return SimpleNamespace(cells=lambda _: cells, methods=methods)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,7 @@ def test_scores_are_those_of_their_metrics(found):
         for name, own in each.methods.items():
             expected = sign[0] * INSERTION[name] + sign[1] * DELETION[name]
             np.testing.assert_allclose(own.values, expected)
-            low, high = stats.t.interval(
-                0.95, IMAGES - 1, expected.mean(), stats.sem(expected)
-            )
+            low, high = stats.t.interval(0.95, IMAGES - 1, expected.mean(), stats.sem(expected))
             assert own.estimate.interval == pytest.approx((low, high))
         means = [own.values.mean() for own in each.methods.values()]
         assert means == sorted(means, reverse=True)
@@ -71,9 +69,7 @@ def test_differences_are_scipy_s_paired_tests_after_holm(found):
         *(("centre", name) for name in ("smoe-linear", "gradcam", "lafam")),
         *(("random", name) for name in ("smoe-linear", "gradcam", "lafam", "centre")),
     }  # fmt: skip
-    assert {
-        (reference, name) for reference, by in area.differences.items() for name in by
-    } == pairs
+    assert {(reference, name) for reference, by in area.differences.items() for name in by} == pairs
     p = {
         (reference, name): stats.ttest_rel(
             INSERTION[name] - DELETION[name], INSERTION[reference] - DELETION[reference]
