@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
+from comparisons.cells.residence import resident
 from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
 from evaluation.masking.level_files import unpack_levels
 from evaluation.masking.level_folder import open_levels
@@ -43,7 +44,7 @@ class TrainingDone(Exception):
 def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
     """Train on whole images, test, and save the predictions for every image."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
-    views = whole_views(dataset)
+    views = resident(store, device, *whole_views(dataset))
     outcome, network = train_and_test(cell, dataset, device, *views)
     outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
     return outcome
@@ -57,7 +58,8 @@ def train_on_masked(cell: Cell, store: Store, device: str) -> Outcome:
         dataset, cell.spec, store, mask_only=cell.kind == "mask_only"
     )
     first, folder = dataset.first_index("test"), store.local()
-    views = train_view.filled(0, folder), test_view.filled(first, folder)
+    filled = train_view.filled(0, folder), test_view.filled(first, folder)
+    views = resident(store, device, *filled)
     outcome, network = train_and_test(cell, dataset, device, *views)
     if cell.spec.get("keep"):
         outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
@@ -82,7 +84,7 @@ def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
 def keep_network(
     cell: Cell,
     network: torch.nn.Module,
-    views: tuple[InputView, InputView],
+    views: tuple[View, ...],
     store: Store,
     device: str,
 ) -> str:
@@ -134,7 +136,7 @@ def masked_views(
 
 
 def train_and_test(
-    cell: Cell, dataset: Dataset, device: str, train_view: InputView, test_view: InputView
+    cell: Cell, dataset: Dataset, device: str, train_view: View, test_view: View
 ) -> tuple[Outcome, torch.nn.Module]:
     """Train a cell's network, and test it.
 

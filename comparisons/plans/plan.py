@@ -188,10 +188,12 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the options by name.
 
-        A normalisation that is not given, the usual number of steps and the usual engine are left
-        out: ids that hash a plan from before they were options stay the same.
+        Newer options that are not given, the usual number of steps and the usual engine are left
+        out: ids that hash a plan from before there were any stay the same.
         """
         options = asdict(self)
+        if not self.recipe.alternating_flip:
+            del options["recipe"]["alternating_flip"]
         if self.weights_normalisation is None:
             del options["weights_normalisation"]
         for name, usual in (("measure_steps", USUAL_STEPS), ("passes_in", "torch")):

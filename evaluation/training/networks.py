@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluation.storage.hashes import weights_hash
+from evaluation.training.fast_network import FastNet
 from evaluation.training.grid_networks import ConvNet
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
@@ -126,6 +128,7 @@ BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
     "resnet9": ResNet9,
     "resnet9-stride2": partial(ResNet9, stride=2),
     "resnet20": ResNet20,
+    "fastnet": FastNet,
     "convnet-3d": partial(ConvNet, axes=3, channels=1),
     "convnet-1d": partial(ConvNet, axes=1, channels=2, kernel=7),
 }
@@ -230,7 +233,10 @@ def _builder(name: str) -> Callable[[int | None], object]:
         timm: Any = needed("timm", f"the network {name}")
         return partial(_build_timm, timm, name)
     if ":" in name:
-        return partial(built_by, named_function(name), name)
+        file = Path(name.rpartition(":")[0])
+        from_file = file.suffix == ".py" and file.is_file()
+        function = _run(name, file.stat().st_mtime_ns) if from_file else named_function(name)
+        return partial(built_by, function, name)
     from torchvision import models
 
     if name in {*models.list_models(module=models), *models.list_models(module=models.video)}:
@@ -253,6 +259,17 @@ def _of_torchvision(name: str, classes: int | None) -> object:
 
     stated = {} if classes is None else {"num_classes": classes}
     return models.get_model(name, weights=None, **stated)
+
+
+@lru_cache(maxsize=16)
+def _run(name: str, changed: int) -> Callable[..., Any]:
+    """The function of a file, which is run once and again where it has changed.
+
+    Networks of one class share what `torch.compile` made of the first, and a file that is run again
+    has a class of its own.
+    """
+    del changed
+    return named_function(name)
 
 
 def _build_timm(timm: Any, name: str, classes: int | None) -> object:
