@@ -81,7 +81,9 @@ class LayersPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name}={value}: expected at least 1")
-        if self.tuning.crop_padding or self.tuning.resized_crop or self.tuning.flip:
+        tuning = self.tuning
+        flips = tuning.flip or tuning.alternating_flip
+        if tuning.crop_padding or tuning.resized_crop or flips:
             raise PlanError("tuning: cached activations cannot be cropped or flipped")
 
     @classmethod

@@ -147,10 +147,12 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the options by name.
 
-        A normalisation that is not given is left out: ids that hash a plan from before it was an
-        option stay the same.
+        Newer options that are not given are left out: ids that hash a plan from before there were
+        any stay the same.
         """
         options = asdict(self)
+        if not self.recipe.alternating_flip:
+            del options["recipe"]["alternating_flip"]
         if self.weights_normalisation is None:
             del options["weights_normalisation"]
         return options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,24 @@ class InputView(View):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.integer]) -> RawBatch:
-        """Pixels ``(B, H, W, 3)`` of ``(B,)`` indices and, if images are masked, their levels."""
+    @property
+    def stored(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that a raw batch is taken from: images, levels, or both.
+
+        Raises:
+            ValueError: a fill that `filled` has not made.
+        """
         if self.masking is None or self.levels is None:
-            return (torch.from_numpy(self.images[indices]),)
-        levels = torch.from_numpy(self.levels[indices])
+            return (self.images,)
         if self.mask_only:
-            return (levels,)
+            return (self.levels,)
         if self.masking.fill != "mean":
             raise ValueError(f"the fill {self.masking.fill} is made once: call filled() first")
-        return torch.from_numpy(self.images[indices]), levels
+        return self.images, self.levels
+
+    def read(self, indices: NDArray[np.integer]) -> RawBatch:
+        """Pixels ``(B, H, W, 3)`` of ``(B,)`` indices and, if images are masked, their levels."""
+        return tuple(torch.from_numpy(array[indices]) for array in self.stored)
 
     def to_inputs(self, raw: RawBatch) -> Tensor:
         """Inputs ``(B, 3, H, W)``, float32 in channels-last order, on the raw batch's device."""
@@ -118,9 +127,7 @@ class InputView(View):
             shown = (2.0 * kept.float() - 1.0).expand(-1, -1, -1, 3)
             return shown.permute(0, 3, 1, 2)
         pixels = raw[0].float()
-        normalisation = torch.tensor(self.mean), torch.tensor(self.std)
-        mean, std = on_device(normalisation, pixels.device)
-        pixels.sub_(255.0 * mean).div_(255.0 * std)
+        pixels.sub_(_range_of(self.mean, pixels.device)).div_(_range_of(self.std, pixels.device))
         if kept is not None:
             pixels.mul_(kept)
         return pixels.permute(0, 3, 1, 2)
@@ -187,6 +194,13 @@ class InputView(View):
     def _kept(self, levels: LevelArray, masking: Masking) -> LevelArray:
         """Booleans ``(B, H, W, 1)``, or ``(B, H, W, 3)`` for elements."""
         return masking.kept(levels).reshape(len(levels), *self.images.shape[1:3], -1)
+
+
+@lru_cache(maxsize=16)
+def _range_of(share: tuple[float, ...], device: torch.device) -> Tensor:
+    """Shares of the range of an 8-bit image, on a device: brought there once, not at each step."""
+    with torch.inference_mode(False):
+        return (255.0 * torch.tensor(share)).to(device)
 
 
 @dataclass(frozen=True)

@@ -145,11 +145,12 @@ class _Chunks:
     ) -> None:
         self._array, self._digests, self._entries, self._path = array, digests, entries, path
         self._checked = np.zeros(len(digests), np.bool_)
+        self.file: tuple[object, ...] | None = None
         if path is not None:
             found = path.stat()
             file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-            key = (*file, short_hash("".join(digests).encode()))
-            self._checked = _CHECKED.setdefault(key, self._checked)
+            self.file = (*file, short_hash("".join(digests).encode()))
+            self._checked = _CHECKED.setdefault(self.file, self._checked)
 
     def check(self, key: object) -> None:
         """Check the chunks of the entries that a key selects, unless they were checked before."""
@@ -214,6 +215,11 @@ class CheckedArray(np.ndarray[Any, Any]):
         checked = array.view(cls)
         checked._chunks = _Chunks(array, digests, entries, path)
         return checked
+
+    @property
+    def file(self) -> tuple[object, ...] | None:
+        """The same for all arrays of one file with these hashes; None for one without a name."""
+        return None if self._chunks is None else self._chunks.file
 
     def __array_finalize__(self, made_from: object) -> None:
         """Leave derived arrays unchecked: what they read was checked when they were made."""

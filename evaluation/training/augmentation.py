@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from evaluation.seeding import generator
 from evaluation.training.recipe import Recipe
 
-__all__ = ["EpochDraw", "crop_and_flip", "resize_crops", "resized_boxes"]
+__all__ = ["EpochDraw", "PlacedDraw", "crop_and_flip", "resize_crops", "resized_boxes"]
 
 # Largest ratio of width and height of a resized crop, either way.
 _MOST_STRETCHED = 4 / 3
@@ -47,13 +47,13 @@ class EpochDraw:
         """The draws of an epoch of `n` images, which depend on the arguments alone."""
         rng = generator(seed, epoch)
         offsets = 2 * recipe.crop_padding + 1
-        return cls(
-            rng.permutation(n),
-            rng.integers(0, offsets, n),
-            rng.integers(0, offsets, n),
-            rng.random(n) < 0.5 if recipe.flip else np.zeros(n, dtype=bool),
-            rng.random((n, 4)) if recipe.resized_crop else None,
-        )
+        order = rng.permutation(n)
+        top, left = (rng.integers(0, offsets, n) for _ in range(2))
+        flip = rng.random(n) < 0.5 if recipe.flip else np.zeros(n, dtype=bool)
+        if recipe.alternating_flip:
+            # Drawn once; every second epoch shows the other side.
+            flip = (generator(seed, 0).random(n) < 0.5) ^ (epoch % 2 == 0)
+        return cls(order, top, left, flip, rng.random((n, 4)) if recipe.resized_crop else None)
 
     def add_to(self, digest: hashlib._Hash) -> None:
         """Update a hash with all draws."""
@@ -61,34 +61,67 @@ class EpochDraw:
             if array is not None:
                 digest.update(array.tobytes())
 
-    def augment(self, images: Tensor, indices: NDArray[np.integer], recipe: Recipe) -> Tensor:
+    def on(self, device: str | torch.device, recipe: Recipe) -> PlacedDraw:
+        """The draws on a device, where they augment batches without another transfer.
+
+        Args:
+            device: the device of the images.
+            recipe: the recipe that the draws were made for.
+        """
+        top, left, flip = (
+            torch.from_numpy(array).to(device) for array in (self.top, self.left, self.flip)
+        )
+        return PlacedDraw(top, left, flip, self.crop, recipe)
+
+
+@dataclass
+class PlacedDraw:
+    """The draws of one epoch on the device of its images; entry i belongs to image i.
+
+    Args:
+        top: ``(N,)``, first row of the padded crop.
+        left: ``(N,)``, first column of the padded crop.
+        flip: ``(N,)``, True for images to mirror.
+        crop: ``(N, 4)`` in [0, 1), for `resized_boxes`; None if crops are not resized.
+        recipe: the training's recipe.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    crop: NDArray[np.float64] | None
+    recipe: Recipe
+    _boxes: Tensor | None = field(default=None, init=False)
+
+    def augment(self, images: Tensor, index: Tensor) -> Tensor:
         """The images with this epoch's crops and flips.
 
         Args:
-            images: ``(B, C, H, W)``, on any device.
-            indices: ``(B,)``, indices of the images.
-            recipe: the training's recipe.
+            images: ``(B, C, H, W)``, all batches of one size and on the draws' device.
+            index: ``(B,)``, indices of the images, there too.
         """
         if self.crop is not None:
-            height, width = images.shape[2:]
-            boxes = resized_boxes(self.crop[indices], height, width, recipe.resized_crop)
-            images = resize_crops(images, boxes)
-        if recipe.crop_padding or recipe.flip:
+            if self._boxes is None:
+                height, width = images.shape[2:]
+                boxes = resized_boxes(self.crop, height, width, self.recipe.resized_crop)
+                self._boxes = torch.from_numpy(boxes).to(images.device)
+            images = resize_crops(images, self._boxes[index])
+        if self.recipe.crop_padding or self.recipe.flip or self.recipe.alternating_flip:
             images = crop_and_flip(
                 images,
-                self.top[indices],
-                self.left[indices],
-                self.flip[indices],
-                recipe.crop_padding,
+                self.top[index],
+                self.left[index],
+                self.flip[index],
+                self.recipe.crop_padding,
             )
         return images
 
 
 def crop_and_flip(
     images: Tensor,
-    top: NDArray[np.integer],
-    left: NDArray[np.integer],
-    flip: NDArray[np.bool_],
+    top: Tensor,
+    left: Tensor,
+    flip: Tensor,
     padding: int,
 ) -> Tensor:
     """Crop each padded image at its own offset and mirror some images.
@@ -97,23 +130,23 @@ def crop_and_flip(
 
     Args:
         images: ``(B, C, H, W)``.
-        top: ``(B,)`` first row of the crop, ``0 .. 2 * padding``.
-        left: ``(B,)`` first column of the crop, ``0 .. 2 * padding``.
-        flip: ``(B,)`` True for images to mirror.
+        top: ``(B,)`` first row of the crop, ``0 .. 2 * padding``, on the images' device.
+        left: ``(B,)`` first column of the crop, ``0 .. 2 * padding``, there too.
+        flip: ``(B,)`` True for images to mirror, there too.
         padding: pixels added at each side.
 
     Returns:
         ``(B, C, H, W)``.
 
-    >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    >>> crop_and_flip(image, np.array([1]), np.array([1]), np.array([True]), 1).tolist()
+    >>> image, one = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([1])
+    >>> crop_and_flip(image, one, one, torch.tensor([True]), 1).tolist()
     [[[[2.0, 1.0], [4.0, 3.0]]]]
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4) if padding else images
-    rows = torch.from_numpy(top)[:, None] + torch.arange(height)
-    columns = torch.from_numpy(left)[:, None] + torch.arange(width)
-    columns = torch.where(torch.from_numpy(flip)[:, None], columns.flip(1), columns)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.arange(width, device=images.device)
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
     return _gather(padded, rows, columns)
 
 
@@ -155,7 +188,7 @@ def resized_boxes(
     return np.stack([top, left, rows, columns], axis=1)
 
 
-def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
+def resize_crops(images: Tensor, boxes: Tensor) -> Tensor:
     """Resize each image's box to the image's size by nearest neighbours.
 
     Pixel i of n takes pixel floor((i + 1/2) * box / n) of the box. Deviates from He et al. and
@@ -164,7 +197,7 @@ def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
 
     Args:
         images: ``(B, C, H, W)``.
-        boxes: ``(B, 4)``, from `resized_boxes`.
+        boxes: ``(B, 4)``, from `resized_boxes`, on the images' device.
 
     Returns:
         ``(B, C, H, W)``.
@@ -174,7 +207,7 @@ def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
     [6.0, 6.0, 7.0, 7.0]
     """
     height, width = images.shape[2:]
-    top, left, rows, columns = torch.from_numpy(boxes).T[:, :, None]
+    top, left, rows, columns = boxes.T[:, :, None]
     return _gather(
         images,
         top + _sources(rows, height),
@@ -184,15 +217,11 @@ def resize_crops(images: Tensor, boxes: NDArray[np.integer]) -> Tensor:
 
 def _sources(extent: Tensor, pixels: int) -> Tensor:
     # In whole numbers, without rounding.
-    return (2 * torch.arange(pixels) + 1) * extent // (2 * pixels)
+    return (2 * torch.arange(pixels, device=extent.device) + 1) * extent // (2 * pixels)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels (rows[b, y], columns[b, x]) of each image b, on the images' device."""
-    rows, columns = (
-        places.pin_memory().to(images.device, non_blocking=True) if images.is_cuda else places
-        for places in (rows, columns)
-    )
+    """Pixels (rows[b, y], columns[b, x]) of each image b."""
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     picked = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluation.masking.resident import ResidentView
 from evaluation.masking.views import RawBatch, View, on_device
 from evaluation.training.augmentation import EpochDraw
 from evaluation.training.networks import state_hash
@@ -109,7 +110,7 @@ def train(
 
     Args:
         network: returns ``(N, classes)``, or a tuple whose first entry is that.
-        view: training images.
+        view: training images; a `ResidentView` is on `device` already, and nothing is read.
         labels: ``(N,)``.
         recipe: the training's recipe.
         seed: seed of the order, the crops, the flips and dropout, which depend on it, the epoch
@@ -140,16 +141,24 @@ def train(
             started, waited = time.perf_counter(), prefetcher.waited
             draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
+            placed = draw.on(device, recipe)
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
             right = torch.zeros((), dtype=torch.int64, device=device)
             shares = [
                 ranks.share(draw.order[start : start + recipe.batch_size])
                 for start in range(0, n, recipe.batch_size)
             ]
-            read = (partial(_read, view, share.indices, device) for share in shares)
-            for share, raw in zip(shares, prefetcher.over(read), strict=True):
-                inputs = draw.augment(view.to_inputs(on_device(raw, device)), share.indices, recipe)
-                target = targets[torch.from_numpy(share.indices).to(device, non_blocking=True)]
+            # One transfer an epoch: a step then waits for nothing that the host has.
+            every = np.concatenate([share.indices for share in shares])
+            sizes = [len(share.indices) for share in shares]
+            indices = torch.split(torch.from_numpy(every).to(device), sizes)
+            batches: Iterable[RawBatch] = ((index,) for index in indices)
+            if not isinstance(view, ResidentView):
+                read = (partial(_read, view, share.indices, device) for share in shares)
+                batches = prefetcher.over(read)
+            for share, index, raw in zip(shares, indices, batches, strict=True):
+                inputs = placed.augment(view.to_inputs(on_device(raw, device)), index)
+                target = targets[index]
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
                 # Summed on the device: reading a number would wait for the device.
                 if share.weight:
@@ -206,7 +215,9 @@ class _Step:
             optimizer.step()
         called = ranks.wrapped(network, lambda: view(np.arange(min(2, n)), ranks.device))
         if recipe.compile:
-            called = torch.compile(called)  # type: ignore[assignment]
+            # Static shapes: a last, smaller batch has kernels of its own and does not slow down
+            # the others. A later network of this class in this process compiles nothing.
+            called = torch.compile(called, dynamic=False)  # type: ignore[assignment]
         return cls(called, optimizer, schedule, scaler, recipe)
 
     def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:

@@ -286,10 +286,11 @@ def test_another_recipe_makes_other_trainings():
             Recipe(compile=True),
             Recipe(ranks=2),
             Recipe(crop_padding=0, resized_crop=0.3),
+            Recipe(flip=False, alternating_flip=True),
             *(named.recipe for named in RECIPES.values()),
         )
     }
-    assert len(ids) == 8
+    assert len(ids) == 7 + len(RECIPES)
 
 
 def test_a_plan_read_back_from_its_file_is_the_plan():

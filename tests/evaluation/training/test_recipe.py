@@ -157,7 +157,9 @@ def test_float16_survives_gradients_that_overflow():
 
 def _compiled_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network: compiled(network, backend=backend))
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **how: compiled(network, backend=backend, **how)
+    )
 
 
 @pytest.mark.heavy
@@ -198,6 +200,7 @@ def test_a_compiled_training_leaves_the_plain_network(backend, monkeypatch):
         ({"label_smoothing": -0.5}, "label_smoothing=-0.5"),
         ({"weight_decay": -1e-4}, "weight_decay=-0.0001: expected at least 0"),
         ({"resized_crop": 1.0, "crop_padding": 0}, "resized_crop=1: expected at least 0 and less"),
+        ({"alternating_flip": True}, "flip and alternating_flip are two ways to mirror"),
         ({"resized_crop": 0.1}, "crop_padding=2 and resized_crop=0.1 are two ways to crop"),
         ({"crop_padding": -1}, "crop_padding=-1: expected at least 0 pixels"),
         ({"ranks": 0}, "ranks=0: expected 1, or more"),

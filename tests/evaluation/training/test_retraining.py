@@ -165,7 +165,8 @@ def test_crop_and_flip_against_a_loop_over_pixels(padding):
             for each in zip(images, top.tolist(), left.tolist(), flip.tolist(), strict=True)
         ]
     )
-    assert torch.equal(crop_and_flip(images, top, left, flip, padding), expected)
+    draws = (torch.from_numpy(each) for each in (top, left, flip))
+    assert torch.equal(crop_and_flip(images, *draws, padding), expected)
 
 
 class _Recorder(nn.Module):
