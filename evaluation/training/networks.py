@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluation.storage.hashes import weights_hash
+from evaluation.training.fast_network import FastNet
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 
@@ -124,6 +126,7 @@ BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
     "resnet9": ResNet9,
     "resnet9-stride2": partial(ResNet9, stride=2),
     "resnet20": ResNet20,
+    "fastnet": FastNet,
 }
 
 
@@ -189,7 +192,10 @@ def _builder(name: str) -> Callable[[int], object]:
         timm: Any = needed("timm", f"the network {name}")
         return partial(_build_timm, timm, name)
     if ":" in name:
-        return partial(built_by, named_function(name), name)
+        file = Path(name.rpartition(":")[0])
+        from_file = file.suffix == ".py" and file.is_file()
+        function = _run(name, file.stat().st_mtime_ns) if from_file else named_function(name)
+        return partial(built_by, function, name)
     from torchvision import models
 
     if name in models.list_models(module=models):
@@ -199,6 +205,17 @@ def _builder(name: str) -> Callable[[int], object]:
         "classifier (torchvision.models.list_models(module=torchvision.models)), timm:NAME, "
         "package.module:function or path/to/file.py:function"
     )
+
+
+@lru_cache(maxsize=16)
+def _run(name: str, changed: int) -> Callable[..., Any]:
+    """The function of a file, which is run once and again where it has changed.
+
+    Networks of one class share what `torch.compile` made of the first, and a file that is run again
+    has a class of its own.
+    """
+    del changed
+    return named_function(name)
 
 
 def _build_timm(timm: Any, name: str, classes: int) -> object:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from evaluation.training.fast_network import patch_filters
 from evaluation.training.networks import BUILT_IN, build_network, state_hash
 from fastsal import find_scales
 
@@ -47,9 +48,47 @@ def test_resnet20_is_that_of_the_paper():
     assert len(weighted) == 20
 
 
+def test_fastnet_has_the_convolutions_of_airbench94():
+    # 2x2, then two of 3x3 a group; widths of the paper's listing. The first layer is padded.
+    convolutions = [
+        (24, 64, 1024), (64, 64, 256), (64, 256, 256), (256, 256, 64),
+        (256, 256, 64), (256, 256, 16),
+    ]  # fmt: skip
+    by_hand = 4 * 3 * 24 * 1024 + sum(9 * i * o * pixels for i, o, pixels in convolutions)
+    counted = _multiply_adds(build_network("fastnet", 10, 0, size=(32, 32)))
+    assert counted == by_hand + 256 * 10
+    assert round(counted / 1e6) == 147
+
+
+def test_patch_filters_whiten_a_photograph():
+    data = pytest.importorskip("skimage.data")
+    image = torch.from_numpy(data.astronaut()).float().permute(2, 0, 1)[None]
+    image = nn.functional.avg_pool2d(image, 8)
+    image = (image - image.mean((2, 3), keepdim=True)) / image.std((2, 3), keepdim=True)
+
+    def spread(patches: torch.Tensor) -> float:
+        """Largest principal variance of patches over the median one."""
+        variances = torch.linalg.eigvalsh(torch.cov(patches))
+        return float(variances[-1] / variances.median())
+
+    raw = nn.functional.unfold(image, 2)[0]
+    filters = patch_filters()
+    white = nn.functional.conv2d(image, filters)[0].flatten(1)
+    assert spread(raw) > 30
+    assert spread(white) < spread(raw) / 10
+    # Axes of a basis, each with a length of its own.
+    products = filters.flatten(1) @ filters.flatten(1).T
+    scale = products.diagonal().sqrt()
+    torch.testing.assert_close(products / scale / scale[:, None], torch.eye(12))
+
+
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("resnet9", [(32, 32), (16, 16), (8, 8), (4, 4)]), ("resnet20", [(32, 32), (16, 16), (8, 8)])],
+    [
+        ("resnet9", [(32, 32), (16, 16), (8, 8), (4, 4)]),
+        ("resnet20", [(32, 32), (16, 16), (8, 8)]),
+        ("fastnet", [(32, 32), (16, 16), (8, 8), (4, 4)]),
+    ],
 )
 def test_scales_of_the_built_in_networks(name, sizes):
     network = build_network(name, 10, 0, size=(32, 32))
@@ -180,7 +219,8 @@ def test_a_function_of_one_s_own(own_module):
     [
         (
             "resnet99",
-            r"unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20, the name of",
+            "unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20, fastnet, the "
+            "name of",
         ),
         ("deeplabv3_resnet50", "unknown model 'deeplabv3_resnet50'"),
         ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported: .*nowhere"),
