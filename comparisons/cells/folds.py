@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.trained import new_network, train_cell
+from comparisons.cells.trained import new_network, resident, train_cell
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.variants import Variant
@@ -30,9 +30,10 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
     held_out = np.flatnonzero(fold == cell.spec["fold"])
     images = InputView(dataset.train.images, dataset.mean, dataset.std)
     network = new_network(cell, dataset)
-    view = SubsetView(images, inside)
+    subsets = SubsetView(images, inside), SubsetView(images, held_out)
+    view, other = resident(store, device, *subsets)
     training = train_cell(cell, network, view, labels[inside], device)
-    predicted = predictions(network, SubsetView(images, held_out), device=device)
+    predicted = predictions(network, other, device=device)
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)
     hashes = {"init": training.init_hash, "model": training.model_hash}

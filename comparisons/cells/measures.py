@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import frozen
-from comparisons.cells.trained import new_network, train_and_test, whole_views
+from comparisons.cells.trained import new_network, resident, train_and_test, whole_views
 from comparisons.measures import MEASURES, Sample
 from comparisons.methods import get_method
 from comparisons.methods.examples import example_batch
@@ -80,7 +80,8 @@ def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = open_staged(store.local_data(cell.spec["data"]))
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
-    outcome, network = train_and_test(cell, shuffled, device, *whole_views(dataset))
+    views = resident(store, device, *whole_views(dataset))
+    outcome, network = train_and_test(cell, shuffled, device, *views)
     store.save_model(cell.id, network.state_dict())
     learned = float(outcome["history"][-1]["accuracy"])
     timed = tuple(entry for entry in outcome["records"] if entry.timed)

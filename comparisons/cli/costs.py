@@ -26,7 +26,8 @@ def profile(
     model: Annotated[
         str,
         typer.Option(
-            help="Networks, comma-separated: resnet9, resnet20, a torchvision classifier, or "
+            help="Networks, comma-separated: resnet9, resnet20, fastnet, a torchvision "
+            "classifier, or "
             "package.module:function; with random weights."
         ),
     ] = "resnet50",

@@ -31,7 +31,8 @@ DATA = typer.Option(
     "cowc:PATH, webdataset:PATH."
 )
 MODEL = typer.Option(
-    help="resnet9, resnet9-stride2 (for 64x64), resnet20, a torchvision classifier, or "
+    help="resnet9, resnet9-stride2 (for 64x64), resnet20, fastnet, a torchvision "
+    "classifier, or "
     "package.module:function."
 )
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")

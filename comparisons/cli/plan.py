@@ -25,6 +25,7 @@ from comparisons.graph.specs import data_cell
 from comparisons.plans.plan import Plan, PlanError
 from comparisons.runs.session import one_message
 from evaluation.datasets.load import Extent, Request, extent_of
+from evaluation.masking.resident import free_bytes
 from evaluation.storage.writing import write_atomically
 from evaluation.training.retraining import check_device
 
@@ -89,6 +90,7 @@ def plan(
         resources = Resources(
             device, threads, usual_memory_budget_mib(kind), gpus=float(kind == "cuda")
         )
+        free = free_bytes(device) if images_per_second is None else None
         count = Engine(workers=workers).workers or resources.workers_here()
         if images_per_second is None:
             _console.print("A trial of the network on this device, in under a minute ...")
@@ -105,7 +107,7 @@ def plan(
             chosen, extent, size, throughput, workers=count, rank_efficiency=rank_efficiency
         )
         command = typed_command()
-        sheet = Sheet(chosen, extent, size, throughput, cost, kind, rank_efficiency, command)
+        sheet = Sheet(chosen, extent, size, throughput, cost, kind, rank_efficiency, command, free)
         sheet.show(_console)
         write_plan_file(out, sheet.to_json())
         if page is not None:

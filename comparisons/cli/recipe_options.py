@@ -52,8 +52,8 @@ WARMUP = typer.Option(
 WEIGHT_DECAY = typer.Option(help="Of all weights.")
 LABEL_SMOOTHING = typer.Option(help="Of the cross-entropy.")
 AUGMENT = typer.Option(
-    help="none, or some of flip, crop:PIXELS (padded) and resized-crop:SHARE (of the area, at "
-    "least), comma-separated."
+    help="none, or some of flip, alternating-flip (each image the other way round in every second "
+    "epoch), crop:PIXELS (padded) and resized-crop:SHARE (of the area, at least), comma-separated."
 )
 COMPILE = typer.Option(help="Train through torch.compile; the first steps take minutes.")
 CHANNELS_LAST = typer.Option(help="Memory format of activations.")
@@ -81,7 +81,8 @@ def stated_recipe(
     (30.0, 60.0, 80.0)
     """
     if named is not None and named not in RECIPES:
-        raise ValueError(f"unknown recipe {named!r}: expected {' or '.join(RECIPES)}")
+        *others, last = RECIPES
+        raise ValueError(f"unknown recipe {named!r}: expected {', '.join(others)} or {last}")
     options = dict(usual if named is None else RECIPES[named].options)
     options.setdefault("precision", default_precision(device))
     given = {name: value for name, value in stated.items() if value is not None}
@@ -116,19 +117,20 @@ def as_augmentation(text: str | None) -> dict[str, Any]:
         ValueError: a word that is no augmentation; names it.
 
     >>> as_augmentation("crop:4,flip")
-    {'crop_padding': 4, 'resized_crop': 0.0, 'flip': True}
+    {'crop_padding': 4, 'resized_crop': 0.0, 'flip': True, 'alternating_flip': False}
     >>> as_augmentation("none")["flip"]
     False
     """
     words = as_words(text)
     if words is None:
         return {}
-    found: dict[str, Any] = {"crop_padding": 0, "resized_crop": 0.0, "flip": False}
+    found: dict[str, Any] = {"crop_padding": 0, "resized_crop": 0.0}
+    found |= {"flip": False, "alternating_flip": False}
     for word in () if words == ("none",) else words:
         name, _, amount = word.partition(":")
         try:
-            if word == "flip":
-                found["flip"] = True
+            if word in ("flip", "alternating-flip"):
+                found[word.replace("-", "_")] = True
             elif name == "crop":
                 found["crop_padding"] = int(amount)
             elif name == "resized-crop":
@@ -137,8 +139,8 @@ def as_augmentation(text: str | None) -> dict[str, Any]:
                 raise ValueError(word)
         except ValueError:
             raise ValueError(
-                f"--augment {word!r}: expected none, or some of flip, crop:PIXELS such as crop:4, "
-                "and resized-crop:SHARE such as resized-crop:0.08"
+                f"--augment {word!r}: expected none, or some of flip, alternating-flip, "
+                "crop:PIXELS such as crop:4, and resized-crop:SHARE such as resized-crop:0.08"
             ) from None
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from comparisons.estimates.cost import Cost, Line
+from comparisons.estimates.memory import device_bytes, memory_words
 from comparisons.estimates.throughput import Throughput
 from comparisons.methods import get_method, is_method
 from comparisons.plans.plan import Plan
@@ -38,6 +39,7 @@ class Sheet:
         device: of a worker, ``"cpu"`` or ``"cuda"``.
         rank_efficiency: as `cost_of` takes it.
         command: the command as typed.
+        free_bytes: memory that is free on the device; None if it was not asked.
     """
 
     plan: Plan
@@ -48,6 +50,7 @@ class Sheet:
     device: str
     rank_efficiency: float
     command: str
+    free_bytes: int | None = None
 
     def show(self, console: Console) -> None:
         """Print the sheet."""
@@ -89,7 +92,7 @@ class Sheet:
         }
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """Images, plan, throughput and total cost: a heading and a sentence each."""
+        """Images, plan, memory, throughput and total cost: a heading and a sentence each."""
         extent, plan = self.extent, self.plan
         source = "counted" if extent.found else "published counts, no file read"
         yield (
@@ -109,6 +112,7 @@ class Sheet:
             f"{total.work.training:,} images through training, {total.work.gradient:,} forward and "
             f"back to the input, {total.work.forward:,} forward alone",
         )
+        yield "Memory", memory_words(self._device_bytes, self.device, self.free_bytes)
         yield "Throughput", "; ".join((self.throughput.words, *self.throughput.notes))
         seconds, what = total.seconds, "GPU" if self.device == "cuda" else "process"
         trained = total.training_seconds / seconds if seconds else 0.0
@@ -119,6 +123,10 @@ class Sheet:
             f"{_gigabytes(total.stored_bytes)} GB of disk for levels and networks and "
             f"{_gigabytes(total.staged_bytes)} GB for memory maps. By method:",
         )
+
+    @property
+    def _device_bytes(self) -> int:
+        return device_bytes(self.plan, self.extent, self.size)
 
     def lines(self) -> tuple[tuple[str, ...], _Rows]:
         """The table of methods: headings, and rows, the last one of the total."""
@@ -217,6 +225,7 @@ class Sheet:
             "stored_bytes": cost.total.stored_bytes,
             "staged_bytes": cost.total.staged_bytes,
             "device": self.device,
+            "device_bytes": self._device_bytes,
             "gang_efficiency": self.rank_efficiency,
             "finished": [
                 {"workers": each.workers, "seconds": each.seconds} for each in cost.schedules

@@ -23,6 +23,7 @@ from comparisons.methods.work import Rates
 from comparisons.plans.plan import Plan
 from evaluation.masking.level_files import CHUNK_IMAGES
 from evaluation.masking.levels import Masking, saliency_levels
+from evaluation.masking.resident import Residence
 from evaluation.masking.views import InputView
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
@@ -175,8 +176,9 @@ def _epochs(
             raise _Enough
 
     long = replace(recipe, epochs=max(recipe.epochs, _SAMPLES + 1), learning_rate=_LEARNING_RATE)
+    (placed,) = Residence(device).views(view)
     with suppress(_Enough):
-        train(network, view, labels, long, 0, device=device, on_epoch=on_epoch)
+        train(network, placed, labels, long, 0, device=device, on_epoch=on_epoch)
     return [float(epoch) for epoch in np.diff(times)[1:]]
 
 

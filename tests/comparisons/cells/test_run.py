@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from comparisons.cells import run as cells_module
+from comparisons.cells import trained
 from comparisons.cells.cell import Cell
 from comparisons.cells.run import run_cell
 from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
 from evaluation.hardware import source_commit
+from evaluation.masking import resident
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
@@ -252,11 +254,18 @@ def test_a_finished_cell_is_not_run_again(tiny, monkeypatch):
         assert run_cell(cell, tiny.store).to_json() == tiny.store.result(cell.id).to_json()
 
 
+@pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(
     "name", ["unmasked, seed 0", "oracle, roar 50 %, seed 0", "maps of gradient"]
 )
-def test_a_cell_done_again_gives_the_same_to_the_last_digit(tiny, tmp_path, name):
+def test_a_cell_done_again_gives_the_same_to_the_last_digit(
+    tiny, tmp_path, name, held, monkeypatch
+):
     store = _copy(tiny, tmp_path)
+    if not held:
+        # Images that do not fit into the device's memory are read batch by batch.
+        monkeypatch.setattr(resident, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(trained, "_SAID", set())
     before = tiny.results[name]
     store.cell(before.id).unlink()
     if before.kind == "maps":
@@ -266,6 +275,18 @@ def test_a_cell_done_again_gives_the_same_to_the_last_digit(tiny, tmp_path, name
     assert again.correct == before.correct
     assert [entry["loss"] for entry in again.history] == [e["loss"] for e in before.history]
     assert [r for r in again.records if not r.timed] == [r for r in before.records if not r.timed]
+    said = [note for note in store.notes.new() if "read batch by batch" in note]
+    assert len(said) == (not held and before.kind != "maps")
+
+
+def test_what_does_not_fit_is_said_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(resident, "free_bytes", lambda _: 0)
+    monkeypatch.setattr(trained, "_SAID", set())
+    store, view = Store(tmp_path), trained.whole_views(_dataset(tiny))[0]
+    for _ in range(2):
+        assert trained.resident(store, "cpu", view) == (view,)
+    (said,) = store.notes.new()
+    assert said == trained.too_large(view.images.nbytes, "cpu")
 
 
 def test_maps_that_were_interrupted_go_on(tiny, tmp_path):

@@ -179,6 +179,7 @@ def test_a_throughput_measured_elsewhere_is_taken_from_its_plan(invoke, tmp_path
     code, said = invoke("plan", *more)
     assert code == 0, said
     assert "Throughput: measured on" in said
+    assert "Memory: images and levels of a training take" in said
     first, second = (json.loads(path.read_text()) for path in (there, here))
     assert second["throughput"] == first["throughput"]
     assert second["cost"]["trainings"] > first["cost"]["trainings"]

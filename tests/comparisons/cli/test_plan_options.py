@@ -97,17 +97,19 @@ def test_without_a_word_on_training_the_preset_s_recipe_holds(typed):
         ("flip", (0, 0.0, True)),
         ("crop:4, flip", (4, 0.0, True)),
         ("resized-crop:0.08,flip", (0, 0.08, True)),
+        ("crop:2,alternating-flip", (2, 0.0, False, True)),
     ],
 )
 def test_augmentation_by_words(words, fields):
-    found = as_augmentation(words)
-    assert (found["crop_padding"], found["resized_crop"], found["flip"]) == fields
+    names = ("crop_padding", "resized_crop", "flip", "alternating_flip")
+    expected = dict.fromkeys(names, False) | dict(zip(names, fields, strict=False))
+    assert as_augmentation(words) == expected
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--recipe", "cifar"), "unknown recipe 'cifar': expected imagenet or imagenet-short"),
+        (("--recipe", "cifar"), "unknown recipe 'cifar': expected cifar-fast, imagenet or"),
         (("--milestones", "a,b"), "--milestones 'a,b': expected numbers"),
         (("--augment", "rotate"), "--augment 'rotate': expected none, or some of flip"),
         (("--augment", "crop"), "--augment 'crop': expected none"),
