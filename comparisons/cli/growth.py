@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import torch
 import typer
 from rich.console import Console
 
+from comparisons.budget import usual_memory_budget_mib
 from comparisons.cells.run import environment
 from comparisons.cli.options import as_whole_numbers, as_words, typed_command
+from comparisons.engines.worker import set_up_worker
+from comparisons.estimates.reading import measure_reading
 from comparisons.plans.growth import ENGINES, Case, Sizes, cases
 from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
 from evaluation.hardware import processors
-from evaluation.training.retraining import default_precision
+from evaluation.training.retraining import check_device, default_precision
 from reports.pages.growth import MACHINE, TABLE, read_growth, write_growth, write_table
+from reports.pages.reading import READING_TABLE, read_reading, write_reading
 
 __all__ = ["growth"]
 
@@ -46,6 +52,14 @@ def growth(
     cell_images: Annotated[
         int, typer.Option(help="Training images of each cell that the workers share.")
     ] = _DEFAULT.cell_images,
+    training_images: Annotated[
+        int,
+        typer.Option(
+            help="Images of each epoch that is trained on with images held on the device and with "
+            "images read; 0 for none."
+        ),
+    ] = 2048,
+    device: Annotated[str, typer.Option(help="Of these two trainings: cpu or cuda.")] = "cpu",
     out: Annotated[
         Path,
         typer.Option(
@@ -84,10 +98,55 @@ def growth(
                 markup=False,
             )
             write_table(out, frame)
+        reading = _reading(out, training_images, device)
         command = typed_command()
-        mine = pd.concat([frame[name] == here[name] for name in MACHINE], axis=1).all(axis=1)
-        page = write_growth(out, frame[mine], command=command)
+        page = write_growth(out, _of(here, frame), reading=reading, command=command)
     _console.print(f"Page: {page}", soft_wrap=True, markup=False)
+
+
+def _of(here: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table that were measured on a machine like this one."""
+    if frame.empty:
+        return frame
+    alike = pd.concat([frame[name] == here[name] for name in MACHINE], axis=1).all(axis=1)
+    mine: pd.DataFrame = frame[alike]
+    return mine
+
+
+def _reading(out: Path, images: int, device: str) -> pd.DataFrame:
+    """Return images a second of images held and read, measured here unless the table has them.
+
+    Args:
+        out: the folder of the table.
+        images: images of an epoch; 0 to measure nothing.
+        device: of the trainings.
+    """
+    kept = read_reading(out)
+    if not images:
+        return kept
+    check_device(device)
+    here = environment(device) | {"processors": processors()}
+    own = _of(here, kept)
+    if len(own) and ((own["device"] == device) & (own["training_images"] == images)).any():
+        _console.print(f"images held and read: {READING_TABLE} in {out} has them", markup=False)
+        return kept
+    threads = torch.get_num_threads()
+    set_up_worker(1, usual_memory_budget_mib(device))
+    rows = []
+    try:
+        for found in measure_reading(images, device):
+            rows.append(asdict(found) | {name: here[name] for name in MACHINE})
+            _console.print(
+                f"{found.network}: {found.held:,.0f} images a second held, {found.read:,.0f} read",
+                markup=False,
+            )
+    finally:
+        torch.set_num_threads(threads)
+    others = kept if kept.empty else kept[kept["device"] != device]
+    parts = [part for part in (others, pd.DataFrame(rows)) if len(part)]
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    write_reading(out, table)
+    return table
 
 
 def _with(

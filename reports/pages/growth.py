@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.storage.writing import write_atomically
 from reports.formatting import counted
+from reports.pages.reading import reading_section
 
 __all__ = [
     "COLUMNS",
@@ -82,12 +83,13 @@ def write_table(folder: Path, frame: pd.DataFrame) -> None:
     write_atomically(folder / TABLE, lambda file: rows.to_csv(file, index=False))
 
 
-def write_growth(folder: Path, frame: pd.DataFrame, *, command: str) -> Path:
+def write_growth(folder: Path, frame: pd.DataFrame, *, reading: pd.DataFrame, command: str) -> Path:
     """Write the page and its figure.
 
     Args:
         folder: of the table, the page and the figure.
         frame: as `read_growth` returns it.
+        reading: as `reports.pages.reading.read_reading` returns it.
         command: the command as typed.
 
     Returns:
@@ -96,7 +98,7 @@ def write_growth(folder: Path, frame: pd.DataFrame, *, command: str) -> Path:
     drawn = _figure(frame)
     if drawn is not None:
         write_atomically(folder / _FIGURE, lambda file: file.write(drawn))
-    text = "\n\n".join(_paragraphs(frame, command, drawn is not None)) + "\n"
+    text = "\n\n".join(_paragraphs(frame, reading, command, drawn is not None)) + "\n"
     write_atomically(folder / _PAGE, lambda file: file.write(text.encode()))
     return folder / _PAGE
 
@@ -116,10 +118,14 @@ def efficiencies(frame: pd.DataFrame) -> dict[int, float]:
     return {int(n): float(runs[1] / (n * seconds)) for n, seconds in runs.sort_index().items()}
 
 
-def _paragraphs(frame: pd.DataFrame, command: str, drawn: bool) -> Iterator[str]:
+def _paragraphs(
+    frame: pd.DataFrame, reading: pd.DataFrame, command: str, drawn: bool
+) -> Iterator[str]:
     yield "# How a comparison grows"
     yield f"Made by\n\n```sh\n{command}\n```"
-    found = {name: ", ".join(dict.fromkeys(frame[name].astype(str))) for name in MACHINE}
+    parts = [part[list(MACHINE)] for part in (frame, reading) if len(part)]
+    rows = pd.concat(parts) if parts else frame
+    found = {name: ", ".join(dict.fromkeys(rows[name].astype(str))) for name in MACHINE}
     yield "\n".join(f"- {name}: {words}" for name, words in found.items())
     yield (
         "Each run is a command of its own. Its *start* (imports, a trial of the network, images, "
@@ -130,6 +136,7 @@ def _paragraphs(frame: pd.DataFrame, command: str, drawn: bool) -> Iterator[str]
     yield from _engines(frame)
     for series, title in _GROWING.items():
         yield from _growing(frame, series, title)
+    yield from reading_section(reading)
     if drawn:
         yield f"![Time and memory against images, methods and fractions]({_FIGURE})"
 

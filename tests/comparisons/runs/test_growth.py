@@ -12,6 +12,7 @@ import typer.testing
 
 from comparisons import __main__ as command
 from comparisons.cli import growth as growing
+from comparisons.estimates.reading import Reading, measure_reading
 from comparisons.graph.nodes import build_nodes
 from comparisons.plans.growth import Case, Sizes, cases
 from comparisons.runs import growth
@@ -94,7 +95,7 @@ def test_every_run_is_kept_at_once_and_none_is_made_twice(tmp_path, monkeypatch)
 
     def call() -> tuple[int, str]:
         arguments = "growth --workers none --engines local --images 64,128 --methods 2,4 "
-        arguments += f"--fractions 1 --out {tmp_path}"
+        arguments += f"--fractions 1 --training-images 0 --out {tmp_path}"
         result = typer.testing.CliRunner().invoke(command.app, arguments.split())
         return result.exit_code, result.output
 
@@ -133,6 +134,7 @@ def test_figures_of_another_machine_are_kept_and_not_on_the_page(tmp_path, monke
     fake = Measured(9.0, Times(4, 2.0, 5.0, 4.5, 0.1), 100.0, 200.0, 3.0)
     monkeypatch.setattr(growing, "measure_run", lambda *_: fake)
     call = "growth --workers none --engines none --fractions none --images {} --methods none "
+    call += "--training-images 0 "
     runner = typer.testing.CliRunner()
     first = [*call.format("64").split(), "--out", str(tmp_path)]
     assert runner.invoke(command.app, first).exit_code == 0
@@ -146,6 +148,45 @@ def test_figures_of_another_machine_are_kept_and_not_on_the_page(tmp_path, monke
     assert "| 128 |" in page
     assert "abacus" not in page
     assert "77.7" not in page
+
+
+def test_images_held_and_read_are_measured_once_a_machine_and_device(tmp_path, monkeypatch):
+    measured: list[int] = []
+    row = Reading("resnet9", 64, "cpu", "float32", 1, 100.0, 125.0, -20.0, -22.0, -18.0, 0, 0, 0)
+
+    def fake(images: int, device: str):
+        measured.append(images)
+        yield replace(row, training_images=images, device=device)
+
+    monkeypatch.setattr(growing, "measure_reading", fake)
+    nothing = "growth --workers none --engines none --fractions none --images none --methods none"
+
+    def call(images: int) -> str:
+        arguments = [*nothing.split(), "--training-images", str(images), "--out", str(tmp_path)]
+        result = typer.testing.CliRunner().invoke(command.app, arguments)
+        assert result.exit_code == 0, result.output
+        return (tmp_path / "README.md").read_text()
+
+    assert "| resnet9 | cpu, float32 | 64 | 100 | 125 | -20.0 (-22.0 to -18.0) |" in call(64)
+    assert "| 64 | 100 | 125 |" in call(64)
+    assert measured == [64]
+    assert "| 128 | 100 | 125 |" in (page := call(128))
+    assert "| 64 |" not in page
+    assert measured == [64, 128]
+    assert "| 128 |" in call(0)
+    assert measured == [64, 128]
+
+
+def test_a_reading_counts_images_of_both_ways():
+    found = list(measure_reading(64, "cpu"))
+    assert [each.network for each in found] == ["none", "resnet9", "fastnet"]
+    for each in found:
+        assert each.held == pytest.approx(each.read / (1 + each.clock_percent / 100))
+        assert each.clock_low <= each.clock_percent <= each.clock_high
+    # A network of one layer trains on more images than ResNet-9, and that on more than fastnet.
+    assert found[0].held > 3 * found[1].held > 3 * found[2].held / 2
+    with pytest.raises(ValueError, match="training images 0: expected at least 1"):
+        list(measure_reading(0, "cpu"))
 
 
 @pytest.mark.slow

@@ -16,8 +16,12 @@ from reports.pages.growth import (
     write_growth,
     write_table,
 )
+from reports.pages.reading import read_reading, write_reading
 
 pytestmark = pytest.mark.heavy
+
+
+NOTHING = pd.DataFrame()
 
 
 def _row(series: str, value: object, run_s: float, **changes: object) -> dict[str, object]:
@@ -55,7 +59,7 @@ def test_efficiency_is_of_one_worker(grown):
 
 
 def test_the_page_says_what_was_met_and_the_lines_it_was_made_of(grown, tmp_path):
-    page = write_growth(tmp_path, grown, command="the command").read_text()
+    page = write_growth(tmp_path, grown, reading=NOTHING, command="the command").read_text()
     assert "```sh\nthe command\n```" in page
     assert "2 workers 0.90, met; 4 workers 0.75, missed." in page
     engines = [line for line in page.splitlines() if line.startswith(("| local", "| ray"))]
@@ -72,16 +76,41 @@ def test_the_page_says_what_was_met_and_the_lines_it_was_made_of(grown, tmp_path
     assert page.count("A line through") == 2
     drawn = (tmp_path / "growth.svg").read_bytes()
     assert drawn.startswith(b"<?xml")
-    write_growth(tmp_path, grown, command="the command")
+    write_growth(tmp_path, grown, reading=NOTHING, command="the command")
     assert (tmp_path / "growth.svg").read_bytes() == drawn
 
 
 def test_what_was_not_measured_is_not_shown(tmp_path):
     alone = _frame(_row("workers", 2, 100.0, workers=2))
-    page = write_growth(tmp_path, alone, command="x").read_text()
+    page = write_growth(tmp_path, alone, reading=NOTHING, command="x").read_text()
     assert "not measured" in page
     assert "## Engine" not in page
     assert not (tmp_path / "growth.svg").exists()
+
+
+def _reading(network: str, *clock: float, device: str = "cpu") -> dict[str, object]:
+    own = {"network": network, "training_images": 2048, "device": device, "precision": "float32"}
+    own |= {"read": 1234.4, "held": 1300.0}
+    for kind in ("clock", "processor"):
+        names = (f"{kind}_percent", f"{kind}_low", f"{kind}_high")
+        own |= dict(zip(names, clock, strict=True))
+    return own | dict.fromkeys(MACHINE, "an abacus")
+
+
+def test_the_section_on_images_says_what_is_told_and_what_was_not_measured(grown, tmp_path):
+    level = _reading("none", -1.0, -2.0, 3.0)
+    reading = pd.DataFrame([level, _reading("resnet9", 4.0, 1.0, 7.0)])
+    page = write_growth(tmp_path, grown, reading=reading, command="x").read_text()
+    rows = [line for line in page.splitlines() if "| cpu, float32 |" in line]
+    assert rows[0].startswith("| images alone | cpu, float32 | 2,048 | 1,234 | 1,300 | -1.0 (-2.0 ")
+    assert "holding is slower with resnet9." in page
+    assert "On a GPU: not measured." in page
+    on_both = pd.DataFrame([level, _reading("resnet9", -9.0, -9.5, -8.0, device="cuda")])
+    write_reading(tmp_path, on_both)
+    pd.testing.assert_frame_equal(read_reading(tmp_path), on_both)
+    page = write_growth(tmp_path, grown, reading=on_both, command="x").read_text()
+    assert "holding is not told to be slower with any." in page
+    assert "not measured." not in page.partition("## Images on the device")[2]
 
 
 def test_a_table_comes_back(grown, tmp_path):
