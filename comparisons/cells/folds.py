@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.residence import resident
-from comparisons.cells.trained import new_network, train_cell
+from comparisons.cells.trained import new_network, resident, train_cell
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.crossfit import SubsetView, fold_of
 from evaluation.masking.variants import Variant

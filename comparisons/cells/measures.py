@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import explained_spec, fine_tuned, frozen, known_labels
-from comparisons.cells.residence import resident
-from comparisons.cells.trained import new_network, train_and_test, whole_views
+from comparisons.cells.trained import new_network, resident, train_and_test, whole_views
 from comparisons.measures import MEASURES, USUAL_STEPS, Finding, Sample
 from comparisons.methods import Explain, get_method
 from comparisons.methods.examples import example_batch

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.residence import resident
 from evaluation.datasets.dataset import SPLITS, Dataset, open_staged
 from evaluation.masking.level_files import unpack_levels
 from evaluation.masking.level_folder import open_levels
 from evaluation.masking.levels import Masking
+from evaluation.masking.resident import FREE_SHARE, Residence, ResidentView, stored_bytes
 from evaluation.masking.views import InputView, View
 from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import Record, pack_bits
@@ -28,12 +28,19 @@ __all__ = [
     "keep_network",
     "masked_views",
     "new_network",
+    "resident",
     "tested",
+    "too_large",
     "train_and_test",
     "train_cell",
     "trained",
     "whole_views",
 ]
+
+# By device: what this process keeps there from one cell to the next.
+_RESIDENCES: dict[str, Residence] = {}
+# Sentences on what does not fit, each said once.
+_SAID: set[str] = set()
 
 
 class TrainingDone(Exception):
@@ -72,6 +79,38 @@ def whole_views(dataset: Dataset) -> tuple[InputView, InputView]:
         InputView(dataset.split(name).images, dataset.mean, dataset.std) for name in SPLITS
     )
     return train, test
+
+
+def resident(store: Store, device: str, *views: View) -> tuple[View, ...]:
+    """Return views with their images in the device's memory, uploaded unless an earlier cell did.
+
+    Where they do not fit they are read batch by batch, as they are given. The run's notes say so
+    once a process.
+
+    Args:
+        store: the run's folder.
+        device: of the training.
+        views: all that the cell reads.
+    """
+    placed = _RESIDENCES.setdefault(device, Residence(device)).views(*views)
+    if not all(isinstance(view, ResidentView) for view in placed):
+        sentence = too_large(stored_bytes(*views), device)
+        if sentence not in _SAID:
+            _SAID.add(sentence)
+            store.notes.add(sentence)
+    return placed
+
+
+def too_large(needed: float, device: str) -> str:
+    """Return the sentence on images that do not fit into a device's memory.
+
+    >>> print(too_large(20e9, "cuda").partition(":")[0])
+    the images of a training take 20.0 GB, more than 50 % of the free memory of cuda
+    """
+    return (
+        f"the images of a training take {needed / 1e9:.1f} GB, more than {100 * FREE_SHARE:.0f} % "
+        f"of the free memory of {device}: they are read batch by batch, with the same results"
+    )
 
 
 def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:

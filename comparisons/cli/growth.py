@@ -143,7 +143,8 @@ def _reading(out: Path, images: int, device: str) -> pd.DataFrame:
     finally:
         torch.set_num_threads(threads)
     others = kept if kept.empty else kept[kept["device"] != device]
-    table = pd.concat([part for part in (others, pd.DataFrame(rows)) if len(part)])
+    parts = [part for part in (others, pd.DataFrame(rows)) if len(part)]
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
     write_reading(out, table)
     return table
 

@@ -104,9 +104,11 @@ def measure_reading(images: int, device: str) -> Iterator[Reading]:
 def _measured(name: str, read: View, device: str) -> Reading:
     (held,) = Residence(device).views(read)
     labels = np.arange(len(read)) % _CLASSES
-    network = _NoNetwork()
-    if name != NO_NETWORK:
-        network = build_network(name, _CLASSES, 0, size=(_SIZE, _SIZE))  # type: ignore[assignment]
+    network: nn.Module = (
+        _NoNetwork()
+        if name == NO_NETWORK
+        else build_network(name, _CLASSES, 0, size=(_SIZE, _SIZE))
+    )
     precision = default_precision(device)
     recipe = Recipe(epochs=1, precision=precision, learning_rate=_LEARNING_RATE)
     training = partial(train, network, labels=labels, recipe=recipe, seed=0, device=device)

@@ -150,7 +150,8 @@ def train(
             ]
             # One transfer an epoch: a step then waits for nothing that the host has.
             every = np.concatenate([share.indices for share in shares])
-            indices = torch.from_numpy(every).to(device).split([len(s.indices) for s in shares])
+            sizes = [len(share.indices) for share in shares]
+            indices = torch.split(torch.from_numpy(every).to(device), sizes)
             batches: Iterable[RawBatch] = ((index,) for index in indices)
             if not isinstance(view, ResidentView):
                 read = (partial(_read, view, share.indices, device) for share in shares)

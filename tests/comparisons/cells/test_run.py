@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.cells import residence
 from comparisons.cells import run as cells_module
+from comparisons.cells import trained
 from comparisons.cells.cell import Cell
 from comparisons.cells.run import run_cell
-from comparisons.cells.trained import whole_views
 from comparisons.methods import METHODS, Batch, Method
 from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import open_staged
@@ -266,7 +265,7 @@ def test_a_cell_done_again_gives_the_same_to_the_last_digit(
     if not held:
         # Images that do not fit into the device's memory are read batch by batch.
         monkeypatch.setattr(resident, "free_bytes", lambda _: 0)
-        monkeypatch.setattr(residence, "_SAID", set())
+        monkeypatch.setattr(trained, "_SAID", set())
     before = tiny.results[name]
     store.cell(before.id).unlink()
     if before.kind == "maps":
@@ -282,12 +281,12 @@ def test_a_cell_done_again_gives_the_same_to_the_last_digit(
 
 def test_what_does_not_fit_is_said_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(resident, "free_bytes", lambda _: 0)
-    monkeypatch.setattr(residence, "_SAID", set())
-    store, view = Store(tmp_path), whole_views(_dataset(tiny))[0]
+    monkeypatch.setattr(trained, "_SAID", set())
+    store, view = Store(tmp_path), trained.whole_views(_dataset(tiny))[0]
     for _ in range(2):
-        assert residence.resident(store, "cpu", view) == (view,)
+        assert trained.resident(store, "cpu", view) == (view,)
     (said,) = store.notes.new()
-    assert said == residence.too_large(view.images.nbytes, "cpu")
+    assert said == trained.too_large(view.images.nbytes, "cpu")
 
 
 def test_maps_that_were_interrupted_go_on(tiny, tmp_path):

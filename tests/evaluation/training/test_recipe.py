@@ -157,7 +157,9 @@ def test_float16_survives_gradients_that_overflow():
 
 def _compiled_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network: compiled(network, backend=backend))
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **how: compiled(network, backend=backend, **how)
+    )
 
 
 @pytest.mark.heavy
