@@ -10,6 +10,7 @@ __all__ = [
     "counted",
     "digits",
     "duration",
+    "headed",
     "origin",
     "p_value",
     "percent",
@@ -33,6 +34,15 @@ def counted(count: int, noun: str) -> str:
     """
     plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def headed(words: str) -> str:
+    """Words as a heading: the first letter is a capital.
+
+    >>> headed("insertion less deletion"), headed("ROAD")
+    ('Insertion less deletion', 'ROAD')
+    """
+    return words[:1].upper() + words[1:]
 
 
 def percent(value: float) -> str:

@@ -26,8 +26,8 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "records", "formatting", "analysis", "costs", "figures", "pages", "pictures"),
-        *("reproduction", "families"),
+        *("paper", "marks", "records", "formatting", "analysis", "measured", "costs", "figures"),
+        *("pages", "pictures", "settings", "reproduction", "families"),
     ),
     "comparisons": (
         *(

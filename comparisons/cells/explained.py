@@ -32,7 +32,7 @@ __all__ = ["explained_spec", "fine_tuned", "frozen", "known_labels"]
 
 
 def explained_spec(cell: Cell, store: Store) -> Mapping[str, Any]:
-    """Return the specification of the cell that took or trained the network that a cell explains."""
+    """Return the specification of the cell that left the network that a cell explains."""
     base = store.result(cell.spec["base"])
     return {} if base is None else base.spec
 
@@ -61,7 +61,7 @@ def frozen(
 
 @cell_kind("pretrained")
 def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
-    """Save the network with pretrained weights, and test it, if it has the classes of the images."""
+    """Save the network with pretrained weights, and test it if it knows the images' classes."""
     spec = cell.spec
     dataset = _as_expected(open_staged(store.local_data(spec["data"])), spec)
     # The images are normalised already: the weights are all that is asked for.

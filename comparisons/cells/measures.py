@@ -29,8 +29,8 @@ __all__ = ["chosen_images"]
 
 # Added to a cell's seed: the weights that randomise a network are not those it started from.
 _UNTRAINED = 1_000_000
-# Of the images that are explained and shown to the network together: 2,048 of 32x32, 41 of 224x224.
-_PIXELS_AT_ONCE = 2**21
+# Of the images that are explained and shown to the network together: 1,024 of 32x32, 20 of 224x224.
+_PIXELS_AT_ONCE = 2**20
 # In another engine, by the hash of the weights, the shape of an image, and the threads.
 _FORWARDS: dict[tuple[object, ...], Forward] = {}
 

@@ -15,9 +15,9 @@ from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
 __all__ = ["as_augmentation", "as_milestones", "stated_recipe"]
 
 WEIGHTS = typer.Option(
-    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, as-built (those "
-    "that a function's network comes with), or a file with a state dict; trained here by default. "
-    "Retraining starts from scratch either way."
+    help="Weights of the network that the maps explain: torchvision:NAME, timm:TAG, as-built "
+    "(those that a function's network comes with), or a file with a state dict; trained here by "
+    "default. Retraining starts from scratch either way."
 )
 WEIGHTS_EXPECT = typer.Option(
     help="Whose normalisation they expect: published (that of the model's published weights, where "

@@ -104,7 +104,7 @@ def _solve(
     error: float,
     iterations: int,
 ) -> bool:
-    """Conjugate gradients from `x`, which has a border of 0, to the solution; True if it is found."""
+    """Conjugate gradients from `x`, which has a border of 0; True if they find the solution."""
     height, width = hole.shape
     moved = np.empty_like(hole)
     residual = np.empty_like(hole)

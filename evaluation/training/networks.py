@@ -128,9 +128,7 @@ BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build_network(
-    name: str, classes: int | None, seed: int, *, size: tuple[int, int]
-) -> nn.Module:
+def build_network(name: str, classes: int | None, seed: int, *, size: tuple[int, int]) -> nn.Module:
     """A freshly initialised network whose weights depend on the name, the classes and the seed.
 
     Args:

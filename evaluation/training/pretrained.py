@@ -94,8 +94,8 @@ class Weights:
     def _check_as_built(self) -> None:
         if self.model.startswith("timm:") or ":" not in self.model:
             raise ValueError(
-                f"weights {AS_BUILT!r} of model {self.model!r} are random: expected a function that "
-                f"returns a network with its weights as the model, or {_FORMS}"
+                f"weights {AS_BUILT!r} of model {self.model!r} are random: expected as the model a "
+                f"function that returns a network with its weights, or {_FORMS}"
             )
         if self.given is None and self.expect != "data" and self.normalisation is None:
             raise ValueError(
@@ -209,9 +209,7 @@ def _as_built(model: str) -> nn.Module:
     return built_network(model)
 
 
-def empty_network(
-    source: str, model: str, classes: int | None, size: tuple[int, int]
-) -> nn.Module:
+def empty_network(source: str, model: str, classes: int | None, size: tuple[int, int]) -> nn.Module:
     """The network that weights of a source fit, with the weights it is built with.
 
     Args:

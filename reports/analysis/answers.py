@@ -13,7 +13,7 @@ from reports.formatting import counted, digits, p_value, probability, quantity, 
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
 
-__all__ = ["Answer", "answers", "told"]
+__all__ = ["Answer", "answers", "named", "told"]
 
 _LEVEL = 0.05
 # One-sided share of resamples that a two-sided 5 % level asks for.
@@ -56,9 +56,7 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
     for reference in (name for name in REFERENCES if name in run.methods):
         tests = _tests(sure, sure.ranked_by)
         control = run.methods[reference].title
-        found.append(
-            Answer(f"Told from {_named(control)}?", _against(sure, best, reference, tests))
-        )
+        found.append(Answer(f"Told from {named(control)}?", _against(sure, best, reference, tests)))
     found.append(Answer("Cost of its map", _cost(best.method, costs)))
     for key, title in SCORE_TITLES.items():
         if (line := _line(run, sure, common, key)) is not None:
@@ -127,7 +125,7 @@ def _counts(
     tests: Mapping[tuple[str, str], PairedTest | None],
 ) -> str:
     """The number of methods told from a control, in words."""
-    control = _named(_method(sure, reference).title)
+    control = named(_method(sure, reference).title)
     above = below = tested = 0
     for name, entry in sure.against.get(reference, {}).items():
         difference = score_of(entry.sums, key)
@@ -145,10 +143,10 @@ def _counts(
     return f"{' and '.join(parts)} {control}"
 
 
-def _named(title: str) -> str:
+def named(title: str) -> str:
     """A control's title in a sentence.
 
-    >>> _named("Centre disk"), _named("Random")
+    >>> named("Centre disk"), named("Random")
     ('the centre disk', 'random')
     """
     return "random" if title == "Random" else f"the {title[:1].lower()}{title[1:]}"
@@ -205,7 +203,7 @@ def _line(run: Run, sure: Certainty, common: CommonRanking, key: str) -> str | N
     by_name = {row.method.name: found for row, found in scored}
     controls = {name: by_name[name] for name in REFERENCES if name in by_name}
     beside = ", ".join(
-        f"{_named(run.methods[name].title)} {score(found.mean)}" for name, found in controls.items()
+        f"{named(run.methods[name].title)} {score(found.mean)}" for name, found in controls.items()
     )
     said = f"{best.method.title} {_figure(own)}" + (f" ({beside})" if beside else "")
     return "; ".join((said, *_told_parts(sure, key, list(controls)))) + "."
@@ -218,7 +216,7 @@ def _told_parts(sure: Certainty, key: str, references: Sequence[str]) -> Iterato
     tests = _tests(sure, key)
     found = {reference: _counts(sure, key, reference, tests) for reference in references}
     if len(found) > 1 and all(said.startswith("none told") for said in found.values()):
-        names = [_named(_method(sure, reference).title) for reference in found]
+        names = [named(_method(sure, reference).title) for reference in found]
         yield f"none told from {' or '.join(names)}"
     else:
         yield from found.values()

@@ -11,6 +11,7 @@ import pandas as pd
 from reports.analysis.cost_claims import judged
 from reports.costs.added_times import SMOE, SUMS, Added, Place, added_times
 from reports.costs.form_goals import WITH_MAP, form_rows
+from reports.marks import Marks
 
 __all__ = ["RUN", "put", "table"]
 
@@ -92,11 +93,7 @@ def put(text: str, made: str) -> str:
     >>> print(put(f"Costs\n{BEGIN}\n| old |\n{END}\n", "| new |").splitlines()[2])
     | new |
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"expected the lines {BEGIN!r} and {END!r} around the table of costs")
-    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+    return Marks(BEGIN, END, "the table of costs").put(text, made)
 
 
 def _missed(place: Place, found: Mapping[tuple[Place, str], Added]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from reports.figures.styles import key, method_styles
 from reports.formatting import counted
 from reports.pages.costs import costs_context
 from reports.pages.layers import layers_context
+from reports.pages.measured import measured_context
 from reports.pages.measures import COMPLEXITY, measures_context
 from reports.pages.pictures import pictures_context
 from reports.pages.pitfalls import pitfalls
@@ -106,6 +107,8 @@ def render(run: Run) -> str:
         return rendered("layers.html.j2", layers_context(run))
     if run.kind == "profile":
         return rendered("profile.html.j2", costs_context(run))
+    if run.measures_alone:
+        return rendered("measured.html.j2", measured_context(run))
     return rendered("page.html.j2", _context(run))
 
 

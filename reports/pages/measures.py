@@ -34,6 +34,8 @@ _FINE_TUNED = (
 _TUNED_NETWORKS = {"ffid_network_accuracy": "F-Fidelity", "idsds_network_accuracy": "IDSDS"}
 # Keys of `SCORES` that each measure's order is compared with.
 _RETRAINED = ("roar", "kar")
+# Steps of a plan that says none.
+_USUAL_STEPS = 20
 _NEEDS_TRUTH = ("pointing_game", "mass_in_object")
 COMPLEXITY = ("total_variation", "png_bytes")
 _SIMILARITIES = ("spearman", "ssim")
@@ -122,6 +124,7 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
         "measure_sample": _sample(run),
         "measure_spread": _spread(run),
         "measure_permuted": _permuted(run),
+        "measure_shares": _shares(run),
     }
 
 
@@ -218,6 +221,15 @@ def _spread(run: Run) -> str:
     """The thing that intervals of the section are over, in words."""
     seeds = {cell.spec.get("seed") for cell in run.cells("measure")}
     return "seeds, each with its own network" if len(seeds) > 1 else "the images, of one network"
+
+
+def _shares(run: Run) -> dict[str, str]:
+    """The shares of pixels that are removed, of the areas and of ROAD, in words."""
+    steps = int(run.options.get("measure_steps", _USUAL_STEPS))
+    road = [200 * step / steps for step in range(1, steps // 2)]
+    few = [road[0], road[1], None, road[-1]] if len(road) > 4 else road
+    shown = ", ".join("..." if share is None else f"{share:.3g}" for share in few)
+    return {"area": f"{100 / steps:.3g} %", "road": f"{shown} %"}
 
 
 def _permuted(run: Run) -> str | None:

@@ -147,6 +147,11 @@ class Run:
         present = set(self.options.get("modes", ())) | set(self.records["mode"])
         return tuple(mode for mode in ("roar", "kar") if mode in present)
 
+    @property
+    def measures_alone(self) -> bool:
+        """True if the plan retrains nothing and takes measures of a frozen network."""
+        return self.kind == "run" and self.options.get("modes", ("roar",)) in ((), [])
+
     @cached_property
     def accuracy_records(self) -> pd.DataFrame:
         """The test accuracies among `records`, without those inside the network."""

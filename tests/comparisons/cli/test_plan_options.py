@@ -157,3 +157,25 @@ def test_a_file_s_normalisation(typed, tmp_path):
 def test_a_normalisation_that_cannot_be_is_named(typed, arguments, message):
     with pytest.raises(ValueError, match=message):
         typed(*arguments)[0].plan("cpu")
+
+
+def test_no_modes_leave_retraining_out(typed):
+    plan = typed("--modes", "none", "--measures", "road")[0].plan("cpu")
+    assert (plan.modes, plan.mask_only, plan.measures) == ((), (), ("road",))
+    assert plan.weights is None  # the network to explain is trained here
+
+
+def test_the_preset_of_published_networks_trains_nothing(typed):
+    plan = typed("--preset", "published")[0].plan("cpu")
+    assert (plan.modes, plan.weights) == ((), "torchvision:DEFAULT")
+    assert plan.measures == ("insertion-deletion", "road")
+    assert plan.takes_own_classes
+    assert plan.outputs(10) is None
+    changed = typed(
+        *("--preset", "published", "--measures", "descriptions", "--measure-steps", "10"),
+        *("--modes", "kar", "--passes-in", "onnxruntime"),
+    )[0].plan("cpu")
+    assert (changed.measures, changed.measure_steps) == (("descriptions",), 10)
+    assert (changed.modes, changed.passes_in) == (("kar",), "onnxruntime")
+    assert not changed.takes_own_classes
+    assert changed.outputs(10) == 10

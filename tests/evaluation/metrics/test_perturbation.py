@@ -197,3 +197,27 @@ def test_shares_that_are_no_steps_are_refused(shares):
             shares,
             first="most",
         )
+
+
+def test_the_ends_of_the_other_order_are_taken_and_not_shown_again():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval()
+    inputs = torch.rand(3, 3, 4, 4)
+    ranked = np.stack([np.random.default_rng(row).permutation(16) for row in range(3)])
+    shown: list[float] = []
+
+    def perturb(kept: np.ndarray) -> torch.Tensor:
+        shown.append(float(kept.mean()))
+        return with_channel_mean(inputs)(kept)
+
+    shares = (0.0, 0.25, 0.5, 1.0)
+    given = network, perturb, torch.tensor([0, 1, 2]), ranked, (4, 4), shares
+    most = perturbation_curves(*given, first="most")
+    alone = perturbation_curves(*given, first="least")
+    shown.clear()
+    least = perturbation_curves(*given, first="least", ends=most)
+    np.testing.assert_array_equal(least.probability, alone.probability)
+    np.testing.assert_array_equal(least.predicted, alone.predicted)
+    assert shown == [0.75, 0.5]
+    with pytest.raises(ValueError, match="ends of the shares"):
+        perturbation_curves(*given[:-1], (0.0, 1.0), first="least", ends=most)

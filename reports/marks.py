@@ -1,0 +1,44 @@
+"""Text that a command makes, in its place between two marks of a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Marks"]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Two lines of a page, between which a command puts what it makes.
+
+    Args:
+        begin: the line before, which names the command.
+        end: the line after.
+        what: what stands between them, for the message.
+    """
+
+    begin: str
+    end: str
+    what: str
+
+    def put(self, page: str, made: str) -> str:
+        r"""The page with a text between the marks, in place of the one that was there.
+
+        Args:
+            page: the whole page.
+            made: the text.
+
+        Raises:
+            ValueError: the page does not have the two marks.
+
+        >>> marks = Marks("<!-- a -->", "<!-- b -->", "the table")
+        >>> marks.put("Costs\n<!-- a -->\n| old |\n<!-- b -->\n", "| new |").splitlines()[2]
+        '| new |'
+        """
+        before, begin, rest = page.partition(self.begin)
+        _, end, after = rest.partition(self.end)
+        if not begin or not end:
+            raise ValueError(
+                f"expected the lines {self.begin!r} and {self.end!r} around {self.what}"
+            )
+        return f"{before}{self.begin}\n{made}\n{self.end}{after}"

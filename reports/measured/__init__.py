@@ -1,0 +1,1 @@
+"""Measures without retraining: scores image by image, their tests, and what they say."""

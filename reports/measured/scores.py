@@ -1,0 +1,190 @@
+"""Scores of maps image by image, and their differences paired by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.scoring.scores import t_interval
+from evaluation.scoring.significance import PairedTest, paired_tests
+from evaluation.storage.records import CellResult
+from reports.records.estimates import Estimate
+from reports.records.run import Run
+
+__all__ = ["REFERENCES", "SCORES", "Difference", "OfImages", "Score", "Scored", "scored"]
+
+# Methods that every other one is held against, those that a run has: ours, then two controls.
+REFERENCES = ("smoe-linear", "centre", "random")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of an image's map, higher for a better map.
+
+    Args:
+        key: name in code.
+        title: name in tables and sentences.
+        plus: metric that counts for the map; None for none.
+        minus: metric that counts against it; None for none.
+
+    >>> SCORES[0].title
+    'insertion less deletion'
+    """
+
+    key: str
+    title: str
+    plus: str | None
+    minus: str | None
+
+    def of(self, entry: Mapping[str, float]) -> float | None:
+        """The score of one image from its metrics; None if one was not measured."""
+        total = 0.0
+        for metric, sign in ((self.plus, 1.0), (self.minus, -1.0)):
+            if metric is not None and metric not in entry:
+                return None
+            total += 0.0 if metric is None else sign * float(entry[metric])
+        return total
+
+
+# Each family of a score's tests is corrected by itself.
+SCORES = (
+    Score("area", "insertion less deletion", "insertion_area", "deletion_area"),
+    Score(
+        "road", "ROAD, least less most salient first", "road_least_accuracy", "road_most_accuracy"
+    ),
+    Score("insertion", "insertion", "insertion_area", None),
+    Score("deletion", "deletion, with its sign turned", None, "deletion_area"),
+    Score(
+        "filled-area",
+        "insertion less deletion, noisy linear",
+        "insertion_area_noisy_linear",
+        "deletion_area_noisy_linear",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OfImages:
+    """A method's score of each image.
+
+    Args:
+        images: numbers of the test images, rising.
+        values: the score of each; the mean over seeds, where several networks were explained.
+        cells: that measured them.
+    """
+
+    images: NDArray[np.int64]
+    values: NDArray[np.float64]
+    cells: tuple[str, ...]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its interval over images."""
+        return _estimate(self.values, self.cells)
+
+    def less(self, other: OfImages) -> NDArray[np.float64]:
+        """The differences from another method's scores of the images that both have."""
+        _, mine, its = np.intersect1d(self.images, other.images, return_indices=True)
+        return np.asarray(self.values[mine] - other.values[its])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's score less that of a reference, paired by image.
+
+    Args:
+        method: the method.
+        reference: the reference.
+        estimate: the mean difference with its interval over images.
+        test: paired t test, corrected with all others of the score; None without any spread.
+    """
+
+    method: str
+    reference: str
+    estimate: Estimate
+    test: PairedTest | None
+
+    @property
+    def told(self) -> bool:
+        """True if it is told from 0: its p after Holm's correction is below 0.05."""
+        return self.test is not None and self.test.adjusted < _LEVEL
+
+
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One score of every method, and its differences from the references.
+
+    Args:
+        score: the score.
+        methods: by name, the best first.
+        differences: by reference, then by method, in the order of the methods.
+    """
+
+    score: Score
+    methods: Mapping[str, OfImages]
+    differences: Mapping[str, Mapping[str, Difference]]
+
+
+def scored(run: Run, references: Sequence[str] = REFERENCES) -> list[Scored]:
+    """Every score that a run has of two methods or more.
+
+    Args:
+        run: the run.
+        references: names of methods; those that the run lacks are left out.
+    """
+    cells = run.cells("measure")
+    found = ((score, _of_methods(score, cells)) for score in SCORES)
+    return [_tested(score, by, references) for score, by in found if len(by) > 1]
+
+
+def _of_methods(score: Score, cells: Iterable[CellResult]) -> dict[str, OfImages]:
+    """The scores of each method's images that every one of its seeds has; the best method first."""
+    by_seed: dict[str, dict[int | None, tuple[str, dict[int, float]]]] = {}
+    for cell in cells:
+        values = {
+            int(entry["image"]): value
+            for entry in cell.history
+            if (value := score.of(entry)) is not None
+        }
+        if values:
+            # A cell of other options measured the same again: the last one counts.
+            seeds = by_seed.setdefault(str(cell.spec["method"]), {})
+            seeds[cell.spec.get("seed")] = cell.id, values
+    methods = {name: _joined(list(seeds.values())) for name, seeds in by_seed.items()}
+    ranked = sorted(methods, key=lambda name: -float(methods[name].values.mean()))
+    return {name: methods[name] for name in ranked}
+
+
+def _joined(seeds: Sequence[tuple[str, Mapping[int, float]]]) -> OfImages:
+    images = sorted(set.intersection(*(set(values) for _, values in seeds)))
+    means = np.mean([[values[image] for image in images] for _, values in seeds], axis=0)
+    return OfImages(np.asarray(images), np.asarray(means), tuple(cell for cell, _ in seeds))
+
+
+def _tested(score: Score, methods: dict[str, OfImages], references: Sequence[str]) -> Scored:
+    known = [name for name in references if name in methods]
+    pairs = [
+        (name, reference)
+        for place, reference in enumerate(known)
+        for name in methods
+        # Two references are compared once, as the later one's.
+        if name not in known[place:]
+    ]
+    values = [methods[name].less(methods[reference]) for name, reference in pairs]
+    tests = paired_tests([each.tolist() for each in values])
+    differences: dict[str, dict[str, Difference]] = {reference: {} for reference in known}
+    for (name, reference), each, test in zip(pairs, values, tests, strict=True):
+        cells = (*methods[name].cells, *methods[reference].cells)
+        estimate = _estimate(each, cells)
+        differences[reference][name] = Difference(name, reference, estimate, test)
+    return Scored(score, methods, differences)
+
+
+def _estimate(values: NDArray[np.float64], cells: tuple[str, ...]) -> Estimate:
+    return Estimate(float(values.mean()), t_interval(values.tolist()), (None,), cells)

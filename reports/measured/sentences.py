@@ -1,0 +1,70 @@
+"""What measures without retraining say, in sentences made from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from reports.analysis.answers import named
+from reports.formatting import counted, score, spread
+from reports.measured.scores import REFERENCES, Scored
+from reports.records.run import Method, Run
+
+__all__ = ["Said", "sentences"]
+
+_MOST_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Said:
+    """A score with what is said of it.
+
+    Args:
+        score: its title.
+        text: a few sentences.
+    """
+
+    score: str
+    text: str
+
+
+def sentences(run: Run, found: Sequence[Scored]) -> list[Said]:
+    """A few sentences on each score: the order, what is told from the first reference and what not.
+
+    Args:
+        run: for the methods' titles and groups.
+        found: its scores.
+    """
+    return [Said(each.score.title, " ".join(_of_score(run, each))) for each in found]
+
+
+def _of_score(run: Run, found: Scored) -> Iterator[str]:
+    titles = {name: _title(run.methods[name]) for name in found.methods}
+    own = [name for name in found.methods if run.methods[name].group != "control"]
+    if own:
+        best = found.methods[own[0]].estimate
+        yield (
+            f"The best of {counted(len(own), 'method')} is {titles[own[0]]}, "
+            f"{score(best.mean)}{spread(best, 1, 3)}."
+        )
+    for reference, differences in found.differences.items():
+        groups: dict[str, list[str]] = {"Told above": [], "Told below": [], "Not told from": []}
+        for name, each in differences.items():
+            if run.methods[name].group != "control" or reference == REFERENCES[0]:
+                way = "above" if each.estimate.mean > 0 else "below"
+                groups[f"Told {way}" if each.told else "Not told from"].append(titles[name])
+        for said, names in groups.items():
+            if names:
+                yield f"{said} {titles[reference]}: {_listed(names, len(differences))}."
+
+
+def _listed(names: Sequence[str], every: int) -> str:
+    """Names in a sentence; their number where they are all there are."""
+    if len(names) == every > _MOST_NAMES:
+        return f"all {every} methods"
+    return ", ".join(names)
+
+
+def _title(method: Method) -> str:
+    """A method's title in a sentence."""
+    return named(method.title) if method.group == "control" else method.title

@@ -1,0 +1,60 @@
+"""The command ``python -m reports.settings [--into PAGE] [--picture FILE]``."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import typer
+
+from evaluation.storage.writing import write_atomically
+from reports.settings.picture import picture
+from reports.settings.rows import RUNS, Runs, rows
+from reports.settings.table import MARKS, table
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    costs: Annotated[
+        Path, typer.Option(help="Archive of python -m comparisons profile.", show_default=False)
+    ] = RUNS.costs,
+    shapes: Annotated[
+        Path, typer.Option(help="Archive of a comparison on shapes.", show_default=False)
+    ] = RUNS.shapes,
+    photographs: Annotated[
+        Path, typer.Option(help="Archive of a comparison of --modes none.", show_default=False)
+    ] = RUNS.photographs,
+    into: Annotated[
+        Path | None, typer.Option(help="Page that gets the table between its two marks.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--picture", help="SVG file for the picture.")] = None,
+) -> None:
+    """Print what cheaper settings of SMOE Scale cost and are worth; measures nothing."""
+    try:
+        found = rows(Runs(costs, shapes, photographs))
+        made = table(found)
+        page = None if into is None else MARKS.put(into.read_text(encoding="utf-8"), made)
+        drawn = None if to is None else picture(found)
+    except (OSError, ValueError, KeyError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if into is not None and page is not None:
+        text = page.encode()
+        write_atomically(into, lambda file: file.write(text))
+    if to is not None and drawn is not None:
+        image = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": "fastsal"}):
+            drawn.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
+        write_atomically(to, lambda file: file.write(image.getvalue()))
+    if into is None and to is None:
+        typer.echo(made)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m reports.settings")

@@ -1,0 +1,31 @@
+"""The table of photographs is that of the recorded run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reports.measured.table import MARKS, RUN, table
+
+PAGE = Path(__file__).parents[3] / "docs" / "results" / "photographs.md"
+
+
+def test_the_page_has_the_recorded_table():
+    page = PAGE.read_text(encoding="utf-8")
+    assert MARKS.put(page, table(RUN)) == page
+
+
+def test_every_method_of_the_recorded_run_was_measured_on_the_same_thousand_images():
+    from reports.measured.scores import scored
+    from reports.records.run import read_run
+
+    for each in scored(read_run(RUN)):
+        for own in each.methods.values():
+            assert len(own.images) == 1000
+            assert len(set(own.images.tolist())) == 1000
+
+
+def test_a_run_without_scores_is_refused(tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError)):
+        table(tmp_path)
