@@ -130,7 +130,7 @@ def _measurings(plan: Plan, method: str, order: int, test_images: int) -> Iterat
     images = min(plan.measure_images, test_images)
     for seed in plan.seeds_of(method) if plan.weights is None else plan.seeds[:1]:
         for measure in (MEASURES[name] for name in plan.measures):
-            others = (names.permuted(seed),) if measure.needs_permuted else ()
+            others: tuple[str, ...] = (names.permuted(seed),) if measure.needs_permuted else ()
             if measure.removal is not None:
                 others += (names.fine_tuned(measure.name, seed),)
             work = get_method(method).work * (images * measure.maps)

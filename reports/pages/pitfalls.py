@@ -36,7 +36,7 @@ def pitfalls(run: Run, command: str) -> list[str]:
 
 def _blur(run: Run, command: str) -> str:
     pairs = [(name, name.removesuffix(BLURRED)) for name in run.methods if name.endswith(BLURRED)]
-    by_pair = gains(run, pairs)
+    by_pair = gains(run, pairs) if pairs else {}
     found = [
         (run.methods[plain].title, gain)
         for blurred, plain in pairs
@@ -84,7 +84,8 @@ def _blobs(run: Run, command: str) -> str:
         name for name, entry in run.methods.items()
         if entry.group != "control" and not name.endswith(BLURRED)
     ]  # fmt: skip
-    found = gains(run, [(_BLOBS, _RANDOM), *((name, _BLOBS) for name in others)])
+    wanted = [(_BLOBS, _RANDOM), *((name, _BLOBS) for name in others)]
+    found = gains(run, wanted) if {_BLOBS, _RANDOM} <= run.methods.keys() else {}
     gain = found.get((_BLOBS, _RANDOM, "roar"))
     if gain is None:
         methods = ",".join(dict.fromkeys((*run.methods, _RANDOM, _BLOBS)))

@@ -170,7 +170,8 @@ def _orders(
 def _retrained(run: Run, mode: str, fill: str) -> dict[str, float]:
     """Mean accuracy of each method over the fractions, at a fill, else as the protocol has it."""
     rows = run.every_variant
-    usual = (rows["mask_unit"] == "pixel") & (rows["target_from"] == "self") & ~rows["recursive"]
+    usual = (rows["mask_unit"] == "pixel") & (rows["target_from"] == "self")
+    usual &= ~rows["recursive"].astype(bool)
     found: dict[str, list[float]] = {}
     for (method, own, fraction), each in accuracies(rows[usual & (rows["fill"] == fill)]).items():
         if own == mode and fraction in run.fractions:

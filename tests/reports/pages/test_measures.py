@@ -119,9 +119,9 @@ def test_measures_of_fine_tuned_networks_have_a_table_of_their_own(measured):
     assert "On whole test images they get 68.8 % (IDSDS) right, before 75.5 %." in section
     for shown in ("0.300", "0.620", METRICS["ffid_plus"].title, METRICS["idsds"].title):
         assert shown in section
-    # Both are in the table of agreement, with the measures of the frozen network.
+    # Both are in the table of agreement, with the deletion area and the pointing game.
     agreement = html[html.index('id="agreement"') : html.index('id="sanity"')]
-    assert agreement.count('<th scope="row">') == 3
+    assert agreement.count('<th scope="row">') == 4
     assert METRICS["ffid_minus"].title in html  # in the line of what was not measured
 
 
