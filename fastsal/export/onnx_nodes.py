@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from fastsal.optional import needed
 
 # The names of the nodes that make the map begin so: quantisation has to leave them out.
 PREFIX = "fastsal/"
@@ -60,3 +62,52 @@ def place_map_nodes(graph: Any) -> None:
     nodes = [*of_none, *own, *branches, *of_several]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def keep_slices(graph: Any, prefix: str = PREFIX) -> None:
+    """Let each slice of the map name a second axis, which it takes whole.
+
+    onnxruntime and OpenVINO put slices along one axis that lie side by side into one Split. It
+    copies the whole tensor at once, out of the processor's cache again, and OpenVINO's takes as
+    long as the layer that made the tensor.
+
+    Args:
+        graph: The `onnx.GraphProto`.
+        prefix: The names of the map's nodes begin so.
+    """
+    onnx: Any = needed("onnx", "an ONNX file")
+    constants = {one.name: one for one in graph.initializer}
+    replaced = set()
+    bounds = {"begin": 0, "end": 2**63 - 1, "axis": 0, "step": 1}
+    for node in graph.node:
+        if node.op_type != "Slice" or not node.name.startswith(prefix):
+            continue
+        given = [constants.get(name) for name in node.input[1:]]
+        if len(given) != len(bounds) or None in given:
+            continue
+        values = [onnx.numpy_helper.to_array(one).flatten() for one in given]
+        if any(len(one) != 1 for one in values) or values[2][0] != 1:
+            continue
+        replaced.update(node.input[1:])
+        for index, ((what, whole), value) in enumerate(zip(bounds.items(), values, strict=True), 1):
+            name = f"{prefix}{what}_{value[0]}"
+            node.input[index] = name
+            if name not in constants:
+                constants[name] = onnx.helper.make_tensor(
+                    name, onnx.TensorProto.INT64, [2], [whole, int(value[0])]
+                )
+                graph.initializer.append(constants[name])
+    replaced -= names_read(graph.node)
+    for one in [one for one in graph.initializer if one.name in replaced]:
+        graph.initializer.remove(one)
+
+
+def names_read(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of what nodes read, in graphs inside them too."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.input)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                found |= names_read(inner.node)
+    return found
