@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
-from fastsal.export.onnx_constants import write_constants_as_nodes
 from fastsal.export.onnx_nodes import (
     PREFIX,
     keep_slices,
     mark_map_nodes,
     place_map_nodes,
     remove_metadata,
+    write_constants_as_nodes,
 )
 from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in

@@ -12,10 +12,9 @@ from fastsal.export.graph_forms import graph_form
 from fastsal.export.model import RECTIFIERS, ModelWithMap
 from fastsal.export.onnx import exported_program
 from fastsal.export.onnx_check import ExportError
-from fastsal.export.onnx_constants import write_constants_as_nodes
 from fastsal.export.onnx_graph.examples import Images
 from fastsal.export.onnx_graph.opsets import in_opset
-from fastsal.export.onnx_nodes import keep_slices, remove_metadata
+from fastsal.export.onnx_nodes import keep_slices, remove_metadata, write_constants_as_nodes
 from fastsal.export.recording import Recording
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic

@@ -1,4 +1,4 @@
-"""Constants as nodes: onnx's reference computes them to what they stand for."""
+"""Constants as nodes, which onnx's reference computes, and slices along a second axis."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from fastsal.export.onnx_constants import nodes_of, write_constants_as_nodes  # noqa: E402
-from fastsal.export.onnx_nodes import keep_slices, names_read  # noqa: E402
+from fastsal.export import onnx_nodes  # noqa: E402
+from fastsal.export.onnx_nodes import keep_slices, write_constants_as_nodes  # noqa: E402
 
 
 def interpolation(locations, pixels):
@@ -82,12 +82,13 @@ def test_what_has_no_form_stays():
         "not finite": torch.full((300,), torch.nan),
         "negative": -torch.eye(30),
     }
-    assert {name: nodes_of(one, name) for name, one in others.items()} == dict.fromkeys(others)
+    made = {name: onnx_nodes.nodes_of(one, name) for name, one in others.items()}
+    assert made == dict.fromkeys(others)
     # Nor what the network reads too, in a graph inside a node.
     graph = graph_with({"matrix": CONSTANTS["twice as large"]})
     inner = helper.make_graph([helper.make_node("Identity", ["matrix"], ["made"])], "in", [], [])
     graph.node.append(helper.make_node("If", ["condition"], ["chosen"], then_branch=inner))
-    assert "matrix" in names_read(graph.node[1:])
+    assert "matrix" in onnx_nodes.names_read(graph.node[1:])
     write_constants_as_nodes(graph)
     assert [one.name for one in graph.initializer] == ["matrix"]
 
