@@ -27,6 +27,7 @@ from evaluation.hardware import machine_facts
 from evaluation.profiling.timing import added_time
 from fastsal.export.onnx import map_nodes
 from fastsal.export.onnx_nodes import PREFIX
+from fastsal.export.openvino import make_map_first
 from fastsal.optional import needed
 
 PRECISIONS = ("float32", "int8")
@@ -124,9 +125,11 @@ class _OpenVino:
             # Some processors would compute in bfloat16.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        self._compiled = openvino.Core().compile_model(
-            openvino.convert_model(str(path)), "CPU", settings
-        )
+        model = openvino.convert_model(str(path))
+        if any("map" in output.get_names() for output in model.outputs):
+            # As in the files of `write_openvino`.
+            make_map_first(model, own=1)
+        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         self._request = self._compiled.create_infer_request()
 
     def run(self, names: list[str] | None, feed: dict[str, Any]) -> list[Any]:

@@ -36,7 +36,14 @@ from fastsal.arguments.detections import are_selected
 from fastsal.arguments.inputs import Inputs, as_tuple
 from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx_check import ExportError, largest_difference, unseen_inputs
-from fastsal.export.onnx_nodes import PREFIX, mark_map_nodes, place_map_nodes, remove_metadata
+from fastsal.export.onnx_nodes import (
+    PREFIX,
+    keep_slices,
+    mark_map_nodes,
+    place_map_nodes,
+    remove_metadata,
+    write_constants_as_nodes,
+)
 from fastsal.files import written_whole
 from fastsal.networks.hooks import tensors_in
 from fastsal.optional import needed, one_line
@@ -137,6 +144,8 @@ def write_onnx(
     proto = program.model_proto
     remove_metadata(proto)
     mark_map_nodes(proto.graph, own_names)
+    keep_slices(proto.graph)
+    write_constants_as_nodes(proto.graph)
     place_map_nodes(proto.graph)
     with written_whole(path) as partial:
         try:

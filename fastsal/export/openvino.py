@@ -109,7 +109,8 @@ def write_openvino(
             module, inputs, between, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size
         )
         batches = _of_module(module, between, unseen_inputs(inputs, dynamic_batch, dynamic_size))
-        return _convert(between, path, written.outputs, batches)
+        own = len(written.outputs) - len(module.outputs)
+        return _convert(between, path, written.outputs, own, batches)
 
 
 def write_openvino_of_file(
@@ -159,7 +160,7 @@ def write_openvino_of_file(
         save_model(map_placed.model, map_placed.file, between)
         batches = expected(map_placed.file, map_placed.of, map_placed.images, size)
         outputs = (*map_placed.file.outputs, *map_placed.outputs.values())
-        return _convert(between, path, outputs, batches)
+        return _convert(between, path, outputs, len(map_placed.file.outputs), batches)
 
 
 def _checked_path(path: Path | str) -> Path:
@@ -189,7 +190,41 @@ def _of_module(
         yield dict(zip(names, inputs, strict=True)), own, list(tensors_in(maps))
 
 
-def _convert(between: Path, path: Path, outputs: tuple[str, ...], batches: Batches) -> OpenvinoFile:
+def make_map_first(model: Any, own: int) -> None:
+    """Let an `openvino.Model` make its map before the network's own outputs.
+
+    OpenVINO makes outputs in their order, and each with all that it needs, so that the scales of a
+    map behind the network's outputs would be read when they have left the processor's cache. Here
+    the first output waits for the map: a Select, whose condition never holds, hands its values on
+    as they are. Outputs keep their names and their order, and the network's nodes theirs.
+
+    Args:
+        model: The model, whose first outputs are the network's own and the next one the map.
+        own: The number of the network's own outputs.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+    operators: Any = needed("openvino.opset13", "a file of OpenVINO", "openvino")
+    first, saliency = model.results[0], model.results[own].input_value(0)
+    output = first.input_value(0)
+    kind = output.get_element_type()
+    if not (kind.is_real() or kind.is_integral()):
+        return
+    pixel = operators.gather(operators.reshape(saliency, [-1], False), 0, 0)
+    # Maps are in [0, 1], or NaN, which is greater than nothing.
+    never = operators.greater(pixel, operators.constant(2.0, saliency.get_element_type()))
+    waiting = operators.select(never, operators.constant(0, kind), output).output(0)
+    names = output.get_names()
+    output.get_tensor().set_names(set())
+    waiting.get_tensor().set_names(names)
+    first.input(0).replace_source_output(waiting)
+    model.validate_nodes_and_infer_types()
+
+
+def _convert(
+    between: Path, path: Path, outputs: tuple[str, ...], own: int, batches: Batches
+) -> OpenvinoFile:
     """Write OpenVINO's files of an ONNX file, if its outputs are those that are expected.
 
     Raises:
@@ -201,6 +236,7 @@ def _convert(between: Path, path: Path, outputs: tuple[str, ...], batches: Batch
         # OpenVINO raises RuntimeError and classes of its own.
         try:
             converted = openvino.convert_model(str(between))
+            make_map_first(converted, own)
             openvino.save_model(converted, str(partial[1]), compress_to_fp16=False)
             exact = {"INFERENCE_PRECISION_HINT": "f32"}
             network = openvino.Core().compile_model(str(partial[1]), "CPU", exact)

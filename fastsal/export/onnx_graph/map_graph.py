@@ -14,7 +14,7 @@ from fastsal.export.onnx import exported_program
 from fastsal.export.onnx_check import ExportError
 from fastsal.export.onnx_graph.examples import Images
 from fastsal.export.onnx_graph.opsets import in_opset
-from fastsal.export.onnx_nodes import remove_metadata
+from fastsal.export.onnx_nodes import keep_slices, remove_metadata, write_constants_as_nodes
 from fastsal.export.recording import Recording
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic
@@ -139,7 +139,11 @@ def map_model(of: MapOf, images: Images, image: Tensor, opset: int) -> Any:
     outputs = module.mapped.outputs
     model = exported_program(module, tuple(tensors), axes, names, outputs, None).model_proto
     remove_metadata(model)
-    return in_opset(model, opset)
+    model = in_opset(model, opset)
+    # All nodes are the map's, and have no prefix yet.
+    keep_slices(model.graph, "")
+    write_constants_as_nodes(model.graph, "")
+    return model
 
 
 def _check_open_size(of: MapOf) -> None:

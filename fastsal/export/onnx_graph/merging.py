@@ -9,7 +9,7 @@ from typing import Any
 from fastsal.export.onnx_graph.examples import Dimension, Images
 from fastsal.export.onnx_graph.graph_file import GraphFile, all_names, graphs_of
 from fastsal.export.onnx_graph.map_graph import IMAGE
-from fastsal.export.onnx_nodes import PREFIX
+from fastsal.export.onnx_nodes import PREFIX, place_map_nodes
 from fastsal.optional import needed
 
 # From this version on, initializers need not be inputs too.
@@ -60,6 +60,7 @@ def merged(
         output.name = renamed[output.name]
         _rename_dimensions(output, sizes)
         model.graph.output.append(output)
+    place_map_nodes(model.graph)
     model.ir_version = max(model.ir_version, LEAST_IR)
     return model, outputs
 

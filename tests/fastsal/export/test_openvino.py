@@ -71,6 +71,21 @@ def test_a_network(network, tmp_path):
         assert_near(made["map"], maps.combined)
 
 
+def test_the_map_is_made_first_and_the_outputs_keep_their_order(network, tmp_path):
+    module = with_map(network, images(1, 32, 32))
+    written = write_openvino(module, images(1, 32, 32), tmp_path / "m.xml")
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(written.path), "CPU", exact)
+    assert tuple(output.any_name for output in compiled.outputs) == written.outputs
+    ran = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ordered_ops()]
+    ran.sort(key=lambda facts: int(facts["execOrder"].astype(str)))
+    layers = [facts["originalLayersNames"].astype(str) for facts in ran]
+    kinds = [facts["layerType"].astype(str) for facts in ran]
+    first = next(at for at, names in enumerate(layers) if "fastsal/" in names)
+    second_layer = [at for at, kind in enumerate(kinds) if kind == "Convolution"][1]
+    assert first < second_layer
+
+
 def test_an_onnx_file(network, tmp_path):
     source = tmp_path / "net.onnx"
     with warnings.catch_warnings():
@@ -84,6 +99,10 @@ def test_an_onnx_file(network, tmp_path):
     assert tuple(made) == written.outputs == ("scores", "map", "scale_1", "scale_2")
     assert_near(made["scores"], maps.logits)
     assert_near(made["map"], maps.combined)
+    # The file's own output, which waits for the map, is what it was.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    alone = openvino.Core().compile_model(openvino.convert_model(str(source)), "CPU", exact)
+    assert torch.equal(made["scores"], torch.from_numpy(alone(inputs.numpy())["scores"].copy()))
 
 
 def test_what_is_refused(network, tmp_path, monkeypatch):
