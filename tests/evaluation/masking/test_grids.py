@@ -142,7 +142,7 @@ def test_measures_of_any_grid():
     assert pointing_game(peaks(volume, np.array([0])), inside) == 1.0
     large = np.random.default_rng(0).random((1, 12, 12, 12))
     assert structural_similarities(large, 2 * large).tolist() == [pytest.approx(1.0)]
-    with pytest.raises(ValueError, match="5x6x7.*needs at least 11x11x11"):
+    with pytest.raises(ValueError, match=r"5x6x7.*needs at least 11x11x11"):
         structural_similarities(maps(3)[:1], maps(3)[:1])
 
 
