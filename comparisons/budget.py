@@ -88,7 +88,8 @@ def rows_at_once(explain: Rows, inputs: Tensor, target: Tensor, budget: int) -> 
     """
 
     def held(rows: int) -> int:
-        one_pass = partial(explain, inputs[:1].repeat(rows, 1, 1, 1), target[:1].repeat(rows))
+        several = inputs[:1].repeat(rows, *[1] * (inputs.dim() - 1))
+        one_pass = partial(explain, several, target[:1].repeat(rows))
         one_pass()
         return peak_bytes(one_pass)
 

@@ -28,6 +28,21 @@ def _uniform(batch: Batch, size: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.stack(draws))
 
 
+def _sides(batch: Batch, name: str) -> tuple[int, int]:
+    """Return the height and the width of images.
+
+    Raises:
+        ValueError: volumes or signals.
+    """
+    if batch.inputs.dim() != 4:
+        raise ValueError(
+            f"{name} is for images (N, C, H, W), and these inputs are "
+            f"{tuple(batch.inputs.shape)}: leave it out, or take random and centre"
+        )
+    height, width = batch.inputs.shape[2:]
+    return height, width
+
+
 def _random_channels(model: nn.Module) -> Explain:
     del model
     return lambda batch: _uniform(batch, tuple(batch.inputs.shape[1:]))
@@ -58,7 +73,7 @@ def _random_blobs(model: nn.Module) -> Explain:
     del model
 
     def explain(batch: Batch) -> Tensor:
-        height, width = batch.inputs.shape[2:]
+        height, width = _sides(batch, "random-blobs")
         draws = _draws(batch, _BLOB_SEED)
         return torch.from_numpy(np.stack([-arrival_times(height, width, draw) for draw in draws]))
 
@@ -70,10 +85,10 @@ def _centre(model: nn.Module) -> Explain:
     del model
 
     def explain(batch: Batch) -> Tensor:
-        n, _, height, width = batch.inputs.shape
-        rows = torch.arange(height) - (height - 1) / 2
-        columns = torch.arange(width) - (width - 1) / 2
-        return -(rows[:, None] ** 2 + columns**2).sqrt().expand(n, height, width)
+        n, _, *grid = batch.inputs.shape
+        axes = [torch.arange(side) - (side - 1) / 2 for side in grid]
+        squares = [axis**2 for axis in torch.meshgrid(*axes, indexing="ij")]
+        return -torch.stack(squares).sum(0).sqrt().expand(n, *grid)
 
     return explain
 
@@ -85,7 +100,8 @@ def _sobel(model: nn.Module) -> Explain:
     kernels = torch.stack([across, across.T])[:, None]
 
     def explain(batch: Batch) -> Tensor:
-        n, channels, height, width = batch.inputs.shape
+        height, width = _sides(batch, "sobel")
+        n, channels = batch.inputs.shape[:2]
         padded = F.pad(batch.inputs, (1, 1, 1, 1), mode="replicate")
         planes = padded.reshape(n * channels, 1, height + 2, width + 2)
         edges = F.conv2d(planes, kernels.to(planes))

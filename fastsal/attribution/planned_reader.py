@@ -141,7 +141,8 @@ class PlannedReader:
             return None
         weights = reader.weights()
         total = math.fsum(weights)
-        plan = plan_class(firsts, [weight / total for weight in weights], reader.size)
+        height, width = reader.size
+        plan = plan_class(firsts, [weight / total for weight in weights], (height, width))
         return cls(key, reader.scales, in_order, reader.taps, plan)
 
     def begin(self, make_fallback: Callable[[], ScaleReader]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -116,7 +115,7 @@ class Tiling:
             ValueError: If a side of the tiles is no multiple of the stride along it.
         """
         of_axes = list(zip(*strides, strict=True))
-        coarsest = tuple(map(max, of_axes))
+        coarsest = tuple(max(of_axis) for of_axis in of_axes)
         for side, of_axis, stride in zip(self.sides, of_axes, coarsest, strict=True):
             if side % stride:
                 near = tuple(
@@ -369,13 +368,9 @@ class Seams:
             if weight is None:
                 total[(slice(None), *own)] = values
                 continue
-            shares = math.prod(
-                (
-                    along.reshape(-1, *[1] * (len(grid) - 1 - axis))
-                    for axis, along in enumerate(weights)
-                ),
-                start=torch.ones((), dtype=values.dtype, device=values.device),
-            )
+            shares = torch.ones((), dtype=values.dtype, device=values.device)
+            for axis, along in enumerate(weights):
+                shares = shares * along.reshape(-1, *[1] * (len(grid) - 1 - axis))
             total[(slice(None), *own)] += values * shares
             weight[own] += shares
         return total if weight is None else total / weight

@@ -63,7 +63,10 @@ def list_layers(options: argparse.Namespace) -> int:
 def _of_network(options: argparse.Namespace) -> tuple[Sequence[Candidate], tuple[int, int]]:
     """Return a network's candidates, and (H, W) of the image that was tried."""
     network = network_of(options, pretrained=False, quiet=True)
-    channels, dtype = input_form(network, options.channels)
+    try:
+        channels, dtype = input_form(network, options.channels)
+    except ValueError as error:
+        raise CommandError(f"{options.model}: {error}") from error
     image = random_image(options.size, options.size, channels).to(dtype)
     try:
         found = candidates(network, image)

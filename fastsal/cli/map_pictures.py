@@ -46,6 +46,8 @@ class PictureSettings:
         smoothing: The smoothing over time of `fastsal.attribution.video.maps`, for a video's frames
             or a folder's photographs in the order of their names; 0 for none.
         epsilon: As for `SMOEScale`.
+        window: The grey values that become 0 and 1; None takes pictures of 8 bits, and the whole
+            range of 16.
     """
 
     method: str
@@ -61,6 +63,7 @@ class PictureSettings:
     std: tuple[float, ...]
     smoothing: float = 0.0
     epsilon: float = EPSILON
+    window: tuple[float, float] | None = None
 
 
 class MapPictures:

@@ -88,7 +88,12 @@ def write_maps(
     pictures = MapPictures(network, settings, classes, device)
     recorded: Entry = {
         # Lists for tuples, to be equal to the settings that are read back from JSON.
-        **{key: _plain(value) for key, value in asdict(settings).items()},
+        **{
+            key: _plain(value)
+            for key, value in asdict(settings).items()
+            # Pictures from before there were windows have no such entry.
+            if key != "window" or value is not None
+        },
         "model": name,
         "weights_sha256": weights_hash(network),
         "fastsal": __version__,
@@ -232,7 +237,8 @@ class _Writer:
     def _photograph(self, path: Path, stem: str) -> _Pictures:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            photograph = read_photograph(path, self._pictures.settings.size)
+            settings = self._pictures.settings
+            photograph = read_photograph(path, settings.size, settings.window)
         self._prepare(photograph.image)
         pictures, facts = self._pictures(photograph.image, photograph.with_opacity)
         names = {kind: f"{stem}_{kind}.png" for kind in pictures}

@@ -22,6 +22,7 @@ from fastsal.cli.options import (
     pixels,
 )
 from fastsal.images import clips
+from fastsal.images.files import checked_window
 from fastsal.maps.normalization import NORMALIZATIONS
 from fastsal.networks.by_name import FORMS
 from fastsal.networks.preprocessing import input_form, of_channels, preprocessing_of
@@ -93,6 +94,13 @@ def add_maps_command(commands: Commands) -> None:
             "grey has their average",
         )
     parser.add_argument(
+        "--window",
+        type=window,
+        metavar="LOW,HIGH",
+        help="the grey values that become 0 and 1, for pictures of 12 or 16 bits "
+        "(the whole range of 8 or 16)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace maps of these files that were made with other settings",
@@ -121,6 +129,24 @@ def pixels_or_original(text: str) -> int | None:
         return pixels(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}: give pixels, or 'original'") from error
+
+
+def window(text: str) -> tuple[float, float]:
+    """Return two numbers with a comma between them, the first below the second.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> window("0,4095")
+        (0.0, 4095.0)
+    """
+    try:
+        return checked_window([float(word) for word in text.split(",")])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected LOW,HIGH, two grey values, LOW below HIGH, got {text!r}"
+        ) from error
 
 
 def smoothing(text: str) -> float:
@@ -205,6 +231,7 @@ def make_maps(options: argparse.Namespace) -> int:
             std=of_channels(options.std or known.std, channels, 1.0),
             smoothing=options.smoothing,
             epsilon=options.epsilon,
+            window=options.window,
         )
         tally = write_maps(
             network,

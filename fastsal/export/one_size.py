@@ -132,7 +132,9 @@ class OneSize(nn.Module):
         if len(self.size) == 2:
             return laid
         slices = self.get_buffer(f"slices_{index}").float()
-        return (slices @ laid.flatten(2)).unflatten(2, self.size[1:])  # type: ignore[no-untyped-call,no-any-return]
+        flat = slices @ laid.flatten(2)
+        volumes: Tensor = flat.unflatten(2, self.size[1:])  # type: ignore[no-untyped-call]
+        return volumes
 
     def _matrices(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the matrices of a scale, `(H, h)` and `(W, w)`, float32 in any module."""

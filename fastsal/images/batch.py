@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastsal.images.files import pixels_of, read_photograph, resized_size, with_channels
+from fastsal.images.files import (
+    checked_window,
+    pixels_of,
+    read_photograph,
+    resized_size,
+    with_channels,
+)
 
 __all__ = ["ImageBatch", "load_images"]
 
@@ -47,6 +53,7 @@ def load_images(
     std: Sequence[float] | None = None,
     size: int | None = None,
     crop: bool = True,
+    window: tuple[float, float] | None = None,
 ) -> ImageBatch:
     """Load images as a normalised batch for a network.
 
@@ -67,6 +74,8 @@ def load_images(
         size: The shorter side in pixels; None takes the network's, or 224.
         crop: False keeps the whole image, in its proportions; the images of one batch must then
             have one shape.
+        window: (low, high), the grey values that become 0 and 1, for pictures of 12 or 16 bits and
+            arrays of any type; None takes files as `fastsal maps` does.
 
     Returns:
         The `ImageBatch`: `inputs` for the network and `pixels` for pictures.
@@ -98,7 +107,8 @@ def load_images(
             "above 0"
         )
     size = size or known_size or DEFAULT_SIZE
-    loaded = [one for given in _listed(images) for one in _read(given, size)]
+    shown = None if window is None else checked_window(window)
+    loaded = [one for given in _listed(images) for one in _read(given, size, shown)]
     if not loaded:
         raise ValueError("load_images: no image was given; give at least one")
     if crop:
@@ -149,13 +159,15 @@ def _listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def _read(given: Any, size: int) -> list[tuple[Tensor, Tensor | None]]:
+def _read(
+    given: Any, size: int, window: tuple[float, float] | None
+) -> list[tuple[Tensor, Tensor | None]]:
     """Return resized images `(1, 3, H, W)` and, where there are transparent pixels, RGBA."""
     if isinstance(given, (str, os.PathLike)):
-        photograph = read_photograph(Path(given), size)
+        photograph = read_photograph(Path(given), size, window)
         return [(photograph.image, photograph.with_opacity)]
     if hasattr(given, "getbands") and hasattr(given, "tobytes"):
-        photograph = pixels_of(given, size)
+        photograph = pixels_of(given, size, window=window)
         return [(photograph.image, photograph.with_opacity)]
     if isinstance(given, Tensor):
         tensor, where = given, "a tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
@@ -176,7 +188,7 @@ def _read(given: Any, size: int) -> list[tuple[Tensor, Tensor | None]]:
         )
     if not fits or 0 in batch.shape[1:]:
         raise ValueError(f"load_images: an image has shape {tuple(tensor.shape)}; expected {where}")
-    batch = _in_unit_range(batch)
+    batch = _in_unit_range(batch) if window is None else _in_window(batch, *window)
     with_opacity = None
     if batch.shape[1] == 4:
         with_opacity = _resized(batch, size)
@@ -205,6 +217,19 @@ def _in_unit_range(batch: Tensor) -> Tensor:
             "before any normalisation: divide 8-bit values by 255, or give them as uint8"
         )
     return batch
+
+
+def _in_window(batch: Tensor, low: float, high: float) -> Tensor:
+    """Return grey images of any type with a window of their values as [0, 1]."""
+    if batch.shape[1] != 1:
+        raise ValueError(
+            f"load_images: window=({low:g}, {high:g}) is for grey images, and one has "
+            f"{batch.shape[1]} channels; leave it out"
+        )
+    values = batch.detach().to(torch.float64)
+    if not bool(values.isfinite().all()):
+        raise ValueError("load_images: an image holds values that are not finite")
+    return ((values - low) / (high - low)).clamp(0, 1).float()
 
 
 def _resized(batch: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastsal.files import written_whole
@@ -95,7 +97,9 @@ def _image_files(folder: Path, target: Path) -> Iterator[Path]:
                 yield Path(place) / name
 
 
-def read_photograph(path: Path, size: int | None) -> Photograph:
+def read_photograph(
+    path: Path, size: int | None, window: tuple[float, float] | None = None
+) -> Photograph:
     """Return the photograph in a file, upright, in RGB and resized.
 
     The EXIF orientation is applied. Transparent pixels become white. 16-bit grey keeps its range;
@@ -105,6 +109,8 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
     Args:
         path: A file that Pillow can read.
         size: Length of the shorter side in pixels; None keeps the photograph's size.
+        window: (low, high), the values of a grey picture that become 0 and 1; those beyond are
+            cut off. So 12 bits and 16 keep their steps. None takes 8-bit values, as above.
 
     Returns:
         The `Photograph`.
@@ -116,28 +122,37 @@ def read_photograph(path: Path, size: int | None) -> Photograph:
     """
     with _pillow("Image").open(path) as file:
         # In place, since a copy of a large photograph is hundreds of megabytes.
-        return pixels_of(file, size, in_place=True)
+        return pixels_of(file, size, in_place=True, window=window)
 
 
-def pixels_of(picture: Any, size: int | None, *, in_place: bool = False) -> Photograph:
+def pixels_of(
+    picture: Any,
+    size: int | None,
+    *,
+    in_place: bool = False,
+    window: tuple[float, float] | None = None,
+) -> Photograph:
     """Return an image of Pillow as `read_photograph` returns one in a file.
 
     Args:
         picture: The image of Pillow.
         size: Length of the shorter side in pixels; None keeps the image's size.
         in_place: True may turn the given image upright; False leaves it as it was.
+        window: As for `read_photograph`.
 
     Returns:
         The `Photograph`.
 
     Raises:
-        ValueError: As for `read_photograph`.
+        ValueError: As for `read_photograph`; if a window is given for colours.
     """
     pillow, operations = _pillow("Image"), _pillow("ImageOps")
     if in_place:
         operations.exif_transpose(picture, in_place=True)
     else:
         picture = operations.exif_transpose(picture)
+    if window is not None:
+        return _windowed(picture, size, *window)
     pictures = [_rgb(pillow, picture)]
     if picture.has_transparency_data:
         pictures.append(picture.convert("RGBA"))
@@ -148,6 +163,44 @@ def pixels_of(picture: Any, size: int | None, *, in_place: bool = False) -> Phot
         pictures = [one.resize(new_size, bilinear) for one in pictures]
     tensors = [to_tensor(one) for one in pictures]
     return Photograph(tensors[0], width, height, tensors[1] if tensors[1:] else None)
+
+
+def checked_window(window: Sequence[float]) -> tuple[float, float]:
+    """Return a window of grey values, (low, high).
+
+    Raises:
+        ValueError: If it is not two numbers, the first below the second.
+
+    >>> checked_window([-1000, 400])
+    (-1000.0, 400.0)
+    """
+    values = tuple(map(float, window))
+    if len(values) != 2 or not values[0] < values[1] or not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"a window is LOW,HIGH, the grey values that become 0 and 1, LOW below HIGH, got "
+            f"{tuple(window)}"
+        )
+    return values[0], values[1]
+
+
+def _windowed(picture: Any, size: int | None, low: float, high: float) -> Photograph:
+    """Return a grey image of Pillow with a window of its values as [0, 1]."""
+    if len(picture.getbands()) != 1 or picture.mode in ("P", "1"):
+        raise ValueError(
+            f"a window {low:g},{high:g} is for grey pictures, and this one's mode is "
+            f"{picture.mode}; leave it out"
+        )
+    values = picture.convert("I") if picture.mode.startswith("I") else picture
+    values = values.convert("F")
+    width, height = values.size
+    numbers = torch.frombuffer(bytearray(values.tobytes()), dtype=torch.float32)
+    grey = ((numbers.reshape(1, 1, height, width) - low) / (high - low)).clamp(0, 1)
+    across, down = resized_size(width, height, size)
+    if (across, down) != (width, height):
+        grey = F.interpolate(
+            grey, (down, across), mode="bilinear", align_corners=False, antialias=True
+        ).clamp(0, 1)
+    return Photograph(grey.expand(-1, 3, -1, -1), width, height)
 
 
 def to_tensor(picture: Any) -> Tensor:

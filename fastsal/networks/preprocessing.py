@@ -43,10 +43,27 @@ def input_form(network: nn.Module, channels: int | None = None) -> tuple[int, to
     (1, torch.float16)
     """
     if channels is None:
+        _check_takes_images(network)
         convolutions = (part for part in network.modules() if isinstance(part, nn.Conv2d))
         channels = next((part.in_channels for part in convolutions), 3)
     types = (weight.dtype for weight in network.parameters() if weight.is_floating_point())
     return channels, next(types, torch.float32)
+
+
+def _check_takes_images(network: nn.Module) -> None:
+    """Raise for a network whose convolutions are all along one axis, or three.
+
+    Raises:
+        ValueError: If they are; the message says what to do.
+    """
+    kinds = {nn.Conv1d: "signals (N, C, T)", nn.Conv3d: "volumes (N, C, D, H, W)"}
+    found = {type(part) for part in network.modules()}
+    if nn.Conv2d not in found and found & kinds.keys():
+        given = next(kinds[kind] for kind in kinds if kind in found)
+        raise ValueError(
+            f"the network takes {given}, and the command reads images; use fastsal.SMOEScale, "
+            "fastsal.find_scales and fastsal.export.with_map in Python"
+        )
 
 
 def of_channels(values: Sequence[float], channels: int, opacity: float) -> tuple[float, ...]:

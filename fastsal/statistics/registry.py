@@ -85,7 +85,9 @@ class Statistic:
         """
         grid = activations.shape[2:]
         if len(grid) > 2:
-            return self(activations.flatten(2, -2)).unflatten(1, grid[:-1])  # type: ignore[no-untyped-call]
+            as_image = self(activations.flatten(2, -2))
+            of_volumes: Tensor = as_image.unflatten(1, grid[:-1])  # type: ignore[no-untyped-call]
+            return of_volumes
         values = self.function(activations)
         expected = (activations.shape[0], *grid)
         if not isinstance(values, Tensor) or tuple(values.shape) != expected:

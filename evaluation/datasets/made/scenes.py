@@ -46,7 +46,8 @@ def in_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     >>> in_bytes(np.array([-3.0, 12.6, 300.0])).tolist()
     [0, 13, 255]
     """
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def checked_counts(name: str, least_size: int, **given: int) -> None:

@@ -39,7 +39,8 @@ _SWEEP = 0.7
 
 
 def _rising(at: Float, cycles: float) -> Float:
-    return np.sin(2 * np.pi * cycles * (at * (1 - _SWEEP) + _SWEEP * at**2))
+    wave: Float = np.sin(2 * np.pi * cycles * (at * (1 - _SWEEP) + _SWEEP * at**2))
+    return wave
 
 
 def _falling(at: Float, cycles: float) -> Float:
@@ -48,11 +49,13 @@ def _falling(at: Float, cycles: float) -> Float:
 
 def _square(at: Float, cycles: float) -> Float:
     # Of the power of a sine.
-    return np.sign(np.sin(2 * np.pi * cycles * at)) / np.sqrt(2)
+    wave: Float = np.sign(np.sin(2 * np.pi * cycles * at)) / np.sqrt(2)
+    return wave
 
 
 def _beating(at: Float, cycles: float) -> Float:
-    return np.sin(2 * np.pi * cycles * at) * np.sqrt(2) * np.sin(4 * np.pi * at)
+    wave: Float = np.sin(2 * np.pi * cycles * at) * np.sqrt(2) * np.sin(4 * np.pi * at)
+    return wave
 
 
 # From the place in the event, 0 to 1, and a number of cycles to a waveform of power 1/2.

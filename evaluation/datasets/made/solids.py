@@ -28,12 +28,13 @@ def _ball(x: Float, y: Float, z: Float) -> Bool:
 
 
 def _shell(x: Float, y: Float, z: Float) -> Bool:
-    radius = np.sqrt(x**2 + y**2 + z**2)
+    radius: Float = np.sqrt(x**2 + y**2 + z**2)
     return (radius <= _SHELL) & (radius > _HOLLOW)
 
 
 def _cube(x: Float, y: Float, z: Float) -> Bool:
-    return np.maximum(np.maximum(abs(x), abs(y)), abs(z)) <= 0.5
+    farthest: Float = np.maximum(np.maximum(abs(x), abs(y)), abs(z))
+    return farthest <= 0.5
 
 
 def _rod(x: Float, y: Float, z: Float) -> Bool:

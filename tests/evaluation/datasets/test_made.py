@@ -72,5 +72,5 @@ def test_arguments_are_checked(name):
         make(size=4)
     with pytest.raises(ValueError, match="train must be at least 0, got -1"):
         make(train=-1)
-    with pytest.raises(TypeError, match="seed must be an integer, got 0.5"):
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):
         make(seed=0.5)

@@ -65,9 +65,9 @@ def test_masks_of_any_grid_have_exactly_as_many_pixels_as_asked(axes):
     removed = levels == 0
     again = continued_levels(saliency, removed, 0.5, indices)
     assert (again[removed] == 0).all()
+    broken = saliency.copy()
+    broken[2].flat[3] = np.nan
     with pytest.raises(ValueError, match="image 2 holds NaN"):
-        broken = saliency.copy()
-        broken[2].flat[3] = np.nan
         saliency_levels(broken, CUTS, indices)
 
 
@@ -76,9 +76,8 @@ def test_elements_of_any_grid_are_the_channels_of_a_pixel_side_by_side(axes):
     saliency = maps(axes)
     shared = as_elements(saliency, 2, axes)
     assert shared.shape == (*saliency.shape[:-1], 2 * saliency.shape[-1])
-    assert np.array_equal(shared[..., 0::2], saliency) and np.array_equal(
-        shared[..., 1::2], saliency
-    )
+    assert np.array_equal(shared[..., 0::2], saliency)
+    assert np.array_equal(shared[..., 1::2], saliency)
     channels = np.stack([saliency, 2 * saliency], 1)
     own = as_elements(channels, 2, axes)
     assert np.array_equal(own[..., 1::2], 2 * saliency)
@@ -91,7 +90,8 @@ def test_levels_of_any_grid_come_back_from_their_files(axes, tmp_path):
     (shard,) = file.shards()
     assert not file.has(shard)
     file.write(shard, levels)
-    assert file.has(shard) and file.shape == levels.shape
+    assert file.has(shard)
+    assert file.shape == levels.shape
     assert np.array_equal(file.read(10, 20), levels[10:20])
     file.seal()
     unpacked = unpack_levels(file, tmp_path / "train.npy")
@@ -142,7 +142,7 @@ def test_measures_of_any_grid():
     assert pointing_game(peaks(volume, np.array([0])), inside) == 1.0
     large = np.random.default_rng(0).random((1, 12, 12, 12))
     assert structural_similarities(large, 2 * large).tolist() == [pytest.approx(1.0)]
-    with pytest.raises(ValueError, match="5x6x7.*needs at least 11x11x11"):
+    with pytest.raises(ValueError, match=r"5x6x7.*needs at least 11x11x11"):
         structural_similarities(maps(3)[:1], maps(3)[:1])
 
 

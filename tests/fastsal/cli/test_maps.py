@@ -628,6 +628,9 @@ def one(): return build(1)
 def two(): return build(2)
 def four(): return build(4)
 def five(): return build(5)
+def thirteen(): return build(13)
+def volumes(): return nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU())
+def signals(): return nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU())
 def half(): return build(3, torch.float16)
 def double(): return build(3, torch.float64)
 """
@@ -679,7 +682,55 @@ def test_networks_of_other_channels_and_types(tmp_path, monkeypatch, kind, file)
     assert np.abs(picture - shown).mean() < 1.5
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "four", "five", "half", "double"])
+@pytest.mark.parametrize("window", [None, (100, 4095), (30000, 31000)])
+def test_a_window_of_a_sixteen_bit_picture_keeps_its_steps(tmp_path, monkeypatch, capsys, window):
+    module = forms(tmp_path, monkeypatch)
+    low, high = window or (0, 65535)
+    values = np.linspace(low, high, 16 * 24).reshape(16, 24)
+    values = np.clip(
+        values + np.random.default_rng(0).normal(0, (high - low) / 9, values.shape), 0, 65535
+    )
+    stored = values.round().astype(np.uint16)
+    Image.fromarray(stored).save("scan.png")
+    command = ["--model", "planted_forms:one", "--out", "maps", "--size", "original", "--quiet"]
+    given = [] if window is None else ["--window", f"{low},{high}"]
+    assert main(["maps", "scan.png", *command, *given]) == 0
+    mean, std = np.mean([0.485, 0.456, 0.406]), np.mean([0.229, 0.224, 0.225])
+    grey = np.clip((stored.astype(float) - low) / (high - low), 0, 1)
+    image = torch.from_numpy((grey - mean) / std).float()[None, None]
+    expected = SMOEScale(module.one()).attribute(image, expand_channels=False)[0, 0]
+    picture = np.array(Image.open("maps/scan_map.png")).astype(float)
+    shown = heatmap(expected[None])[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(picture - shown).mean() < 1.5
+    entry = json.loads(Path("maps/manifest.jsonl").read_text().splitlines()[-1])
+    assert entry["settings"].get("window") == (None if window is None else [low, high])
+
+
+def test_a_window_is_two_grey_values(tmp_path, monkeypatch, capsys):
+    forms(tmp_path, monkeypatch)
+    command = ["maps", "opaque.png", "--model", "planted_forms:one", "--out", "maps", "--quiet"]
+    for text in ("9,1", "1", "a,b", "1,2,3"):
+        with pytest.raises(SystemExit):
+            main([*command, "--window", text])
+        assert "expected LOW,HIGH, two grey values" in capsys.readouterr().err
+    assert main([*command, "--window", "0,99"]) == 1
+    recorded = json.loads(Path("maps/manifest.jsonl").read_text().splitlines()[-1])
+    assert "a window 0,99 is for grey pictures" in recorded["error"]
+
+
+@pytest.mark.parametrize("kind", ["volumes", "signals"])
+def test_networks_of_other_grids_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys, kind):
+    forms(tmp_path, monkeypatch)
+    for command in (
+        ["layers", f"planted_forms:{kind}"],
+        ["maps", "clear.png", "--model", f"planted_forms:{kind}", "--out", "maps", "--quiet"],
+        ["export", f"planted_forms:{kind}", "--out", "a.onnx"],
+    ):
+        assert main(command) == 1
+        assert f"the network takes {kind} (N, C" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "four", "five", "thirteen", "half", "double"])
 def test_layers_of_networks_of_other_channels_and_types(tmp_path, monkeypatch, capsys, kind):
     forms(tmp_path, monkeypatch)
     assert main(["layers", f"planted_forms:{kind}", "--size", "16"]) == 0
