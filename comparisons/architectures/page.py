@@ -88,22 +88,19 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
     head = ["family", "accuracy", "SMOE Scale, ranking", "Fast-CAM, ranking", "Grad-CAM, ranking"]
     head += ["SMOE Scale, mass", "SMOE Scale, mass less random", "Gamma scale", "time added"]
     rows = [head, ["---"] * len(head)]
-    for name, one in ARCHITECTURES.items():
-        several = records.get(name)
+    for family, one in ARCHITECTURES.items():
+        several = records.get(family)
         cells = [_MISSING] * (len(head) - 2)
         if several is not None:
-            ranks = np.median([rank for measured in several for rank in measured.ranks])
+            ranks = [rank for measured in several for rank in measured.ranks]
             cells = [
                 f"{np.mean([measured.accuracy for measured in several]):.0%}",
-                *(
-                    str(difference(several, method, CENTRE, "ranking"))
-                    for method in (SMOE, "fastcam", "gradcam")
-                ),
-                str(difference(several, SMOE, CENTRE, "mass")),
-                str(difference(several, SMOE, "random", "mass")),
-                f"{ranks:.3f}",
+                *(_less(several, name, "ranking") for name in (SMOE, "fastcam", "gradcam")),
+                _less(several, SMOE, "mass"),
+                _less(several, SMOE, "mass", "random"),
+                f"{np.median(ranks):.3f}" if ranks else _MISSING,
             ]
-        cost = costs.get(name)
+        cost = costs.get(family)
         rows.append([one.title, *cells, _MISSING if cost is None else _cost(cost)])
     return f"""## Families
 
@@ -163,9 +160,11 @@ def _tensors(records: Records) -> str:
     for tensor, title in TENSORS.items():
         for read, blocks in _READ.items():
             key = f"{tensor} {read}"
-            rows.append([title, blocks, *(_beyond(records[name], key) for name in there)])
+            cells = (_less(records[name], key, "ranking", missing="") for name in there)
+            rows.append([title, blocks, *cells])
     for key, title in _RIVALS.items():
-        rows.append([title, "", *(_beyond(records[name], key) for name in there)])
+        cells = (_less(records[name], key, "ranking", missing="") for name in there)
+        rows.append([title, "", *cells])
     return f"""## Tokens: which tensor
 
 SMOE Scale of the tensors of a block, and rivals: ranking less that of the centre disk. Of ViT and
@@ -175,10 +174,16 @@ stage, or of the last stage. {_chosen(records, there)}
 {_markdown(rows)}"""
 
 
-def _beyond(records: Sequence[Measured], method: str) -> str:
-    """Return a method's ranking less that of the centre disk, nothing if the network has none."""
+def _less(
+    records: Sequence[Measured],
+    method: str,
+    measure: MeasureName,
+    other: str = CENTRE,
+    missing: str = _MISSING,
+) -> str:
+    """Return a method's difference to another in words, `missing` if the network has none."""
     there = method in records[0].ranking
-    return str(difference(records, method, CENTRE, "ranking")) if there else ""
+    return str(difference(records, method, other, measure)) if there else missing
 
 
 def _chosen(records: Records, there: Sequence[str]) -> str:
@@ -197,10 +202,7 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     }
     best = max(means, key=lambda key: means[key])
     verdicts = {name: difference(records[name], best, CENTRE, "ranking").verdict for name in plain}
-    words = {"above": "above", "below": "below", "not told": "not told from"}
-    told = [
-        f"{words[verdict]} it on {ARCHITECTURES[name].title}" for name, verdict in verdicts.items()
-    ]
+    told = [f"{verdict} on {ARCHITECTURES[name].title}" for name, verdict in verdicts.items()]
     tensor, _, read = best.rpartition(" ")
     where = "evenly spaced" if read == "depths" else "the last"
     return (
@@ -225,8 +227,8 @@ Times: {facts["processor"]}, one thread, one image, {facts["rounds"]} paired rou
 `{_COMMAND}` trains, measures and writes this page; its records are in
 `reports/runs/architectures/`. Each network is trained {trainings} time(s) on {TRAIN_IMAGES:,}
 images of 32x32 (accuracy on {TEST_IMAGES:,} others, the first {EXPLAINED} of which are explained,
-for the predicted class). `comparisons/architectures/networks.py` has the networks and recipes:
-short trainings, which is why some accuracies are low.{machine}"""
+for the predicted class). `comparisons/architectures/networks.py` has the networks and recipes,
+whose trainings are short.{machine}"""
 
 
 def _and(names: Sequence[str]) -> str:

@@ -104,6 +104,14 @@ def test_the_tokens_of_a_place_are_read_there(name):
         torch.testing.assert_close(of_scale, tokens.reshape(2, 4, 4))
 
 
+def test_the_default_is_four_blocks_by_name():
+    network = small()
+    by_name = SMOEScale(network, [f"blocks.{depth}" for depth in (1, 3, 5, 7)])
+    torch.testing.assert_close(
+        SMOEScale(network).attribute(images(32)), by_name.attribute(images(32))
+    )
+
+
 def test_a_bright_patch_is_bright_in_its_place():
     """Without attention to others, the token of the one patch with values differs alone."""
     network = small()
