@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from captum.attr._utils.attribution import GradientAttribution, InternalAttribution
 from captum.log import log_usage
 from torch import Tensor
 
+from fastsal.arguments.batches import joined_outputs
 from fastsal.arguments.call import Call
 from fastsal.arguments.detections import is_detection
-from fastsal.arguments.inputs import Images, image_of, without_row
+from fastsal.arguments.image_lists import one_by_one
+from fastsal.arguments.inputs import Images, Inputs, as_tuple, image_of, without_row
 from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.smoe_scale import SMOEScale, readers_of
 from fastsal.cam.contributions import layer_contributions, warn_of_zero
+from fastsal.cam.last_layer import contributions_of_last
 from fastsal.cam.noting import Places
 from fastsal.cam.registry import Cam, get_cam
 from fastsal.geometry.placement import of_parts
@@ -54,7 +57,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         model (torch.nn.Module or Callable): The network, or any callable that runs it; a callable
             needs `layer` and `scales`.
         layer (str, torch.nn.Module or Scale, optional): The CAM's layer. Default: None, which takes
-            the last scale.
+            the last scale; for a `Detection` the last on which the box's score depends.
         device_ids (list[int], optional): The order of devices, if `model` splits batches over
             several. Default: None.
         scales (str, torch.nn.Module, Scale or a sequence of them, optional): The layers that SMOE
@@ -190,6 +193,20 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         )
         if several is not None:
             return several
+        if self._alone(inputs, target):
+            self.smoe.check_one_at_a_time([], target)
+            parts = [
+                self.attribute(
+                    one.inputs,
+                    one.target,
+                    one.additional_forward_args,
+                    interpolate_mode,
+                    attribute_to_layer_input,
+                    expand_channels=expand_channels,
+                )
+                for one in one_by_one(inputs, target, additional_forward_args)
+            ]
+            return joined_outputs(parts)
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
@@ -213,24 +230,43 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             product *= (1 - laid if self.complement else laid).to(product.device)
             return as_attributions(inputs, product, expand_channels)
 
+    @overload
+    def class_activation_map(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor: ...
+
+    @overload
+    def class_activation_map(
+        self,
+        inputs: list[Tensor],
+        target: Any = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> list[Tensor]: ...
+
     def class_activation_map(
         self,
         inputs: Images,
         target: Any = None,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
-    ) -> Tensor:
+    ) -> Tensor | list[Tensor]:
         """Return the class activation map alone, at its layer's size and unscaled.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): As for `attribute`.
-            target (int, tuple, Tensor, list or Callable, optional): As for `attribute`.
+            inputs (Tensor, tuple[Tensor, ...] or list[Tensor]): As for `attribute`.
+            target (int, tuple, Tensor, list, Callable or Detections, optional): As for `attribute`.
                 Default: None.
             additional_forward_args (Any, optional): As for `attribute`. Default: None.
             attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
-            `(N, h, w)`, not negative; `(N, d, h, w)` for volumes, `(N, t)` for signals.
+            `(N, h, w)`, not negative; `(N, d, h, w)` for volumes, `(N, t)` for signals; a list for a
+            list and for `Detections`.
 
         Raises:
             ValueError: As for `attribute`.
@@ -245,6 +281,11 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         )
         if several is not None:
             return several
+        if self._alone(inputs, target):
+            raise ValueError(
+                "the detection of each image has the last layer on which it depends, and so a map "
+                "of its own size: give the images as a list, or the layer to FastCAM"
+            )
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad():
@@ -256,6 +297,11 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         """Return the class activation map of a target."""
         return self._cam_of_detections if is_detection(target) else self.cam
 
+    def _alone(self, inputs: Images, target: Any) -> bool:
+        """Return True if each image of a batch may take another layer."""
+        found = is_detection(target) and self._cam_layer is None
+        return found and not isinstance(inputs, list) and len(as_tuple(inputs)[0]) > 1
+
     def _read(
         self, calls: Sequence[Call], reader: ScaleReader | PlannedReader, layer_input: bool
     ) -> tuple[list[Tensor], Tensor, Scale]:
@@ -264,15 +310,25 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         activation_maps, values, placements = [], [], []
         scale: Scale | None = None
         for call in calls:
-            contributions = layer_contributions(
-                self._cam_for(call.target),
-                layer,
-                call,
-                places=self._places,
-                found=self._cam_layer is None and readers_of(self.smoe).finds_layers,
-                layer_input=layer_input,
-                taps=reader.taps,
-            )
+            if self._cam_layer is None and is_detection(call.target) and not layer_input:
+                layer, contributions = contributions_of_last(
+                    self._cam_of_detections,
+                    reader.layers,
+                    call,
+                    places=self._places,
+                    found=readers_of(self.smoe).finds_layers,
+                    taps=reader.taps,
+                )
+            else:
+                contributions = layer_contributions(
+                    self._cam_for(call.target),
+                    layer,
+                    call,
+                    places=self._places,
+                    found=self._cam_layer is None and readers_of(self.smoe).finds_layers,
+                    layer_input=layer_input,
+                    taps=reader.taps,
+                )
             scale = contributions.scale
             if scale is None:
                 raise LayerError(

@@ -1,6 +1,6 @@
-"""The share of each detection's map in its own box: `python -m tests.fastsal.detectors.localisation`.
+"""The share of each detection's map in its own box.
 
-Prints the table of `docs/how-to/detectors.md`.
+`python -m tests.fastsal.detectors.localisation` prints the table of `docs/how-to/detectors.md`.
 """
 
 import warnings

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, SMOEScale
+from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, LayerCAM, SMOEScale
 from fastsal.export import with_map
 from fastsal.export.onnx import write_onnx
 from fastsal.export.openvino import write_openvino
@@ -178,6 +178,19 @@ def test_a_map_of_a_raw_box_is_that_of_its_number():
         place, label = int(found.places[k]), int(found.labels[k])
         alone = cam.attribute(image, lambda raw, row=4 + label, at=place: raw[:, row, at])
         assert torch.equal(maps[k], alone[0])
+
+
+def test_ultralytics_own():
+    ultralytics = pytest.importorskip("ultralytics")
+    torch.manual_seed(0)
+    network = ultralytics.YOLO("yolov8n.yaml").model.eval()
+    image = torch.rand(1, 3, 64, 96)
+    (found,) = Detections(classes=80, score_above=0.0, overlap=0.1).found(network(image))
+    cam = LayerCAM(network, network.model[9])
+    first = cam.attribute(image, Detection(classes=80, overlap=0.1))
+    place, row = int(found.places[0]), 4 + int(found.labels[0])
+    expected = cam.attribute(image, lambda output: output[0][:, row, place])
+    torch.testing.assert_close(first, expected)
 
 
 @pytest.fixture(scope="module")
