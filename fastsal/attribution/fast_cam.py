@@ -265,8 +265,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
             attribute_to_layer_input (bool): As for `attribute`. Default: False.
 
         Returns:
-            `(N, h, w)`, not negative; `(N, d, h, w)` for volumes, `(N, t)` for signals; a list for a
-            list and for `Detections`.
+            `(N, h, w)`, not negative; `(N, d, h, w)` for volumes, `(N, t)` for signals; a list for
+            a list and for `Detections`.
 
         Raises:
             ValueError: As for `attribute`.
