@@ -289,4 +289,4 @@ def _belonging(constant: Tensor, name: str) -> Made | None:
     return made
 
 
-FORMS: tuple[Callable[[Tensor, str], Made | None], ...] = (_equal, _interpolating, _belonging)
+FORMS: tuple[Callable[[Tensor, str], Made | None], ...] = (_equal, _belonging, _interpolating)
