@@ -103,7 +103,8 @@ def try_out(
     device = resources.device
     set_up_worker(resources.threads, resources.memory_budget_mib)
     try:
-        training, batch, notes = float("inf"), _FIRST_BATCH, ()
+        training, batch = float("inf"), _FIRST_BATCH
+        notes: tuple[str, ...] = ()
         if plan.modes or plan.weights is None:
             batch, notes = _batch(plan, network, classes, size, device, seconds * _FINDING)
             view, labels = _images(plan, _STEPS * batch, size, classes)
@@ -239,7 +240,7 @@ def _testing(
         return lambda: predictions(network, view, device=device)
     inputs = _example(view, n, device).inputs
     passes = forward_in(plan.passes_in, network.eval(), inputs)
-    return lambda: [passes(part) for part in inputs.split(_RANKED)]
+    return lambda: [passes(part) for part in torch.split(inputs, _RANKED)]
 
 
 def _ranking(plan: Plan, size: tuple[int, int]) -> Callable[[], object]:

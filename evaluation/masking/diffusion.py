@@ -191,8 +191,8 @@ def _energies(hole: Floats, total: Floats, levels: int) -> Iterator[Floats]:
     own = total * hole
     yield own
     # Weights between a block and the next one: right, below, and across both diagonals.
-    right, below = _between(hole, 0, 1), _between(hole, 1, 0)
-    falling, rising = _between(hole, 1, 1) / 2, _between(hole, 1, -1) / 2
+    right, below = _between(hole, 0, 1, _SIDE), _between(hole, 1, 0, _SIDE)
+    falling, rising = _between(hole, 1, 1, _CORNER), _between(hole, 1, -1, _CORNER)
     for _ in range(levels):
         inner = right[::2, ::2] + right[1::2, ::2] + below[::2, ::2] + below[::2, 1::2]
         inner += falling[::2, ::2] + rising[::2, 1::2]
@@ -210,14 +210,15 @@ def _energies(hole: Floats, total: Floats, levels: int) -> Iterator[Floats]:
         )
 
 
-def _between(hole: Floats, down: int, across: int) -> Floats:
+def _between(hole: Floats, down: int, across: int, weight: np.float32) -> Floats:
     """Weights of removed pixels and next ones that are removed too, listed at the upper one."""
     out = np.zeros_like(hole)
     height, width = hole.shape
     first = slice(max(0, -across), width - max(0, across))
     second = slice(max(0, across), width - max(0, -across))
     out[: height - down, first] = hole[: height - down, first] * hole[down:, second]
-    return out * _SIDE
+    out *= weight
+    return out
 
 
 def _first_guess(known: Floats, kept: Floats, levels: int) -> Floats:

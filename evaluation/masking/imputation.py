@@ -110,7 +110,8 @@ def _solved(pixels: Floats, kept: NDArray[np.bool_], height: int, width: int) ->
     if len(kept) > _EXACT:
         planes = np.float32(pixels.T.reshape(-1, height, width))
         solved = diffused(planes, removed.reshape(height, width))
-        return np.float64(solved.reshape(len(planes), -1).T)
+        whole: Floats = solved.reshape(len(planes), -1).T.astype(np.float64)
+        return whole
     first, second, weight, adjacency, total = _grid(height, width)
     number = np.cumsum(removed) - 1
     between = removed[first] & removed[second]

@@ -247,7 +247,8 @@ def _average_drops(runs: Sequence[Run]) -> Iterator[Claim]:
             own = ours.get(method)
             if published is None and own is None:
                 continue
-            named = method if run is None or own is None else run.methods[method].title
+            entry = None if run is None else run.methods.get(method)
+            named = method if entry is None else entry.title
             theirs = None if published is None else published[place]
             yield Claim(
                 "torch-cam, README",

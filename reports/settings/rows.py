@@ -18,6 +18,7 @@ from reports.records.run import Run, read_run
 __all__ = ["NETWORKS", "QUALITIES", "RUNS", "SETTINGS", "Quality", "Row", "Runs", "rows"]
 
 _RECORDED = Path(__file__).parents[1] / "runs"
+_COVERS = 0.95
 # The row that others are held against, and the bar that all of them have to clear.
 _FIRST, CENTRE = "smoe-linear", "centre"
 # Methods of the comparison with the arguments of `SMOEScale` that they stand for.
@@ -43,7 +44,7 @@ class Runs:
         photographs: of `python -m comparisons run --modes none`.
     """
 
-    costs: Path = _RECORDED / "settings-costs"
+    costs: Path = _RECORDED / "profile"
     shapes: Path = _RECORDED / "settings-shapes"
     photographs: Path = _RECORDED / "imagenette-lite0"
 
@@ -156,7 +157,7 @@ def _added(folder: Path) -> dict[str, dict[str, Interval]]:
     found: dict[str, dict[str, Interval]] = {}
     for row in frame.itertuples():
         if row.method in SETTINGS and row.model in NETWORKS:
-            interval = Interval(float(row.value), float(row.low), float(row.high))
+            interval = Interval(float(row.value), float(row.low), float(row.high), _COVERS)
             found.setdefault(str(row.method), {})[str(row.model)] = interval
     return found
 

@@ -213,7 +213,7 @@ def test_conflicts_name_what_cannot_share_a_directory(changes, conflict):
         ({"seeds": ()}, r"seeds \[\]: expected at least one"),
         ({"seeds": (1, 1)}, r"seeds \[1, 1\]: expected at least one, and each once"),
         ({"seeds": (0, -1)}, "seed -1: expected 0 or more"),
-        ({"modes": ()}, "no modes given"),
+        ({"modes": ()}, "no modes and no measures"),
         ({"modes": ("road",)}, "unknown mode 'road'"),
         ({"modes": ("roar", "roar")}, "mode roar is given twice"),
         ({"mask_only": (("road", 0.5),)}, "unknown mode 'road'"),

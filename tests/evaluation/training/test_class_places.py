@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation.training import class_places as module
 from evaluation.training.class_places import class_places
 from evaluation.training.networks import initialised_anew
+from fastsal.networks.preprocessing import Preprocessing
 
 NAMES = ("tench", "English springer", "cassette player", "chain saw", "church")
 WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079")
@@ -20,11 +22,13 @@ def test_names_are_found_among_torchvision_s():
     assert class_places(tuple(name.upper() for name in NAMES), nn.Identity(), "resnet18") == PLACES
 
 
-def test_a_name_of_two_classes_or_of_none_is_not_found():
-    # ImageNet has two cranes and two maillots.
-    assert class_places(("tench", "crane"), nn.Identity(), "resnet18") is None
+def test_a_name_of_two_classes_or_of_none_is_not_found(monkeypatch):
     assert class_places(("tench", "unicorn"), nn.Identity(), "resnet18") is None
     assert class_places(NAMES, nn.Identity(), "some.module:function") is None
+    known = Preprocessing(classes=("tench", "crane, a bird", "crane, a machine"))
+    monkeypatch.setattr(module, "preprocessing_of", lambda *_: known)
+    assert class_places(("tench", "crane"), nn.Identity(), "net") is None
+    assert class_places(("tench", "a machine"), nn.Identity(), "net") == (0, 2)
 
 
 def test_wnids_and_names_are_found_among_timm_s():

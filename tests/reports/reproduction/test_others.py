@@ -27,7 +27,7 @@ def _frame(*runs: Run) -> pd.DataFrame:
 
 
 def _row(frame: pd.DataFrame, words: str) -> pd.Series:
-    (row,) = [row for _, row in frame.iterrows() if words in row["statement"]]
+    (row,) = [row for _, row in frame.iterrows() if f"{words} " in f"{row['statement']} "]
     return row
 
 
@@ -49,7 +49,7 @@ def test_without_runs_each_row_has_the_command_that_measures_it():
     assert set(frame["verdict"]) == {"not measured"}
     assert len(frame) == 2 + 3 + 8
     assert frame["command"].str.startswith("python -m comparisons run").all()
-    curve = _row(frame, "Mean accuracy as Integrated Gradients'")
+    curve = _row(frame, "Mean accuracy as Integrated Gradients' most relevant")
     # The mean over nine shares, 60 and 80 % half way between their neighbours.
     known = list(NOTEBOOK.values())
     expected = (sum(known) + (known[4] + known[5]) / 2 + (known[5] + known[6]) / 2) / 9
@@ -61,7 +61,7 @@ def test_a_correlation_is_that_of_the_retrained_accuracies_and_the_measure(new_r
     road = {"random": 0.7, "centre": 0.5, "smoe-linear": 0.4, "gradient": 0.6}
     _measured(path, "road_most_accuracy", road)
     run = read_run(path)
-    row = _row(_frame(run), "Most relevant first, linear fill")
+    row = _row(_frame(run), "Most relevant first, linear fill: with against")
     accuracy = {
         name: np.mean([run.accuracies[name, "roar", share].mean for share in (0.1, 0.5, 0.9)])
         for name in road
@@ -72,7 +72,7 @@ def test_a_correlation_is_that_of_the_retrained_accuracies_and_the_measure(new_r
     assert "retrained with the fixed fill" in row["note"]
     assert "4 methods, 2 seeds" in row["measured_on"]
     # Least relevant first was not measured.
-    assert _row(_frame(run), "Least relevant first")["verdict"] == "not measured"
+    assert _row(_frame(run), "Least relevant first, linear fill: with")["verdict"] == "not measured"
 
 
 def test_the_interval_is_that_of_scipys_correlations_of_drawn_methods():
@@ -94,7 +94,7 @@ def test_average_drops_stand_beside_torch_cams_without_a_verdict(new_run):
     row = _row(frame, "Average drop of gradcam")
     assert (row["ours"], row["paper"], row["verdict"]) == (0.3, 0.2686, "other weights")
     assert row["ratio"] == pytest.approx(0.3 / 0.2686)
-    own = _row(frame, "Average drop of SMOE Scale")
+    own = _row(frame, "Average drop of SMOE Scale, linear weights")
     assert own["claimed"] == "none published"
     assert np.isnan(own["ratio"])
     assert _row(frame, "Average drop of layercam")["verdict"] == "not measured"

@@ -67,7 +67,7 @@ def test_added_times_are_those_of_one_image_eager_on_the_cpu(tmp_path):
     frame = pd.DataFrame([base, *({**base, **changed} for changed in others)])
     frame.to_parquet(tmp_path / "records.parquet")
     added = settings._added(tmp_path)
-    assert added == {"smoe-late": {"resnet50": Interval(2.0, 1.5, 2.5)}}
+    assert added == {"smoe-late": {"resnet50": Interval(2.0, 1.5, 2.5, 0.95)}}
     assert settings._added(tmp_path / "none") == {}
 
 
@@ -79,7 +79,7 @@ def _row(method: str, verdict: str, mean: float) -> Row:
         p = 0.5 if verdict == "not told" else 0.001
         test = settings.PairedTest(p, p)
     own = Measured(Estimate(mean, (mean - 0.01, mean + 0.01), (0, 1), ()), difference, test)
-    added = {"mobilenet_v3_large": Interval(10 * mean, 9 * mean, 11 * mean)}
+    added = {"mobilenet_v3_large": Interval(10 * mean, 9 * mean, 11 * mean, 0.95)}
     return Row(method, f"`{method}`", added, {quality.key: own for quality in QUALITIES})
 
 
