@@ -234,10 +234,10 @@ def _try_out(network: nn.Module, name: str, classes: int, shape: tuple[int, ...]
         network.train()
     if inputs._version != before:
         network.register_forward_pre_hook(_copied)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (2, classes):
+    returned = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if returned != (2, classes):
         raise ValueError(
-            f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
+            f"model {name!r} returns {returned} for two images: expected (2, {classes}), one number "
             f"for each of the {classes} classes"
         )
 
