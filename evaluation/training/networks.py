@@ -237,8 +237,8 @@ def _try_out(network: nn.Module, name: str, classes: int, shape: tuple[int, ...]
     returned = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if returned != (2, classes):
         raise ValueError(
-            f"model {name!r} returns {returned} for two images: expected (2, {classes}), one number "
-            f"for each of the {classes} classes"
+            f"model {name!r} returns {returned} for two images: expected (2, {classes}), one "
+            f"number for each of the {classes} classes"
         )
 
 
