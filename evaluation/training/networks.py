@@ -299,17 +299,17 @@ def _try_out(network: nn.Module, name: str, classes: int | None, shape: tuple[in
         network.train()
     if inputs._version != before:
         network.register_forward_pre_hook(_copied)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    returned = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if classes is None:
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
             raise ValueError(
-                f"model {name!r} returns {shape} for two images: expected (2, classes), one number "
-                "for each class"
+                f"model {name!r} returns {returned} for two images: expected (2, classes), one "
+                "number for each class"
             )
-    elif shape != (2, classes):
+    elif returned != (2, classes):
         raise ValueError(
-            f"model {name!r} returns {shape} for two images: expected (2, {classes}), one number "
-            f"for each of the {classes} classes"
+            f"model {name!r} returns {returned} for two images: expected (2, {classes}), one "
+            f"number for each of the {classes} classes"
         )
 
 

@@ -223,11 +223,10 @@ def crop(
         ranges: For each axis the first pixel, and the one after the last.
     """
     dimensions = images_of(inputs)[0].dim()
-    own = [slice(*of_axis) for of_axis in ranges][2 - dimensions :]
+    sides = [slice(*of_axis) for of_axis in ranges][2 - dimensions :]
+    own = (slice(None), slice(None), *sides)
     return tuple(
-        tensor.detach()[(slice(None), slice(None), *own)].clone(
-            memory_format=torch.contiguous_format
-        )
+        tensor.detach()[own].clone(memory_format=torch.contiguous_format)
         if tensor.dim() == dimensions and grid_of(tensor) == tuple(size)
         else copied(tensor)
         for tensor in inputs
@@ -365,13 +364,14 @@ class Seams:
                 slice(start, start + count)
                 for start, count in zip(firsts, values.shape[1:], strict=True)
             )
+            of_all = (slice(None), *own)
             if weight is None:
-                total[(slice(None), *own)] = values
+                total[of_all] = values
                 continue
             shares = torch.ones((), dtype=values.dtype, device=values.device)
             for axis, along in enumerate(weights):
                 shares = shares * along.reshape(-1, *[1] * (len(grid) - 1 - axis))
-            total[(slice(None), *own)] += values * shares
+            total[of_all] += values * shares
             weight[own] += shares
         return total if weight is None else total / weight
 

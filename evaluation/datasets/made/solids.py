@@ -24,17 +24,20 @@ _HOLLOW = (_SHELL**3 - _BALL**3) ** (1 / 3)
 
 
 def _ball(x: Float, y: Float, z: Float) -> Bool:
-    return x**2 + y**2 + z**2 <= _BALL**2
+    inside: Bool = x**2 + y**2 + z**2 <= _BALL**2
+    return inside
 
 
 def _shell(x: Float, y: Float, z: Float) -> Bool:
     radius: Float = np.sqrt(x**2 + y**2 + z**2)
-    return (radius <= _SHELL) & (radius > _HOLLOW)
+    inside: Bool = (radius <= _SHELL) & (radius > _HOLLOW)
+    return inside
 
 
 def _cube(x: Float, y: Float, z: Float) -> Bool:
     farthest: Float = np.maximum(np.maximum(abs(x), abs(y)), abs(z))
-    return farthest <= 0.5
+    inside: Bool = farthest <= 0.5
+    return inside
 
 
 def _rod(x: Float, y: Float, z: Float) -> Bool:
