@@ -20,10 +20,10 @@ def backbone():
         nn.ReLU(),
         nn.Conv2d(8, 12, 3, 2, 1),
         nn.ReLU(),
-        nn.Conv2d(12, 16, 3, 2, 1),
+        nn.Conv2d(12, 32, 3, 2, 1),
         nn.ReLU(),
     )
-    made.out_channels = 16
+    made.out_channels = 32
     return made
 
 
@@ -53,7 +53,9 @@ def fcos():
 
 def ssd():
     boxes = DefaultBoxGenerator([[1]], scales=[0.2, 0.4], steps=[8])
-    return SSD(backbone(), boxes, (64, 96), 3, **FEW)
+    made = backbone()
+    made.out_channels = [made.out_channels]
+    return SSD(made, boxes, (64, 96), 3, **FEW)
 
 
 DETECTORS = {"faster_rcnn": faster_rcnn, "retinanet": retinanet, "fcos": fcos, "ssd": ssd}

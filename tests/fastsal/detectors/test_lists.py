@@ -153,6 +153,18 @@ def test_export_refuses_selected_boxes_and_writes_what_comes_before(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.heavy
+def test_the_backbone_of_a_detector_is_exported_with_its_map(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = detector("retinanet").backbone
+    image = images()[0][0][None]
+    write_onnx(with_map(network, image), image, tmp_path / "backbone.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "backbone.onnx"))
+    saliency = session.run(["map"], {"input": image.numpy()})[0]
+    expected = SMOEScale(network).attribute(image, expand_channels=False)[:, 0]
+    torch.testing.assert_close(torch.tensor(saliency), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_cam_of_a_list_takes_a_function_of_the_output():
     network = detector("fcos")
     pictures, _ = images()
