@@ -60,11 +60,12 @@ def test_every_map_lies_in_its_own_picture(name):
     assert all(torch.equal(one, before) for one, before in zip(pictures, kept, strict=True))
 
 
-def test_a_list_gives_what_the_detector_makes_of_all_its_images_together():
+def test_the_output_is_the_detectors_for_the_image_alone():
+    # Of images that are padded to one size a detector gives other boxes, of padding too.
     network = detector("retinanet")
     pictures, _ = images()
-    together = network(pictures)
-    for maps, output in zip(SMOEScale(network).maps(pictures), together, strict=True):
+    for maps, picture in zip(SMOEScale(network).maps(pictures), pictures, strict=True):
+        (output,) = network([picture])
         torch.testing.assert_close(maps.logits[0]["scores"], output["scores"])
         torch.testing.assert_close(maps.logits[0]["boxes"], output["boxes"])
 
