@@ -10,6 +10,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 # Images are made this high at least and this wide at most.
 SIZES = {"min_size": 64, "max_size": 112}
+FEW = {"score_thresh": 0.0, "detections_per_img": 3}
 
 
 def backbone():
@@ -19,10 +20,10 @@ def backbone():
         nn.ReLU(),
         nn.Conv2d(8, 12, 3, 2, 1),
         nn.ReLU(),
-        nn.Conv2d(12, 16, 3, 2, 1),
+        nn.Conv2d(12, 32, 3, 2, 1),
         nn.ReLU(),
     )
-    made.out_channels = 16
+    made.out_channels = 32
     return made
 
 
@@ -35,23 +36,26 @@ def faster_rcnn():
         rpn_anchor_generator=anchors,
         box_roi_pool=pooling,
         box_score_thresh=0.0,
+        box_detections_per_img=3,
         **SIZES,
     )
 
 
 def retinanet():
     anchors = AnchorGenerator(((16, 32),), ((1.0,),))
-    return RetinaNet(backbone(), 3, anchor_generator=anchors, score_thresh=0.0, **SIZES)
+    return RetinaNet(backbone(), 3, anchor_generator=anchors, **FEW, **SIZES)
 
 
 def fcos():
     anchors = AnchorGenerator(((8,),), ((1.0,),))
-    return FCOS(backbone(), 3, anchor_generator=anchors, score_thresh=0.0, **SIZES)
+    return FCOS(backbone(), 3, anchor_generator=anchors, **FEW, **SIZES)
 
 
 def ssd():
     boxes = DefaultBoxGenerator([[1]], scales=[0.2, 0.4], steps=[8])
-    return SSD(backbone(), boxes, (64, 96), 3, score_thresh=0.0)
+    made = backbone()
+    made.out_channels = [made.out_channels]
+    return SSD(made, boxes, (64, 96), 3, **FEW)
 
 
 DETECTORS = {"faster_rcnn": faster_rcnn, "retinanet": retinanet, "fcos": fcos, "ssd": ssd}

@@ -60,11 +60,12 @@ def test_every_map_lies_in_its_own_picture(name):
     assert all(torch.equal(one, before) for one, before in zip(pictures, kept, strict=True))
 
 
-def test_a_list_gives_what_the_detector_makes_of_all_its_images_together():
+def test_the_output_is_the_detectors_for_the_image_alone():
+    # Of images that are padded to one size a detector gives other boxes, of padding too.
     network = detector("retinanet")
     pictures, _ = images()
-    together = network(pictures)
-    for maps, output in zip(SMOEScale(network).maps(pictures), together, strict=True):
+    for maps, picture in zip(SMOEScale(network).maps(pictures), pictures, strict=True):
+        (output,) = network([picture])
         torch.testing.assert_close(maps.logits[0]["scores"], output["scores"])
         torch.testing.assert_close(maps.logits[0]["boxes"], output["boxes"])
 
@@ -151,6 +152,18 @@ def test_export_refuses_selected_boxes_and_writes_what_comes_before(tmp_path):
     with pytest.raises(ValueError, match=r"such as model\.backbone"):
         write_onnx(with_map(network, image), image, tmp_path / "detector.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.heavy
+def test_the_backbone_of_a_detector_is_exported_with_its_map(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = detector("retinanet").backbone
+    image = images()[0][0][None]
+    write_onnx(with_map(network, image), image, tmp_path / "backbone.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "backbone.onnx"))
+    saliency = session.run(["map"], {"input": image.numpy()})[0]
+    expected = SMOEScale(network).attribute(image, expand_channels=False)[:, 0]
+    torch.testing.assert_close(torch.tensor(saliency), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_cam_of_a_list_takes_a_function_of_the_output():
