@@ -59,13 +59,10 @@ class Measured:
     @classmethod
     def read(cls, text: str) -> Measured:
         """Return a measurement from its line of JSON."""
-        fields = json.loads(text)
-        by_method = {
-            measure: {name: tuple(values) for name, values in fields.pop(measure).items()}
-            for measure in ("mass", "ranking")
-        }
-        lists = {name: tuple(fields.pop(name)) for name in ("scales", "ranks")}
-        return cls(**fields, **lists, **by_method)
+        fields: dict[str, Any] = json.loads(text)
+        for measure in ("mass", "ranking"):
+            fields[measure] = {name: tuple(values) for name, values in fields[measure].items()}
+        return cls(**fields | {name: tuple(fields[name]) for name in ("scales", "ranks")})
 
     def line(self) -> str:
         """Return the measurement as a line of JSON."""

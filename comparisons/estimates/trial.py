@@ -240,7 +240,8 @@ def _testing(
         return lambda: predictions(network, view, device=device)
     inputs = _example(view, n, device).inputs
     passes = forward_in(plan.passes_in, network.eval(), inputs)
-    return lambda: [passes(part) for part in torch.split(inputs, _RANKED)]
+    parts = [inputs[i : i + _RANKED] for i in range(0, len(inputs), _RANKED)]
+    return lambda: [passes(part) for part in parts]
 
 
 def _ranking(plan: Plan, size: tuple[int, int]) -> Callable[[], object]:

@@ -204,13 +204,6 @@ def _range_of(share: tuple[float, ...], device: torch.device) -> Tensor:
         return (255.0 * torch.tensor(share)).to(device)
 
 
-@lru_cache(maxsize=16)
-def _range_of(share: tuple[float, ...], device: torch.device) -> Tensor:
-    """Shares of the range of an 8-bit image, on a device: brought there once, not at each step."""
-    with torch.inference_mode(False):
-        return (255.0 * torch.tensor(share)).to(device)
-
-
 @dataclass(frozen=True)
 class _FilledAsRead(View):
     view: InputView

@@ -131,4 +131,5 @@ def object_ranking(
             "of each object, and one beside it"
         )
     above: NDArray[np.float64] = (ranks * inside).sum(1) - own * (own + 1) / 2
-    return above / (own * beside)
+    shares: NDArray[np.float64] = above / (own * beside)
+    return shares

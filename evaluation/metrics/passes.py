@@ -87,7 +87,8 @@ def forward_in(name: str, network: nn.Module, example: Tensor) -> Forward:
     (given,) = session.get_inputs()
 
     def forward(inputs: Tensor) -> Tensor:
-        parts = torch.split(inputs.contiguous(), _AT_ONCE)
+        whole = inputs.contiguous()
+        parts = [whole[i : i + _AT_ONCE] for i in range(0, len(whole), _AT_ONCE)]
         logits = [session.run(None, {given.name: part.numpy()})[0] for part in parts]
         return torch.cat([torch.from_numpy(part) for part in logits])
 

@@ -30,7 +30,7 @@ def as_tuple(inputs: Images) -> tuple[Tensor, ...]:
             f"inputs must be a tensor or a tuple of tensors, got {kinds}; several images go in as "
             "one batch (N, C, H, W)"
         )
-    return tensors
+    return tuple(tensor for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def images_of(inputs: Sequence[Tensor]) -> list[Tensor]:

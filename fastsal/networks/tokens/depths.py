@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fastsal.networks.roles import LOOKUPS, attention_weights, only_beside, role_of, short_name
 from fastsal.networks.trace import ACTIVATIONS, Node, Trace
+
+T = TypeVar("T")
 
 # As many as Ranftl et al. 2021 read of a vision transformer for dense predictions: the blocks 3, 6,
 # 9 and 12 of 12.
@@ -54,7 +56,7 @@ def depths_of(trace: Trace, output: Any, trunk: Mapping[int, bool]) -> Depths | 
     return Depths(set(evenly_spaced(list(blocks))), of_class)
 
 
-def hidden_layers(trace: Trace, output: Any, octaves: tuple[int, int]) -> list[int]:
+def hidden_layers(trace: Trace, output: Any, octaves: tuple[int, ...]) -> list[int]:
     """Return the nodes of the hidden layers of a network's blocks, in the network's order.
 
     A hidden layer is what an activation function makes at each token alone, as in the MLP of a
@@ -94,7 +96,7 @@ def of_tokens(trace: Trace, index: int) -> bool:
     return last and trace.channels(index) > 1
 
 
-def evenly_spaced(nodes: Sequence[int], count: int = DEPTHS) -> list[int]:
+def evenly_spaced(nodes: Sequence[T], count: int = DEPTHS) -> list[T]:
     """Return so many of a sequence, evenly spaced, the last among them; all of fewer.
 
     >>> evenly_spaced(range(1, 13)), evenly_spaced(range(1, 7)), evenly_spaced([1, 2])
