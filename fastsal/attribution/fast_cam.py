@@ -206,7 +206,8 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
                 )
                 for one in one_by_one(inputs, target, additional_forward_args)
             ]
-            return joined_outputs(parts)
+            joined: Images = joined_outputs(parts)
+            return joined
         max_batch = self.smoe.settings.max_batch
         calls = self._calls(inputs, target, additional_forward_args, max_batch)
         with torch.no_grad(), readers_of(self.smoe).cached(calls) as reader:
