@@ -27,6 +27,7 @@ def planted(network, shift):
     methods = [*METHODS, "block depths", "hidden depths"]
     ranking = {name: 0.5 + 0.01 * rng.standard_normal(50) for name in methods}
     ranking["smoe-linear"] = ranking["block depths"] = ranking["centre"] + shift
+    ranking["hidden depths"] = ranking["block depths"] - 0.5
     both = {name: tuple(values) for name, values in ranking.items()}
     return Measured(network, 0, 0.5, ("a",), both, both, (1.0,) * 50)
 
