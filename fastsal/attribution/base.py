@@ -10,7 +10,7 @@ from captum.attr._utils.attribution import Attribution
 from fastsal.arguments.batches import split
 from fastsal.arguments.call import Call
 from fastsal.arguments.inputs import Images, as_tuple
-from fastsal.attribution.several_images import attributed, one_at_a_time
+from fastsal.maps.several_images import attributed, one_at_a_time
 
 
 class NamedAttribution(Attribution):  # type: ignore[misc]

@@ -19,12 +19,12 @@ from fastsal.attribution.base import NamedAttribution
 from fastsal.attribution.passes import read_batch
 from fastsal.attribution.reader_factory import ReaderFactory
 from fastsal.attribution.settings import Settings
-from fastsal.attribution.several_images import one_at_a_time
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions
 from fastsal.maps.result import Maps
+from fastsal.maps.several_images import one_at_a_time
 from fastsal.networks.layers import Layer
 from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic, StatisticFunction
