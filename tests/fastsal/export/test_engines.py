@@ -216,7 +216,7 @@ def test_the_operations_for_one_size(make, lovi, tmp_path):
     running = onnx.load(tmp_path / "optimised.onnx").graph.node
     kinds = [node.op_type for node in running]
     # The blocks of channels; the one Split hands out the maps of the scales.
-    assert kinds.count("Slice") >= 16 + 4 + 4
+    assert kinds.count("Slice") >= 8 + 4 + 4
     assert kinds.count("Split") <= 1
     assert not [node.name for node in running if "made_" in node.name]
     if not lovi:
