@@ -1,4 +1,4 @@
-"""The command ``python -m reports.measured [RUN] [--into PAGE]``."""
+"""The command ``python -m reports.measured [RUN] [--short] [--into PAGE]``."""
 
 from __future__ import annotations
 

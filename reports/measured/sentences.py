@@ -1,4 +1,4 @@
-"""What measures without retraining say, in sentences made from the records."""
+"""Sentences on measures without retraining, made from the records."""
 
 from __future__ import annotations
 
