@@ -1,4 +1,4 @@
-"""The command ``python -m reports.measured [RUN] [--into PAGE]``."""
+"""The command ``python -m reports.measured [RUN] [--short] [--into PAGE]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evaluation.storage.writing import write_atomically
-from reports.measured.table import MARKS, RUN, table
+from reports.measured.table import MARKS, RUN, short, table
 
 __all__ = ["app"]
 
@@ -27,10 +27,13 @@ def main(
     into: Annotated[
         Path | None, typer.Option(help="Page that gets the table between its two marks.")
     ] = None,
+    only_short: Annotated[
+        bool, typer.Option("--short", help="Print a line a score in place of the table.")
+    ] = False,
 ) -> None:
     """Print the table of a run without retraining, and what it says; measures nothing."""
     try:
-        made = table(run)
+        made = short(run) if only_short else table(run)
         page = None if into is None else MARKS.put(into.read_text(encoding="utf-8"), made)
     except (OSError, ValueError, KeyError) as error:
         typer.echo(f"error: {error}", err=True)

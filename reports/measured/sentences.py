@@ -1,4 +1,4 @@
-"""What measures without retraining say, in sentences made from the records."""
+"""Sentences on measures without retraining, made from the records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reports.formatting import counted, score, spread
 from reports.measured.scores import REFERENCES, Scored
 from reports.records.run import Method, Run
 
-__all__ = ["Said", "sentences"]
+__all__ = ["Said", "sentences", "title_of"]
 
 _MOST_NAMES = 4
 
@@ -39,7 +39,7 @@ def sentences(run: Run, found: Sequence[Scored]) -> list[Said]:
 
 
 def _of_score(run: Run, found: Scored) -> Iterator[str]:
-    titles = {name: _title(run.methods[name]) for name in found.methods}
+    titles = {name: title_of(run.methods[name]) for name in found.methods}
     own = [name for name in found.methods if run.methods[name].group != "control"]
     if own:
         best = found.methods[own[0]].estimate
@@ -65,6 +65,6 @@ def _listed(names: Sequence[str], every: int) -> str:
     return ", ".join(names)
 
 
-def _title(method: Method) -> str:
+def title_of(method: Method) -> str:
     """A method's title in a sentence."""
     return named(method.title) if method.group == "control" else method.title

@@ -8,10 +8,10 @@ from pathlib import Path
 from reports.formatting import counted, headed, score, spread
 from reports.marks import Marks
 from reports.measured.scores import REFERENCES, Scored, scored
-from reports.measured.sentences import sentences
+from reports.measured.sentences import sentences, title_of
 from reports.records.run import Run, read_run
 
-__all__ = ["MARKS", "RUN", "table"]
+__all__ = ["MARKS", "RUN", "short", "table"]
 
 RUN = Path(__file__).parents[1] / "runs" / "imagenette-lite0"
 MARKS = Marks(
@@ -43,6 +43,38 @@ def table(folder: Path = RUN) -> str:
     made = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     said = "\n".join(f"- {headed(each.score)}: {each.text}" for each in sentences(run, found))
     return f"{made}\n\n{_about(run, found)}\n\n{said}"
+
+
+def short(folder: Path = RUN) -> str:
+    """A line on each of a run's two scores: the first reference's, and what it is told from.
+
+    Args:
+        folder: of the run, or of an archive of it.
+
+    Raises:
+        ValueError: the run does not have the first reference, or nothing beside it.
+    """
+    run = read_run(folder)
+    found = [each for each in scored(run) if each.score.key in _SHOWN]
+    lines = [_told_of_first(run, each) for each in found if REFERENCES[0] in each.methods]
+    if not lines:
+        raise ValueError(f"{folder}: no score of {REFERENCES[0]} and another method")
+    return "\n".join(lines)
+
+
+def _told_of_first(run: Run, found: Scored) -> str:
+    first = REFERENCES[0]
+    groups: dict[str, list[str]] = {"told above": [], "not told from": [], "told below": []}
+    for name in found.methods:
+        if name != first:
+            difference = _from_first(found, name)
+            way = "above" if difference is not None and difference < 0 else "below"
+            place = "not told from" if difference is None else f"told {way}"
+            groups[place].append(title_of(run.methods[name]))
+    own = found.methods[first].estimate
+    said = "; ".join(f"{way} {', '.join(names)}" for way, names in groups.items() if names)
+    title = run.methods[first].title
+    return f"- {headed(found.score.title)}: {title} {score(own.mean)}{spread(own, 1, 3)}; {said}."
 
 
 def _about(run: Run, found: Sequence[Scored]) -> str:

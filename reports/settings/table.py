@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluation.profiling.timing import Interval
-from reports.formatting import score, spread
+from reports.formatting import headed, score, spread
 from reports.marks import Marks
 from reports.settings.rows import CENTRE, NETWORKS, QUALITIES, Measured, Row
 
@@ -44,6 +44,7 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
         rows: of the table.
     """
     settings = [row for row in rows if row.method != CENTRE]
+    lines: list[str] = []
     for quality in QUALITIES:
         told: dict[str, list[str]] = {"below": [], "above": [], "not told": []}
         for row in settings:
@@ -58,7 +59,9 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
         said += [f"not told from it: {', '.join(told['not told'])}"] if told["not told"] else []
         pairs = f"paired by {quality.unit}"
         if said:
-            yield f"- {quality.title[:1].upper()}{quality.title[1:]} ({pairs}): {'; '.join(said)}."
+            lines.append(f"- {headed(quality.title)} ({pairs}): {'; '.join(said)}.")
+    if lines:
+        yield "\n".join(lines)
     as_good = [
         row.words
         for row in settings[1:]
@@ -74,8 +77,8 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
             )
         else:
             yield (
-                "**Take the default where quality counts**: each cheaper setting is told below it "
-                f"in some quality.{short}"
+                "**Take the default where quality counts**: each cheaper setting that was measured "
+                f"is told below it in some quality.{short}"
             )
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from reports.measured.table import MARKS, RUN, table
+from reports.measured.table import MARKS, RUN, short, table
 
-PAGE = Path(__file__).parents[3] / "docs" / "results" / "photographs.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "results" / "photographs.md"
 
 
 def test_the_page_has_the_recorded_table():
     page = PAGE.read_text(encoding="utf-8")
-    assert MARKS.put(page, table(RUN)) == page
+    assert MARKS.put(page, table(RUN)) == page, f"python -m reports.measured --into {PAGE}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert MARKS.put(readme, short(RUN)) == readme, "... --short --into README.md"
 
 
 def test_every_method_of_the_recorded_run_was_measured_on_the_same_thousand_images():
