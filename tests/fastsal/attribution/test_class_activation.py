@@ -319,7 +319,7 @@ def test_errors(resnet, images):
         GradCAM(resnet, "layer9")
     with pytest.raises(ValueError, match=r"cannot find the last scale inside .*layer=module"):
         GradCAM(lambda x: resnet(x))
-    with pytest.raises(TypeError, match="inputs must be a tensor or a tuple of tensors"):
+    with pytest.raises(TypeError, match=r"one tensor \(C, H, W\) for each image"):
         GradCAM(resnet, resnet.layer4).attribute([images], 1)
     with pytest.raises(ValueError, match="samples of smoothgradcam"):
         SmoothGradCAMPlusPlus(resnet, resnet.layer4, samples=0)
