@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from evaluation.masking.variants import BLURRED
 from reports.analysis.replacement import excludes_zero, gains
 from reports.formatting import percent, score, spread
@@ -45,7 +47,7 @@ def _blur(run: Run, command: str) -> str:
     if not found:
         own = next((name for name in run.methods if run.methods[name].group != "control"), "NAME")
         methods = ",".join((*run.methods, f"{own}{BLURRED}"))
-        return f"what a blur gains: not measured ({command} --methods {methods})"
+        return f"what a blur gains: not measured ({_with(command, '--methods', methods)})"
     up, down = (
         sum(sign * gain.mean > 0 and excludes_zero(gain) for _, gain in found) for sign in (1, -1)
     )
@@ -64,14 +66,15 @@ def _masks(run: Run, command: str) -> str:
         place: found for place, found in run.mask_only_accuracies.items() if place[1] == "roar"
     }
     if not accuracies:
-        return f"accuracy from the masks alone: not measured ({command} --mask-only roar:50)"
+        again = _with(command, "--mask-only", "roar:50")
+        return f"accuracy from the masks alone: not measured ({again})"
     at = max(place[2] for place in accuracies)
     own = {place[0]: found.mean for place, found in accuracies.items() if place[2] == at}
     low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
     chance = "" if run.chance is None else f", where chance is {percent(run.chance)} %"
     masks = f"the masks alone at {100 * at:g} % removed"
-    if low == high:
-        only = run.methods[low].title
+    if own[low] == own[high]:
+        only = run.methods[low].title if len(own) == 1 else "each method"
         return f"{masks} let a network classify {percent(own[low])} % ({only}){chance}"
     return (
         f"{masks} let a network classify from {percent(own[low])} % ({run.methods[low].title}) "
@@ -89,7 +92,8 @@ def _blobs(run: Run, command: str) -> str:
     gain = found.get((_BLOBS, _RANDOM, "roar"))
     if gain is None:
         methods = ",".join(dict.fromkeys((*run.methods, _RANDOM, _BLOBS)))
-        return f"random blobs against random pixels: not measured ({command} --methods {methods})"
+        again = _with(command, "--methods", methods)
+        return f"random blobs against random pixels: not measured ({again})"
     above = [own for name in others if (own := found.get((name, _BLOBS, "roar"))) is not None]
     told = sum(own.mean > 0 and excludes_zero(own) for own in above)
     return (
@@ -97,6 +101,16 @@ def _blobs(run: Run, command: str) -> str:
         f"{_signed(gain.mean)}{_interval(gain)} against random pixels, and {told} of {len(above)} "
         "methods are told above them"
     )
+
+
+def _with(command: str, option: str, value: str) -> str:
+    """A command with an option, in the place of the same one if it has that.
+
+    >>> _with("run --methods a,b --out c", "--methods", "a,b+blur")
+    'run --out c --methods a,b+blur'
+    """
+    without = re.sub(rf" {option}[ =]\S+", "", command)
+    return f"{without} {option} {value}"
 
 
 def _signed(value: float) -> str:
