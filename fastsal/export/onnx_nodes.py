@@ -83,8 +83,8 @@ def keep_slices(graph: Any, prefix: str = PREFIX) -> None:
     """Let each slice of the map name a second axis, which it takes whole.
 
     onnxruntime and OpenVINO put slices along one axis that lie side by side into one Split. It
-    copies the whole tensor at once, out of the processor's cache again, and OpenVINO's takes as
-    long as the layer that made the tensor.
+    copies the whole tensor at once, so that the first blocks have left the processor's cache when
+    they are read.
 
     Args:
         graph: The `onnx.GraphProto`.
