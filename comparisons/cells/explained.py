@@ -113,7 +113,7 @@ def fine_tuned(cell: Cell, store: Store, device: str) -> nn.Module | None:
         return None
     _, network, _ = frozen(cell, store, device)
     network.load_state_dict(store.load_model(cell.spec["fine_tuned"]))
-    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return,call-overload]
+    return network.to(memory_format=torch.channels_last).eval()
 
 
 def known_labels(
