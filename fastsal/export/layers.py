@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fastsal.arguments.inputs import grid_of, image_of, images_of
+from fastsal.arguments.copies import copied
+from fastsal.arguments.inputs import Inputs, as_tuple, grid_of, image_of, images_of
+from fastsal.export.graph_forms import graph_form
+from fastsal.export.operators import KernelForm
+from fastsal.export.recording import Recording
 from fastsal.geometry.following import Following
+from fastsal.keeping.parts import uncompiled
 from fastsal.networks.hooks import held
-from fastsal.networks.layers import Layer, NamedLayer, name_layers, scale_of
-from fastsal.networks.scales import Scale
-from fastsal.networks.state import LayerError, evaluation_pass, hooked
+from fastsal.networks.layers import Layer, NamedLayer, are_found, name_layers, of_found, scale_of
+from fastsal.networks.scales import Scale, candidates, chosen_scales
+from fastsal.networks.state import LayerError, evaluation_pass, hooked, root_module
 from fastsal.networks.trace import Trace
+from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic
+from fastsal.statistics.smoe import smoe_scale
 
 Layers = Layer | Scale | Sequence[Layer | Scale]
+# Operations whose output has no negative values.
+RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
 
 
 def scales_of(
@@ -128,3 +139,58 @@ class _Described:
                 "its call, as fastsal.find_scales does"
             )
         return self._scale
+
+
+def recordings_of(
+    model: nn.Module,
+    example: Inputs,
+    layers: Layers | None,
+    statistic: str | Statistic | StatisticFunction,
+) -> tuple[nn.Module, tuple[Scale, ...], list[Recording]]:
+    """Return the module to copy, its scales and a recording for each.
+
+    Args:
+        model: The model, or a wrapper of it.
+        example: Its inputs.
+        layers: As for `with_map`.
+        statistic: The statistic of every scale.
+
+    Raises:
+        TypeError: If the model is no module.
+        ValueError: If the statistic is defined before the ReLU.
+        LayerError: If a scale is made by functions after its layer.
+    """
+    root = root_module(model)
+    if root is None:
+        raise TypeError(f"expected a torch.nn.Module, got {model!r}")
+    if isinstance(root, DistributedDataParallel):
+        root = uncompiled(root.module)
+    chosen = get_statistic(statistic)
+    if chosen.domain == "pre_relu":
+        raise ValueError(
+            f"statistic {chosen.name!r} is defined before the ReLU, which an exported module "
+            "does not see; choose one that is defined after it, such as smoe_scale"
+        )
+    operations = {}
+    if layers is None or are_found(layers):
+        found = candidates(root, copied(as_tuple(example)))
+        layers = of_found(chosen_scales(found), layers)
+        operations = {one.scale: one.operation for one in found if one.chosen}
+    scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
+    function = chosen.function
+    is_smoe = (function.func if isinstance(function, partial) else function) is smoe_scale
+    recordings: list[Recording] = []
+    for scale in scales:
+        if scale.functions:
+            raise LayerError(
+                f"the last tensor of stride {scale.stride} is made by functions after layer "
+                f"{scale.name!r}, which an exported module does not see; put them into a module, "
+                "such as torch.nn.Identity around their result, give layers, or, of a program of "
+                "torch.export, give what torch.export.unflatten makes of it"
+            )
+        rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
+        read = graph_form(chosen, rectified)
+        if is_smoe and chosen.epsilon is not None:
+            read = KernelForm(read.sums, read.of_sums, read.rectified, chosen.epsilon)
+        recordings.append(Recording(scale, read))
+    return root, scales, recordings

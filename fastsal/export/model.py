@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import (
@@ -24,25 +22,18 @@ from fastsal.arguments.inputs import (
 )
 from fastsal.arguments.logits import logits_of
 from fastsal.cam.linear_head import LinearHead, find_linear_head
-from fastsal.export.graph_forms import GraphForm, Reading, gaussian, graph_form, upsampled, weighted
-from fastsal.export.layers import Layers, scales_of
+from fastsal.export.graph_forms import GraphForm, Reading, gaussian, upsampled, weighted
+from fastsal.export.layers import Layers, recordings_of
 from fastsal.export.one_size import OneSize, check_places
-from fastsal.export.operators import KernelForm, combined_maps
+from fastsal.export.operators import combined_maps
 from fastsal.export.recording import Recorder, Recording, recording_copy, refusing
 from fastsal.images.colour import lovi_colours
-from fastsal.keeping.parts import uncompiled
 from fastsal.kernels.constants import EPSILON
 from fastsal.maps.prior import Weights, layer_weights
-from fastsal.networks.layers import are_found, of_found
-from fastsal.networks.scales import Scale, candidates, chosen_scales
-from fastsal.networks.state import LayerError, root_module
+from fastsal.networks.scales import Scale
 from fastsal.statistics.registry import Statistic, StatisticFunction, get_statistic, with_epsilon
-from fastsal.statistics.smoe import smoe_scale
 
 __all__ = ["ModelWithMap", "with_fast_cam", "with_map"]
-
-# Operations whose output has no negative values.
-RECTIFIERS = frozenset(("relu", "relu_", "relu6", "hardsigmoid", "sigmoid", "sigmoid_"))
 
 
 class ModelWithMap(nn.Module):
@@ -256,7 +247,7 @@ def with_map(
         (torch.Size([2, 5]), torch.Size([2, 12, 8]), [(2, 12, 8), (2, 6, 4)])
     """
     chosen = with_epsilon(get_statistic(statistic), epsilon)
-    root, scales, recordings = _recordings(model, example, layers, chosen)
+    root, scales, recordings = recordings_of(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     return _checked(
         ModelWithMap(root, scales, recordings, shares, lovi, None, _image(example)), root, example
@@ -320,7 +311,7 @@ def with_fast_cam(
         torch.Size([2, 8, 8])
     """
     chosen = with_epsilon(get_statistic(statistic), epsilon)
-    root, scales, recordings = _recordings(model, example, layers, chosen)
+    root, scales, recordings = recordings_of(model, example, layers, chosen)
     shares = layer_weights(weights, len(scales), [scale.name for scale in scales])
     last = scales[-1].of_class or scales[-1]
     head = find_linear_head(root, copied(as_tuple(example)), last, target)
@@ -349,49 +340,6 @@ def _image(example: Inputs) -> Tensor:
 def _copied(tensor: Tensor) -> Tensor:
     # The network may write to the tensor in place before the map is made.
     return tensor.clone()
-
-
-def _recordings(
-    model: nn.Module,
-    example: Inputs,
-    layers: Layers | None,
-    statistic: str | Statistic | StatisticFunction,
-) -> tuple[nn.Module, tuple[Scale, ...], list[Recording]]:
-    """Return the module to copy, its scales and a recording for each."""
-    root = root_module(model)
-    if root is None:
-        raise TypeError(f"expected a torch.nn.Module, got {model!r}")
-    if isinstance(root, DistributedDataParallel):
-        root = uncompiled(root.module)
-    chosen = get_statistic(statistic)
-    if chosen.domain == "pre_relu":
-        raise ValueError(
-            f"statistic {chosen.name!r} is defined before the ReLU, which an exported module "
-            "does not see; choose one that is defined after it, such as smoe_scale"
-        )
-    operations = {}
-    if layers is None or are_found(layers):
-        found = candidates(root, copied(as_tuple(example)))
-        layers = of_found(chosen_scales(found), layers)
-        operations = {one.scale: one.operation for one in found if one.chosen}
-    scales = scales_of(root, copied(as_tuple(example)), layers, traced=bool(operations))
-    function = chosen.function
-    is_smoe = (function.func if isinstance(function, partial) else function) is smoe_scale
-    recordings: list[Recording] = []
-    for scale in scales:
-        if scale.functions:
-            raise LayerError(
-                f"the last tensor of stride {scale.stride} is made by functions after layer "
-                f"{scale.name!r}, which an exported module does not see; put them into a module, "
-                "such as torch.nn.Identity around their result, give layers, or, of a program of "
-                "torch.export, give what torch.export.unflatten makes of it"
-            )
-        rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
-        read = graph_form(chosen, rectified)
-        if is_smoe and chosen.epsilon is not None:
-            read = KernelForm(read.sums, read.of_sums, read.rectified, chosen.epsilon)
-        recordings.append(Recording(scale, read))
-    return root, scales, recordings
 
 
 def _checked(module: ModelWithMap, model: nn.Module, example: Inputs) -> ModelWithMap:

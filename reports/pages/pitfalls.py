@@ -1,4 +1,4 @@
-"""What is held against ROAR, and what the controls of a run say about it, in two sentences."""
+"""The objection of “On Pitfalls of ROAR”, and what the controls of a run say about it."""
 
 from __future__ import annotations
 

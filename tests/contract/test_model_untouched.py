@@ -143,7 +143,13 @@ FAILURES = {
     "the target": (None, {"target": 99}, ValueError, "does not fit"),
     "the arguments": (None, {"additional_forward_args": 1}, TypeError, "positional"),
     "not finite": (None, {"inputs": torch.full((3, 3, 16, 24), torch.nan)}, ValueError, "finite"),
-    "a list": (None, {"inputs": []}, TypeError, "tuple of tensors"),
+    "an empty list": (None, {"inputs": []}, ValueError, "at least one image"),
+    "a list of batches": (
+        None,
+        {"inputs": [torch.rand(3, 3, 16, 24)]},
+        TypeError,
+        "for each image",
+    ),
     "no image": (
         None,
         {"inputs": torch.rand(3, 4)},

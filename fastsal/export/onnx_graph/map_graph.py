@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsal.export.graph_forms import graph_form
-from fastsal.export.model import RECTIFIERS, ModelWithMap
+from fastsal.export.layers import RECTIFIERS
+from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx import exported_program
 from fastsal.export.onnx_check import ExportError
 from fastsal.export.onnx_graph.examples import Images
