@@ -108,9 +108,14 @@ def test_scales_of_the_built_in_networks(name, sizes):
     assert [seen[number] for number in range(len(scales))] == sizes
 
 
+# Channels and sides of the networks that take no images.
+GRIDS = {"convnet-3d": (1, 16, 16, 16), "convnet-1d": (2, 64)}
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_each_relu_is_called_once_as_guided_backprop_needs(name):
-    network = build_network(name, 4, 0, size=(32, 32))
+    channels, *size = GRIDS.get(name, (3, 32, 32))
+    network = build_network(name, 4, 0, size=tuple(size), channels=channels)
     calls = []
 
     def hook(module, args, output) -> None:
@@ -119,7 +124,7 @@ def test_each_relu_is_called_once_as_guided_backprop_needs(name):
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(hook)
-    network(torch.zeros(2, 3, 32, 32))
+    network(torch.zeros(2, channels, *size))
     assert len(calls) == len({id(module) for module in calls})
     assert len(calls) == sum(isinstance(m, nn.ReLU) for m in network.modules())
 
@@ -219,8 +224,8 @@ def test_a_function_of_one_s_own(own_module):
     [
         (
             "resnet99",
-            "unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20, fastnet, the "
-            "name of",
+            "unknown model 'resnet99': expected resnet9, resnet9-stride2, resnet20, fastnet, "
+            "convnet-3d, convnet-1d, the name of",
         ),
         ("deeplabv3_resnet50", "unknown model 'deeplabv3_resnet50'"),
         ("nowhere.at_all:make", r"'nowhere.at_all:make' cannot be imported: .*nowhere"),

@@ -364,7 +364,7 @@ def test_errors(resnet, images):
         SMOEScale(resnet, weights=[1, 2]).attribute(images)
     with pytest.raises(ValueError, match=r"layer 'fc' gives a tensor of shape \(3, 1000\)"):
         SMOEScale(resnet, "fc").attribute(images)
-    with pytest.raises(TypeError, match=r"tuple of tensors, got \['list'\]"):
+    with pytest.raises(TypeError, match=r"for each image, got \[\(3, 3, 64, 96\)\]"):
         SMOEScale(resnet).attribute([images])
     with pytest.raises(NotImplementedError):
         SMOEScale(resnet).attribute_future()
