@@ -157,8 +157,10 @@ def _agreeing(run: Run, column: Column, retrained: Mapping[str, float]) -> Colum
     shared = [name for name in column.by_method if name in retrained]
     sign = 1.0 if column.metric.higher_is_better else -1.0
     rows = run.records[run.records["metric"] == column.metric.name]
+    # The pointing game is of maps alone, and has no seed: one value of each method.
+    seeded = rows[rows["seed"].notna()] if rows["seed"].notna().any() else rows.assign(seed=0)
     by_seed: dict[str, dict[int, float]] = {}
-    for row in rows[rows["seed"].notna()].itertuples():
+    for row in seeded.itertuples():
         by_seed.setdefault(str(row.method), {})[int(row.seed)] = sign * float(row.value)
     return replace(
         column,
