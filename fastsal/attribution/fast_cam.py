@@ -181,7 +181,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
-        self.smoe.check_one_at_a_time(inputs, target)
+        self.smoe._check_one_at_a_time(inputs, target)
         several = self._one_at_a_time(
             self.attribute,
             inputs,
@@ -194,7 +194,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         if several is not None:
             return several
         if self._alone(inputs, target):
-            self.smoe.check_one_at_a_time([], target)
+            self.smoe._check_one_at_a_time([], target)
             parts = [
                 self.attribute(
                     one.inputs,
@@ -272,7 +272,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: As for `attribute`.
         """
-        self.smoe.check_one_at_a_time(inputs, target)
+        self.smoe._check_one_at_a_time(inputs, target)
         several = self._one_at_a_time(
             self.class_activation_map,
             inputs,

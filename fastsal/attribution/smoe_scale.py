@@ -151,7 +151,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
     def settings(self, settings: Settings) -> None:
         self._readers = self._readers.with_settings(settings)
 
-    def check_one_at_a_time(self, inputs: object, target: object = None) -> None:
+    def _check_one_at_a_time(self, inputs: object, target: object = None) -> None:
         """Raise if images that go through the network alone are to be normalised together.
 
         Args:
@@ -210,7 +210,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
                 "the map of SMOE Scale is that of the image, and not of one of its detections; "
                 "give Detections as target of FastCAM or a class activation map"
             )
-        self.check_one_at_a_time(inputs)
+        self._check_one_at_a_time(inputs)
         several = self._one_at_a_time(
             self.attribute,
             inputs,
@@ -276,7 +276,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
         if isinstance(inputs, list):
-            self.check_one_at_a_time(inputs)
+            self._check_one_at_a_time(inputs)
             return [
                 self.maps(one.inputs, one.additional_forward_args, attribute_to_layer_input)
                 for one in one_by_one(inputs, None, additional_forward_args)

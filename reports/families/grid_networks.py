@@ -43,6 +43,7 @@ class ResNet1d(nn.Module):
         channels: channels of the signals.
         width: channels of the first stage, doubled at each of the others.
 
+    >>> import torch
     >>> ResNet1d(4, 2)(torch.zeros(2, 2, 256)).shape
     torch.Size([2, 4])
     """
@@ -75,6 +76,7 @@ class EEGNet(nn.Module):
         Lawhern et al. 2018, "EEGNet: a compact convolutional neural network for EEG-based
         brain-computer interfaces", Table 2.
 
+    >>> import torch
     >>> EEGNet(4, 16)(torch.zeros(2, 1, 16, 256)).shape
     torch.Size([2, 4])
     """
@@ -119,6 +121,7 @@ class CRNN(nn.Module):
         Shi et al. 2017, "An End-to-End Trainable Neural Network for Image-Based Sequence
         Recognition", Table 1: poolings of 2x2 first and 2x1 after, so that the width stays long.
 
+    >>> import torch
     >>> CRNN(37)(torch.zeros(2, 1, 32, 100)).shape
     torch.Size([26, 2, 37])
     """
