@@ -214,7 +214,7 @@ def resize_crops(images: Tensor, boxes: Tensor) -> Tensor:
         ``(B, C, H, W)``.
 
     >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
-    >>> resize_crops(image, np.array([[1, 2, 2, 2]]))[0, 0].tolist()[1]
+    >>> resize_crops(image, torch.tensor([[1, 2, 2, 2]]))[0, 0].tolist()[1]
     [6.0, 6.0, 7.0, 7.0]
     """
     height, width = images.shape[2:]
