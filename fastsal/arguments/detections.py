@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastsal.arguments.logits import named_item
 from fastsal.arguments.targets import TargetError
 from fastsal.optional import needed
 
@@ -238,9 +239,9 @@ def _answers(output: Any, classes: int | None) -> list[_Answers]:
         return [
             _Answers(one["boxes"], one["scores"], one["scores"], one["labels"]) for one in output
         ]
-    logits = _item(output, "logits")
-    logits = _item(output, "pred_logits") if logits is None else logits
-    boxes = _item(output, "pred_boxes")
+    logits = named_item(output, "logits")
+    logits = named_item(output, "pred_logits") if logits is None else logits
+    boxes = named_item(output, "pred_boxes")
     if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
         return _of_queries(logits, boxes, classes)
     raw = output[0] if isinstance(output, (tuple, list)) and output else output
@@ -266,12 +267,6 @@ def are_selected(output: Any) -> bool:
             for one in output
         )
     )
-
-
-def _item(output: Any, name: str) -> Any:
-    if isinstance(output, Mapping):
-        return output.get(name)
-    return None if isinstance(output, Tensor) else getattr(output, name, None)
 
 
 def _of_queries(logits: Tensor, boxes: Tensor, classes: int | None) -> list[_Answers]:

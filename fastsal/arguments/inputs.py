@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def as_tuple(inputs: Images) -> tuple[Tensor, ...]:
             f"inputs must be a tensor or a tuple of tensors, got {kinds}; several images go in as "
             "one batch (N, C, H, W)"
         )
-    return tuple(tensor for tensor in tensors if isinstance(tensor, Tensor))
+    return cast("tuple[Tensor, ...]", tensors)
 
 
 def images_of(inputs: Sequence[Tensor]) -> list[Tensor]:

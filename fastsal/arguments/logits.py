@@ -19,8 +19,21 @@ def logits_of(output: Any) -> Any:
     >>> logits_of({"loss": None, "logits": torch.ones(2, 3)}).shape, logits_of([1])
     (torch.Size([2, 3]), [1])
     """
-    if isinstance(output, Tensor):
-        return output
-    named = output.get("logits") if isinstance(output, Mapping) else None
-    named = getattr(output, "logits", None) if named is None else named
+    named = named_item(output, "logits")
     return named if isinstance(named, Tensor) and named.dim() == 2 else output
+
+
+def named_item(output: Any, name: str) -> Any:
+    """Return what an output that is a mapping or an object names so; None for others.
+
+    Args:
+        output: A model's output.
+        name: The key, or the attribute.
+
+    >>> named_item({"logits": 3}, "logits"), named_item([3], "logits")
+    (3, None)
+    """
+    if isinstance(output, Tensor):
+        return None
+    found = output.get(name) if isinstance(output, Mapping) else None
+    return getattr(output, name, None) if found is None else found

@@ -77,10 +77,7 @@ class Tiling:
                 f"tile={self.sides} has {len(self.sides)} number(s), and the input's size is "
                 f"{tuple(size)}; give tile={NAMES[axes]}"
             )
-        overlaps = self.overlaps
-        if overlaps is None:
-            volume = axes == 3
-            overlaps = tuple(side // SHARE if volume else OVERLAP for side in self.sides)
+        overlaps = self._overlaps
         if len(overlaps) == 1:
             overlaps *= axes
         if len(overlaps) != axes:
@@ -95,10 +92,18 @@ class Tiling:
         return replace(self, overlaps=overlaps, blend=blend)
 
     @property
+    def _overlaps(self) -> tuple[int, ...]:
+        """The overlaps that were given, else the usual ones."""
+        if self.overlaps is not None:
+            return self.overlaps
+        volume = len(self.sides) == 3
+        return tuple(side // SHARE if volume else OVERLAP for side in self.sides)
+
+    @property
     def shown(self) -> tuple[int, ...]:
         """The sides of a tile with the overlap on each side; of a tiling for a known size."""
-        overlaps = self.overlaps or (OVERLAP,) * len(self.sides)
-        return tuple(side + 2 * overlap for side, overlap in zip(self.sides, overlaps, strict=True))
+        pairs = zip(self.sides, self._overlaps, strict=True)
+        return tuple(side + 2 * overlap for side, overlap in pairs)
 
     def fits(self, size: Sequence[int]) -> bool:
         """Return True if an image is no larger than a tile with its overlap."""
@@ -137,8 +142,7 @@ class Tiling:
             size: The image's size.
             strides: The coarsest stride of the layers along each axis.
         """
-        overlaps = self.overlaps or (OVERLAP,) * len(self.sides)
-        each = zip(size, self.sides, overlaps, strides, strict=True)
+        each = zip(size, self.sides, self._overlaps, strides, strict=True)
         return product(*(spans(*of_axis) for of_axis in each))
 
 
