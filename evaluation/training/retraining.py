@@ -129,7 +129,7 @@ def train(
     init_hash = state_hash(network)
     ranks.check_equal_start(init_hash)
     order_digest = hashlib.sha256()
-    memory_format = _memory_format(view, recipe)
+    memory_format = _memory_format(view, recipe, device)
     network.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
     n = len(labels)
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
@@ -239,12 +239,12 @@ class _Step:
         return loss.detach(), logits.detach()
 
 
-def _memory_format(view: View, recipe: Recipe) -> torch.memory_format:
+def _memory_format(view: View, recipe: Recipe, device: str) -> torch.memory_format:
     """The memory format of a network's inputs: of signals there is one alone."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}
     if not recipe.channels_last:
         return torch.contiguous_format
-    return last.get(view(np.arange(1)).dim(), torch.contiguous_format)
+    return last.get(view(np.arange(1), device).dim(), torch.contiguous_format)
 
 
 def _read(view: View, indices: NDArray[np.int64], device: str) -> RawBatch:
