@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.datasets.made.scenes import in_bytes
 from evaluation.datasets.outlines import OUTLINES, REACH, Bool, Float
 
 __all__ = ["BLOCK", "draw_block"]
@@ -112,7 +113,7 @@ def draw_block(
     else:
         _textured(draws, far)
     scene = scene + _GRAIN * draws.normal(size, size, 3)
-    return np.clip(np.rint(scene), 0, 255).astype(np.uint8), mask
+    return in_bytes(scene), mask
 
 
 def _lighter(draws: _Draws) -> Float:

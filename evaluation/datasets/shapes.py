@@ -38,6 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.datasets.made.scenes import checked_counts
 from evaluation.datasets.outlines import OUTLINES, Bool
 from evaluation.datasets.shape_scenes import BLOCK, draw_block
 
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 CLASSES: tuple[str, ...] = tuple(OUTLINES)
+_LEAST_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,7 @@ def make_shapes(
 
 def check_shapes(*, train: int, test: int, size: int, seed: int) -> None:
     """Check the arguments of `make_shapes` and raise its errors."""
-    for name, value, least in (
-        ("train", train, 0),
-        ("test", test, 0),
-        ("size", size, 16),
-        ("seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"make_shapes: {name} must be an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"make_shapes: {name} must be at least {least}, got {value}")
+    checked_counts("make_shapes", _LEAST_SIZE, train=train, test=test, size=size, seed=seed)
 
 
 def labels_of_shapes(start: int, stop: int) -> NDArray[np.int64]:

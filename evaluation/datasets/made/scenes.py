@@ -1,11 +1,15 @@
-"""Random streams, textures and checks of the sets ``volumes`` and ``signals``."""
+"""Random streams, textures, checks and splits of the sets that are made from a seed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["band_limited", "checked_counts", "in_bytes", "stream"]
+from evaluation.datasets.dataset import Split
+
+__all__ = ["band_limited", "checked_counts", "in_bytes", "made_split", "stream"]
 
 _SPLITS = {"train": 0, "test": 1}
 
@@ -68,3 +72,28 @@ def checked_counts(name: str, least_size: int, **given: int) -> None:
             raise TypeError(f"{name}: {argument} must be an integer, got {value!r}")
         if value < least:
             raise ValueError(f"{name}: {argument} must be at least {least}, got {value}")
+
+
+def made_split(
+    draw: Callable[[int], tuple[NDArray[np.uint8], NDArray[np.bool_]]],
+    count: int,
+    shape: Sequence[int],
+    classes: int,
+) -> Split:
+    """Draw a split; the label of a sample is its number modulo the number of classes.
+
+    Args:
+        draw: from a sample's number to the sample and its object's places.
+        count: number of samples.
+        shape: of a sample, the channels last.
+        classes: number of classes.
+
+    >>> one = lambda index: (np.full((2, 1), index, np.uint8), np.ones(2, bool))
+    >>> made_split(one, 3, (2, 1), 2).labels.tolist()
+    [0, 1, 0]
+    """
+    images = np.empty((count, *shape), np.uint8)
+    masks = np.empty((count, *shape[:-1]), np.bool_)
+    for index in range(count):
+        images[index], masks[index] = draw(index)
+    return Split(images, np.arange(count, dtype=np.int64) % classes, masks)

@@ -9,12 +9,19 @@ one distribution for all classes. Events lie towards either end, not in the midd
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import Split
-from evaluation.datasets.made.scenes import band_limited, checked_counts, in_bytes, stream
+from evaluation.datasets.made.scenes import (
+    band_limited,
+    checked_counts,
+    in_bytes,
+    made_split,
+    stream,
+)
 
 __all__ = ["CLASSES", "draw_signal", "make_signals"]
 
@@ -93,14 +100,11 @@ def make_signals(
     ((4, 256, 2), (2, 256), 'falling')
     """
     checked_counts("make_signals", LEAST_SIZE, train=train, test=test, size=size, seed=seed)
-    splits = []
-    for name, count in (("train", train), ("test", test)):
-        images = np.empty((count, size, CHANNELS), np.uint8)
-        masks = np.empty((count, size), np.bool_)
-        for index in range(count):
-            images[index], masks[index] = draw_signal(name, index, size=size, seed=seed)
-        splits.append(Split(images, np.arange(count, dtype=np.int64) % len(CLASSES), masks))
-    return splits[0], splits[1]
+    draw, shape = partial(draw_signal, size=size, seed=seed), (size, CHANNELS)
+    return (
+        made_split(partial(draw, "train"), train, shape, len(CLASSES)),
+        made_split(partial(draw, "test"), test, shape, len(CLASSES)),
+    )
 
 
 def draw_signal(

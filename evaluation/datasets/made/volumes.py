@@ -8,11 +8,19 @@ corners, so that a ball at the centre is a poor guess.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.dataset import Split
-from evaluation.datasets.made.scenes import band_limited, checked_counts, in_bytes, stream
+from evaluation.datasets.made.scenes import (
+    band_limited,
+    checked_counts,
+    in_bytes,
+    made_split,
+    stream,
+)
 from evaluation.datasets.made.solids import REACH, SOLIDS, Bool, Float
 
 __all__ = ["CLASSES", "draw_volume", "make_volumes"]
@@ -61,14 +69,16 @@ def make_volumes(
     ((5, 24, 24, 24, 1), (2, 24, 24, 24), 'shell')
     """
     checked_counts("make_volumes", LEAST_SIZE, train=train, test=test, size=size, seed=seed)
-    splits = []
-    for name, count in (("train", train), ("test", test)):
-        images = np.empty((count, size, size, size, 1), np.uint8)
-        masks = np.empty((count, size, size, size), np.bool_)
-        for index in range(count):
-            images[index, ..., 0], masks[index] = draw_volume(name, index, size=size, seed=seed)
-        splits.append(Split(images, np.arange(count, dtype=np.int64) % len(CLASSES), masks))
-    return splits[0], splits[1]
+
+    def draw(split: str, index: int) -> tuple[NDArray[np.uint8], Bool]:
+        volume, mask = draw_volume(split, index, size=size, seed=seed)
+        return volume[..., None], mask
+
+    shape = (size, size, size, 1)
+    return (
+        made_split(partial(draw, "train"), train, shape, len(CLASSES)),
+        made_split(partial(draw, "test"), test, shape, len(CLASSES)),
+    )
 
 
 def draw_volume(
