@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from reports.records.estimates import Estimate
 
@@ -11,6 +12,7 @@ __all__ = [
     "digits",
     "duration",
     "headed",
+    "markdown_table",
     "origin",
     "p_value",
     "percent",
@@ -34,6 +36,17 @@ def counted(count: int, noun: str) -> str:
     """
     plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def markdown_table(lines: Iterable[Sequence[str]]) -> str:
+    """Lines of cells as a table in Markdown; the second line is that of the dashes.
+
+    >>> print(markdown_table([["map", "mass"], ["---", "---"], ["random", "0.1"]]))
+    | map | mass |
+    | --- | --- |
+    | random | 0.1 |
+    """
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def headed(words: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.storage.writing import write_atomically
 
 __all__ = ["Marks"]
 
@@ -42,3 +45,17 @@ class Marks:
                 f"expected the lines {self.begin!r} and {self.end!r} around {self.what}"
             )
         return f"{before}{self.begin}\n{made}\n{self.end}{after}"
+
+    def write(self, path: Path, made: str) -> None:
+        """Put a text between the marks of a page in a file, which is written whole or not at all.
+
+        Args:
+            path: of the page.
+            made: the text.
+
+        Raises:
+            OSError: the file cannot be read or written.
+            ValueError: the page does not have the two marks.
+        """
+        page = self.put(path.read_text(encoding="utf-8"), made).encode()
+        write_atomically(path, lambda file: file.write(page))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.tensors import TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
+from reports.formatting import markdown_table
 
 __all__ = ["write_page"]
 
@@ -112,7 +113,7 @@ same images, with 95 % intervals{_of_what(records)}, not corrected for their num
 scale statistic. The last column is the time that the map adds to one forward pass of the network in
 its published size.
 
-{_markdown(rows)}"""
+{markdown_table(rows)}"""
 
 
 def _of_what(records: Records) -> str:
@@ -145,7 +146,7 @@ of ten of its classes at 224x224: the area under the probability of the predicte
 salient tenths of the pixels are removed first, less that as the most salient are, filled by the
 mean. Intervals are Student's over the photographs; the network is one.
 
-{_markdown(rows)}
+{markdown_table(rows)}
 
 Median rank correlation of SMOE Scale to the Gamma scale: {median:.4f}."""
 
@@ -171,7 +172,7 @@ SMOE Scale of the tensors of a block, and rivals: ranking less that of the centr
 MLP-Mixer four blocks at evenly spaced depths are read, or the last; of Swin the last block of each
 stage, or of the last stage. {_chosen(records, there)}
 
-{_markdown(rows)}"""
+{markdown_table(rows)}"""
 
 
 def _less(
@@ -204,10 +205,9 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     verdicts = {name: difference(records[name], best, CENTRE, "ranking").verdict for name in plain}
     told = [f"{verdict} on {ARCHITECTURES[name].title}" for name, verdict in verdicts.items()]
     tensor, _, read = best.rpartition(" ")
-    where = "evenly spaced" if read == "depths" else "the last"
     return (
         f"Of the tensors that all networks of one resolution have, the {TENSORS[tensor]} "
-        f"(blocks: {where}) is best on average. Against the centre disk it is {_and(told)}."
+        f"(blocks: {_READ[read]}) is best on average. Against the centre disk it is {_and(told)}."
     )
 
 
@@ -240,10 +240,6 @@ def _and(names: Sequence[str]) -> str:
     if len(names) < 2:
         return names[0] if names else "none"
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _markdown(rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from comparisons.architectures.measuring import METHODS
 from comparisons.methods import Batch, get_method
 from evaluation.datasets.listing import Request
 from evaluation.datasets.load import load_dataset
@@ -23,7 +24,6 @@ from fastsal.files import written_whole
 __all__ = ["Photographs", "photographs"]
 
 SIZE = 224
-_METHODS = ("random", "centre", "smoe-linear", "gamma_scale-linear", "gradcam", "fastcam")
 _SHARES = tuple(round(step / 10, 10) for step in range(11))
 _TOGETHER = 8
 _DIGITS = 4
@@ -57,12 +57,12 @@ def photographs(data: str, count: int, path: Path, say: Callable[[str], object])
     images = load_dataset(
         data, Request(train_images=1, test_images=count, image_size=SIZE)
     ).test.images
-    found: dict[str, list[float]] = {name: [] for name in _METHODS}
+    found: dict[str, list[float]] = {name: [] for name in METHODS}
     ranks: list[float] = []
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         found, ranks = stored["difference"], stored["ranks"]
-    prepared = {name: get_method(name).prepare(network) for name in _METHODS}
+    prepared = {name: get_method(name).prepare(network) for name in METHODS}
     for start in range(len(ranks), len(images), _TOGETHER):
         indices = np.arange(start, min(start + _TOGETHER, len(images)))
         pixels = torch.from_numpy(np.asarray(images[indices]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reports.costs.added_times import ENGINE_NAMES
 from reports.costs.form_goals import IN_ENGINES
+from reports.formatting import markdown_table
 
 Row = Mapping[str, str]
 
@@ -41,7 +42,7 @@ def engines(path: Path) -> str:
                 "" if goal is None else _verdict(row, goal),
             ]
         )
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _verdict(row: Row, goal: float) -> str:
@@ -77,7 +78,7 @@ def exported(path: Path) -> str:
                 "" if same else ranks,
             ]
         )
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def large(path: Path) -> str:
@@ -94,7 +95,7 @@ def large(path: Path) -> str:
         same = next(iter(found.values()))
         own = (f"{same[kind]} MB" for kind in ("maps_megabytes", "image_megabytes"))
         lines.append([f"{side} x {side}", *peaks, *own])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def moving(path: Path) -> str:
@@ -113,7 +114,7 @@ def moving(path: Path) -> str:
                 _added(row, "processor"),
             ]
         )
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def seams(path: Path) -> str:
@@ -129,7 +130,7 @@ def seams(path: Path) -> str:
         )
         largest = max(float(row["largest"]) for row in found)
         lines.append([overlap, *(f"{value:.3f}" for value in means), f"{largest:.2f}"])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def watched(path: Path) -> str:
@@ -145,16 +146,12 @@ def watched(path: Path) -> str:
         ]
         for row in read(path)
     ]
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _added(row: Row, kind: str) -> str:
     median, low, high = (float(row[f"{kind}_{end}_percent"]) for end in ("median", "low", "high"))
     return f"{median:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evaluation.storage.writing import write_atomically
-from reports.costs.table import RUN, put, table
+from reports.costs.table import MARKS, RUN, table
 
 __all__ = ["app"]
 
@@ -34,12 +33,11 @@ def main(
         made = table(run)
         if into is None:
             typer.echo(made)
-            return
-        page = put(into.read_text(encoding="utf-8"), made)
+        else:
+            MARKS.write(into, made)
     except (OSError, ValueError, KeyError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    write_atomically(into, lambda file: file.write(page.encode()))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ import pandas as pd
 from reports.analysis.cost_claims import judged
 from reports.costs.added_times import SMOE, SUMS, Added, Place, added_times
 from reports.costs.form_goals import WITH_MAP, form_rows
+from reports.formatting import markdown_table
 from reports.marks import Marks
 
-__all__ = ["RUN", "put", "table"]
+__all__ = ["MARKS", "RUN", "table"]
 
 RUN = Path(__file__).parents[1] / "runs" / "profile"
-BEGIN, END = "<!-- table of costs: python -m reports.costs -->", "<!-- end of the table -->"
+MARKS = Marks(
+    "<!-- table of costs: python -m reports.costs -->",
+    "<!-- end of the table -->",
+    "the table of costs",
+)
 # The paper's bound on the added time, in percent.
 _PAPER = 1.0
 _COLUMNS = {SMOE: "SMOE Scale", WITH_MAP: "`with_map`", "fastcam": "Fast-CAM"}
@@ -77,23 +82,7 @@ def table(run: Path) -> str:
                 ", ".join(_missed(place, found)),
             ]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def put(text: str, made: str) -> str:
-    r"""A page with a table between the two marks.
-
-    Args:
-        text: of the page.
-        made: the table.
-
-    Raises:
-        ValueError: the page does not have the two marks.
-
-    >>> print(put(f"Costs\n{BEGIN}\n| old |\n{END}\n", "| new |").splitlines()[2])
-    | new |
-    """
-    return Marks(BEGIN, END, "the table of costs").put(text, made)
+    return markdown_table(lines)
 
 
 def _missed(place: Place, found: Mapping[tuple[Place, str], Added]) -> Iterator[str]:

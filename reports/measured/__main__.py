@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from evaluation.storage.writing import write_atomically
 from reports.measured.table import MARKS, RUN, short, table
 
 __all__ = ["app"]
@@ -34,15 +33,13 @@ def main(
     """Print the table of a run without retraining, and what it says; measures nothing."""
     try:
         made = short(run) if only_short else table(run)
-        page = None if into is None else MARKS.put(into.read_text(encoding="utf-8"), made)
+        if into is None:
+            typer.echo(made)
+        else:
+            MARKS.write(into, made)
     except (OSError, ValueError, KeyError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    if into is None or page is None:
-        typer.echo(made)
-        return
-    text = page.encode()
-    write_atomically(into, lambda file: file.write(text))
 
 
 if __name__ == "__main__":

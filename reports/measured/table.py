@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.formatting import counted, headed, score, spread
+from reports.formatting import counted, headed, markdown_table, score, spread
 from reports.marks import Marks
 from reports.measured.scores import REFERENCES, Scored, scored
 from reports.measured.sentences import sentences, title_of
@@ -40,7 +40,7 @@ def table(folder: Path = RUN) -> str:
     order = list(dict.fromkeys(name for each in found for name in each.methods))
     lines = [head, ["---"] * len(head)]
     lines += [[run.methods[name].title, *(_cell(each, name) for each in found)] for name in order]
-    made = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    made = markdown_table(lines)
     said = "\n".join(f"- {headed(each.score)}: {each.text}" for each in sentences(run, found))
     return f"{made}\n\n{_about(run, found)}\n\n{said}"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastsal import FastCAM, GradCAM, SMOEScale, load_images, overlay
 from fastsal.arguments.inputs import as_tuple
 from fastsal.maps.resize import upsample
+from reports.formatting import markdown_table
 from reports.pictures.outlines import OUTLINES, SIDE, centre_disk, inside, share_on_object
 from reports.pictures.photographs import class_names, efficientnet_lite0, photographs
 
@@ -102,7 +103,7 @@ def table(content: Sequence[Row]) -> str:
             f"{share_on_object(row.maps[line[0]], area, FRACTION):.0%}" for row, area in outlined
         ]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,14 +39,12 @@ def main(
     try:
         found = rows(Runs(costs, shapes, photographs))
         made = table(found)
-        page = None if into is None else MARKS.put(into.read_text(encoding="utf-8"), made)
         drawn = None if to is None else picture(found)
+        if into is not None:
+            MARKS.write(into, made)
     except (OSError, ValueError, KeyError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    if into is not None and page is not None:
-        text = page.encode()
-        write_atomically(into, lambda file: file.write(text))
     if to is not None and drawn is not None:
         image = io.BytesIO()
         with mpl.rc_context({"svg.hashsalt": "fastsal"}):

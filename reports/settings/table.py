@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluation.profiling.timing import Interval
-from reports.formatting import headed, score, spread
+from reports.formatting import headed, markdown_table, score, spread
 from reports.marks import Marks
 from reports.settings.rows import CENTRE, NETWORKS, QUALITIES, Measured, Row
 
@@ -33,7 +33,7 @@ def table(rows: Sequence[Row]) -> str:
         alone = row.method == CENTRE
         times = ["" if alone else _time(row.added.get(name)) for name in NETWORKS]
         lines.append([row.words, *times, *(_quality(row, each.key) for each in QUALITIES)])
-    made = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    made = markdown_table(lines)
     return "\n\n".join([made, *recommended(rows)])
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reports.costs.__main__ import app
-from reports.costs.table import BEGIN, END, RUN, put, table
+from reports.costs.table import MARKS, RUN, table
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -15,8 +15,8 @@ README = Path(__file__).parents[3] / "README.md"
 def test_the_readme_has_the_table_of_the_recorded_files():
     text = README.read_text(encoding="utf-8")
     made = table(RUN)
-    assert text == put(text, made), "python -m reports.costs --into README.md"
-    assert text.count(BEGIN) == text.count(END) == 1
+    assert text == MARKS.put(text, made), "python -m reports.costs --into README.md"
+    assert text.count(MARKS.begin) == text.count(MARKS.end) == 1
     assert len(made.splitlines()) > 6
 
 
@@ -40,9 +40,9 @@ def test_the_command_prints_or_writes_between_the_marks(tmp_path):
     assert printed.exit_code == 0
     assert printed.stdout.strip() == table(RUN)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{MARKS.begin}\nold\n{MARKS.end}\nafter\n")
     assert CliRunner().invoke(app, ["--into", str(page)]).exit_code == 0
-    assert page.read_text() == f"before\n{BEGIN}\n{table(RUN)}\n{END}\nafter\n"
+    assert page.read_text() == f"before\n{MARKS.begin}\n{table(RUN)}\n{MARKS.end}\nafter\n"
     page.write_text("no marks")
     wrong = CliRunner().invoke(app, ["--into", str(page)])
     assert wrong.exit_code == 2
@@ -58,4 +58,4 @@ def test_a_run_without_records_is_one_message(tmp_path):
 
 def test_a_page_needs_both_marks():
     with pytest.raises(ValueError, match="expected the lines"):
-        put(f"{END}\n{BEGIN}", "| |")
+        MARKS.put(f"{MARKS.end}\n{MARKS.begin}", "| |")
