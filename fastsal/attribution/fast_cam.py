@@ -30,6 +30,7 @@ from fastsal.maps.normalization import NormalizeOver
 from fastsal.maps.placing import by_image, placed
 from fastsal.maps.prior import Weights
 from fastsal.maps.resize import as_attributions, upsample
+from fastsal.maps.several_images import one_at_a_time
 from fastsal.networks.layers import Layer, expected_on, name_layer
 from fastsal.networks.scales import Scale
 from fastsal.networks.state import LayerError
@@ -181,7 +182,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: If the target does not fit the output, or a layer cannot be used.
         """
-        self.smoe._check_one_at_a_time(inputs, target)
+        self.smoe._check_alone(one_at_a_time(inputs, target))
         several = self._one_at_a_time(
             self.attribute,
             inputs,
@@ -194,7 +195,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         if several is not None:
             return several
         if self._alone(inputs, target):
-            self.smoe._check_one_at_a_time([], target)
+            self.smoe._check_alone(True)
             parts = [
                 self.attribute(
                     one.inputs,
@@ -272,7 +273,7 @@ class FastCAM(NamedAttribution, GradientAttribution, InternalAttribution):  # ty
         Raises:
             ValueError: As for `attribute`.
         """
-        self.smoe._check_one_at_a_time(inputs, target)
+        self.smoe._check_alone(one_at_a_time(inputs, target))
         several = self._one_at_a_time(
             self.class_activation_map,
             inputs,

@@ -151,17 +151,16 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
     def settings(self, settings: Settings) -> None:
         self._readers = self._readers.with_settings(settings)
 
-    def _check_one_at_a_time(self, inputs: object, target: object = None) -> None:
+    def _check_alone(self, alone: bool) -> None:
         """Raise if images that go through the network alone are to be normalised together.
 
         Args:
-            inputs: As for `attribute`.
-            target: As for `attribute`.
+            alone: True if they go through it alone.
 
         Raises:
             ValueError: If they are.
         """
-        if self.settings.normalize_over == "batch" and one_at_a_time(inputs, target):
+        if alone and self.settings.normalize_over == "batch":
             raise ValueError(
                 "normalize_over='batch' takes the images of one batch together, and those of a "
                 "list, or of Detections, go through the network one by one; give a batch "
@@ -210,7 +209,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
                 "the map of SMOE Scale is that of the image, and not of one of its detections; "
                 "give Detections as target of FastCAM or a class activation map"
             )
-        self._check_one_at_a_time(inputs)
+        self._check_alone(one_at_a_time(inputs))
         several = self._one_at_a_time(
             self.attribute,
             inputs,
@@ -276,7 +275,7 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
             (['1', '4'], torch.Size([2, 2, 8, 8]))
         """
         if isinstance(inputs, list):
-            self._check_one_at_a_time(inputs)
+            self._check_alone(True)
             return [
                 self.maps(one.inputs, one.additional_forward_args, attribute_to_layer_input)
                 for one in one_by_one(inputs, None, additional_forward_args)

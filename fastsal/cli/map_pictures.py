@@ -198,12 +198,7 @@ class MapPictures:
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
             return {"predicted_class": None, "class_name": None, "probability": None}
         probability, index = output[0].float().softmax(0).max(0)
-        known = len(self.classes) == output.shape[1]
-        return {
-            "predicted_class": int(index),
-            "class_name": self.classes[int(index)] if known else None,
-            "probability": round(float(probability), 6),
-        }
+        return self._entry(int(index), probability, len(self.classes) == output.shape[1])
 
     def _best_of(self, output: Any) -> Entry:
         """Return the class and the score of a detector's best box."""
@@ -211,10 +206,14 @@ class MapPictures:
         if not len(boxes.labels):
             return {"predicted_class": None, "class_name": None, "probability": None}
         index = int(boxes.labels[0])
+        return self._entry(index, boxes.scores[0], index < len(self.classes))
+
+    def _entry(self, index: int, probability: Tensor, known: bool) -> Entry:
+        """Return a class and its probability; its name, if the classes' names are known."""
         return {
             "predicted_class": index,
-            "class_name": self.classes[index] if index < len(self.classes) else None,
-            "probability": round(float(boxes.scores[0]), 6),
+            "class_name": self.classes[index] if known else None,
+            "probability": round(float(probability), 6),
         }
 
 
