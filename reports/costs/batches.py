@@ -97,7 +97,9 @@ def _table(found: Mapping[tuple[Place, str], Added], titles: Mapping[str, str]) 
         )
         for method in methods:
             cells = (by_batch.get((batch, method)) for batch in batches)
-            lines.append([network, titles[method], *(interval(one) or _NOT_MEASURED for one in cells)])
+            lines.append(
+                [network, titles[method], *(interval(one) or _NOT_MEASURED for one in cells)]
+            )
     return markdown_table(lines)
 
 
