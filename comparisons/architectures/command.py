@@ -13,6 +13,7 @@ from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.page import write_page
 from comparisons.architectures.photographs import photographs
 from fastsal.files import written_whole
+from reports.measured.table import RUN
 
 __all__ = ["architectures"]
 
@@ -32,10 +33,19 @@ def architectures(
         str,
         typer.Option(
             "--photographs",
-            help="ImageNet's photographs, imagenet:PATH or folder:PATH; none without it.",
+            help="ImageNet's photographs for the correlation to the Gamma scale, imagenet:PATH or "
+            "folder:PATH; none without it.",
         ),
     ] = "",
     count: Annotated[int, typer.Option(min=1, help="Number of photographs.")] = 100,
+    run: Annotated[
+        Path,
+        typer.Option(
+            show_default="reports/runs/imagenette-lite0",
+            help="Run of python -m comparisons run --modes none, whose insertion less deletion of "
+            "photographs is on the page.",
+        ),
+    ] = RUN,
     time: Annotated[
         bool, typer.Option("--costs/--no-costs", help="Time the map on the published networks.")
     ] = True,
@@ -66,7 +76,7 @@ def architectures(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     page = out / "architectures.md"
-    write_page(out, page)
+    write_page(out, page, run)
     typer.echo(f"the page is {page}")
 
 

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.architectures.differences import MeasureName, difference, paired, read_records
+from comparisons.architectures.differences import MeasureName, difference, read_records
 from comparisons.architectures.measuring import EXPLAINED, Measured
 from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.tensors import TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
+from reports.measured.scores import Scored, scored
+from reports.measured.table import RUN
+from reports.records.estimates import Estimate
+from reports.records.run import read_run
 
 __all__ = ["write_page"]
 
@@ -33,12 +37,13 @@ _READ = {"depths": "evenly spaced", "last": "the last"}
 Records = Mapping[str, Sequence[Measured]]
 
 
-def write_page(folder: Path, page: Path) -> None:
+def write_page(folder: Path, page: Path, run: Path = RUN) -> None:
     """Write the page of the records in a folder.
 
     Args:
         folder: Of records.jsonl, and of costs.json and photographs.json if they were measured.
         page: The Markdown file.
+        run: Of the photographs, as for `reports.measured`.
     """
     records = read_records(folder / "records.jsonl")
     costs = _json(folder / "costs.json")
@@ -46,7 +51,7 @@ def write_page(folder: Path, page: Path) -> None:
         _INTRODUCTION,
         _verdicts(records),
         _families(records, costs),
-        _photographs(_json(folder / "photographs.json")),
+        _photographs(run, _json(folder / "photographs.json").get("ranks", ())),
         _tensors(records),
         _how(records, costs),
     ]
@@ -129,26 +134,47 @@ def _cost(cost: Mapping[str, Any]) -> str:
     return f"`{cost['network']}` {cost['median']:.0f} % ({low:.0f} to {high:.0f})"
 
 
-def _photographs(found: Mapping[str, Any]) -> str:
-    """Return the table of photographs."""
-    title = "## Photographs\n\n"
-    if not found:
-        what = "EfficientNet-Lite0 on ImageNet's photographs"
-        return f"{title}{what}: {_MISSING} (`{_COMMAND} --photographs imagenet:PATH`)."
-    values = {name: np.asarray(one)[None] for name, one in found["difference"].items()}
-    rows = [["method", "insertion less deletion", "less the centre disk's"], ["---"] * 3]
-    for name, one in values.items():
-        beyond = "" if name == CENTRE else str(paired(one - values[CENTRE], [0]))
-        rows.append([f"`{name}`", str(paired(one, [0])), beyond])
-    median = np.median(found["ranks"])
-    return f"""{title}EfficientNet-Lite0, trained on ImageNet, on {len(found["ranks"])} photographs
-of ten of its classes at 224x224: the area under the probability of the predicted class as the least
-salient tenths of the pixels are removed first, less that as the most salient are, filled by the
-mean. Intervals are Student's over the photographs; the network is one.
+def _photographs(run: Path, ranks: Sequence[float]) -> str:
+    """Return the table of the photographs of a run, and the correlation to the Gamma scale."""
+    found = next((one for one in scored(read_run(run)) if one.score.key == "area"), None)
+    if found is None:
+        missing = "insertion less deletion of two methods or more"
+        return f"## Photographs\n\nEfficientNet-Lite0 on photographs: {missing} {_MISSING}."
+    head = ["method", "insertion less deletion", "less the centre disk's", "less a random map's"]
+    rows = [head, ["---"] * len(head)]
+    for name, values in found.methods.items():
+        others = (_beyond(found, name, other) for other in (CENTRE, "random"))
+        rows.append([f"`{name}`", _interval(values.estimate), *others])
+    images = {len(one.images) for one in found.methods.values()}
+    median = f"{np.median(ranks):.4f} ({len(ranks)} photographs)" if ranks else _MISSING
+    return f"""## Photographs
+
+EfficientNet-Lite0, trained on ImageNet, on {" to ".join(f"{one:,}" for one in sorted(images))}
+photographs of ten of its classes at 224x224: the area under the probability of the predicted class
+as the least salient pixels are removed first, less that as the most salient are. Intervals are
+Student's over the photographs, in pairs for differences, not corrected for their number; the
+network is one. [Every measure of that
+run](photographs.md).
 
 {markdown_table(rows)}
 
-Median rank correlation of SMOE Scale to the Gamma scale: {median:.4f}."""
+Median rank correlation of SMOE Scale to the Gamma scale: {median}."""
+
+
+def _beyond(found: Scored, name: str, other: str) -> str:
+    """Return the difference of a method's score to that of another one."""
+    if name == other:
+        return ""
+    difference = found.differences.get(other, {}).get(name)
+    return _MISSING if difference is None else _interval(difference.estimate, "+")
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    mean = format(estimate.mean, f"{sign}.3f")
+    if estimate.interval is None:
+        return mean
+    low, high = (format(end, f"{sign}.3f") for end in estimate.interval)
+    return f"{mean} ({low} to {high})"
 
 
 def _tensors(records: Records) -> str:

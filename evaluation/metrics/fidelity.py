@@ -153,7 +153,7 @@ def fidelity(
         FFid+ and FFid- of each image.
 
     Reference:
-        Zheng et al. 2024, F-Fidelity (arXiv 2410.02970), section 4; Zheng et al. 2023 (arXiv
+        Zheng et al. 2024, F-Fidelity (arXiv 2410.02970); Zheng et al. 2023 (arXiv
         2310.01820), RFid.
 
     >>> reads_first = lambda x: torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)

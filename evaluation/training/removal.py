@@ -33,7 +33,7 @@ class RandomPixels(nn.Module):
         ValueError: another share.
 
     Reference:
-        Zheng et al. 2024, F-Fidelity, section 4.1; deviation: the number of removed pixels is
+        Zheng et al. 2024, F-Fidelity; deviation: the number of removed pixels is
         drawn too, so that the whole image stays among what the network knows.
 
     >>> layer = RandomPixels(0.5)

@@ -1,4 +1,4 @@
-"""The command ``python -m reports.costs [RUN] [--into PAGE]``."""
+"""The command ``python -m reports.costs [RUN] [--into PAGE] [--batches]``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reports.costs.batches import BATCH_MARKS, tables_by_batch
 from reports.costs.table import MARKS, RUN, table
 
 __all__ = ["app"]
@@ -27,14 +28,18 @@ def main(
     into: Annotated[
         Path | None, typer.Option(help="Page that gets the table between its two marks.")
     ] = None,
+    batches: Annotated[
+        bool,
+        typer.Option("--batches", help="The tables of docs/results/costs.md: all batches."),
+    ] = False,
 ) -> None:
     """Print the README's table of costs, made from recorded files; measures nothing."""
     try:
-        made = table(run)
+        made = tables_by_batch(run) if batches else table(run)
         if into is None:
             typer.echo(made)
         else:
-            MARKS.write(into, made)
+            (BATCH_MARKS if batches else MARKS).write(into, made)
     except (OSError, ValueError, KeyError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

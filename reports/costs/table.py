@@ -14,7 +14,7 @@ from reports.costs.form_goals import WITH_MAP, form_rows
 from reports.formatting import markdown_table
 from reports.marks import Marks
 
-__all__ = ["MARKS", "RUN", "table"]
+__all__ = ["MARKS", "RUN", "digits", "interval", "table"]
 
 RUN = Path(__file__).parents[1] / "runs" / "profile"
 MARKS = Marks(
@@ -68,16 +68,16 @@ def table(run: Path) -> str:
     for place in places:
         own = {method: found[place, method] for method in columns if (place, method) in found}
         peers = [
-            f"{title} {_digits(found[place, method].percent.median)}"
+            f"{title} {digits(found[place, method].percent.median)}"
             for method, title in _PEERS.items()
             if (place, method) in found
         ]
         lines.append(
             [
                 place.title,
-                f"{_digits(next(iter(own.values())).alone_ms)} ms",
-                _interval(found.get((place, SUMS))),
-                *(_interval(own.get(method)) for method in columns),
+                f"{digits(next(iter(own.values())).alone_ms)} ms",
+                interval(found.get((place, SUMS))),
+                *(interval(own.get(method)) for method in columns),
                 ", ".join(peers),
                 ", ".join(_missed(place, found)),
             ]
@@ -96,17 +96,18 @@ def _missed(place: Place, found: Mapping[tuple[Place, str], Added]) -> Iterator[
             yield f"our {row.limit.median:.2g} %{whose}"
 
 
-def _interval(added: Added | None) -> str:
+def interval(added: Added | None) -> str:
+    """The added percent of a place with its interval; nothing if it was not measured."""
     if added is None:
         return ""
     found = added.percent
-    return f"{_digits(found.median)} ({_digits(found.low)} to {_digits(found.high)})"
+    return f"{digits(found.median)} ({digits(found.low)} to {digits(found.high)})"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Two digits, and whole numbers from 10 on.
 
-    >>> _digits(3.912), _digits(0.048), _digits(11.98), _digits(-1.3)
+    >>> digits(3.912), digits(0.048), digits(11.98), digits(-1.3)
     ('3.9', '0.0', '12', '-1.3')
     """
     return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}"

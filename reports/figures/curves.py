@@ -22,8 +22,11 @@ __all__ = ["accuracy_range", "curves"]
 _TITLES = {"roar": "ROAR: most salient pixels removed", "kar": "KAR: most salient pixels kept"}
 # In inches: a panel, and the same in a small figure.
 _PANEL, _SMALL = (4.4, 3.4), (1.72, 1.5)
-# Of the axis on both sides, so that no marker at 0 or 100 % is cut.
-_MARGIN = 4.0
+# Of the axis on both sides, as a share of it, so that no marker at an end is cut.
+_MARGIN = 0.04
+# The greatest share of the pixels up to which the axis ends there: on the whole axis points of 3
+# and 10 % alone would lie on one another.
+_FEW = 50.0
 
 
 def accuracy_range(
@@ -75,6 +78,8 @@ def curves(
     rows["percent"] = rows["fraction"].astype(float) * 100
     rows["value"] = rows["value"].astype(float) * 100
     width, height = _SMALL if small else _PANEL
+    greatest = float(rows["percent"].max())
+    end = greatest if greatest <= _FEW else 100.0
     with style(font_size=7.5 if small else 10):
         figure = Figure(figsize=(len(modes) * width, height), layout="constrained")
         panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
@@ -87,8 +92,8 @@ def curves(
             _reference_lines(axes, unmasked, chance)
             kept = "removed" if mode == "roar" else "kept"
             axes.set(title=mode.upper() if small else _TITLES[mode], xlabel=f"pixels {kept} (%)")
-            axes.set(xlim=(-_MARGIN, 100 + _MARGIN), ylim=limits, ylabel="")
-            ticks = (0, 50, 100) if small else sorted({0.0, *rows["percent"].dropna(), 100.0})
+            axes.set(xlim=(-_MARGIN * end, (1 + _MARGIN) * end), ylim=limits, ylabel="")
+            ticks = (0, end / 2, end) if small else sorted({0.0, *rows["percent"].dropna(), end})
             axes.set_xticks(list(ticks))
             axes.yaxis.set_major_locator(MaxNLocator(4 if small else 7, min_n_ticks=3))
         panels[0].set_ylabel("accuracy (%)" if small else "test accuracy after retraining (%)")

@@ -63,6 +63,8 @@ SCORES = (
         "insertion_area_noisy_linear",
         "deletion_area_noisy_linear",
     ),
+    Score("average-drop", "average drop, with its sign turned", None, "average_drop"),
+    Score("confidence-increase", "increase in confidence", "confidence_increase", None),
 )
 
 

@@ -11,7 +11,7 @@ from reports.figures.charts import Chart, chart
 from reports.figures.drawing import forest
 from reports.figures.styles import key, method_styles
 from reports.formatting import counted, percent, spread
-from reports.measured.scores import Scored, scored
+from reports.measured.scores import SCORES, Scored, scored
 from reports.measured.sentences import sentences
 from reports.pages.measures import measures_context
 from reports.pages.provenance import set_up, traced
@@ -34,15 +34,17 @@ def measured_context(run: Run) -> dict[str, Any]:
     subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     own = sum(method.group != "control" for method in run.methods.values())
     first = found[0].methods if found else {}
-    measured = [name for each in found for name in each.methods]
+    scores = [name for each in found for name in each.methods]
+    measured = {cell.spec["method"] for cell in run.cells("measure")}
     left = [method for name, method in run.methods.items() if name not in measured]
     return {
         "run": run,
         "title": f"{counted(own, 'method')} without retraining: {', '.join(subject)}",
         "summary": list(_summary(run)),
         "found": found,
+        "scores_there_are": [score.title for score in SCORES],
         "said": sentences(run, found),
-        "order": [*first, *(name for name in dict.fromkeys(measured) if name not in first)],
+        "order": [*first, *(name for name in dict.fromkeys(scores) if name not in first)],
         "left": left,
         "figures": [_forest(run, each) for each in found],
         "keys": {name: key(look) for name, look in method_styles(run.methods.values()).items()},

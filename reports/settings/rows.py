@@ -50,6 +50,8 @@ class Runs:
 
 
 RUNS = Runs()
+# Of the added times.
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _added(folder: Path) -> dict[str, dict[str, Interval]]:
     frame = pd.read_parquet(path)
     frame = frame[(frame["metric"] == "overhead_percent") & (frame["batch"] == 1)]
     frame = frame[(frame["device"] == "cpu") & (frame["precision"] == "float32")]
-    frame = frame[~frame["compiled"].astype(bool)]
+    frame = frame[~frame["compiled"].astype(bool) & (frame["threads"] == _THREADS)]
     found: dict[str, dict[str, Interval]] = {}
     for row in frame.itertuples():
         if row.method in SETTINGS and row.model in NETWORKS:

@@ -1,5 +1,7 @@
 """The page of networks of many families: the recorded one, and its sentences."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,31 @@ from comparisons.architectures.page import write_page
 
 ROOT = Path(__file__).parents[3]
 RUN = ROOT / "reports" / "runs" / "architectures"
+PHOTOGRAPHS = ROOT / "reports" / "runs" / "imagenette-lite0"
 
 
 def test_the_page_is_written_from_the_records(tmp_path):
     write_page(RUN, tmp_path / "page.md")
     recorded = (ROOT / "docs" / "results" / "architectures.md").read_text(encoding="utf-8")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == recorded
+
+
+def test_photographs_are_those_of_the_recorded_run(tmp_path):
+    write_page(RUN, tmp_path / "page.md", PHOTOGRAPHS)
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    line = next(one for one in text.splitlines() if one.startswith("| `smoe-linear` |"))
+    with zipfile.ZipFile(PHOTOGRAPHS / "cells.zip") as archive:
+        cells = [json.loads(archive.read(name)) for name in archive.namelist() if "cells/" in name]
+    (cell,) = [
+        one
+        for one in cells
+        if one["kind"] == "measure"
+        and one["spec"]["method"] == "smoe-linear"
+        and one["spec"]["measure"] == "insertion-deletion"
+    ]
+    values = [one["insertion_area"] - one["deletion_area"] for one in cell["history"]]
+    assert line.split("|")[2].strip().startswith(f"{np.mean(values):.3f} (")
+    assert f"{len(values):,}\nphotographs" in text
 
 
 def planted(network, shift):

@@ -174,6 +174,24 @@ def test_the_command_makes_a_page_and_an_archive(plan, tmp_path):
     assert "<h1>2 methods without retraining: shapes" in render(kept)
 
 
+def test_a_run_of_one_measure_is_measured_whichever_it_is(plan, tmp_path):
+    """Average drop alone is a score; weights alone are none, and nothing is called missing."""
+    drops = replace(plan, measures=("average-drop",), measure_images=8)
+    run_plan(drops, tmp_path / "drops", engine=Engine(workers=1), command="", console=Console())
+    run = read_run(tmp_path / "drops")
+    (cell,) = [cell for cell in run.cells("measure") if cell.spec["method"] == "smoe-linear"]
+    mean = np.mean([image["average_drop"] for image in cell.history])
+    html = render(run)
+    assert "Not measured yet" not in html
+    assert "average drop, with its sign turned" in html
+    assert f"{-mean:.3f}".replace("-", "\u2212") in html
+    weights = replace(plan, measures=("weights",), measure_images=8)
+    run_plan(weights, tmp_path / "weights", engine=Engine(workers=1), command="", console=Console())
+    html = render(read_run(tmp_path / "weights"))
+    assert "Not measured yet" not in html
+    assert "No two methods have one of these scores: insertion less deletion;" in html
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -141,6 +141,26 @@ def test_curves_draw_the_means_and_their_intervals(run: Run) -> None:
     assert len(left.get_yticks()) >= 3
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_the_axis_ends_at_the_greatest_share_where_that_is_small(run: Run, small: bool) -> None:
+    records = run.records[run.records["metric"] == "accuracy"].copy()
+    records["fraction"] = records["fraction"].map({0.1: 0.03, 0.5: 0.05, 0.9: 0.1})
+    figure = curves(
+        records,
+        [run.methods["gradient"]],
+        ["roar"],
+        styles=method_styles(run.methods.values()),
+        unmasked=run.unmasked,
+        chance=run.chance,
+        limits=(20.0, 80.0),
+        small=small,
+    )
+    (axes,) = figure.axes
+    assert axes.get_xlim() == pytest.approx((-0.4, 10.4))
+    ticks = [0, 5, 10] if small else [0, 3, 5, 10]
+    assert axes.get_xticks().tolist() == pytest.approx(ticks)
+
+
 def test_few_methods_share_a_figure_and_many_have_one_each(run: Run) -> None:
     found = curve_charts(run)
     assert found is not None

@@ -50,14 +50,15 @@ def test_settings_are_held_against_the_default_by_scipy_s_paired_test():
     assert found[smallest].test.adjusted == pytest.approx(min(1, 3 * p[smallest]))
 
 
-def test_added_times_are_those_of_one_image_eager_on_the_cpu(tmp_path):
+def test_added_times_are_those_of_one_image_eager_on_two_threads(tmp_path):
     base = {
         "method": "smoe-late", "model": "resnet50", "metric": "overhead_percent", "value": 2.0,
         "batch": 1, "device": "cpu", "precision": "float32", "compiled": False, "low": 1.5,
-        "high": 2.5,
+        "high": 2.5, "threads": 2,
     }  # fmt: skip
     others = [
         {"batch": 8, "value": 9.0},
+        {"threads": 1, "value": 9.0},
         {"compiled": True, "value": 9.0},
         {"precision": "bfloat16", "value": 9.0},
         {"device": "cuda", "value": 9.0},
