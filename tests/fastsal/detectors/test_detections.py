@@ -9,9 +9,10 @@ from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, LayerCAM,
 from fastsal.export import with_map
 from fastsal.export.onnx import write_onnx
 from fastsal.export.openvino import write_openvino
+from reports.families.yolo import Yolo
 from tests.fastsal.detectors.localisation import STEPS, scenes, shares
 from tests.fastsal.detectors.networks import detector, detr, images
-from tests.fastsal.detectors.yolo import Yolo, trained
+from tests.fastsal.detectors.yolo import trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:layer.* give negative activations", "ignore:.* is 0 everywhere"
