@@ -1,4 +1,4 @@
-"""A small detector of YOLO's structure.
+"""A small detector of YOLO's structure, with raw boxes or with end-to-end ones.
 
 Written from the structure's published description: a letterbox in front, blocks that let a part of
 the channels pass (CSP), a pooling pyramid at the end of the backbone, top-down and bottom-up paths,
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["STRIDES", "Yolo"]
+__all__ = ["STRIDES", "EndToEndYolo", "Yolo"]
 
 STRIDES = (8, 16, 32)
 # The grey with which a picture is padded to a square.
@@ -118,6 +118,10 @@ class Yolo(nn.Module):
         corner = torch.tensor([(self.side - wide) // 2, (self.side - tall) // 2] * 2)
         return (boxes - corner) * torch.tensor([width / wide, height / tall] * 2)
 
+    def heads_read(self, level: Tensor) -> Tensor:
+        """The tensor that the heads of a level read."""
+        return level
+
     def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Boxes `(N, 4, h, w)` and class logits `(N, classes, h, w)` of each stride."""
         x8 = self.stage8(self.stage4(self.stem(self.letterbox(images))))
@@ -127,7 +131,8 @@ class Yolo(nn.Module):
         n8 = self.up8(torch.cat([F.interpolate(top16, scale_factor=2.0), x8], 1))
         n16 = self.out16(torch.cat([self.down8(n8), top16], 1))
         n32 = self.out32(torch.cat([self.down16(n16), x32], 1))
-        heads = zip((n8, n16, n32), self.box_heads, self.class_heads, strict=True)
+        read = map(self.heads_read, (n8, n16, n32))
+        heads = zip(read, self.box_heads, self.class_heads, strict=True)
         return [(box(x), of_class(x)) for x, box, of_class in heads]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -141,3 +146,61 @@ class Yolo(nn.Module):
             size = boxes[:, 2:].clamp(-4, 4).exp() * stride
             found.append(torch.cat([centre, size, logits], 1).flatten(2))
         return torch.cat(found, 2)
+
+
+class EndToEndYolo(nn.Module):
+    r"""A detector that selects its own boxes: left, top, right, bottom, score and class.
+
+    Of all boxes those with the highest score of any class are kept, and of their scores the highest
+    of all classes, without any suppression:
+
+    $$A' = \text{top-}K_a \max_c s_{ac}, \qquad (a, c) \in \text{top-}K_{a \in A',\, c}\; s_{ac}$$
+
+    Args:
+        classes: number of classes.
+        side: of the letterboxed square, a multiple of 32.
+        width: channels of the first layer.
+        most: K, the number of boxes of an image.
+        detached: the heads read levels that are cut off from the gradient, as Ultralytics' own
+            one-to-one heads do, so that no layer before them has one.
+
+    Reference:
+        Wang et al. 2024, "YOLOv10: real-time end-to-end object detection", section 3.1.
+
+    >>> EndToEndYolo(side=96, most=100).eval()(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 100, 6])
+    """
+
+    def __init__(
+        self,
+        classes: int = 2,
+        side: int = 160,
+        width: int = 8,
+        most: int = 300,
+        detached: bool = False,
+    ) -> None:
+        super().__init__()
+        self.most = most
+        self.detector = _Detached(classes, side, width) if detached else Yolo(classes, side, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Boxes in pixels of the square, score and class, `(N, K, 6)`, the best first."""
+        raw = self.detector(images).transpose(1, 2)
+        centre, half = raw[..., :2], raw[..., 2:4] / 2
+        corners, scores = torch.cat([centre - half, centre + half], 2), raw[..., 4:].sigmoid()
+        most = min(self.most, raw.shape[1])
+        chosen = scores.amax(2).topk(most, dim=1).indices[..., None]
+        corners = corners.gather(1, chosen.expand(-1, -1, 4))
+        scores = scores.gather(1, chosen.expand(-1, -1, scores.shape[2]))
+        best, places = scores.flatten(1).topk(most, dim=1)
+        classes = self.detector.classes
+        at = (places // classes)[..., None].expand(-1, -1, 4)
+        label = (places % classes).to(raw.dtype)
+        return torch.cat([corners.gather(1, at), best[..., None], label[..., None]], 2)
+
+
+class _Detached(Yolo):
+    """A detector whose heads hand no gradient to the layers before them."""
+
+    def heads_read(self, level: Tensor) -> Tensor:
+        return level.detach()
