@@ -27,7 +27,7 @@ STAIRS = {
     ),
     "reports": (
         *("paper", "marks", "records", "formatting", "analysis", "measured", "costs", "figures"),
-        *("pages", "pictures", "settings", "reproduction", "families"),
+        *("pages", "pictures", "settings", "reproduction", "families", "compatibility"),
     ),
     "comparisons": (
         *(

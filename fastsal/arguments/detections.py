@@ -15,8 +15,11 @@ from fastsal.optional import needed
 
 _FORMS = (
     "a list of dictionaries with 'boxes', 'labels' and 'scores' (torchvision), 'logits' and "
-    "'pred_boxes' (DETR), or a tensor (N, boxes, 4 + classes) of any order (YOLO)"
+    "'pred_boxes' (DETR), a tensor (N, boxes, 4 + classes) of any order (YOLO), or a tensor "
+    "(N, boxes, 6) of left, top, right, bottom, score and class (end-to-end YOLO)"
 )
+# The columns of end-to-end boxes: four of a box, its score and its class.
+_END_TO_END = 6
 
 
 class Boxes(NamedTuple):
@@ -59,19 +62,22 @@ class _Answers(NamedTuple):
 class Detections:
     """Every detection of an image as a target: `attribute` gives one map for each.
 
-    The boxes come from the model's output in one of three forms: torchvision's list of
-    dictionaries; DETR's `logits` (or `pred_logits`) and `pred_boxes`; a raw tensor
-    `(N, boxes, 4 + classes)`, `(N, boxes, 5 + classes)` with the score of an object before those
-    of the classes, or either with the last two dimensions exchanged, as networks of the YOLO kind
-    give it, alone or first in a tuple. The raw tensor's boxes are centre, width and height; those
-    that overlap a better one of the same class are left out (non-maximum suppression).
+    The boxes come from the model's output in one of four forms: torchvision's list of
+    dictionaries; DETR's `logits` (or `pred_logits`) and `pred_boxes`; end-to-end boxes
+    `(N, boxes, 6)`, each left, top, right, bottom, score and class, as YOLOv10 gives them; a raw
+    tensor `(N, boxes, 4 + classes)`, `(N, boxes, 5 + classes)` with the score of an object before
+    those of the classes, or either with the last two dimensions exchanged, as other networks of the
+    YOLO kind give it. A tensor is the output, or first in a tuple. The raw tensor's boxes are
+    centre, width and height; those that overlap a better one of the same class are left out
+    (non-maximum suppression). A tensor of six columns is raw if `classes` is 1 or 2.
 
     Args:
         label: The class, as the model numbers it; None takes all classes.
         score_above: The lowest score, not included, in [0, 1]. Default: 0.5.
         classes: The number of classes, which DETR's and raw outputs do not tell. With one logit
             more than classes the last is "no object" and scores are softmax (DETR, YOLOS), with as
-            many they are sigmoid (Deformable DETR, RT-DETR). torchvision's models need none.
+            many they are sigmoid (Deformable DETR, RT-DETR). torchvision's models and end-to-end
+            boxes need none.
         overlap: The intersection over union from which on two boxes of a raw tensor show one
             object. Default: 0.5.
 
@@ -246,7 +252,7 @@ def _answers(output: Any, classes: int | None) -> list[_Answers]:
         return _of_queries(logits, boxes, classes)
     raw = output[0] if isinstance(output, (tuple, list)) and output else output
     if isinstance(raw, Tensor) and raw.dim() == 3:
-        return _of_raw(raw, classes)
+        return _of_selected(raw) if are_end_to_end(raw, classes) else _of_raw(raw, classes)
     raise TargetError(
         f"no boxes are known in a model's output of type {type(output).__name__}, expected "
         f"{_FORMS}; give a function of the output that returns one score an image as target"
@@ -267,6 +273,36 @@ def are_selected(output: Any) -> bool:
             for one in output
         )
     )
+
+
+def are_end_to_end(output: Tensor, classes: int | None = None) -> bool:
+    """Return True for end-to-end boxes: left, top, right, bottom, score and class.
+
+    The values must fit: no box ends before it begins, scores are in [0, 1] and classes are whole
+    numbers, of the rows with a score.
+
+    Args:
+        output: A tensor of three dimensions.
+        classes: The number of classes if it is known; of 1 and 2 six columns are raw.
+
+    >>> are_end_to_end(torch.tensor([[[0.0, 0.0, 4.0, 8.0, 0.9, 17.0]]]))
+    True
+    >>> are_end_to_end(torch.tensor([[[9.0, 9.0, 4.0, 8.0, 0.9, 0.1]]]))
+    False
+    """
+    raw = classes is not None and _END_TO_END in (4 + classes, 5 + classes)
+    if output.shape[2] != _END_TO_END or raw:
+        return False
+    rows = output.detach().flatten(0, 1)
+    scores = rows[:, 4]
+    rows = rows[scores != 0]
+    ordered = (rows[:, 2:4] >= rows[:, :2]).all()
+    whole = ((rows[:, 5] >= 0) & (rows[:, 5] == rows[:, 5].round())).all()
+    return bool(ordered and whole and ((scores >= 0) & (scores <= 1)).all())
+
+
+def _of_selected(output: Tensor) -> list[_Answers]:
+    return [_Answers(one[:, :4], one[:, 4], one[:, 4], one[:, 5].long()) for one in output]
 
 
 def _of_queries(logits: Tensor, boxes: Tensor, classes: int | None) -> list[_Answers]:
@@ -290,10 +326,16 @@ def _of_raw(raw: Tensor, classes: int | None) -> list[_Answers]:
     axes = [axis for axis in (1, 2) if sizes[axis] in wanted]
     if len(axes) != 1:
         what = f"classes={classes}" if axes or classes is not None else "no classes"
+        unlike = (
+            " (its six columns are no end-to-end boxes, whose values are left, top, right, bottom, "
+            "a score in [0, 1] and a whole number)"
+            if sizes[2] == _END_TO_END and not wanted
+            else ""
+        )
         raise TargetError(
             f"of a raw output {sizes}, expected (N, boxes, 4 + classes), one dimension must have 4 "
-            f"or 5 more than the number of classes, got {what}; give Detection(classes=...), and "
-            "if both dimensions fit, a function of the output as target"
+            f"or 5 more than the number of classes, got {what}{unlike}; give "
+            "Detection(classes=...), and if both dimensions fit, a function of the output as target"
         )
     if axes == [1]:
         raw = raw.transpose(1, 2)

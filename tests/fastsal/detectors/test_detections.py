@@ -9,9 +9,11 @@ from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, LayerCAM,
 from fastsal.export import with_map
 from fastsal.export.onnx import write_onnx
 from fastsal.export.openvino import write_openvino
+from reports.families.networks import enliven
+from reports.families.yolo import EndToEndYolo, Yolo
 from tests.fastsal.detectors.localisation import STEPS, scenes, shares
 from tests.fastsal.detectors.networks import detector, detr, images
-from tests.fastsal.detectors.yolo import Yolo, trained
+from tests.fastsal.detectors.yolo import trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:layer.* give negative activations", "ignore:.* is 0 everywhere"
@@ -89,6 +91,84 @@ def test_boxes_of_queries(names):
     np.testing.assert_allclose(all_classes.scores[0], 1 / (1 + np.exp(-5.0)), rtol=1e-6)
     # The gradient is that of the logit, as Grad-CAM takes it before the softmax.
     assert Detection(classes=2)({"logits": logits, "pred_boxes": boxes}).item() == 2.0
+
+
+# Left, top, right, bottom, score and class; the last row is padding.
+END_TO_END = torch.tensor(
+    [
+        [[4.0, 0, 8, 8, 0.9, 2], [0, 0, 4, 4, 0.6, 17], [9, 9, 0, 0, 0, -1]],
+        [[1.0, 1, 3, 3, 0.7, 17], [2, 2, 4, 4, 0.4, 2], [0, 0, 0, 0, 0, 0]],
+    ]
+)
+
+
+@pytest.mark.parametrize("classes", [None, 80])
+@pytest.mark.parametrize("form", ["alone", "in a tuple"])
+def test_end_to_end_boxes(form, classes):
+    output = END_TO_END if form == "alone" else (END_TO_END, {"one2many": []})
+    first, second = Detections(score_above=0.5, classes=classes).found(output)
+    assert first.boxes.tolist() == [[4, 0, 8, 8], [0, 0, 4, 4]]
+    assert first.labels.tolist() == [2, 17]
+    assert second.places.tolist() == [0]
+    torch.testing.assert_close(
+        Detection(label=2, classes=classes)(output), torch.tensor([0.9, 0.4])
+    )
+    # No suppression: the network has selected its boxes.
+    (twice,) = Detections(score_above=0.5).found(END_TO_END[:1, [0, 0, 1]])
+    assert len(twice.places) == 3
+
+
+def test_six_columns_are_raw_where_the_classes_say_so_or_the_values_do_not_fit():
+    (raw,) = Detections(classes=2, score_above=0.5, overlap=1.0).found(END_TO_END[:1])
+    # Centre, width and height, and two scores of classes.
+    assert raw.boxes[raw.places.tolist().index(0)].tolist() == [0, -4, 8, 4]
+    for column, value in ((5, 0.5), (4, 1.5), (2, -1.0)):
+        changed = END_TO_END.clone()
+        changed[0, 0, column] = value
+        with pytest.raises(ValueError, match=r"no end-to-end boxes.* give Detection\(classes="):
+            Detection()(changed)
+
+
+def selected_by_hand(raw, most):
+    """The best scores of all boxes and classes, in a loop over all of them."""
+    found = []
+    for box in range(raw.shape[1]):
+        x, y, w, h = raw[:4, box].tolist()
+        for label, score in enumerate(raw[4:, box].sigmoid().tolist()):
+            found.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2, score, label])
+    return sorted(found, key=lambda row: -row[4])[:most]
+
+
+def test_a_network_that_selects_its_boxes_end_to_end():
+    torch.manual_seed(0)
+    network = EndToEndYolo(side=96, most=7)
+    image = images()[0][0][None]
+    enliven(network, torch.rand(2, 3, 64, 96))
+    output = network(image)
+    expected = selected_by_hand(network.detector(image)[0].detach(), 7)
+    np.testing.assert_allclose(output[0].detach(), expected, rtol=1e-4, atol=1e-4)
+    above = float(output[0, 3, 4].detach())
+    chosen = Detections(score_above=above)
+    (found,) = chosen.found(output)
+    assert found.places.tolist() == [0, 1, 2]
+    (maps,) = FastCAM(network).attribute(image, chosen)
+    assert maps.shape == (3, 3, 64, 96)
+    for k in range(3):
+        alone = FastCAM(network, cam="layercam").attribute(image, lambda out, k=k: out[:, k, 4])
+        torch.testing.assert_close(maps[k], alone[0])
+
+
+def test_heads_cut_off_from_the_gradient_are_told():
+    torch.manual_seed(0)
+    network = EndToEndYolo(side=96, most=7, detached=True)
+    image = images()[0][0][None]
+    enliven(network, torch.rand(2, 3, 64, 96))
+    with pytest.raises(ValueError, match=r"has no gradient by the CAM's layer.* detach"):
+        FastCAM(network).attribute(image, Detection())
+    assert SMOEScale(network).maps(image).combined.std() > 0.05
+    # The layers of the head have a gradient.
+    head = network.detector.class_heads[0][0]
+    assert LayerCAM(network, head).attribute(image, Detection()).shape == (1, 1, 12, 12)
 
 
 def test_what_is_refused():
@@ -242,3 +322,21 @@ def test_the_exported_detector_has_the_boxes_and_the_map(write, tmp_path):
     expected = SMOEScale(network).attribute(image, expand_channels=False)[:, 0]
     assert np.abs(saliency - expected.numpy()).mean() < 1e-3
     assert F.l1_loss(torch.tensor(saliency), expected.flip(2)) > 0.01
+
+
+@pytest.mark.heavy
+def test_end_to_end_boxes_are_exported_with_their_map(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network = EndToEndYolo(side=96, most=40)
+    image = images()[0][0][None]
+    enliven(network, torch.rand(2, 3, 64, 96))
+    path = tmp_path / "detector.onnx"
+    assert write_onnx(with_map(network, image), image, path).outputs[:2] == ("output", "map")
+    session = onnxruntime.InferenceSession(str(path))
+    output, saliency = session.run(["output", "map"], {"input": image.numpy()})
+    np.testing.assert_allclose(output, network(image).detach(), rtol=1e-3, atol=1e-3)
+    (found,) = Detections(score_above=0.5).found(torch.from_numpy(output))
+    assert len(found.places) >= 2
+    expected = SMOEScale(network).attribute(image, expand_channels=False)[:, 0]
+    assert np.abs(saliency - expected.numpy()).mean() < 1e-3

@@ -18,8 +18,8 @@ from fastsal import (
 )
 from fastsal.export import with_map
 from fastsal.export.onnx import write_onnx
+from reports.families.yolo import Yolo
 from tests.fastsal.detectors.networks import DETECTORS, detector, detr, images
-from tests.fastsal.detectors.yolo import Yolo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:layer.* give negative activations", "ignore:.* is 0 everywhere"
