@@ -25,7 +25,8 @@ from comparisons.cli.panels import PANELS
 from comparisons.engines import select
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
-from comparisons.plans.plan import PRESETS, Plan
+from comparisons.plans.plan import Plan
+from comparisons.plans.presets import PRESETS
 
 pytestmark = pytest.mark.training
 
