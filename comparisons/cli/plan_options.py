@@ -186,7 +186,7 @@ def _plan(
     options["methods"] = allows(options.get("methods"))
     wanted = measures
     if wanted is None and "measures" in options:
-        wanted = ",".join(options["measures"])
+        wanted = ",".join(name for name in options["measures"] if axes in MEASURES[name].axes)
     given = options.get("weights") is not None
     options["measures"] = tuple(
         name

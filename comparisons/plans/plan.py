@@ -158,15 +158,12 @@ class Plan:
             raise PlanError(str(error)) from None
         if axes == 3 and any(variant.fill != "mean" for variant in self.all_variants):
             raise PlanError(
-                f"--fill noisy-linear is for images and signals, and {self.data} are {what}: take "
-                "--fill mean"
+                f"--fill noisy-linear is for images and signals, not for {what}: take --fill mean"
             )
         recipe = self.recipe
         mirrors = recipe.flip or recipe.alternating_flip
         if recipe.crop_padding or recipe.resized_crop or mirrors:
-            raise PlanError(
-                f"crops and flips are for images, and {self.data} are {what}: give --augment none"
-            )
+            raise PlanError(f"crops and flips are for images, not for {what}: give --augment none")
         weights = self.given_weights
         if weights is not None and not weights.is_file and self.weights != AS_BUILT:
             raise PlanError(

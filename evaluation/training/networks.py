@@ -321,7 +321,8 @@ def _failed(name: str, shape: tuple[int, ...], error: Exception) -> str:
         )
     what, built_in = ("signals", "convnet-1d") if len(sides) == 1 else ("volumes", "convnet-3d")
     return (
-        f"model {name!r} fails on {what} of {size} with {channels} channels ({error}): choose "
+        f"model {name!r} fails on {what} of {size} with {channels} "
+        f"channel{'s' if channels > 1 else ''} ({error}): choose "
         f"--model {built_in}, or a network of your own that takes them"
     )
 
