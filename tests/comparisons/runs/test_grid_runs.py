@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from math import prod
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 import reports
@@ -23,6 +26,8 @@ from evaluation.masking.variants import Variant
 from evaluation.storage.store import Store
 from evaluation.training.retraining import Recipe
 from reports.families.planted import table
+from reports.figures.gallery import read_gallery
+from reports.records.run import read_run
 
 pytestmark = pytest.mark.training
 
@@ -37,6 +42,9 @@ SETS = {
 def plan_of(name: str, **changes: object) -> Plan:
     _, model, size, variants = SETS[name]
     options = {
+        "data": name,
+        "model": model,
+        "methods": ("oracle", "smoe-linear"),
         "fractions": (SHARE,),
         "mask_only": (("kar", SHARE),),
         "measures": ("localisation", "insertion-deletion"),
@@ -48,7 +56,7 @@ def plan_of(name: str, **changes: object) -> Plan:
         "variants": variants,
         "recipe": RECIPE,
     }
-    return Plan(name, model, ("oracle", "smoe-linear"), **(options | changes))
+    return Plan(**(options | changes))
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -118,16 +126,43 @@ def test_the_mass_in_the_object_is_that_of_a_loop_over_pixels(run):
     assert [record.value for record in of_oracle] == [1.0]
 
 
+def size_of(uri: str) -> tuple[int, int]:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size
+
+
+def test_the_gallery_has_a_plane_of_each_volume_and_lines_and_strips_of_each_signal(run):
+    plan, store, _, _ = run
+    gallery = read_gallery(read_run(store.root))
+    rows = {row.title: row.pictures for row in gallery.side_by_side()}
+    side = SETS[plan.data][2]
+    # Width and height: two bands of 64 pixels, a strip of 48.
+    shape = {"volumes": ("Volume", (side, side)), "signals": ("Signal", (side, 128))}[plan.data]
+    assert {size_of(picture) for picture in rows[shape[0]]} == {shape[1]}
+    of_map = {"volumes": (side, side), "signals": (side, 48)}[plan.data]
+    for title in ("True object", "SMOE Scale, linear weights"):
+        assert {size_of(picture) for picture in rows[title]} == {of_map}
+    # The oracle's map is 1 in the object: its picture has both colours, in the fullest plane.
+    shown = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(rows["True object"][0][22:]))).convert("RGB")
+    )
+    mask = gallery.object_masks[0]
+    per_plane = mask.sum((1, 2)) if plan.data == "volumes" else mask.sum(keepdims=True) * 48
+    assert (shown[..., 0] == 255).sum() == per_plane.max()
+    pixels = side ** len(per_plane.shape) if plan.data == "signals" else side**3
+    for column in gallery.masked(0).columns:
+        assert column.fewest == column.most == pixels_at(SHARE, pixels)
+
+
+@pytest.mark.parametrize("run", ["volumes"], indirect=True)
 def test_the_page_has_rows_and_pictures_of_every_method(run):
     plan, store, _, _ = run
     page = reports.build(store.root).read_text()
     for method in plan.methods:
-        assert page.count(f"{get_method(method).title}, KAR") >= 2  # masked pictures of two samples
-    first = {"volumes": "Volume", "signals": "Signal"}[plan.data]
-    assert f'alt="{first}, ' in page
-    side = SETS[plan.data][2]
-    assert " × ".join([str(side)] * {"volumes": 3, "signals": 1}[plan.data]) in page
-    assert f"of {side ** {'volumes': 3, 'signals': 1}[plan.data]}<br>" in page
+        # Masked pictures of two volumes.
+        assert page.count(f"{get_method(method).title}, KAR") >= 2
+    assert 'alt="Volume, ' in page
+    assert "16 × 16 × 16" in page
+    assert "of 4096<br>" in page
 
 
 def test_the_table_of_known_objects_has_the_intervals_of_their_formulas(run):
@@ -183,7 +218,11 @@ def test_a_run_that_lost_results_makes_the_same_records_again(run, inline_execut
         ("volumes", {"fill": "noisy-linear"}, "not for volumes: take --fill mean"),
         ("signals", {"recipe": Recipe(flip=True)}, "not for signals: give --augment none"),
         ("volumes", {"recipe": Recipe(flip=False)}, "not for volumes: give --augment none"),
-        ("signals", {"weights": "torchvision:DEFAULT"}, "signals have 2 of their own channels"),
+        (
+            "volumes",
+            {"weights": "torchvision:DEFAULT", "model": "r3d_18"},
+            "volumes have 1 of their own channels",
+        ),
     ],
 )
 def test_what_is_for_images_alone_is_refused_before_anything_runs(name, changes, message):
