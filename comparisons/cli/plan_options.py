@@ -186,7 +186,8 @@ def _plan(
     options["methods"] = allows(options.get("methods"))
     wanted = measures
     if wanted is None and "measures" in options:
-        wanted = ",".join(name for name in options["measures"] if axes in MEASURES[name].axes)
+        suited = resolve_measures(None, has_object_masks=known, axes=axes)
+        wanted = ",".join(name for name in options["measures"] if name in suited) or "none"
     given = options.get("weights") is not None
     options["measures"] = tuple(
         name

@@ -141,13 +141,13 @@ def test_the_gallery_has_a_plane_of_each_volume_and_lines_and_strips_of_each_sig
     of_map = {"volumes": (side, side), "signals": (side, 48)}[plan.data]
     for title in ("True object", "SMOE Scale, linear weights"):
         assert {size_of(picture) for picture in rows[title]} == {of_map}
-    # The oracle's map is 1 in the object: its picture has both colours, in the fullest plane.
+    # The oracle's map is bright in the object alone, and its picture is of the fullest plane.
     shown = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(rows["True object"][0][22:]))).convert("RGB")
     )
     mask = gallery.object_masks[0]
     per_plane = mask.sum((1, 2)) if plan.data == "volumes" else mask.sum(keepdims=True) * 48
-    assert (shown[..., 0] == 255).sum() == per_plane.max()
+    assert (shown[..., 0] > 128).sum() == per_plane.max()
     pixels = side ** len(per_plane.shape) if plan.data == "signals" else side**3
     for column in gallery.masked(0).columns:
         assert column.fewest == column.most == pixels_at(SHARE, pixels)
