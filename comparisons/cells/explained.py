@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,6 +22,7 @@ from comparisons.cells.trained import (
 from evaluation.datasets.dataset import Dataset, open_staged
 from evaluation.storage.store import Store
 from evaluation.training.class_places import class_places
+from evaluation.training.grid_networks import channels_last_of
 from evaluation.training.networks import state_hash
 from evaluation.training.pretrained import OWN_CLASSES, Weights, empty_network
 from evaluation.training.removal import removal
@@ -50,7 +50,11 @@ def frozen(
     dataset = _as_expected(open_staged(store.local_data(cell.spec["data"])), spec)
     if "weights" in spec:
         network = empty_network(
-            spec["weights"], spec["model"], _outputs(spec, dataset), dataset.size
+            spec["weights"],
+            spec["model"],
+            _outputs(spec, dataset),
+            dataset.size,
+            dataset.channels,
         )
     else:
         network = new_network(cell, dataset)
@@ -66,7 +70,7 @@ def take_weights(cell: Cell, store: Store, device: str) -> Outcome:
     dataset = _as_expected(open_staged(store.local_data(spec["data"])), spec)
     # The images are normalised already: the weights are all that is asked for.
     weights = Weights(spec["model"], spec["weights"], expect="data")
-    network = weights.network(_outputs(spec, dataset), dataset.size)
+    network = weights.network(_outputs(spec, dataset), dataset.size, dataset.channels)
     hashes = {"model": state_hash(network)}
     hashes["predictions"] = keep_network(cell, network, whole_views(dataset), store, device)
     labels = known_labels(network, spec, dataset)
@@ -111,9 +115,9 @@ def fine_tuned(cell: Cell, store: Store, device: str) -> nn.Module | None:
     """Return the fine-tuned network that a cell reads, or None if it names none."""
     if "fine_tuned" not in cell.spec:
         return None
-    _, network, _ = frozen(cell, store, device)
+    dataset, network, _ = frozen(cell, store, device)
     network.load_state_dict(store.load_model(cell.spec["fine_tuned"]))
-    return network.to(memory_format=torch.channels_last).eval()
+    return network.to(memory_format=channels_last_of(len(dataset.size))).eval()
 
 
 def known_labels(

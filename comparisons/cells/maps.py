@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
@@ -16,6 +15,7 @@ from evaluation.datasets.dataset import SPLITS
 from evaluation.masking.level_folder import check_levels
 from evaluation.masking.variants import Variant
 from evaluation.storage.store import Store
+from evaluation.training.grid_networks import channels_last_of
 
 __all__ = ["restore_gallery", "whole_of"]
 
@@ -80,7 +80,7 @@ def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
     if "folds" in spec:
         targets["train"] = crossfitted_targets(spec["folds"], store)
     # Channels-last gradients of ResNet-9: 0.085 s instead of 0.116 s for 128 images.
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=channels_last_of(len(dataset.size)))
     unit = spec.get("unit", "pixel")
     entry = get_method(spec["method"])
     prepare = entry.by_channel if unit == "element" and entry.by_channel else entry.prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
 from evaluation.metrics.passes import Forward, forward_in
 from evaluation.metrics.randomisation import permuted_labels
 from evaluation.storage.store import Store
+from evaluation.training.grid_networks import channels_last_of
 from evaluation.training.networks import build_network, initialised_anew
 from evaluation.training.pretrained import AS_BUILT, OWN_CLASSES
 
@@ -40,7 +42,7 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
     """Take one measure of one method's maps, on some test images and the frozen network."""
     dataset, network, targets = frozen(cell, store, device)
     base = explained_spec(cell, store)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=channels_last_of(len(dataset.size)))
     chosen = chosen_images(np.asarray(dataset.test.labels), cell.spec["images"])
     labels = known_labels(network, base, dataset)
     entry, permuted = get_method(cell.spec["method"]), _permuted(cell, dataset, store, device)
@@ -105,9 +107,9 @@ def _forward(cell: Cell, network: nn.Module, example: Tensor) -> Forward:
     return _FORWARDS[key]
 
 
-def _few(chosen: NDArray[np.int64], size: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
+def _few(chosen: NDArray[np.int64], size: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
     """Yield some of the images at a time, so that memory does not grow with their number."""
-    at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
+    at_once = max(1, _PIXELS_AT_ONCE // math.prod(size))
     for start in range(0, len(chosen), at_once):
         yield chosen[start : start + at_once]
 
@@ -128,7 +130,9 @@ def _untrained(
     if base.get("weights") == AS_BUILT:
         return initialised_anew(network, seed)
     outputs = None if base.get("classes") == OWN_CLASSES else len(dataset.classes)
-    return build_network(cell.spec["model"], outputs, seed, size=dataset.size)
+    return build_network(
+        cell.spec["model"], outputs, seed, size=dataset.size, channels=dataset.channels
+    )
 
 
 @cell_kind("permuted")
@@ -171,4 +175,5 @@ def _permuted(cell: Cell, dataset: Dataset, store: Store, device: str) -> nn.Mod
         return None
     network = new_network(cell, dataset)
     network.load_state_dict(store.load_model(cell.spec["permuted"]))
-    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+    memory_format = channels_last_of(len(dataset.size))
+    return network.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload,no-any-return]

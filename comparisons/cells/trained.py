@@ -117,7 +117,13 @@ def new_network(cell: Cell, dataset: Dataset) -> torch.nn.Module:
     """Return the untrained network of a cell, with the weights of its seed."""
     # Cells of maps have no seed: they load trained weights.
     seed = cell.spec.get("seed", 0)
-    return build_network(cell.spec["model"], len(dataset.classes), seed, size=dataset.size)
+    return build_network(
+        cell.spec["model"],
+        len(dataset.classes),
+        seed,
+        size=dataset.size,
+        channels=dataset.channels,
+    )
 
 
 def keep_network(

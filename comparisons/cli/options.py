@@ -26,17 +26,20 @@ __all__ = [
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(
-    help="shapes, cifar10, cifar100, imagenette, or the folder of an image set: folder:PATH with "
+    help="shapes, volumes, signals, cifar10, cifar100, imagenette, or the folder of an image set: "
+    "folder:PATH with "
     "train/CLASS/* and test/CLASS/* (or a tar file of them, as of imagenet:PATH), places365:PATH, "
     "cowc:PATH, webdataset:PATH."
 )
 MODEL = typer.Option(
-    help="resnet9, resnet9-stride2 (for 64x64), resnet20, fastnet, a torchvision "
-    "classifier, or "
-    "package.module:function."
+    help="resnet9, resnet9-stride2 (for 64x64), resnet20, fastnet, convnet-3d (for volumes), "
+    "convnet-1d (for signals), a torchvision classifier, or package.module:function."
 )
 TRAIN_IMAGES = typer.Option(help="Training images at most, the same number a class.")
-IMAGE_SIZE = typer.Option(help="Resize and crop images to this height and width.")
+IMAGE_SIZE = typer.Option(
+    help="Resize and crop images to this height and width; the side of volumes, the length of "
+    "signals."
+)
 OUT = typer.Option(help="Directory of the run; one that exists is continued.")
 SCRATCH = typer.Option(
     help="Folder on each machine's own disk, where several share the run's directory: images and "

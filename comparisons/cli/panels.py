@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, get_args
 
-from comparisons.plans.plan import PRESETS, Plan
+from comparisons.plans.plan import Plan
+from comparisons.plans.presets import PRESETS
 from evaluation.training.recipe import Recipe
 
 __all__ = ["PANELS", "in_panels", "usual_values", "with_usual_values"]
@@ -70,7 +71,7 @@ def with_usual_values(
 
     Args:
         parameters: of the plan; those whose default is None are the preset's.
-        preset: a key of `comparisons.plans.plan.PRESETS`.
+        preset: a key of `comparisons.plans.presets.PRESETS`.
     """
     usual = usual_values(PRESETS[preset])
     return [

@@ -24,7 +24,7 @@ from comparisons.estimates.throughput import Throughput, given, measured
 from comparisons.graph.specs import data_cell
 from comparisons.plans.plan import Plan, PlanError
 from comparisons.runs.session import one_message
-from evaluation.datasets.load import Extent, Request, extent_of
+from evaluation.datasets.load import Extent, Request, axes_of, extent_of
 from evaluation.masking.resident import free_bytes
 from evaluation.storage.writing import write_atomically
 from evaluation.training.retraining import check_device
@@ -161,6 +161,7 @@ def _extent(chosen: Plan, counts: str | None) -> Extent:
             "100000,5000,200"
         )
     train, test, classes = numbers
-    size = None if chosen.image_size is None else (chosen.image_size, chosen.image_size)
+    side = chosen.image_size
+    size = None if side is None else (side,) * axes_of(chosen.data)
     name = chosen.data.partition(":")[0]
     return Extent(name, classes, train, test, size, found=False)

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -29,8 +30,9 @@ from comparisons.cli.recipe_options import (
 from comparisons.measures import MEASURES, resolve_measures
 from comparisons.methods import resolve
 from comparisons.methods.registry import SETS
-from comparisons.plans.plan import PRESETS, Plan
-from evaluation.datasets.load import has_object_masks
+from comparisons.plans.plan import Plan
+from comparisons.plans.presets import GRID_OPTIONS, PRESETS
+from evaluation.datasets.load import axes_of, has_object_masks
 
 __all__ = ["PlanOptions", "with_plan_options"]
 
@@ -114,8 +116,9 @@ def _plan(
     preset: Annotated[
         str,
         typer.Option(
-            help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, quick "
-            "minutes, full hours; published takes a network as it is, and trains nothing."
+            help=f"Defaults of the options above: {', '.join(PRESETS)}; smoke takes seconds, "
+            "quick, volumes and signals minutes, full hours; published takes a network as it is, "
+            "and trains nothing."
         ),
     ] = _PRESET,
     *,
@@ -145,7 +148,7 @@ def _plan(
         "ranks": ranks,
         **as_augmentation(augment),
     }
-    options = _preset(preset)
+    options = _preset(preset, data)
     stated: dict[str, Any] = {
         "data": data,
         "model": model,
@@ -170,33 +173,41 @@ def _plan(
         # Those of a preset belong to its retraining.
         options["mask_only"] = ()
     options["recipe"] = stated_recipe(recipe, options["recipe"], trained, device=device)
-    known = has_object_masks(options["data"])
+    known, axes = has_object_masks(options["data"]), axes_of(options["data"])
+    allows = partial(resolve, has_object_masks=known, axes=axes)
     if first_seed_only is not None:
-        options["first_seed_only"] = resolve(first_seed_only, has_object_masks=known)
-    if methods is None and not known and "methods" in options:
+        options["first_seed_only"] = allows(first_seed_only)
+    if methods is None and "methods" in options:
         # A preset's list is for any images: methods that these do not allow are left out.
-        allowed = resolve(None, has_object_masks=False)
+        allowed = allows(None)
         options["methods"] = ",".join(
             name for name in options["methods"].split(",") if name in allowed
         )
-    options["methods"] = resolve(options.get("methods"), has_object_masks=known)
+    options["methods"] = allows(options.get("methods"))
     wanted = measures
     if wanted is None and "measures" in options:
-        wanted = ",".join(options["measures"])
+        suited = resolve_measures(None, has_object_masks=known, axes=axes)
+        wanted = ",".join(name for name in options["measures"] if name in suited) or "none"
     given = options.get("weights") is not None
     options["measures"] = tuple(
         name
-        for name in resolve_measures(wanted, has_object_masks=known)
+        for name in resolve_measures(wanted, has_object_masks=known, axes=axes)
         # For given weights "all" leaves out measures that train a network.
         if wanted not in (None, "all") or not given or not MEASURES[name].trains
     )
     return Plan(**options)
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _preset(name: str, data: str | None) -> dict[str, Any]:
+    """Return the options of a preset, as they are for the stated data, or its own."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
-    return dict(PRESETS[name])
+    options = dict(PRESETS[name])
+    if data is None or axes_of(data) == axes_of(options["data"]):
+        return options
+    of_grid = GRID_OPTIONS.get(axes_of(data), {})
+    recipe = options["recipe"] | of_grid.get("recipe", {})
+    return options | of_grid | {"recipe": recipe}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from comparisons.graph.nodes import Node, build_nodes
 from comparisons.methods import get_method
 from comparisons.methods.work import Rates, Work
 from comparisons.plans.plan import Plan
-from evaluation.datasets.load import Extent, has_object_masks
+from evaluation.datasets.load import Extent, channels_of, has_object_masks
 from evaluation.masking.level_files import bytes_an_image
 from evaluation.training.networks import build_network
 
@@ -104,7 +104,7 @@ class Cost:
 def cost_of(
     plan: Plan,
     extent: Extent,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     throughput: Throughput,
     *,
     workers: int,
@@ -116,7 +116,7 @@ def cost_of(
     Args:
         plan: the options.
         extent: numbers of images and classes.
-        size: height and width of the images.
+        size: height and width of the images; of volumes three sides, of signals one.
         throughput: of one process on one device.
         workers: processes that work at once, each on a device of its own.
         rank_efficiency: speed of n ranks over n times the speed of one.
@@ -134,8 +134,11 @@ def cost_of(
     images = extent.train + extent.test
     state = network_bytes(plan, extent.classes, size) + 8 * images
     masks = has_object_masks(plan.data)
-    alone, _ = bytes_an_image(size, 0, cuts=plan.cuts, object_masks=masks)
-    staged, stored = bytes_an_image(size, 1, cuts=plan.cuts, object_masks=masks)
+    channels = channels_of(plan.data)
+    (alone, _), (staged, stored) = (
+        bytes_an_image(size, maps, cuts=plan.cuts, object_masks=masks, channels=channels)
+        for maps in (0, 1)
+    )
 
     def line(name: str, title: str, own: Sequence[Task]) -> Line:
         work = sum((task.node.work for task in own), Work())
@@ -170,13 +173,14 @@ def cost_of(
     )
 
 
-def network_bytes(plan: Plan, classes: int, size: tuple[int, int]) -> int:
+def network_bytes(plan: Plan, classes: int, size: tuple[int, ...]) -> int:
     """Bytes of the network's weights and buffers.
 
     Raises:
         ValueError: the network cannot be used.
     """
-    network = build_network(plan.model, plan.outputs(classes), 0, size=size)
+    channels = channels_of(plan.data)
+    network = build_network(plan.model, plan.outputs(classes), 0, size=size, channels=channels)
     return sum(each.numel() * each.element_size() for each in network.state_dict().values())
 
 

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import math
+
 from comparisons.plans.plan import Plan
-from evaluation.datasets.load import Extent
+from evaluation.datasets.load import Extent, channels_of
 from evaluation.masking.resident import FREE_SHARE
 from evaluation.masking.variants import Variant
 
 __all__ = ["device_bytes", "memory_words"]
 
 _GB = 1e9
-# Bytes of a pixel: three of its colours, or of a fill that is made once in half precision.
-_COLOURS, _FILLED = 3, 6
+# Bytes of a channel of a pixel of a fill that is made once, in half precision.
+_FILLED = 2
 
 
-def device_bytes(plan: Plan, extent: Extent, size: tuple[int, int]) -> int:
+def device_bytes(plan: Plan, extent: Extent, size: tuple[int, ...]) -> int:
     r"""Bytes of the images and levels that the largest training of a plan keeps on its device.
 
-    $$b = N H W (3 + u)$$
+    $$b = N H W (C + u)$$
 
-    with `u` levels a pixel: 1, or 3 if the channels of a pixel are ranked by themselves; `6 N H W`
-    with a fill that is made once.
+    with `C` channels and `u` levels a pixel: 1, or `C` if the channels of a pixel are ranked by
+    themselves; `2 C N H W` with a fill that is made once, in half precision.
 
     Args:
         plan: the options.
         extent: numbers of images.
-        size: height and width of the images.
+        size: height and width of the images; of volumes three sides, of signals one.
 
     >>> plan = Plan("shapes", "resnet9", ("random",))
     >>> device_bytes(plan, Extent("shapes", 8, 50_000, 10_000, (32, 32), True), (32, 32))
     245760000
     """
-    pixels = (extent.train + extent.test) * size[0] * size[1]
-    return pixels * max(_of_pixel(variant) for variant in plan.all_variants)
+    pixels = (extent.train + extent.test) * math.prod(size)
+    channels = channels_of(plan.data)
+    return pixels * max(_of_pixel(variant, channels) for variant in plan.all_variants)
 
 
 def memory_words(needed: int, device: str, free: int | None) -> str:
@@ -64,7 +67,8 @@ def memory_words(needed: int, device: str, free: int | None) -> str:
     )
 
 
-def _of_pixel(variant: Variant) -> int:
+def _of_pixel(variant: Variant, channels: int) -> int:
+    """Bytes of a pixel: its channels and levels, or a fill that is made once."""
     if variant.fill != "mean":
-        return _FILLED
-    return _COLOURS + (3 if variant.mask_unit == "element" else 1)
+        return _FILLED * channels
+    return channels + (channels if variant.mask_unit == "element" else 1)

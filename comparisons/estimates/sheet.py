@@ -33,7 +33,7 @@ class Sheet:
     Args:
         plan: the options.
         extent: numbers of images and classes.
-        size: height and width of the images.
+        size: height and width of the images; of volumes three sides, of signals one.
         throughput: images a second and their source.
         cost: of the plan.
         device: of a worker, ``"cpu"`` or ``"cuda"``.
@@ -44,7 +44,7 @@ class Sheet:
 
     plan: Plan
     extent: Extent
-    size: tuple[int, int]
+    size: tuple[int, ...]
     throughput: Throughput
     cost: Cost
     device: str
@@ -98,7 +98,7 @@ class Sheet:
         yield (
             "Images",
             f"{extent.name}: {extent.train:,} for training and {extent.test:,} for testing, of "
-            f"{extent.classes:,} classes, {self.size[0]}x{self.size[1]} ({source})",
+            f"{extent.classes:,} classes, {'x'.join(map(str, self.size))} ({source})",
         )
         total = self.cost.total
         modes = " and ".join(mode.upper() for mode in plan.modes)

@@ -126,7 +126,7 @@ def measured(
     plan: Plan,
     *,
     classes: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     resources: Resources,
     seconds: float,
 ) -> Throughput:

@@ -21,11 +21,13 @@ from comparisons.engines.worker import set_up_worker
 from comparisons.methods import Batch, get_method
 from comparisons.methods.work import Rates
 from comparisons.plans.plan import Plan
+from evaluation.datasets.load import channels_of
 from evaluation.masking.level_files import CHUNK_IMAGES
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.resident import Residence
 from evaluation.masking.views import InputView
 from evaluation.metrics.passes import forward_in
+from evaluation.training.grid_networks import channels_last_of
 from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
 from fastsal.optional import one_line
@@ -45,7 +47,7 @@ _RANKED = 16
 _ONE_GRADIENT = "gradient"
 # So small that the loss cannot overflow on random images; time does not depend on it.
 _LEARNING_RATE = 1e-6
-_MEAN, _STD = (0.5,) * 3, (0.25,) * 3
+_MEAN, _STD = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def try_out(
     plan: Plan,
     *,
     classes: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     resources: Resources,
     seconds: float = 45.0,
 ) -> Trial:
@@ -90,7 +92,7 @@ def try_out(
     Args:
         plan: the options.
         classes: number of classes.
-        size: height and width of the images.
+        size: height and width of the images; of volumes three sides, of signals one.
         resources: of a worker.
         seconds: approximate length of the trial; slow networks and compilation take longer.
 
@@ -98,7 +100,8 @@ def try_out(
         ValueError: the network cannot be used.
         TrialFailed: it cannot be trained or explained; the message has PyTorch's reason.
     """
-    network = build_network(plan.model, plan.outputs(classes), 0, size=size)
+    channels = channels_of(plan.data)
+    network = build_network(plan.model, plan.outputs(classes), 0, size=size, channels=channels)
     threads_before = torch.get_num_threads()
     device = resources.device
     set_up_worker(resources.threads, resources.memory_budget_mib)
@@ -123,7 +126,8 @@ def try_out(
         explained = _at_most(seconds * _GRADIENT / 2 * paced, CHUNK_IMAGES)
         example = _example(view, explained, device)
         # In the form in which cells that make maps use it.
-        frozen = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        memory_format = channels_last_of(len(size))
+        frozen = network.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
         explain = get_method(_ONE_GRADIENT).prepare(frozen)
         gradient = _rate(len(example.index), lambda: explain(example).cpu(), seconds * _GRADIENT)
         ranking = _rate(_RANKED, _ranking(plan, size), seconds)
@@ -140,7 +144,7 @@ def _batch(
     plan: Plan,
     network: nn.Module,
     classes: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     device: str,
     seconds: float,
 ) -> tuple[int, tuple[str, ...]]:
@@ -206,15 +210,15 @@ def _rate(images: int, work: Callable[[], object], seconds: float) -> float:
 
 
 def _images(
-    plan: Plan, n: int, size: tuple[int, int], classes: int
+    plan: Plan, n: int, size: tuple[int, ...], classes: int
 ) -> tuple[InputView, NDArray[np.int64]]:
     """Random images with random levels, and random labels."""
     rng = np.random.default_rng(0)
-    cuts = plan.cuts
+    cuts, channels = plan.cuts, channels_of(plan.data)
     view = InputView(
-        rng.integers(0, 256, (n, *size, 3), dtype=np.uint8),
-        _MEAN,
-        _STD,
+        rng.integers(0, 256, (n, *size, channels), dtype=np.uint8),
+        (_MEAN,) * channels,
+        (_STD,) * channels,
         rng.integers(0, len(cuts) + 1, (n, *size), dtype=np.uint8),
         Masking("roar", cuts[0], cuts, "mean"),
     )
@@ -227,8 +231,8 @@ def _example(view: InputView, n: int, device: str) -> Batch:
         inputs=view(indices).contiguous().to(device),
         target=torch.zeros(len(indices), dtype=torch.int64, device=device),
         index=torch.from_numpy(indices),
-        input_range=1.0 / _STD[0],
-        black=(-_MEAN[0] / _STD[0],) * 3,
+        input_range=1.0 / _STD,
+        black=(-_MEAN / _STD,) * len(view.mean),
     )
 
 
@@ -244,7 +248,7 @@ def _testing(
     return lambda: [passes(part) for part in parts]
 
 
-def _ranking(plan: Plan, size: tuple[int, int]) -> Callable[[], object]:
+def _ranking(plan: Plan, size: tuple[int, ...]) -> Callable[[], object]:
     maps = np.random.default_rng(0).random((_RANKED, *size), dtype=np.float32)
     return lambda: saliency_levels(maps, plan.cuts, np.arange(_RANKED))
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.measures.sample import USUAL_STEPS, Sample
+from comparisons.methods import check_axes
 
 __all__ = ["MEASURES", "Finding", "Measure", "measure", "resolve_measures"]
 
@@ -48,6 +49,7 @@ class Measure:
         removal: what random removal the network is fine-tuned with, as
             `evaluation.training.removal.removal` takes it; None if no network is fine-tuned.
         tuned_accuracy: metric of that network's test accuracy.
+        axes: numbers of axes of the inputs that it is for: 2 of images, 3 of volumes, 1 of signals.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Measure:
     in_steps: bool = False
     removal: Mapping[str, Any] | None = None
     tuned_accuracy: str = ""
+    axes: tuple[int, ...] = (1, 2, 3)
 
     @property
     def trains(self) -> bool:
@@ -90,29 +93,35 @@ def measure(
     in_steps: bool = False,
     removal: Mapping[str, Any] | None = None,
     tuned_accuracy: str = "",
+    axes: tuple[int, ...] = (1, 2, 3),
 ) -> Callable[[Findings], Findings]:
     """Register the decorated function as a measure; options are those of `Measure`."""
 
     def register(take: Findings) -> Findings:
         needs = needs_object_masks, needs_permuted
         MEASURES[name] = Measure(
-            name, title, take, maps, forwards, *needs, in_steps, removal, tuned_accuracy
+            name, title, take, maps, forwards, *needs, in_steps, removal, tuned_accuracy, axes
         )
         return take
 
     return register
 
 
-def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
+def resolve_measures(
+    names: str | None, *, has_object_masks: bool, axes: int = 2
+) -> tuple[str, ...]:
     """Return the names of the measures that ``--measures`` lists: all, none, or some.
 
     Args:
         names: comma-separated, as typed; None for all.
         has_object_masks: True if the data has object masks; if not, measures that need them are
             left out of "all".
+        axes: of the data, 2 of images, 3 of volumes, 1 of signals; measures that are not for them
+            are left out of "all".
 
     Raises:
-        ValueError: an unknown measure, or one that needs object masks, which the data lacks.
+        ValueError: an unknown measure, one that needs object masks, which the data lacks, or one
+            that is not for its axes.
 
     >>> import comparisons.measures
     >>> resolve_measures("road, weights", has_object_masks=False)
@@ -126,7 +135,7 @@ def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str,
         return tuple(
             entry.name
             for entry in MEASURES.values()
-            if has_object_masks or not entry.needs_object_masks
+            if axes in entry.axes and (has_object_masks or not entry.needs_object_masks)
         )
     chosen = tuple(dict.fromkeys(name.strip() for name in str(names).split(",") if name.strip()))
     for name in chosen:
@@ -139,6 +148,7 @@ def resolve_measures(names: str | None, *, has_object_masks: bool) -> tuple[str,
                 f"measure {name!r} needs the true object's pixels, which these images do not "
                 "have: leave it out, or use --data shapes"
             )
+        check_axes(f"measure {name!r}", MEASURES[name].axes, axes)
     if not chosen:
         raise ValueError("no measures given: expected all, none, or at least one name")
     return chosen

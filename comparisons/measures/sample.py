@@ -71,7 +71,7 @@ class Sample:
         permuted: the same network trained on permuted labels; None if no measure needs it.
         batch: the images as methods get them, the classes explained among it.
         labels: ``(N,)``, the true classes, as outputs of the network; None if it has none of them.
-        pixels: ``(N, H, W, 3)`` uint8, the images.
+        pixels: ``(N, H, W, 3)`` uint8, the images; volumes and signals with their own axes.
         mean: the training set's channel mean, in [0, 1].
         std: the training set's channel standard deviation, in [0, 1].
         steps: from whole images to empty ones, in measures that remove pixels step by step.
@@ -87,8 +87,8 @@ class Sample:
     batch: Batch
     labels: NDArray[np.int64] | None
     pixels: NDArray[np.uint8]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     steps: int = USUAL_STEPS
     forward: Forward | None = None
     fine_tuned: nn.Module | None = None
@@ -105,9 +105,9 @@ class Sample:
         return by_saliency(flat, tie_orders(flat.shape[1], self.batch.index.numpy(), _TIE_SEED))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the maps."""
-        return self.saliency.shape[1], self.saliency.shape[2]
+    def size(self) -> tuple[int, ...]:
+        """Height and width of the maps; of volumes three sides, of signals one."""
+        return self.saliency.shape[1:]
 
     @property
     def plain(self) -> Forward:
@@ -144,6 +144,6 @@ class Sample:
 
         def shown(kept: NDArray[np.bool_]) -> torch.Tensor:
             filled = torch.from_numpy(noisy_linear(self.pixels, kept, indices))
-            return ((filled - mean) / std).permute(0, 3, 1, 2).to(self.batch.inputs.device)
+            return ((filled - mean) / std).movedim(-1, 1).to(self.batch.inputs.device)
 
         return shown

@@ -10,13 +10,46 @@ from torch import Tensor, nn
 
 from comparisons.methods.work import Work
 
-__all__ = ["GROUPS", "PAPER", "Batch", "Explain", "Group", "Method", "Prepare"]
+__all__ = [
+    "GROUPS",
+    "INPUTS",
+    "PAPER",
+    "Batch",
+    "Explain",
+    "Group",
+    "Method",
+    "Prepare",
+    "check_axes",
+]
 
 # The citation of SMOE Scale and Fast-CAM.
 PAPER = "Mundhenk, Chen and Friedland 2020"
 
+# Inputs by the number of their axes.
+INPUTS = {1: "signals", 2: "images", 3: "volumes"}
+
 Group = Literal["control", "smoe", "activation", "cam", "gradient"]
 GROUPS: tuple[Group, ...] = ("control", "smoe", "activation", "cam", "gradient")
+
+
+def check_axes(what: str, allowed: tuple[int, ...], axes: int) -> None:
+    """Refuse what is not for inputs of a number of axes.
+
+    Args:
+        what: a method or a measure, in words.
+        allowed: the numbers of axes that it is for.
+        axes: of the data.
+
+    Raises:
+        ValueError: it is not for them; says what it is for.
+
+    >>> check_axes("method 'sobel'", (2,), 2)
+    """
+    if axes not in allowed:
+        known = " and ".join(INPUTS[each] for each in allowed)
+        raise ValueError(
+            f"{what} is for {known}, and these inputs are {INPUTS[axes]}: leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -24,19 +57,21 @@ class Batch:
     """A batch of images as a method gets it.
 
     Args:
-        inputs: ``(N, 3, H, W)``, normalised as the network expects.
+        inputs: ``(N, 3, H, W)``, normalised as the network expects; volumes are
+            ``(N, C, D, H, W)``, signals ``(N, C, T)``.
         target: ``(N,)``, the class to explain: the frozen model's prediction.
         index: ``(N,)``, the place of each image in the image set; seeds random methods.
         input_range: distance between black and white in `inputs`, the unit of noise.
         black: a black pixel in `inputs`, one value a channel.
-        object_mask: ``(N, H, W)`` bool, the true object; None if the data has no masks.
+        object_mask: ``(N, H, W)`` bool, the true object, of the axes of the inputs; None if the
+            data has no masks.
     """
 
     inputs: Tensor
     target: Tensor
     index: Tensor
     input_range: float
-    black: tuple[float, float, float]
+    black: tuple[float, ...]
     object_mask: Tensor | None = None
 
 
@@ -71,6 +106,7 @@ class Method:
             ``(N, R, H, W)``.
         by_channel: for methods whose channels differ: explains a batch with ``(N, 3, H, W)``,
             for masks that remove each channel of a pixel by itself.
+        axes: numbers of axes of the inputs that it is for: 2 of images, 3 of volumes, 1 of signals.
     """
 
     name: str
@@ -85,6 +121,7 @@ class Method:
     scales: Prepare | None = field(default=None, repr=False)
     by_channel: Prepare | None = field(default=None, repr=False)
     gradients: int | None = None
+    axes: tuple[int, ...] = (1, 2, 3)
 
     @property
     def work(self) -> Work:

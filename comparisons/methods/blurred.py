@@ -59,6 +59,7 @@ def blurred(method: Method) -> Method:
         prepare=_after(method.prepare),
         scales=None,
         by_channel=None if method.by_channel is None else _after(method.by_channel),
+        axes=(2,),
     )
 
 

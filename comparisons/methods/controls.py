@@ -28,21 +28,6 @@ def _uniform(batch: Batch, size: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.stack(draws))
 
 
-def _sides(batch: Batch, name: str) -> tuple[int, int]:
-    """Return the height and the width of images.
-
-    Raises:
-        ValueError: volumes or signals.
-    """
-    if batch.inputs.dim() != 4:
-        raise ValueError(
-            f"{name} is for images (N, C, H, W), and these inputs are "
-            f"{tuple(batch.inputs.shape)}: leave it out, or take random and centre"
-        )
-    height, width = batch.inputs.shape[2:]
-    return height, width
-
-
 def _random_channels(model: nn.Module) -> Explain:
     del model
     return lambda batch: _uniform(batch, tuple(batch.inputs.shape[1:]))
@@ -68,12 +53,13 @@ def _random(model: nn.Module) -> Explain:
     "control",
     "a region that grows from a random pixel; Eden 1961, Hammersley and Welsh 1965",
     {"step": "exponential"},
+    axes=(2,),
 )
 def _random_blobs(model: nn.Module) -> Explain:
     del model
 
     def explain(batch: Batch) -> Tensor:
-        height, width = _sides(batch, "random-blobs")
+        height, width = batch.inputs.shape[2:]
         draws = _draws(batch, _BLOB_SEED)
         return torch.from_numpy(np.stack([-arrival_times(height, width, draw) for draw in draws]))
 
@@ -93,15 +79,21 @@ def _centre(model: nn.Module) -> Explain:
     return explain
 
 
-@method("sobel", "Sobel edges", "control", "Sobel and Feldman 1968", {"reduction": "sq_sum"})
+@method(
+    "sobel",
+    "Sobel edges",
+    "control",
+    "Sobel and Feldman 1968",
+    {"reduction": "sq_sum"},
+    axes=(2,),
+)
 def _sobel(model: nn.Module) -> Explain:
     del model
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     kernels = torch.stack([across, across.T])[:, None]
 
     def explain(batch: Batch) -> Tensor:
-        height, width = _sides(batch, "sobel")
-        n, channels = batch.inputs.shape[:2]
+        n, channels, height, width = batch.inputs.shape
         padded = F.pad(batch.inputs, (1, 1, 1, 1), mode="replicate")
         planes = padded.reshape(n * channels, 1, height + 2, width + 2)
         edges = F.conv2d(planes, kernels.to(planes))

@@ -90,6 +90,5 @@ def example_batch(
     )
 
 
-def _black(dataset: Dataset) -> tuple[float, float, float]:
-    red, green, blue = (-mean / std for mean, std in zip(dataset.mean, dataset.std, strict=True))
-    return red, green, blue
+def _black(dataset: Dataset) -> tuple[float, ...]:
+    return tuple(-mean / std for mean, std in zip(dataset.mean, dataset.std, strict=True))

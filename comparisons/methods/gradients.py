@@ -166,8 +166,9 @@ def _guided(model: nn.Module, *, smoothed: bool) -> Gradients:
 
 def _integrated(model: nn.Module, *, smoothed: bool) -> Gradients:
     def arguments(batch: Batch) -> dict[str, Any]:
-        black = torch.tensor(batch.black).to(batch.inputs)[None, :, None, None]
-        return {"baselines": black.expand_as(batch.inputs[:1])}
+        one = batch.inputs[:1]
+        black = torch.tensor(batch.black).to(one).reshape(1, -1, *[1] * (one.dim() - 2))
+        return {"baselines": black.expand_as(one)}
 
     steps = _IG_STEPS_SMOOTHED if smoothed else _IG_STEPS
     return Gradients(IntegratedGradients(model), arguments, steps)

@@ -156,11 +156,11 @@ class MapSet:
 
     def _elements(self) -> int:
         """Return how many numbers of a pixel are ranked."""
-        return self.dataset.train.images.shape[3] if self.unit == "element" else 1
+        return self.dataset.channels if self.unit == "element" else 1
 
     def _levels(self, name: str) -> Levels:
-        n, height, width, _ = self.dataset.split(name).images.shape
-        shape = (n, height, width * self._elements())
+        n, *others, last, _ = self.dataset.split(name).images.shape
+        shape = (n, *others, last * self._elements())
         return Levels.create(self.folder / f"{name}.zarr", shape, self.cuts)
 
     def _write_shard(self, name: str, shard: range) -> Made:
@@ -205,7 +205,9 @@ class MapSet:
         maps = _checked(
             self.explain(batch).detach().cpu().numpy(), split, batch, of_channels=of_channels
         )
-        return as_elements(maps, split.images.shape[3]) if of_channels else maps
+        if not of_channels:
+            return maps
+        return as_elements(maps, self.dataset.channels, axes=len(self.dataset.size))
 
     def _note_path(self, name: str, shard: range) -> Path:
         return self.folder / f"{name}-peaks-{shard.start}.npz"
@@ -241,9 +243,9 @@ def _chunks(shard: range) -> Iterator[NDArray[np.int64]]:
 def _checked(
     saliency: NDArray[np.floating], split: Split, batch: Batch, *, of_channels: bool
 ) -> NDArray[np.floating]:
-    _, height, width, channels = split.images.shape
-    expected = (len(batch.index), height, width)
-    by_channel = (len(batch.index), channels, height, width)
+    _, *sides, channels = split.images.shape
+    expected = (len(batch.index), *sides)
+    by_channel = (len(batch.index), channels, *sides)
     if saliency.shape != expected and not (of_channels and saliency.shape == by_channel):
         raise ValueError(
             f"the method gave maps of shape {saliency.shape}: expected {expected}, one number "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from comparisons.methods.base import Group, Method, Prepare
+from comparisons.methods.base import Group, Method, Prepare, check_axes
 from comparisons.methods.blurred import blurred
 from evaluation.masking.variants import BLURRED
 from fastsal.registry import Registry
@@ -48,6 +48,7 @@ def method(
     *,
     passes: int = 0,
     gradients: int | None = None,
+    axes: tuple[int, ...] = (1, 2, 3),
     needs_object_mask: bool = False,
     self_dual: bool = False,
     scales: Prepare | None = None,
@@ -69,6 +70,7 @@ def method(
             scales,
             by_channel,
             gradients,
+            axes,
         )
         METHODS.register(name, entry)
         return prepare
@@ -123,13 +125,19 @@ def expanded(words: Iterable[str], known: Mapping[str, Method]) -> tuple[str, ..
     return tuple(names)
 
 
-def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
+def resolve(names: str | None, *, has_object_masks: bool, axes: int = 2) -> tuple[str, ...]:
     """Return the methods of a comma-separated list; of None, all that the data allows.
 
     A word of `SETS` stands for those of its methods that the data allows.
 
+    Args:
+        names: as typed; None for all.
+        has_object_masks: True if the data has object masks.
+        axes: of the data: 2 of images, 3 of volumes, 1 of signals.
+
     Raises:
-        ValueError: an unknown method, or one that needs object masks, which the data lacks.
+        ValueError: an unknown method, or one that needs object masks, which the data lacks, or that
+            is for images alone.
 
     >>> resolve("random,centre", has_object_masks=False)
     ('random', 'centre')
@@ -137,7 +145,7 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
     allowed = {
         entry.name: entry
         for entry in METHODS.values()
-        if has_object_masks or not entry.needs_object_mask
+        if axes in entry.axes and (has_object_masks or not entry.needs_object_mask)
     }
     if names is None:
         return tuple(allowed)
@@ -154,6 +162,7 @@ def resolve(names: str | None, *, has_object_masks: bool) -> tuple[str, ...]:
                 f"method {name!r} needs the true object's pixels, which these images do not "
                 "have: leave it out, or use --data shapes"
             )
+        check_axes(f"method {name!r}", get_method(name).axes, axes)
     if not chosen:
         raise ValueError("no methods given: expected at least one name, or no --methods for all")
     return chosen

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from comparisons.plans.plan import PlanError
+from evaluation.datasets.load import axes_of
 from evaluation.layers.layerwise import Locations
 from evaluation.training.pretrained import AS_BUILT
 from evaluation.training.retraining import Recipe
@@ -68,6 +69,11 @@ class LayersPlan:
 
     def __post_init__(self) -> None:
         """Check every option."""
+        if axes_of(self.data) != 2:
+            raise PlanError(
+                f"--data {self.data}: masks inside the network are for images; compare maps of "
+                "volumes and signals by `python -m comparisons run`"
+            )
         if not self.statistics or len(set(self.statistics)) < len(self.statistics):
             raise PlanError("statistics: expected at least one, and each once")
         for name in self.statistics:

@@ -1,4 +1,4 @@
-"""The plan of a comparison, and the presets."""
+"""The plan of a comparison."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from comparisons.measures import MEASURES, USUAL_STEPS, check_steps
-from comparisons.methods import METHODS, is_method
+from comparisons.methods import INPUTS, METHODS, check_axes, get_method, is_method
+from evaluation.datasets.load import axes_of, channels_of
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
 from evaluation.metrics.passes import ENGINES
-from evaluation.training.pretrained import Normalisation, Weights
+from evaluation.training.pretrained import AS_BUILT, Normalisation, Weights
 from evaluation.training.retraining import Recipe
 
-__all__ = ["PRESETS", "Plan", "PlanError"]
+__all__ = ["Plan", "PlanError"]
 
 
 class PlanError(ValueError):
@@ -29,7 +30,8 @@ class Plan:
         data: ``name`` or ``name:argument`` of a source of images.
         train_images: training images at most; None for all.
         test_images: test images at most; None for all.
-        image_size: height and width to resize to; None to take images as they are.
+        image_size: height and width to resize to; None to take images as they are. Of sets that are
+            made it is the side of an image or a volume, or the length of a signal.
         data_seed: seed of generated images, and of which images are taken.
         model: as `evaluation.training.networks.build_network` takes it.
         methods: keys of the registry, in the order of the report.
@@ -128,6 +130,8 @@ class Plan:
         for name in (*self.methods, *self.first_seed_only):
             if not is_method(name):
                 raise PlanError(f"unknown method {name!r}: expected some of {', '.join(METHODS)}")
+        if axes_of(self.data) != 2:
+            self._check_grid(axes_of(self.data))
 
     def _check_without_retraining(self) -> None:
         if not self.measures:
@@ -140,6 +144,37 @@ class Plan:
             raise PlanError(
                 f"{what} belong to retraining, and --modes none does without: leave them out, or "
                 f"give some of {', '.join(MODES)} as --modes"
+            )
+
+    def _check_grid(self, axes: int) -> None:
+        """Refuse, of volumes and signals, everything that is for images alone."""
+        what = INPUTS[axes]
+        try:
+            for name in (*self.methods, *self.first_seed_only):
+                check_axes(f"method {name!r}", get_method(name).axes, axes)
+            for name in self.measures:
+                check_axes(f"measure {name!r}", MEASURES[name].axes, axes)
+        except ValueError as error:
+            raise PlanError(str(error)) from None
+        if axes == 3 and any(variant.fill != "mean" for variant in self.all_variants):
+            raise PlanError(
+                f"--fill noisy-linear is for images and signals, not for {what}: take --fill mean"
+            )
+        recipe = self.recipe
+        mirrors = recipe.flip or recipe.alternating_flip
+        if recipe.crop_padding or recipe.resized_crop or mirrors:
+            raise PlanError(f"crops and flips are for images, not for {what}: give --augment none")
+        weights = self.given_weights
+        if weights is not None and not weights.is_file and self.weights != AS_BUILT:
+            raise PlanError(
+                f"--weights {self.weights} are of images or clips in colour, and {self.data} have "
+                f"{channels_of(self.data)} of their own channels: give a file of weights that were "
+                "trained on them, or leave --weights out"
+            )
+        if self.weights_normalisation is not None:
+            raise PlanError(
+                f"--weights-mean and --weights-std are of R, G and B, and {self.data} have "
+                f"{channels_of(self.data)} of their own channels: leave them out"
             )
 
     @property
@@ -236,54 +271,3 @@ class Plan:
         if self.seeds[0] != other.seeds[0]:
             changed.append("seeds (the first one trains the network that the maps explain)")
         return changed
-
-
-# Options of `run` by preset; what the command line states goes before these.
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "data": "shapes",
-        "model": "resnet9",
-        "methods": "random,smoe-linear,gradient",
-        "fractions": (0.5,),
-        "mask_only": (("roar", 0.5),),
-        "train_images": 320,
-        "test_images": 80,
-        "measure_images": 16,
-        "recipe": {"epochs": 1},
-    },
-    "quick": {
-        "data": "shapes",
-        "model": "resnet9",
-        "methods": "random,centre,oracle,smoe-linear,fastcam,gradient-sgsq",
-        "fractions": (0.5, 0.9),
-        "mask_only": (("roar", 0.5),),
-        "train_images": 1600,
-        "test_images": 800,
-        "measure_images": 48,
-        # Small batches and a low rate: few steps must do.
-        "recipe": {"epochs": 4, "batch_size": 32, "learning_rate": 0.02},
-    },
-    "full": {
-        "data": "shapes",
-        "model": "resnet9",
-        "seeds": (0, 1, 2, 3, 4),
-        "recipe": {"epochs": 12},
-    },
-    # A published network, as it is, on photographs: nothing is trained.
-    "published": {
-        "data": "imagenette",
-        "model": "resnet50",
-        "weights": "torchvision:DEFAULT",
-        "methods": "smoe-linear,fastcam,gradcam,gradient,centre,random",
-        "modes": (),
-        "mask_only": (),
-        "measures": ("insertion-deletion", "road"),
-        "measure_images": 1000,
-        "measure_steps": 8,
-        # Of training images, the channel mean alone is taken.
-        "train_images": 1000,
-        "test_images": 1000,
-        "image_size": 224,
-        "recipe": {},
-    },
-}

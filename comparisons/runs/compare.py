@@ -86,7 +86,13 @@ class _Comparison(EngineRun[Plan]):
             self.console.print(
                 f"  skipped {skipped.path}: {skipped.why}", soft_wrap=True, markup=False
             )
-        network = build_network(plan.model, plan.outputs(classes), 0, size=dataset.size)
+        network = build_network(
+            plan.model,
+            plan.outputs(classes),
+            0,
+            size=dataset.size,
+            channels=dataset.channels,
+        )
         if plan.takes_own_classes:
             if class_places(dataset.classes, network, plan.model) is None:
                 self.console.print(

@@ -16,6 +16,8 @@ __all__ = ["ChannelSums"]
 class ChannelSums:
     """Whole-number sums over the pixels of each channel, exact in any order.
 
+    The first images that are added say how many channels there are.
+
     Args:
         pixels: number of pixels.
         sums: sum of the values, by channel.
@@ -28,31 +30,40 @@ class ChannelSums:
     """
 
     pixels: int = 0
-    sums: list[int] = field(default_factory=lambda: [0, 0, 0])
-    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+    sums: list[int] = field(default_factory=list)
+    squares: list[int] = field(default_factory=list)
 
     def add(self, images: NDArray[np.uint8]) -> None:
-        """Add ``(n, H, W, 3)`` images."""
+        """Add images ``(n, H, W, 3)``, volumes ``(n, D, H, W, C)`` or signals ``(n, T, C)``."""
         if not len(images):
             return
-        # One tall picture: Pillow counts three times as fast as NumPy.
-        histogram = Image.fromarray(images.reshape(-1, images.shape[2], 3)).histogram()
-        self.pixels += images.size // 3
-        for channel in range(3):
-            counts = histogram[256 * channel : 256 * (channel + 1)]
+        channels = images.shape[-1]
+        if not self.sums:
+            self.sums, self.squares = [0] * channels, [0] * channels
+        self.pixels += images.size // channels
+        for channel, counts in enumerate(_histograms(images)):
             self.sums[channel] += sum(value * count for value, count in enumerate(counts))
             self.squares[channel] += sum(value**2 * count for value, count in enumerate(counts))
 
-    def mean(self) -> tuple[float, float, float]:
+    def mean(self) -> tuple[float, ...]:
         """Mean of each channel, in [0, 1]."""
-        red, green, blue = (value / self.pixels / 255.0 for value in self.sums)
-        return red, green, blue
+        return tuple(value / self.pixels / 255.0 for value in self.sums)
 
-    def std(self) -> tuple[float, float, float]:
+    def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel, in [0, 1], at least 0.001, since it is a divisor."""
         variances = (
             Fraction(square * self.pixels - value**2, (255 * self.pixels) ** 2)
             for value, square in zip(self.sums, self.squares, strict=True)
         )
-        red, green, blue = (max(float(variance) ** 0.5, 1e-3) for variance in variances)
-        return red, green, blue
+        return tuple(max(float(variance) ** 0.5, 1e-3) for variance in variances)
+
+
+def _histograms(images: NDArray[np.uint8]) -> list[list[int]]:
+    """The number of pixels of each channel that have each of the 256 values."""
+    channels = images.shape[-1]
+    if channels == 3:
+        # One tall picture: Pillow counts three times as fast as NumPy.
+        counts = Image.fromarray(images.reshape(-1, images.shape[-2], 3)).histogram()
+        return [counts[start : start + 256] for start in range(0, 768, 256)]
+    flat = images.reshape(-1, channels)
+    return [np.bincount(flat[:, channel], minlength=256).tolist() for channel in range(channels)]

@@ -74,14 +74,19 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     skipped: tuple[Skipped, ...] = ()
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of every image."""
-        return self.train.images.shape[1], self.train.images.shape[2]
+    def size(self) -> tuple[int, ...]:
+        """Height and width of every image; of volumes three sides, of signals one."""
+        return self.train.images.shape[1:-1]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of every image."""
+        return int(self.train.images.shape[-1])
 
     @property
     def chance(self) -> float:

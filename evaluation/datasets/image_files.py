@@ -88,7 +88,7 @@ class FilePixels:
     transform: Transform | None
 
     def blocks(
-        self, indices: NDArray[np.int64], size: tuple[int, int] | None
+        self, indices: NDArray[np.int64], size: tuple[int, ...] | None
     ) -> Generator[Block, None, None]:
         """The images at `indices`, in that order, a few at a time.
 
@@ -155,7 +155,7 @@ class FilePixels:
             return Skipped(name, str(why).replace(str(opened), Path(name).name))
 
     def _odd_size(
-        self, index: int, image: NDArray[np.uint8], size: tuple[int, int]
+        self, index: int, image: NDArray[np.uint8], size: tuple[int, ...]
     ) -> DatasetError:
         (height, width), odd = size, image.shape
         return DatasetError(

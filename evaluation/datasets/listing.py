@@ -28,7 +28,8 @@ class Request:
         argument: the text after the colon in ``--data name:argument``.
         train_images: most training images, the same number of each class; None for all.
         test_images: likewise of the test split.
-        image_size: height and width to resize and crop to; None to leave images as they are.
+        image_size: height and width to resize and crop to; None to leave images as they are. Sets
+            that are made take it as the side of an image or a volume, or the length of a signal.
         seed: seed of generated images and of the choice of images.
     """
 
@@ -49,8 +50,10 @@ class Block:
     """Consecutive images of a listing.
 
     Args:
-        images: ``(n, H, W, 3)`` uint8, the readable ones.
-        object_masks: ``(n, H, W)`` bool; None if the true object is not known.
+        images: ``(n, H, W, 3)`` uint8, the readable ones; volumes ``(n, D, H, W, C)``, signals
+            ``(n, T, C)``.
+        object_masks: ``(n, H, W)`` bool, of the axes of the images; None if the true object is not
+            known.
         skipped: the unreadable ones: position in this block, and file with the reason.
     """
 
@@ -67,7 +70,7 @@ class Pixels(Protocol):
     """Reader of a split's images."""
 
     def blocks(
-        self, indices: NDArray[np.int64], size: tuple[int, int] | None
+        self, indices: NDArray[np.int64], size: tuple[int, ...] | None
     ) -> Generator[Block, None, None]:
         """The images at `indices`, in that order, in blocks.
 
@@ -114,7 +117,7 @@ class SplitListing:
         return content_hash(self.labels, self._taken())
 
     def blocks(
-        self, start: int = 0, size: tuple[int, int] | None = None
+        self, start: int = 0, size: tuple[int, ...] | None = None
     ) -> Generator[Block, None, None]:
         """The chosen images from the `start`-th on, in blocks."""
         return self.pixels.blocks(self._taken()[start:], size)
@@ -132,16 +135,19 @@ class Listing:
         classes: names of the classes; a label is an index into it.
         train: training split.
         test: test split.
-        size: height and width of every image; None if they are not known before reading.
+        size: height and width of every image, of volumes three sides, of signals one; None if they
+            are not known before reading.
         object_masks: True if the images come with the true object's pixels.
+        channels: of every image.
     """
 
     name: str
     classes: tuple[str, ...]
     train: SplitListing
     test: SplitListing
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     object_masks: bool = False
+    channels: int = 3
 
     def __len__(self) -> int:
         """Number of images in both splits."""
@@ -159,7 +165,7 @@ class Listing:
         """Both splits with their names."""
         return tuple(zip(SPLITS, (self.train, self.test), strict=True))
 
-    def check_size(self, train: tuple[int, int] | None, test: tuple[int, int]) -> None:
+    def check_size(self, train: tuple[int, ...] | None, test: tuple[int, ...]) -> None:
         """Refuse a test split whose images differ in size from the training images.
 
         Args:
@@ -170,7 +176,7 @@ class Listing:
             DatasetError: they differ.
         """
         if train is not None and train != test:
-            shown = ", ".join(f"{height}x{width}" for height, width in sorted({train, test}))
+            shown = ", ".join("x".join(map(str, size)) for size in sorted({train, test}))
             raise DatasetError(
                 f"training and test images differ in size ({shown}): "
                 "give --image-size to resize them"
@@ -209,7 +215,7 @@ class ArrayPixels:
     images: NDArray[np.uint8]
 
     def blocks(
-        self, indices: NDArray[np.int64], size: tuple[int, int] | None
+        self, indices: NDArray[np.int64], size: tuple[int, ...] | None
     ) -> Generator[Block, None, None]:
         """The images at `indices`, in blocks."""
         del size

@@ -18,6 +18,7 @@ from evaluation.datasets.sources import (  # noqa: F401
     class_folders,
     cowc,
     imagenet,
+    made,
     places365,
     shapes,
     shards,
@@ -32,6 +33,8 @@ __all__ = [
     "SOURCES",
     "Extent",
     "Request",
+    "axes_of",
+    "channels_of",
     "extent_of",
     "files_hash",
     "has_object_masks",
@@ -54,7 +57,8 @@ class Extent:
         classes: number of classes.
         train: number of requested training images.
         test: number of requested test images.
-        size: height and width of every image; None if that is not known without its files.
+        size: height and width of every image, of volumes three sides, of signals one; None if that
+            is not known without its files.
         found: True if its files are there; if not, the numbers are the published ones.
     """
 
@@ -62,7 +66,7 @@ class Extent:
     classes: int
     train: int
     test: int
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     found: bool
 
 
@@ -74,6 +78,26 @@ def has_object_masks(data: str) -> bool:
     """
     name = data.partition(":")[0]
     return name in SOURCES and SOURCES[name].object_masks
+
+
+def axes_of(data: str) -> int:
+    """The number of axes of the set that ``--data`` names: 2 of images, 3 of volumes, 1 of signals.
+
+    >>> axes_of("volumes"), axes_of("signals"), axes_of("folder:pictures")
+    (3, 1, 2)
+    """
+    name = data.partition(":")[0]
+    return SOURCES[name].axes if name in SOURCES else 2
+
+
+def channels_of(data: str) -> int:
+    """The number of channels of the set that ``--data`` names.
+
+    >>> channels_of("volumes"), channels_of("signals"), channels_of("folder:pictures")
+    (1, 2, 3)
+    """
+    name = data.partition(":")[0]
+    return SOURCES[name].channels if name in SOURCES else 3
 
 
 def list_images(data: str, request: Request) -> Listing:
@@ -112,6 +136,7 @@ def extent_of(data: str, request: Request) -> Extent:
     >>> extent_of("imagenet", Request(image_size=224, test_images=1000))
     Extent(name='imagenet', classes=1000, train=1281167, test=1000, size=(224, 224), found=False)
     """
+    size: tuple[int, ...] | None
     source, request = _find_source(data, request)
     found, known = source.is_found(request), source.published
     # A set whose images have one size is always the same files: its publication is right.
@@ -146,7 +171,7 @@ def load_dataset(data: str, request: Request) -> Dataset:
     sums = ChannelSums()
     train, skipped = _in_memory(listing, "train", sums)
     test, skipped_too = _in_memory(listing, "test", ChannelSums())
-    sizes = [(split.images.shape[1], split.images.shape[2]) for split in (train, test)]
+    sizes = [split.images.shape[1:-1] for split in (train, test)]
     listing.check_size(*sizes)
     return Dataset(
         listing.name,
@@ -230,13 +255,13 @@ def _find_source(data: str, request: Request) -> tuple[Source, Request]:
     return source, replace(request, argument=argument)
 
 
-def _first_size(split: SplitListing) -> tuple[int, int] | None:
-    """Height and width of the first image that can be read."""
+def _first_size(split: SplitListing) -> tuple[int, ...] | None:
+    """Sides of the first image that can be read."""
     for place in range(min(_TRIED, len(split))):
         with closing(split.only(place).blocks()) as blocks:
             images = next(blocks).images
         if len(images):
-            return images.shape[1], images.shape[2]
+            return images.shape[1:-1]
     return None
 
 

@@ -44,7 +44,7 @@ class _Journal:
 
     of: str
     listed: int = 0
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     sums: ChannelSums = field(default_factory=ChannelSums)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)
     complete: bool = False
@@ -79,7 +79,7 @@ class _Journal:
         ]
         self.listed += len(block)
         if len(block.images):
-            self.size = (block.images.shape[1], block.images.shape[2])
+            self.size = block.images.shape[1:-1]
             self.sums.add(block.images)
 
 
@@ -173,7 +173,7 @@ class _SplitStaging:
         except OSError:
             self.journal, self._arrays = _Journal(of), {}
 
-    def run(self, size: tuple[int, int] | None, tell: Callable[[], None]) -> None:
+    def run(self, size: tuple[int, ...] | None, tell: Callable[[], None]) -> None:
         """Read the remaining images and move the arrays to their places.
 
         Args:
@@ -194,7 +194,7 @@ class _SplitStaging:
                 for path in self._paths.values():
                     unfinished_path(path).unlink(missing_ok=True)
 
-    def _read(self, size: tuple[int, int] | None, tell: Callable[[], None]) -> None:
+    def _read(self, size: tuple[int, ...] | None, tell: Callable[[], None]) -> None:
         journal, noted = self.journal, 0
         with closing(self._split.blocks(journal.listed, journal.size)) as blocks:
             for block in blocks:
@@ -214,9 +214,9 @@ class _SplitStaging:
         journal.complete = True
         self._note()
 
-    def _append(self, block: Block, size: tuple[int, int] | None) -> None:
+    def _append(self, block: Block, size: tuple[int, ...] | None) -> None:
         if not self._arrays:
-            found = (block.images.shape[1], block.images.shape[2])
+            found = block.images.shape[1:-1]
             self._listing.check_size(size, found)
             self._open(self._paths, found, kept=0)
         self._arrays["images"].append(block.images)
@@ -248,8 +248,9 @@ class _SplitStaging:
             self._labels.stat()
         self._open(paths, journal.size, journal.kept)
 
-    def _open(self, paths: Mapping[str, Path], size: tuple[int, int], kept: int) -> None:
-        kinds = {"images": ((*size, 3), "uint8"), "object_masks": (size, "bool")}
+    def _open(self, paths: Mapping[str, Path], size: tuple[int, ...], kept: int) -> None:
+        of_image = (*size, self._listing.channels)
+        kinds = {"images": (of_image, "uint8"), "object_masks": (size, "bool")}
         for part, path in paths.items():
             self._arrays[part] = ResumableArray(
                 path,

@@ -233,25 +233,27 @@ class Levels:
 
 
 def bytes_an_image(
-    size: tuple[int, int],
+    size: tuple[int, ...],
     maps: int,
     *,
     cuts: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     object_masks: bool = False,
+    channels: int = 3,
 ) -> tuple[float, float]:
     r"""Bytes of disk an image: staged for training, and compressed.
 
-    $$b_{staged} = HW (3 + M), \qquad b_{stored} = 0.75 \, HWM \sum_l -p_l \log_{256} p_l$$
+    $$b_{staged} = HW (C + M), \qquad b_{stored} = 0.75 \, HWM \sum_l -p_l \log_{256} p_l$$
 
-    `M` arrays of levels, a share `p_l` of the pixels having level `l`. Compressed levels were
-    measured at 0.02 (a centre disk) to 1.25 (random pixels) times their entropy. Since the unpacked
-    levels are there too, the sum is within 20 % for any method, with the five cuts.
+    `C` channels, and `M` arrays of levels, a share `p_l` of the pixels having level `l`. Compressed
+    levels were measured at 0.02 (a centre disk) to 1.25 (random pixels) times their entropy. Since
+    the unpacked levels are there too, the sum is within 20 % for any method, with the five cuts.
 
     Args:
-        size: height and width.
+        size: height and width; of volumes three sides, of signals one.
         maps: number of arrays of levels; one whose elements are ranked counts as three.
         cuts: the fractions at which levels change.
         object_masks: True if the true object's pixels are kept with the images.
+        channels: of an image.
 
     Returns:
         Bytes in memory maps (images and unpacked levels), and bytes of compressed levels.
@@ -260,10 +262,10 @@ def bytes_an_image(
     >>> round(staged), round(stored)
     (250880, 23726)
     """
-    pixels = size[0] * size[1]
+    pixels = math.prod(size)
     shares = np.diff([0.0, *cuts, 1.0])
     entropy = -float(shares @ np.log(shares)) / math.log(256)
-    return pixels * (3.0 + object_masks + maps), _OF_ENTROPY * pixels * maps * entropy
+    return pixels * (float(channels) + object_masks + maps), _OF_ENTROPY * pixels * maps * entropy
 
 
 def levels_hash(levels: NDArray[np.uint8]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +114,7 @@ def fidelity(
     target: Tensor,
     labels: NDArray[np.int64] | None,
     ranked: NDArray[np.int64],
-    size: tuple[int, int],
+    size: Sequence[int],
     indices: NDArray[np.integer],
     options: FidelityOptions,
 ) -> tuple[Drops, Drops]:
@@ -145,7 +145,7 @@ def fidelity(
         target: ``(N,)``, the explained class.
         labels: ``(N,)``, the true class; None to leave the accuracy out.
         ranked: ``(N, H * W)``, the pixels of each image, the most salient first.
-        size: ``H`` and ``W``.
+        size: ``H`` and ``W``; of volumes three sides, of signals one.
         indices: ``(N,)``, index of each image in its split, which seeds its draws.
         options: the shares \(s\), \(\alpha\) and \(\beta\).
 

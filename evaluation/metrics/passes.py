@@ -54,7 +54,7 @@ def forward_in(name: str, network: nn.Module, example: Tensor) -> Forward:
     Args:
         name: one of `ENGINES`.
         network: the network, in evaluation mode; its weights must not change later.
-        example: `(N, C, H, W)`, images of the size that will be shown.
+        example: `(N, C, H, W)`, images of the size that will be shown; volumes or signals likewise.
 
     Raises:
         ValueError: the network cannot be exported, or answers otherwise in onnxruntime.
@@ -69,7 +69,7 @@ def forward_in(name: str, network: nn.Module, example: Tensor) -> Forward:
     check_engine(name, str(example.device))
     onnxruntime: Any = needed("onnxruntime", "--passes-in onnxruntime")
     repeats = -(-_EXAMPLES // len(example))
-    images = example[:_EXAMPLES].repeat(repeats, 1, 1, 1)[:_EXAMPLES].contiguous()
+    images = torch.cat([example[:_EXAMPLES]] * repeats)[:_EXAMPLES].contiguous()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         try:

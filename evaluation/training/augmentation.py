@@ -109,7 +109,7 @@ class PlacedDraw:
             raise ValueError(
                 f"crops and flips are for images (B, C, H, W), and these inputs are "
                 f"{tuple(images.shape)}: train volumes and signals with crop_padding=0 and "
-                "flip=False (--crop-padding 0 --no-flip)"
+                "flip=False (--augment none)"
             )
         if self.crop is not None:
             if self._boxes is None:

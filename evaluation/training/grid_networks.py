@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["ConvNet"]
+__all__ = ["ConvNet", "channels_last_of"]
 
 _OF_AXES: dict[str, dict[int, Any]] = {
     "conv": {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d},
     "norm": {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "pool": {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d},
 }
+
+
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def channels_last_of(axes: int) -> torch.memory_format:
+    """The memory format of inputs whose channels lie side by side; of signals there is one alone.
+
+    Args:
+        axes: 1 for signals, 2 for images, 3 for volumes.
+
+    >>> channels_last_of(3), channels_last_of(1)
+    (torch.channels_last_3d, torch.contiguous_format)
+    """
+    return _CHANNELS_LAST.get(axes, torch.contiguous_format)
 
 
 class ConvNet(nn.Module):
@@ -26,7 +42,6 @@ class ConvNet(nn.Module):
         stages: number of stages; each but the first halves every axis.
         kernel: taps of a convolution along each axis.
 
-    >>> import torch
     >>> ConvNet(5, axes=3, channels=1)(torch.zeros(2, 1, 16, 16, 16)).shape
     torch.Size([2, 5])
     >>> ConvNet(4, axes=1, channels=2)(torch.zeros(2, 2, 128)).shape

@@ -291,10 +291,7 @@ def _try_out(network: nn.Module, name: str, classes: int | None, shape: tuple[in
         with torch.no_grad():
             output = network(inputs)
     except Exception as error:
-        raise ValueError(
-            f"model {name!r} fails on images of {'x'.join(map(str, shape[1:]))} ({error}): choose "
-            "another model, or resize the images with --image-size"
-        ) from error
+        raise ValueError(_failed(name, shape, error)) from error
     finally:
         network.train()
     if inputs._version != before:
@@ -311,6 +308,23 @@ def _try_out(network: nn.Module, name: str, classes: int | None, shape: tuple[in
             f"model {name!r} returns {returned} for two images: expected (2, {classes}), one "
             f"number for each of the {classes} classes"
         )
+
+
+def _failed(name: str, shape: tuple[int, ...], error: Exception) -> str:
+    """The message of a network that cannot take inputs of a shape."""
+    channels, *sides = shape
+    size = "x".join(map(str, sides))
+    if len(sides) == 2:
+        return (
+            f"model {name!r} fails on images of {size} ({error}): choose another model, or resize "
+            "the images with --image-size"
+        )
+    what, built_in = ("signals", "convnet-1d") if len(sides) == 1 else ("volumes", "convnet-3d")
+    return (
+        f"model {name!r} fails on {what} of {size} with {channels} "
+        f"channel{'s' if channels > 1 else ''} ({error}): choose "
+        f"--model {built_in}, or a network of your own that takes them"
+    )
 
 
 def _copied(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -167,13 +167,14 @@ class Weights:
                 "(without --weights)"
             )
 
-    def network(self, classes: int | None, size: tuple[int, int]) -> nn.Module:
+    def network(self, classes: int | None, size: tuple[int, ...], channels: int = 3) -> nn.Module:
         """The network with these weights.
 
         Args:
             classes: number of classes; None for as many as published weights, or the network of a
                 function, have.
-            size: height and width of the images.
+            size: height and width of the images; of volumes three sides, of signals one.
+            channels: of the images.
 
         Raises:
             ValueError: weights of another number of classes, that do not fit, or that cannot be
@@ -184,7 +185,7 @@ class Weights:
             self.check_classes(classes)
         elif published is not None:
             classes = published.classes
-        network = empty_network(self.source, self.model, classes, size)
+        network = empty_network(self.source, self.model, classes, size, channels)
         if self.source == AS_BUILT:
             return network
         if published is None:
@@ -209,19 +210,22 @@ def _as_built(model: str) -> nn.Module:
     return built_network(model)
 
 
-def empty_network(source: str, model: str, classes: int | None, size: tuple[int, int]) -> nn.Module:
+def empty_network(
+    source: str, model: str, classes: int | None, size: tuple[int, ...], channels: int = 3
+) -> nn.Module:
     """The network that weights of a source fit, with the weights it is built with.
 
     Args:
         source: as `Weights` takes it.
         model: name of the network.
         classes: number of classes; None for as many as the network has by itself.
-        size: height and width of the images.
+        size: height and width of the images; of volumes three sides, of signals one.
+        channels: of the images.
 
     >>> empty_network("weights.pt", "resnet9", 8, (32, 32)).head.out_features
     8
     """
-    network = build_network(model, classes, 0, size=size)
+    network = build_network(model, classes, 0, size=size, channels=channels)
     if source.startswith("torchvision:") and hasattr(network, "transform_input"):
         # GoogLeNet and Inception were trained on another normalisation and convert to it.
         setattr(network, "transform_input", True)  # noqa: B010

@@ -8,6 +8,7 @@ them from its seed. In evaluation mode the layers do nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,18 +51,19 @@ class RandomPixels(nn.Module):
         self.share = share
 
     def forward(self, images: Tensor) -> Tensor:
-        """Remove pixels of images ``(N, C, H, W)``."""
+        """Remove pixels of images ``(N, C, H, W)``, of volumes or of signals."""
         if not self.training:
             return images
-        count, _, height, width = images.shape
-        most = pixels_at(self.share, height * width)
-        keys = torch.rand(count, height * width, device=images.device)
+        count, _, *sides = images.shape
+        pixels = math.prod(sides)
+        most = pixels_at(self.share, pixels)
+        keys = torch.rand(count, pixels, device=images.device)
         # The least keys, in a random order: their first k are a random k of all pixels.
         chosen = keys.topk(most, dim=1, largest=False).indices
         wanted = torch.randint(0, most + 1, (count, 1), device=images.device)
         removed = torch.arange(most, device=images.device) < wanted
         kept = torch.ones_like(keys).scatter_(1, chosen, (~removed).to(keys.dtype))
-        return images * kept.view(count, 1, height, width).to(images.dtype)
+        return images * kept.view(count, 1, *sides).to(images.dtype)
 
 
 class RandomPatch(nn.Module):

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from evaluation.masking.resident import ResidentView
 from evaluation.masking.views import RawBatch, View, on_device
 from evaluation.training.augmentation import EpochDraw
+from evaluation.training.grid_networks import channels_last_of
 from evaluation.training.networks import state_hash
 from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
@@ -240,11 +241,10 @@ class _Step:
 
 
 def _memory_format(view: View, recipe: Recipe, device: str) -> torch.memory_format:
-    """The memory format of a network's inputs: of signals there is one alone."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}
+    """The memory format of a network's inputs."""
     if not recipe.channels_last:
         return torch.contiguous_format
-    return last.get(view(np.arange(1), device).dim(), torch.contiguous_format)
+    return channels_last_of(view(np.arange(1), device).dim() - 2)
 
 
 def _read(view: View, indices: NDArray[np.int64], device: str) -> RawBatch:

@@ -1,130 +1,106 @@
-"""The command ``python -m reports.families.planted``: mass of maps in planted volumes and signals.
+"""The command ``python -m reports.families.planted RUN``: maps held against objects that are known.
 
-It trains one small network on each of the sets ``volumes`` and ``signals``, whose objects are
-known, and prints a table of the share of each map's mass that lies in the object.
+It prints a table of a recorded run on the set ``volumes`` or ``signals``: the share of each map's
+mass that lies in the object, and the accuracies under ROAR and KAR, each with its 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from evaluation.scoring.scores import t_interval
+from reports.formatting import markdown_table, share
+from reports.records.estimates import binomial_interval
+from reports.records.run import Run, read_run
 
-from evaluation.datasets.dataset import Split
-from evaluation.datasets.made.signals import make_signals
-from evaluation.datasets.made.volumes import make_volumes
-from evaluation.masking.views import InputView
-from evaluation.metrics.localisation import mass_in_object
-from evaluation.training.networks import build_network
-from evaluation.training.recipe import Recipe
-from evaluation.training.retraining import correctness, train
-from fastsal import FastCAM, GradCAM, SMOEScale
-from fastsal.maps.resize import upsample
+__all__ = ["table"]
+
+_METRIC = "mass_in_object"
 
 
-@dataclass(frozen=True)
-class Planted:
-    """A set with known objects, and the network that is trained on it.
+def table(folder: Path) -> str:
+    """The table of a run as Markdown, its methods in the order of the page.
+
+    Intervals of the mass are Student's over the test images that were measured, those of an
+    accuracy Wilson's over all test images. Both leave out that another training would give others.
 
     Args:
-        make: draws its two splits.
-        counts: the arguments of `make`.
-        model: a built-in network.
-        epochs: of its training.
-        learning_rate: its peak.
+        folder: of the run or of its archive.
+
+    Raises:
+        ValueError: a run without the measure ``localisation``.
     """
-
-    make: Callable[..., tuple[Split, Split]]
-    counts: dict[str, int]
-    model: str
-    epochs: int
-    learning_rate: float
-
-
-PLANTED = {
-    "volumes": Planted(make_volumes, {"train": 600, "test": 200, "size": 20}, "convnet-3d", 7, 0.1),
-    "signals": Planted(make_signals, {"train": 1500, "test": 300}, "convnet-1d", 8, 0.05),
-}
-
-
-def shares(planted: Planted) -> Iterator[tuple[str, float, float]]:
-    """Yield each map's name, the mean share of its mass in the object, and half its 95 % interval.
-
-    The first is the network's accuracy.
-
-    Args:
-        planted: the set.
-    """
-    split, held_out = planted.make(**planted.counts)
-    axes = tuple(range(split.images.ndim - 1))
-    mean, std = (tuple((of(split.images, axes) / 255).tolist()) for of in (np.mean, np.std))
-    views = [InputView(one.images, mean, std) for one in (split, held_out)]
-    channels = split.images.shape[-1]
-    network = build_network(
-        planted.model,
-        int(split.labels.max()) + 1,
-        0,
-        size=split.images.shape[1:-1],
-        channels=channels,
-    )
-    recipe = Recipe(
-        epochs=planted.epochs,
-        batch_size=32,
-        learning_rate=planted.learning_rate,
-        crop_padding=0,
-        flip=False,
-    )
-    train(network, views[0], split.labels, recipe, 0)
-    right = correctness(network, views[1], held_out.labels).astype(np.float64)
-    yield "accuracy", *_interval(right)
-    inputs = views[1](np.arange(len(held_out.labels)))
-    if held_out.object_masks is None:
-        raise ValueError("the set has no object masks")
-    for name, maps in _maps(network, inputs):
-        yield name, *_interval(mass_in_object(maps.numpy(), held_out.object_masks))
+    run = read_run(folder)
+    masses = _masses(run)
+    if not masses:
+        raise ValueError(
+            f"{folder} has no mass in the object: expected a run with --measures localisation on "
+            "images whose objects are known"
+        )
+    places = [(mode, fraction) for mode in run.modes for fraction in run.fractions]
+    headings = [f"{mode.upper()} {share(fraction)}" for mode, fraction in places]
+    lines = [("map", "mass in the object", *headings)]
+    lines.append(("---",) * len(lines[0]))
+    for name, values in masses.items():
+        found = [run.accuracies.get((name, mode, fraction)) for mode, fraction in places]
+        images = run.data.get("test")
+        lines.append(
+            (
+                run.methods[name].title,
+                _spread(fmean(values), t_interval(values)),
+                *(
+                    "not measured"
+                    if each is None
+                    else _spread(each.mean, each.interval or binomial_interval(each.mean, images))
+                    for each in found
+                ),
+            )
+        )
+    return markdown_table(lines)
 
 
-def _maps(network: nn.Module, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
-    attributors: dict[str, Any] = {
-        "SMOE Scale": SMOEScale(network),
-        "SMOE Scale, late": SMOEScale(network, "late"),
-        "Fast-CAM": FastCAM(network),
+def _masses(run: Run) -> dict[str, list[float]]:
+    """The share of each test image by method, the mean over seeds."""
+    found: dict[str, dict[float, list[float]]] = {name: {} for name in run.methods}
+    for cell in run.cells("measure"):
+        if cell.spec["measure"] == "localisation":
+            for entry in cell.history:
+                of_image = found[cell.spec["method"]].setdefault(entry["image"], [])
+                of_image.append(entry[_METRIC])
+    return {
+        name: [fmean(seeds) for seeds in images.values()]
+        for name, images in found.items()
+        if images
     }
-    for name, attributor in attributors.items():
-        yield name, attributor.attribute(inputs, expand_channels=False)[:, 0]
-    size = inputs.shape[2:]
-    yield "Grad-CAM", upsample(GradCAM(network).attribute(inputs)[:, 0], size)[:, 0]
-    generator = torch.Generator().manual_seed(0)
-    yield "random", torch.rand((len(inputs), *size), generator=generator)
-    lines = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in size], indexing="ij")
-    distance = torch.stack([line**2 for line in lines]).sum(0).sqrt()
-    yield "centre", (-distance).expand(len(inputs), *size)
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    return float(values.mean()), float(1.96 * values.std(ddof=1) / len(values) ** 0.5)
+def _spread(mean: float, interval: tuple[float, float] | None) -> str:
+    """A share and its interval in percent."""
+    if interval is None:
+        return f"{100 * mean:.1f}"
+    return f"{100 * mean:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _tables(folders: Sequence[Path]) -> Iterator[str]:
+    for folder in folders:
+        run = read_run(folder)
+        whole = run.unmasked
+        said = f"{run.dataset}, {run.model}"
+        if whole is not None:
+            interval = whole.interval or binomial_interval(whole.mean, run.data.get("test"))
+            said += f", unmasked accuracy {_spread(whole.mean, interval)} %"
+        yield f"{said}; in percent:\n\n{table(folder)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table for each set."""
+    """Print a table for each run."""
     parser = argparse.ArgumentParser(prog="python -m reports.families.planted", description=__doc__)
-    parser.add_argument("sets", nargs="*", choices=[*PLANTED, []], help="sets; all without any")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders or archives")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in options.sets or PLANTED:
-            print(f"| {name} | share in % | 95 % interval |\n|---|---|---|", flush=True)
-            for row, mean, half in shares(PLANTED[name]):
-                low, high = 100 * (mean - half), 100 * (mean + half)
-                print(f"| {row} | {100 * mean:.1f} | {low:.1f} to {high:.1f} |", flush=True)
+    print("\n\n".join(_tables(options.runs)))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 
 from evaluation.masking.levels import MODES, Masking
 from fastsal.images.colour import heatmap, lovi
+from reports.figures.samples import as_plane, as_rgb, planes_shown
 from reports.records.run import Method, Run
 
 __all__ = [
@@ -87,10 +89,11 @@ class Gallery:
     Args:
         methods: in the page's order.
         index: ``(K,)``, indices of the test images.
-        images: ``(K, H, W, 3)``; None if the images are not staged.
+        images: ``(K, H, W, 3)``; None if the images are not staged; of volumes and signals with
+            their own axes and channels.
         captions: the class of each image.
         mean: the training set's channel mean in [0, 1].
-        object_masks: ``(K, H, W)``; None if the true objects are not known.
+        object_masks: ``(K, H, W)``; None if the true objects are not known; likewise.
         maps: by method.
     """
 
@@ -106,15 +109,17 @@ class Gallery:
         """The images, the true objects if known, and each method's maps."""
         rows = []
         if self.images is not None:
-            rows.append(PictureRow("Image", [picture_uri(image) for image in self.images]))
+            rows.append(self._image_row(self.images))
         if self.object_masks is not None:
-            shown = self.object_masks.astype(np.uint8)[..., None].repeat(3, -1) * 255
-            rows.append(PictureRow("True object", [picture_uri(mask) for mask in shown]))
+            white = self.object_masks.astype(np.uint8) * 255
+            planes = (self._plane(mask, image) for image, mask in enumerate(white))
+            shown = [picture_uri(plane[..., None].repeat(3, -1)) for plane in planes]
+            rows.append(PictureRow("True object", shown))
         for method in self.methods:
             maps = self.maps.get(method.name)
             if maps is not None:
-                coloured = _bytes(heatmap(torch.from_numpy(_stretched(maps.saliency))))
-                rows.append(PictureRow(method.title, self._in_order(maps, coloured)))
+                pictures = self._in_order(maps, _stretched(maps.saliency), heatmap)
+                rows.append(PictureRow(method.title, pictures))
         return rows
 
     def lovi_rows(self) -> list[PictureRow]:
@@ -126,10 +131,10 @@ class Gallery:
                 shared.setdefault(maps.scales.tobytes(), ([], maps))[0].append(method.title)
         rows = []
         for titles, maps in shared.values():
-            coloured = _bytes(lovi(torch.from_numpy(maps.scales)))
-            rows.append(PictureRow("; ".join(titles), self._in_order(maps, coloured)))
+            if maps.scales is not None:
+                rows.append(PictureRow("; ".join(titles), self._in_order(maps, maps.scales, lovi)))
         if rows and self.images is not None:
-            rows.insert(0, PictureRow("Image", [picture_uri(image) for image in self.images]))
+            rows.insert(0, self._image_row(self.images))
         return rows
 
     @property
@@ -159,7 +164,7 @@ class Gallery:
                     counted = kept if mode == "kar" else ~kept
                     counts.setdefault((mode, cut), []).append(int(counted.sum()))
                     masked = np.where(kept[..., None], self.images[image], fill)
-                    pictures.append(picture_uri(masked))
+                    pictures.append(picture_uri(as_rgb(masked, self._planes[image])))
             rows.append(PictureRow(method.title, pictures))
         pixels = 0 if self.images is None else self.images[image, ..., 0].size
         columns = [
@@ -168,9 +173,44 @@ class Gallery:
         ]
         return MaskedImage(self.captions[image], columns, rows)
 
-    def _in_order(self, maps: _Maps, coloured: Pixels) -> list[str | None]:
-        places = [_place(maps, index) for index in self.index]
-        return [None if place is None else picture_uri(coloured[place]) for place in places]
+    @property
+    def axes(self) -> int:
+        """Number of axes of a map: 2 of images, 3 of volumes, 1 of signals."""
+        return next(iter(self.maps.values())).saliency.ndim - 1
+
+    @property
+    def _planes(self) -> list[int | None]:
+        """The plane that stands for each volume; None for images and signals."""
+        count = len(self.index)
+        if self.axes != 3:
+            return [None] * count
+        depth = next(iter(self.maps.values())).saliency.shape[1]
+        return [*planes_shown(depth, self.object_masks, count)]
+
+    def _plane(self, values: NDArray[Any], image: int) -> NDArray[Any]:
+        return as_plane(values, self.axes, self._planes[image])
+
+    def _image_row(self, images: Pixels) -> PictureRow:
+        title = {1: "Signal", 2: "Image", 3: "Volume"}[self.axes]
+        shown = (as_rgb(one, plane) for one, plane in zip(images, self._planes, strict=True))
+        return PictureRow(title, [picture_uri(picture) for picture in shown])
+
+    def _in_order(
+        self,
+        maps: _Maps,
+        values: NDArray[np.float32],
+        coloured: Callable[[torch.Tensor], torch.Tensor],
+    ) -> list[str | None]:
+        """Pictures of a method's maps or scales, one for each image of the gallery."""
+        pictures: list[str | None] = []
+        for image, index in enumerate(self.index):
+            place = _place(maps, index)
+            if place is None:
+                pictures.append(None)
+                continue
+            plane = np.ascontiguousarray(self._plane(values[place], image))
+            pictures.append(picture_uri(_bytes(coloured(torch.from_numpy(plane[None])))[0]))
+        return pictures
 
 
 def read_gallery(run: Run) -> Gallery | None:
@@ -234,10 +274,11 @@ def _place(maps: _Maps, index: int) -> int | None:
 
 def _stretched(saliency: NDArray[np.float32]) -> NDArray[np.float32]:
     """Maps rescaled from their 1st percentile (0) to their 99th (1); a constant map is 0.5."""
-    low, high = np.percentile(saliency, _PERCENTILES, axis=(1, 2), keepdims=True)
+    axes = tuple(range(1, saliency.ndim))
+    low, high = np.percentile(saliency, _PERCENTILES, axis=axes, keepdims=True)
     low, high = (
-        np.where(high > low, low, saliency.min((1, 2), keepdims=True)),
-        np.where(high > low, high, saliency.max((1, 2), keepdims=True)),
+        np.where(high > low, low, saliency.min(axes, keepdims=True)),
+        np.where(high > low, high, saliency.max(axes, keepdims=True)),
     )
     flat = high <= low
     stretched = (saliency - low) / np.where(flat, 1.0, high - low)

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.figures.gallery import lovi_key, read_gallery
+from reports.figures.samples import SHOWN
 from reports.records.run import Run
 
 __all__ = ["pictures_context", "sections_with_pictures"]
@@ -30,11 +31,12 @@ def pictures_context(run: Run) -> dict[str, Any]:
     """
     gallery = read_gallery(run)
     found: dict[str, Any] = {"captions": [], "maps_rows": [], "masked": [], "lovi_rows": []}
-    found["lovi_key"] = []
+    found |= {"lovi_key": [], "shown": ""}
     if gallery is not None:
         first = range(min(_MASKED_IMAGES, len(gallery.captions)))
         found |= {
             "captions": gallery.captions,
+            "shown": SHOWN[gallery.axes],
             "maps_rows": gallery.side_by_side(),
             "masked": [part for image in first if (part := gallery.masked(image)).rows],
             "lovi_rows": gallery.lovi_rows(),

@@ -42,6 +42,8 @@ class Source:
         object_masks: True if its images come with the true object's pixels.
         published: the published numbers, for when the files are missing.
         tar: True if its folder may be a tar file.
+        axes: number of axes of a sample: 2 of images, 3 of volumes, 1 of signals.
+        channels: of a sample.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Source:
     object_masks: bool = False
     published: Published | None = None
     tar: bool = False
+    axes: int = 2
+    channels: int = 3
 
     @property
     def takes_folder(self) -> bool:
@@ -76,11 +80,16 @@ def source(
     object_masks: bool = False,
     published: Published | None = None,
     tar: bool = False,
+    axes: int = 2,
+    channels: int = 3,
 ) -> Callable[[Callable[[Request], Listing]], Callable[[Request], Listing]]:
     """Register a function that lists a source's images, with the arguments of `Source`."""
 
     def register(listing: Callable[[Request], Listing]) -> Callable[[Request], Listing]:
-        SOURCES.register(name, Source(name, layout, listing, found, object_masks, published, tar))
+        SOURCES.register(
+            name,
+            Source(name, layout, listing, found, object_masks, published, tar, axes, channels),
+        )
         return listing
 
     return register

@@ -44,7 +44,7 @@ class _Drawn:
     seed: int
 
     def blocks(
-        self, indices: NDArray[np.int64], size: tuple[int, int] | None
+        self, indices: NDArray[np.int64], size: tuple[int, ...] | None
     ) -> Generator[Block, None, None]:
         """The images at consecutive `indices`, in blocks."""
         del size

@@ -123,7 +123,8 @@ class CAM(WithoutGradients):
             weight = root.get_parameter(f"{self._heads[call.kind].name}.weight").detach()
             shares = class_shares(output, call.target, len(activations), call.part)
             rows = (shares @ weight).to(activations.dtype)
-            maps = (activations * rows[:, :, None, None]).sum(1)
+            weights = rows.reshape(*rows.shape, *[1] * (activations.dim() - 2))
+            maps = (activations * weights).sum(1)
             maps = maps.relu() if relu_attributions else maps
         warn_of_zero(~maps.flatten(1).any(1), self.get_name(), NO_LOCATION)
         return self._returned(maps, inputs, scale)

@@ -25,7 +25,8 @@ from comparisons.cli.panels import PANELS
 from comparisons.engines import select
 from comparisons.measures import MEASURES
 from comparisons.methods import METHODS
-from comparisons.plans.plan import PRESETS, Plan
+from comparisons.plans.plan import Plan
+from comparisons.plans.presets import PRESETS
 
 pytestmark = pytest.mark.training
 
@@ -137,6 +138,13 @@ def _refused(said: str, message: str) -> None:
         ("--address auto", "--address auto is of a Ray cluster: give --engine ray too"),
         ("--gpus-per-cell 1", "--gpus-per-cell 1 on the CPU: give --device cuda"),
         ("--cpus-per-cell 0", "0 CPUs for a process: expected more than 0"),
+        ("--data volumes --fill noisy-linear", "not for volumes: take --fill mean"),
+        ("--data signals --augment crop:2", "not for signals: give --augment none"),
+        ("--data volumes --methods random,sobel", "method 'sobel' is for images, and these"),
+        ("--data volumes --measures road", "measure 'road' is for signals and images"),
+        ("--data volumes --image-size 8", "--image-size 8: volumes are made from 16 up"),
+        ("--data signals --image-size 64", "--image-size 64: signals are made from 128 up"),
+        ("--data volumes --model resnet9", "on volumes of 24x24x24 with 1 channel ("),
     ],
 )
 def test_bad_options_end_with_one_message(invoke, tmp_path, options, message):
@@ -177,6 +185,22 @@ def test_folders_that_cannot_be_used_end_with_one_message(invoke, folder, tmp_pa
     code, said = invoke("run", "--data", f"folder:{folder}", "--out", str(tmp_path / "r"))
     assert code == 2
     _refused(said, message)
+
+
+def test_volumes_and_signals_take_networks_recipes_and_methods_that_fit(planned):
+    for preset in ("smoke", "quick", "full"):
+        for name, model, left_out in (
+            ("volumes", "convnet-3d", {"road", "idsds"}),
+            ("signals", "convnet-1d", {"idsds"}),
+        ):
+            plan = planned("--preset", preset, "--data", name)
+            assert plan.model == model
+            assert not plan.recipe.flip
+            assert plan.recipe.crop_padding == 0
+            assert not {"sobel", "random-blobs"} & set(plan.methods)
+            assert set(MEASURES) - set(plan.measures) == left_out
+    assert planned("--preset", "volumes").image_size == 20
+    assert planned("--data", "shapes").recipe.flip
 
 
 def test_a_model_with_the_wrong_number_of_classes(invoke, folder, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ import pytest
 from comparisons.graph.nodes import build_nodes
 from comparisons.graph.specs import data_cell
 from comparisons.methods import METHODS
-from comparisons.plans.plan import PRESETS, Plan, PlanError
+from comparisons.plans.plan import Plan, PlanError
+from comparisons.plans.presets import PRESETS
 from evaluation.masking.variants import Variant, crossfitted
 from evaluation.storage.records import CellResult
 from evaluation.training.recipe import RECIPES, Recipe

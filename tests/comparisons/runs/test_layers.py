@@ -371,6 +371,7 @@ def test_weights_of_another_network_are_refused(tmp_path, inline_executor):
         ({"statistics": ()}, "statistics: expected at least one"),
         ({"seeds": (1, 1)}, r"seeds \[1, 1\]"),
         ({"tuning_images": 0}, "tuning_images=0"),
+        ({"data": "volumes"}, "masks inside the network are for images"),
         ({"tuning": Recipe()}, "cannot be cropped or flipped"),
     ],
 )

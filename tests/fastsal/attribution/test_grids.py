@@ -9,7 +9,7 @@ from captum.attr import GuidedGradCam, LayerAttribution, LayerGradCam
 from scipy.stats import norm
 from torch import nn
 
-from fastsal import FastCAM, GradCAM, SMOEScale, find_scales
+from fastsal import CAM, FastCAM, GradCAM, SMOEScale, find_scales
 from fastsal.attribution.cams.recipro import ReciproCAM
 from fastsal.attribution.cams.score import ScoreCAM
 from fastsal.attribution.cams.several_layers import MultiLayerCAM
@@ -180,6 +180,8 @@ def test_the_other_cams_of_any_grid(axes):
         expected = net[9:](kept).softmax(1)[0, 3]
         torch.testing.assert_close(recipro[image].flatten()[place], expected)
     assert ScoreCAM(net, net[8]).attribute(inputs, 3).shape == (2, 1, *grid)
+    zhou = torch.einsum("nc...,c->n...", layer, net[11].weight.detach()[3])
+    torch.testing.assert_close(CAM(net, net[8]).attribute(inputs, 3)[:, 0], zhou)
     fused = MultiLayerCAM(net).attribute(inputs, 3)
     assert fused.shape == inputs.shape
     assert fused.amax() <= 1
