@@ -119,6 +119,11 @@ def find_linear_head(
         )
     name = layers[node.weight]
     weight = network.get_parameter(f"{name}.weight").detach()
+    if not bool(weight.any()):
+        raise HeadError(
+            f"all weights of the linear layer {name!r} are 0, so that no location counts for a "
+            "class and its map is 0 everywhere; load trained weights"
+        )
     try:
         _check_gradient(network, inputs, further, scale, weight)
     except _OtherWayError:

@@ -83,6 +83,10 @@ def ranked_by(rows: Iterable[SumsRow]) -> str:
     return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
 
 
+# By the number of a sample's axes.
+_GRIDS = {1: ("signals", "values"), 2: ("images", "pixels"), 3: ("volumes", "voxels")}
+
+
 def summary(run: Run) -> list[str]:
     """The methods, images, network and unmasked accuracy of a run in a few sentences."""
     if run.dataset is None:
@@ -90,10 +94,12 @@ def summary(run: Run) -> list[str]:
     data = run.data
     images = ""
     if data:
-        size = "×".join(str(side) for side in data.get("size", ()))
+        sides = data.get("size", ())
+        size = "×".join(str(side) for side in sides)
+        samples, elements = _GRIDS.get(len(sides), _GRIDS[2])
         images = (
             f" ({len(data.get('classes', ()))} classes, {_grouped(data.get('train'))} training and "
-            f"{_grouped(data.get('test'))} test images of {size} pixels)"
+            f"{_grouped(data.get('test'))} test {samples} of {size} {elements})"
         )
     controls = len(run.in_group("control"))
     methods = counted(len(run.methods) - controls, "method")

@@ -66,5 +66,15 @@ def _listed(names: Sequence[str], every: int) -> str:
 
 
 def title_of(method: Method) -> str:
-    """A method's title in a sentence."""
-    return named(method.title) if method.group == "control" else method.title
+    """A method's title in a sentence, in which commas stand between methods.
+
+    Linear weights are the default, and are not said.
+
+    >>> given = Method("mean-late", "Mean, late scales", "", {}, "smoe")
+    >>> title_of(given), title_of(Method("mean-linear", "Mean, linear weights", "", {}, "smoe"))
+    ('Mean (late scales)', 'Mean')
+    """
+    if method.group == "control":
+        return named(method.title)
+    title, _, setting = method.title.partition(", ")
+    return title if setting in ("", "linear weights") else f"{title} ({setting})"

@@ -73,7 +73,7 @@ def _told_of_first(run: Run, found: Scored) -> str:
             groups[place].append(title_of(run.methods[name]))
     own = found.methods[first].estimate
     said = "; ".join(f"{way} {', '.join(names)}" for way, names in groups.items() if names)
-    title = run.methods[first].title
+    title = title_of(run.methods[first])
     return f"- {headed(found.score.title)}: {title} {score(own.mean)}{spread(own, 1, 3)}; {said}."
 
 
