@@ -39,13 +39,13 @@ def architectures(
     ] = "",
     count: Annotated[int, typer.Option(min=1, help="Number of photographs.")] = 100,
     run: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             show_default="reports/runs/imagenette-lite0",
             help="Run of python -m comparisons run --modes none, whose insertion less deletion of "
             "photographs is on the page.",
         ),
-    ] = RUN,
+    ] = None,
     time: Annotated[
         bool, typer.Option("--costs/--no-costs", help="Time the map on the published networks.")
     ] = True,
@@ -76,7 +76,7 @@ def architectures(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     page = out / "architectures.md"
-    write_page(out, page, run)
+    write_page(out, page, run or RUN)
     typer.echo(f"the page is {page}")
 
 

@@ -160,7 +160,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("vgg", "VGG without norm", _vgg, _ADAM, "vgg16"),
         Architecture("densenet", "DenseNet", _densenet, _SGD, "densenet121"),
         Architecture(
-            "mobilenet", "MobileNetV3", _mobilenet, replace(_ADAM, epochs=3), "mobilenet_v3_large"
+            "mobilenet", "MobileNetV3", _mobilenet, replace(_ADAM, epochs=12), "mobilenet_v3_large"
         ),
         Architecture(
             "efficientnet",
