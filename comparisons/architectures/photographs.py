@@ -36,7 +36,7 @@ def photographs(data: str, count: int, path: Path, say: Callable[[str], object])
     from reports.pictures.photographs import efficientnet_lite0
 
     network = efficientnet_lite0()
-    request = Request(train_images=1, test_images=count, image_size=SIZE)
+    request = Request(train_images=count, test_images=count, image_size=SIZE)
     images = load_dataset(data, request).test.images
     ranks: list[float] = []
     if path.exists():
