@@ -15,6 +15,7 @@ QUERIES = "boxes are decoded from queries, after the last grid"
 DECODER = "a decoder reads every scale"
 # Families with a larger share after or beside the last scale, or with another error.
 REASONS = {
+    "timm crossvit": "two branches on grids of their own; depths of the first stage are read",
     "timm coat": "three resolutions read each other in parallel blocks, and all reach the output",
     "timm efficientvim": "the heads of all stages read hidden states without locations",
     "timm tnt": "every patch is a map of 4x4 locations of its own",
