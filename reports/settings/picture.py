@@ -49,7 +49,7 @@ def picture(rows: Sequence[Row], network: str = "mobilenet_v3_large") -> Figure:
         for axes in panels[len(shown) :]:
             axes.axis("off")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
         figure.supxlabel(f"time added to a forward pass of {NETWORKS[network]}, one image (%)")
     return figure
 
@@ -60,7 +60,7 @@ def _panel(axes: Axes, rows: Sequence[Row], quality: Quality, network: str) -> N
         if own is None:
             continue
         if row.method == CENTRE:
-            axes.axhline(own.value.mean, color="#7a7a7a", linestyle=":", linewidth=1.2)
+            axes.axhline(own.value.mean, color="#7a7a7a", linestyle=":", label="centre disk")
             continue
         if network not in row.added:
             continue

@@ -62,10 +62,16 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
             lines.append(f"- {headed(quality.title)} ({pairs}): {'; '.join(said)}.")
     if lines:
         yield "\n".join(lines)
+    dearer = [row for row in settings[1:] if _dearer(row, settings[0])]
+    if dearer:
+        words = ", ".join(row.words for row in dearer)
+        yield f"- Dearer than the default on every network that was timed, not cheaper: {words}."
     as_good = [
         row.words
         for row in settings[1:]
-        if row.qualities and not any(own.verdict == "below" for own in row.qualities.values())
+        if row not in dearer
+        and row.qualities
+        and not any(own.verdict == "below" for own in row.qualities.values())
     ]
     complete = all(len(row.qualities) == len(QUALITIES) for row in settings)
     if any(row.qualities for row in settings[1:]):
@@ -77,9 +83,15 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
             )
         else:
             yield (
-                "**Take the default where quality counts**: each cheaper setting that was measured "
-                f"is told below it in some quality.{short}"
+                "**Take the default where quality counts**: each setting that is not dearer and was "
+                f"measured is told below it in some quality.{short}"
             )
+
+
+def _dearer(row: Row, default: Row) -> bool:
+    """True if the interval of each network's added time lies above the default's."""
+    both = row.added.keys() & default.added.keys()
+    return bool(both) and all(row.added[name].low > default.added[name].high for name in both)
 
 
 def _time(found: Interval | None) -> str:

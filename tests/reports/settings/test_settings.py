@@ -102,6 +102,19 @@ def test_what_is_told_is_marked_and_recommended():
     assert "**Take the default where quality counts**" in "\n".join(recommended(worse))
 
 
+def test_what_costs_more_than_the_default_is_not_recommended():
+    found = [_row("smoe-linear", "", 0.5), _row("std-linear", "not told", 0.5)]
+    assert "No quality tells `std-linear`" in "\n".join(recommended(found))
+    dear = {name: Interval(30.0, 29.0, 31.0, 0.95) for name in found[0].added}
+    found[1] = Row("std-linear", "`std-linear`", dear, found[1].qualities)
+    said = "\n".join(recommended(found))
+    assert "Dearer than the default on every network that was timed, not cheaper: `std" in said
+    assert "**Take the default" in said
+    # Of intervals that overlap on one network nothing is told.
+    found[1] = Row("std-linear", "`std-linear`", found[0].added, found[1].qualities)
+    assert "Dearer" not in "\n".join(recommended(found))
+
+
 def test_the_picture_has_a_panel_a_quality_and_a_point_a_setting():
     found = [_row("smoe-linear", "", 0.5), _row("smoe-late", "above", 0.6), _row("centre", "", 0.1)]
     drawn = picture(found)
