@@ -83,8 +83,8 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
             )
         else:
             yield (
-                "**Take the default where quality counts**: each setting that is not dearer and was "
-                f"measured is told below it in some quality.{short}"
+                "**Take the default where quality counts**: each setting that is not dearer and "
+                f"was measured is told below it in some quality.{short}"
             )
 
 
