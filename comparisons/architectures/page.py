@@ -14,7 +14,6 @@ from comparisons.architectures.measuring import EXPLAINED, Measured
 from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.tensors import TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
-from evaluation.scoring.scores import t_interval
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
 from reports.measured.scores import Scored, scored
@@ -169,10 +168,7 @@ def _beyond(found: Scored, name: str, other: str) -> str:
     own, its = found.methods[name], found.methods.get(other)
     if its is None:
         return _MISSING
-    values = own.less(its)
-    cells = (*own.cells, *its.cells)
-    interval = t_interval(values.tolist())
-    return _interval(Estimate(float(values.mean()), interval, (None,), cells), "+")
+    return _interval(own.less(its).estimate, "+")
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:

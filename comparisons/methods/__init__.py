@@ -7,7 +7,7 @@ salient pixels.
 
 from comparisons.methods import controls  # noqa: F401
 from comparisons.methods.activation_maps import register_class_maps, register_maps
-from comparisons.methods.base import GROUPS, INPUTS, Batch, Explain, Method, Prepare, check_axes
+from comparisons.methods.base import GROUPS, Batch, Explain, Method, Prepare, check_axes
 from comparisons.methods.class_activation import register_cam_methods
 from comparisons.methods.gradients import register_gradients
 from comparisons.methods.registry import METHODS, get_method, is_method, method, resolve
@@ -15,7 +15,6 @@ from comparisons.methods.statistics import register_statistics
 
 __all__ = [
     "GROUPS",
-    "INPUTS",
     "METHODS",
     "Batch",
     "Explain",

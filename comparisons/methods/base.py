@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from comparisons.methods.work import Work
+from evaluation.datasets.grids import GRIDS
 
 __all__ = [
     "GROUPS",
-    "INPUTS",
     "PAPER",
     "Batch",
     "Explain",
@@ -24,9 +24,6 @@ __all__ = [
 
 # The citation of SMOE Scale and Fast-CAM.
 PAPER = "Mundhenk, Chen and Friedland 2020"
-
-# Inputs by the number of their axes.
-INPUTS = {1: "signals", 2: "images", 3: "volumes"}
 
 Group = Literal["control", "smoe", "activation", "cam", "gradient"]
 GROUPS: tuple[Group, ...] = ("control", "smoe", "activation", "cam", "gradient")
@@ -46,9 +43,9 @@ def check_axes(what: str, allowed: tuple[int, ...], axes: int) -> None:
     >>> check_axes("method 'sobel'", (2,), 2)
     """
     if axes not in allowed:
-        known = " and ".join(INPUTS[each] for each in allowed)
+        known = " and ".join(GRIDS[each].samples for each in allowed)
         raise ValueError(
-            f"{what} is for {known}, and these inputs are {INPUTS[axes]}: leave it out"
+            f"{what} is for {known}, and these inputs are {GRIDS[axes].samples}: leave it out"
         )
 
 

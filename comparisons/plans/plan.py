@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from comparisons.measures import MEASURES, USUAL_STEPS, check_steps
-from comparisons.methods import INPUTS, METHODS, check_axes, get_method, is_method
+from comparisons.methods import METHODS, check_axes, get_method, is_method
+from evaluation.datasets.grids import GRIDS
 from evaluation.datasets.load import axes_of, channels_of
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
@@ -148,7 +149,7 @@ class Plan:
 
     def _check_grid(self, axes: int) -> None:
         """Refuse, of volumes and signals, everything that is for images alone."""
-        what = INPUTS[axes]
+        what = GRIDS[axes].samples
         try:
             for name in (*self.methods, *self.first_seed_only):
                 check_axes(f"method {name!r}", get_method(name).axes, axes)

@@ -76,8 +76,8 @@ def has_object_masks(data: str) -> bool:
     >>> has_object_masks("shapes"), has_object_masks("folder:pictures")
     (True, False)
     """
-    name = data.partition(":")[0]
-    return name in SOURCES and SOURCES[name].object_masks
+    source = _known(data)
+    return source is not None and source.object_masks
 
 
 def axes_of(data: str) -> int:
@@ -86,8 +86,8 @@ def axes_of(data: str) -> int:
     >>> axes_of("volumes"), axes_of("signals"), axes_of("folder:pictures")
     (3, 1, 2)
     """
-    name = data.partition(":")[0]
-    return SOURCES[name].axes if name in SOURCES else 2
+    source = _known(data)
+    return 2 if source is None else source.axes
 
 
 def channels_of(data: str) -> int:
@@ -96,8 +96,13 @@ def channels_of(data: str) -> int:
     >>> channels_of("volumes"), channels_of("signals"), channels_of("folder:pictures")
     (1, 2, 3)
     """
-    name = data.partition(":")[0]
-    return SOURCES[name].channels if name in SOURCES else 3
+    source = _known(data)
+    return 3 if source is None else source.channels
+
+
+def _known(data: str) -> Source | None:
+    """The source that ``--data`` names, if there is one of this name."""
+    return SOURCES.get(data.partition(":")[0])
 
 
 def list_images(data: str, request: Request) -> Listing:

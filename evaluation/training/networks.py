@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.datasets.grids import GRIDS
 from evaluation.storage.hashes import weights_hash
 from evaluation.training.fast_network import FastNet
 from evaluation.training.grid_networks import ConvNet
@@ -319,11 +320,10 @@ def _failed(name: str, shape: tuple[int, ...], error: Exception) -> str:
             f"model {name!r} fails on images of {size} ({error}): choose another model, or resize "
             "the images with --image-size"
         )
-    what, built_in = ("signals", "convnet-1d") if len(sides) == 1 else ("volumes", "convnet-3d")
     return (
-        f"model {name!r} fails on {what} of {size} with {channels} "
+        f"model {name!r} fails on {GRIDS[len(sides)].samples} of {size} with {channels} "
         f"channel{'s' if channels > 1 else ''} ({error}): choose "
-        f"--model {built_in}, or a network of your own that takes them"
+        f"--model convnet-{len(sides)}d, or a network of your own that takes them"
     )
 
 

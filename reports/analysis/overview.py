@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from evaluation.datasets.grids import GRIDS
 from evaluation.storage.records import METRICS, Metric
 from reports.formatting import counted, percent, spread, trace
 from reports.records.estimates import Estimate, Place, Sums
@@ -83,10 +84,6 @@ def ranked_by(rows: Iterable[SumsRow]) -> str:
     return "KAR score" if any(sums.kar for sums in found) else "ROAR score"
 
 
-# By the number of a sample's axes.
-_GRIDS = {1: ("signals", "values"), 2: ("images", "pixels"), 3: ("volumes", "voxels")}
-
-
 def summary(run: Run) -> list[str]:
     """The methods, images, network and unmasked accuracy of a run in a few sentences."""
     if run.dataset is None:
@@ -96,10 +93,10 @@ def summary(run: Run) -> list[str]:
     if data:
         sides = data.get("size", ())
         size = "×".join(str(side) for side in sides)
-        samples, elements = _GRIDS.get(len(sides), _GRIDS[2])
+        grid = GRIDS.get(len(sides), GRIDS[2])
         images = (
             f" ({len(data.get('classes', ()))} classes, {_grouped(data.get('train'))} training and "
-            f"{_grouped(data.get('test'))} test {samples} of {size} {elements})"
+            f"{_grouped(data.get('test'))} test {grid.samples} of {size} {grid.elements})"
         )
     controls = len(run.in_group("control"))
     methods = counted(len(run.methods) - controls, "method")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from fastsal import SMOEScale, watch
 from fastsal.export.model import with_map
 from fastsal.export.onnx import write_onnx
-from fastsal.optional import needed, one_line
+from fastsal.optional import one_line
+from reports.compatibility.networks import NETWORKS
 
 __all__ = ["REFUSALS", "refused"]
 
@@ -70,11 +71,7 @@ def _program(**options: bool) -> nn.Module:
 
 def _detector() -> nn.Module:
     torch.manual_seed(0)
-    models = needed("torchvision", "a detector").models
-    network: nn.Module = models.get_model(
-        "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None
-    )
-    return network
+    return NETWORKS["ssdlite320_mobilenet_v3_large"].build()
 
 
 def _export_of_boxes() -> object:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsal.files import written_whole
 from fastsal.networks.scales import Scale, ScalesError, candidates, chosen_scales
 from fastsal.optional import one_line
 from reports.families.graph import Graph, last_cut, missed, unread
@@ -192,9 +193,8 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
         json.dumps(_rounded(asdict(one))) + "\n"
         for one in sorted(measurements, key=lambda one: one.family)
     ]
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
 
 
 def _scale(fields: Mapping[str, Any]) -> FoundScale:

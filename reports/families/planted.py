@@ -13,7 +13,7 @@ from statistics import fmean
 
 from evaluation.scoring.scores import t_interval
 from reports.formatting import markdown_table, share
-from reports.records.estimates import binomial_interval
+from reports.records.estimates import Estimate, binomial_interval
 from reports.records.run import Run, read_run
 
 __all__ = ["table"]
@@ -44,19 +44,14 @@ def table(folder: Path) -> str:
     headings = [f"{mode.upper()} {share(fraction)}" for mode, fraction in places]
     lines = [("map", "mass in the object", *headings)]
     lines.append(("---",) * len(lines[0]))
+    images = run.data.get("test")
     for name, values in masses.items():
         found = [run.accuracies.get((name, mode, fraction)) for mode, fraction in places]
-        images = run.data.get("test")
         lines.append(
             (
                 run.methods[name].title,
                 _spread(fmean(values), t_interval(values)),
-                *(
-                    "not measured"
-                    if each is None
-                    else _spread(each.mean, each.interval or binomial_interval(each.mean, images))
-                    for each in found
-                ),
+                *("not measured" if each is None else _accuracy(each, images) for each in found),
             )
         )
     return markdown_table(lines)
@@ -77,6 +72,11 @@ def _masses(run: Run) -> dict[str, list[float]]:
     }
 
 
+def _accuracy(found: Estimate, images: int | None) -> str:
+    """An accuracy; of one seed, with the interval over test images."""
+    return _spread(found.mean, found.interval or binomial_interval(found.mean, images))
+
+
 def _spread(mean: float, interval: tuple[float, float] | None) -> str:
     """A share and its interval in percent."""
     if interval is None:
@@ -90,8 +90,7 @@ def _tables(folders: Sequence[Path]) -> Iterator[str]:
         whole = run.unmasked
         said = f"{run.dataset}, {run.model}"
         if whole is not None:
-            interval = whole.interval or binomial_interval(whole.mean, run.data.get("test"))
-            said += f", unmasked accuracy {_spread(whole.mean, interval)} %"
+            said += f", unmasked accuracy {_accuracy(whole, run.data.get('test'))} %"
         yield f"{said}; in percent:\n\n{table(folder)}"
 
 

@@ -6,13 +6,13 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from evaluation.datasets.grids import GRIDS
 from evaluation.masking.levels import MODES, Masking
 from fastsal.images.colour import heatmap, lovi
 from reports.figures.samples import as_plane, as_rgb, planes_shown
@@ -112,9 +112,11 @@ class Gallery:
             rows.append(self._image_row(self.images))
         if self.object_masks is not None:
             white = self.object_masks.astype(np.uint8) * 255
-            planes = (self._plane(mask, image) for image, mask in enumerate(white))
-            shown = [picture_uri(plane[..., None].repeat(3, -1)) for plane in planes]
-            rows.append(PictureRow("True object", shown))
+            masks = zip(white, self._planes, strict=True)
+            shown = [as_plane(mask, self.axes, plane)[..., None] for mask, plane in masks]
+            rows.append(
+                PictureRow("True object", [picture_uri(one.repeat(3, -1)) for one in shown])
+            )
         for method in self.methods:
             maps = self.maps.get(method.name)
             if maps is not None:
@@ -150,7 +152,7 @@ class Gallery:
             image: position in the gallery.
         """
         counts: dict[tuple[str, float], list[int]] = {}
-        rows = []
+        rows, plane = [], self._planes[image]
         for method in self.methods:
             maps = self.maps.get(method.name)
             place = None if maps is None else _place(maps, self.index[image])
@@ -164,7 +166,7 @@ class Gallery:
                     counted = kept if mode == "kar" else ~kept
                     counts.setdefault((mode, cut), []).append(int(counted.sum()))
                     masked = np.where(kept[..., None], self.images[image], fill)
-                    pictures.append(picture_uri(as_rgb(masked, self._planes[image])))
+                    pictures.append(picture_uri(as_rgb(masked, plane)))
             rows.append(PictureRow(method.title, pictures))
         pixels = 0 if self.images is None else self.images[image, ..., 0].size
         columns = [
@@ -187,11 +189,8 @@ class Gallery:
         depth = next(iter(self.maps.values())).saliency.shape[1]
         return [*planes_shown(depth, self.object_masks, count)]
 
-    def _plane(self, values: NDArray[Any], image: int) -> NDArray[Any]:
-        return as_plane(values, self.axes, self._planes[image])
-
     def _image_row(self, images: Pixels) -> PictureRow:
-        title = {1: "Signal", 2: "Image", 3: "Volume"}[self.axes]
+        title = GRIDS[self.axes].sample.capitalize()
         shown = (as_rgb(one, plane) for one, plane in zip(images, self._planes, strict=True))
         return PictureRow(title, [picture_uri(picture) for picture in shown])
 
@@ -203,12 +202,12 @@ class Gallery:
     ) -> list[str | None]:
         """Pictures of a method's maps or scales, one for each image of the gallery."""
         pictures: list[str | None] = []
-        for image, index in enumerate(self.index):
+        for index, at in zip(self.index, self._planes, strict=True):
             place = _place(maps, index)
             if place is None:
                 pictures.append(None)
                 continue
-            plane = np.ascontiguousarray(self._plane(values[place], image))
+            plane = np.ascontiguousarray(as_plane(values[place], self.axes, at))
             pictures.append(picture_uri(_bytes(coloured(torch.from_numpy(plane[None])))[0]))
         return pictures
 

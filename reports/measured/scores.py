@@ -85,12 +85,18 @@ class OfImages:
     @property
     def estimate(self) -> Estimate:
         """The mean with its interval over images."""
-        return _estimate(self.values, self.cells)
+        interval = t_interval(self.tolist())
+        return Estimate(float(self.values.mean()), interval, (None,), self.cells)
 
-    def less(self, other: OfImages) -> NDArray[np.float64]:
+    def tolist(self) -> list[float]:
+        """The score of each image."""
+        return [float(value) for value in self.values]
+
+    def less(self, other: OfImages) -> OfImages:
         """The differences from another method's scores of the images that both have."""
-        _, mine, its = np.intersect1d(self.images, other.images, return_indices=True)
-        return np.asarray(self.values[mine] - other.values[its])
+        images, mine, its = np.intersect1d(self.images, other.images, return_indices=True)
+        values = np.asarray(self.values[mine] - other.values[its])
+        return OfImages(images, values, (*self.cells, *other.cells))
 
 
 @dataclass(frozen=True)
@@ -178,15 +184,9 @@ def _tested(score: Score, methods: dict[str, OfImages], references: Sequence[str
         # Two references are compared once, as the later one's.
         if name not in known[place:]
     ]
-    values = [methods[name].less(methods[reference]) for name, reference in pairs]
-    tests = paired_tests([each.tolist() for each in values])
+    found = [methods[name].less(methods[reference]) for name, reference in pairs]
+    tests = paired_tests([each.tolist() for each in found])
     differences: dict[str, dict[str, Difference]] = {reference: {} for reference in known}
-    for (name, reference), each, test in zip(pairs, values, tests, strict=True):
-        cells = (*methods[name].cells, *methods[reference].cells)
-        estimate = _estimate(each, cells)
-        differences[reference][name] = Difference(name, reference, estimate, test)
+    for (name, reference), each, test in zip(pairs, found, tests, strict=True):
+        differences[reference][name] = Difference(name, reference, each.estimate, test)
     return Scored(score, methods, differences)
-
-
-def _estimate(values: NDArray[np.float64], cells: tuple[str, ...]) -> Estimate:
-    return Estimate(float(values.mean()), t_interval(values.tolist()), (None,), cells)
