@@ -55,8 +55,8 @@ LAZY = {
 }
 # What is needed by modules that only each other and functions import.
 OPTIONAL = {
-    f"fastsal/kernels/{name}.py": {"numba", "numpy", "llvmlite"}
-    for name in ("jit", "numba_statistic", "numba_maps")
+    f"fastsal/kernels/numba/{name}.py": {"numba", "numpy", "llvmlite"}
+    for name in ("jit", "maps", "smoe")
 }
 OPTIONAL["fastsal/kernels/triton_kernels.py"] = {"triton"}
 OPTIONAL["fastsal/monitoring/lightning.py"] = {"lightning"}

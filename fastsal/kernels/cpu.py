@@ -56,11 +56,11 @@ def _kernels() -> Callable[[str], Any] | None:
         return None
     if numba.config.DISABLE_JIT:
         return None
-    from fastsal.kernels import numba_maps, numba_statistic
-    from fastsal.kernels.jit import compile_kernel
+    from fastsal.kernels.numba import maps, smoe
+    from fastsal.kernels.numba.jit import compile_kernel
 
     def compiled(name: str) -> Any:
-        return compile_kernel(getattr(numba_statistic, name, None) or getattr(numba_maps, name))
+        return compile_kernel(getattr(smoe, name, None) or getattr(maps, name))
 
     return compiled
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray, types
 from numba.extending import overload
 
-from fastsal.kernels.jit import claim, compiled, join, pointer
+from fastsal.kernels.numba.jit import claim, compiled, join, pointer
 from fastsal.kernels.tasks import STATISTIC_SCRATCH_BYTES, StatisticTask
 
 TASK = np.dtype(StatisticTask)

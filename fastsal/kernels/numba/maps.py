@@ -8,7 +8,7 @@ import numpy as np
 from numba import carray
 
 from fastsal.kernels.constants import CONSTANT_SPREAD
-from fastsal.kernels.jit import claim, compiled, join, pointer
+from fastsal.kernels.numba.jit import claim, compiled, join, pointer
 from fastsal.kernels.tasks import CombineTask, ScaleMaps, SquashTask
 
 COMBINE = np.dtype(CombineTask)

@@ -1,0 +1,1 @@
+"""Kernels on a CPU, as functions for Numba to compile."""
