@@ -56,7 +56,7 @@ LAZY = {
 # What is needed by modules that only each other and functions import.
 OPTIONAL = {
     f"fastsal/kernels/numba/{name}.py": {"numba", "numpy", "llvmlite"}
-    for name in ("jit", "maps", "smoe")
+    for name in ("jit", "maps", "moments", "smoe")
 }
 OPTIONAL["fastsal/kernels/triton_kernels.py"] = {"triton"}
 OPTIONAL["fastsal/monitoring/lightning.py"] = {"lightning"}

@@ -24,7 +24,7 @@ from fastsal.maps.normalization import gaussian
 from fastsal.networks.hooks import Tap
 from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
-from fastsal.statistics.smoe import smoe_scale
+from fastsal.statistics.kernels import kernel_of
 
 # The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
 MOST_PLANS = 4
@@ -114,12 +114,13 @@ class PlannedReader:
     def after(cls, reader: ScaleReader, key: CacheKey) -> PlannedReader | None:
         """Return a planned reader for more calls like the one that a reader has just read.
 
-        None if the kernels do not cover all of it: they have SMOE Scale with the normal CDF of
-        each whole image on one device.
+        None if the kernels do not cover all of it: they have SMOE Scale, and on a CPU the mean and
+        the standard deviation, with the normal CDF of each whole image on one device.
         """
         settings, layouts = reader.settings, reader.layouts
+        statistic = kernel_of(settings.statistic)
         if (
-            settings.statistic.function is not smoe_scale
+            statistic is None
             or settings.normalization is not gaussian
             or settings.normalize_over != "image"
             or settings.tiling is not None
@@ -137,12 +138,13 @@ class PlannedReader:
             for layout, scale in zip(in_order, reader.scales, strict=True)
         ]
         plan_class = CpuPlan if device.type == "cpu" else GpuPlan
-        if not plan_class.fits(firsts) or len({first.shape[0] for first in firsts}) > 1:
+        if not plan_class.fits(firsts, statistic) or len({first.shape[0] for first in firsts}) > 1:
             return None
         weights = reader.weights()
         total = math.fsum(weights)
         height, width = reader.size
-        plan = plan_class(firsts, [weight / total for weight in weights], (height, width))
+        shares = [weight / total for weight in weights]
+        plan = plan_class(firsts, shares, (height, width), statistic)
         return cls(key, reader.scales, in_order, reader.taps, plan)
 
     def begin(self, make_fallback: Callable[[], ScaleReader]) -> None:

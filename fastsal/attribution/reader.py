@@ -30,7 +30,7 @@ from fastsal.networks.layers import (
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
 from fastsal.networks.state import LayerError
-from fastsal.statistics.slices import rectified
+from fastsal.statistics.kernels import kernel_of, of_rectified
 from fastsal.statistics.smoe import smoe_scale
 
 SEVERAL_DEVICES = "the images on each of several devices lie in places of their own"
@@ -87,6 +87,7 @@ class ScaleReader:
         self._devices: dict[int, torch.device] = {}
         self._of_parts: list[tuple[int, dict[int, Scale]]] = []
         self._is_smoe = settings.statistic.function is smoe_scale
+        self._has_kernel = kernel_of(settings.statistic) is not None
         # Parts of a batch, tiles of an image and several devices are joined after the pass; then a
         # map can be normalised. Work that can wait should: between two layers even a few
         # instructions wait for memory.
@@ -159,17 +160,15 @@ class ScaleReader:
         if known is not None and scale.varies and self._devices[index] != tensor.device:
             scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
         self._of_pass[index], self._devices[index] = scale, tensor.device
-        planned = self._is_smoe and tensor.dim() == IMAGE
+        planned = self._has_kernel and tensor.dim() == IMAGE
         if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
-        if statistic.domain == "post_relu" and not statistic.rectifies:
-            # Whether there are negative values depends on the image.
-            activations = rectified(activations)
-        values = by_image(statistic(activations), scale.placement)
+        read = statistic if statistic.domain == "pre_relu" else partial(of_rectified, statistic)
+        values = by_image(read(activations), scale.placement)
         if self._notes.looks_for_small(index, tensor):
             self._look_for_small(self.layers[index].name, activations, values)
         if not self._normalize_later:

@@ -1,4 +1,4 @@
-"""SMOE Scale, the normal CDF and the weighted sum on a CPU, by kernels that Numba compiles.
+"""Statistics, the normal CDF and the weighted sum on a CPU, by kernels that Numba compiles.
 
 Each function returns None, or False, where PyTorch's operations have to be used instead: for other
 devices and types, under autograd, a compiler or a transform, and without Numba.
@@ -36,6 +36,8 @@ from fastsal.kernels.threads import run_in_parallel, workers_for
 
 # Locations of a block, at most and at least: their sums stay in the cache over all channels.
 LARGEST_BLOCK, SMALLEST_BLOCK = 1024, 16
+# The module of each statistic's kernels, and true for a moment about the mean.
+STATISTICS = {"smoe_scale": ("smoe", False), "mean": ("moments", False), "std": ("moments", True)}
 # The number of prepared calls that are kept, with their layouts.
 MOST_CALLS = 256
 # Bands of rows for each thread, so that a slow thread leaves some to the others.
@@ -48,35 +50,40 @@ def available() -> bool:
 
 
 @cache
-def _kernels() -> Callable[[str], Any] | None:
-    """Return a function from a kernel's name to the compiled kernel, or None without Numba."""
+def _kernels() -> Callable[[str, str], Any] | None:
+    """Return a function from a module and a name to the compiled kernel, or None without Numba."""
     try:
         import numba
     except (ImportError, OSError):
         return None
     if numba.config.DISABLE_JIT:
         return None
-    from fastsal.kernels.numba import maps, smoe
+    from fastsal.kernels.numba import maps, moments, smoe
     from fastsal.kernels.numba.jit import compile_kernel
 
-    def compiled(name: str) -> Any:
-        return compile_kernel(getattr(smoe, name, None) or getattr(maps, name))
+    modules = {"maps": maps, "moments": moments, "smoe": smoe}
+
+    def compiled(module: str, name: str) -> Any:
+        return compile_kernel(getattr(modules[module], name))
 
     return compiled
 
 
-def _kernel(name: str) -> Any:
+def _kernel(module: str, name: str) -> Any:
     """Return the compiled kernel of a name; Numba must be installed."""
     kernels: Any = _kernels()
-    return kernels(name)
+    return kernels(module, name)
 
 
 class StatisticCall:
-    """One reusable kernel call: SMOE Scale of tensors with one layout.
+    """One reusable kernel call: a statistic of tensors with one layout.
+
+    Negative activations count as 0.
 
     Args:
         layout: The layout of the activations, as `(N, C, H, W)`.
-        epsilon: Added to each activation.
+        epsilon: Added to each activation by SMOE Scale.
+        statistic: One of `STATISTICS`.
 
     Attributes:
         bytes: The size of the result.
@@ -84,13 +91,16 @@ class StatisticCall:
         workers: The number of threads.
     """
 
-    def __init__(self, layout: Layout, epsilon: float = EPSILON) -> None:
+    def __init__(
+        self, layout: Layout, epsilon: float = EPSILON, statistic: str = "smoe_scale"
+    ) -> None:
         images, channels, height, width = layout.shape
         of_images, of_channels, _, of_columns = layout.stride
         locations = height * width
         channels_first = of_columns == 1 or locations == 1
         order = "channels_first" if channels_first else "channels_last"
-        kernel = _kernel(f"{order}_{DTYPE_NAMES[layout.dtype]}")
+        module, deviates = STATISTICS[statistic]
+        kernel = _kernel(module, f"{order}_{DTYPE_NAMES[layout.dtype]}")
         self._call, self._address = kernel.call, kernel.address
         workers = workers_for(images * -(-locations // SMALLEST_BLOCK), layout.shape.numel())
         # At least as many blocks as threads, each of whole vectors.
@@ -111,13 +121,14 @@ class StatisticCall:
             channels=channels,
             locations=locations,
             block=block,
+            deviates=deviates,
             epsilon=epsilon,
         )
         # The tasks that no call uses.
         self._idle = [self._new_task()]
 
     def run(self, source: int, target: int, scratch: int) -> bool:
-        """Compute SMOE Scale of the activations at an address.
+        """Compute the statistic of the activations at an address.
 
         Args:
             source: The address of the activations.
@@ -142,9 +153,22 @@ class StatisticCall:
 
 def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
     """Return SMOE Scale `(N, H, W)` of activations `(N, C, H, W)`, or None without a kernel."""
+    return statistic("smoe_scale", activations, epsilon)
+
+
+def statistic(name: str, activations: Tensor, epsilon: float = EPSILON) -> Tensor | None:
+    """Return a statistic `(N, H, W)` of activations `(N, C, H, W)`, or None without a kernel.
+
+    Negative activations count as 0.
+
+    Args:
+        name: One of `STATISTICS`.
+        activations: `(N, C, H, W)`.
+        epsilon: Added to each activation by SMOE Scale.
+    """
     if not readable(activations):
         return None
-    call = _statistic_call(layout_of(activations), epsilon, torch.get_num_threads())
+    call = _statistic_call(layout_of(activations), epsilon, name, torch.get_num_threads())
     if call is None:
         return None
     images, _, height, width = activations.shape
@@ -155,9 +179,9 @@ def smoe_scale(activations: Tensor, epsilon: float) -> Tensor | None:
 
 
 @lru_cache(maxsize=MOST_CALLS)
-def _statistic_call(layout: Layout, epsilon: float, _: int) -> StatisticCall | None:
+def _statistic_call(layout: Layout, epsilon: float, name: str, _: int) -> StatisticCall | None:
     """Return the call for a layout and a number of threads, or None without a kernel."""
-    return StatisticCall(layout, epsilon) if has_statistic_kernel(layout) else None
+    return StatisticCall(layout, epsilon, name) if has_statistic_kernel(layout) else None
 
 
 def gaussian(maps: Tensor, in_place: bool = False) -> Tensor | None:
@@ -296,6 +320,6 @@ def readable(tensor: Tensor) -> bool:
 
 
 def _run(name: str, task: Any) -> None:
-    kernel = _kernel(name)
+    kernel = _kernel("maps", name)
     task.claimed, task.joined = 0, 0
     run_in_parallel(kernel.call, kernel.address, addressof(task), task.workers)

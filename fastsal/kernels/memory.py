@@ -85,7 +85,7 @@ def channels_first(layout: Layout, channels_last: bool) -> Layout:
 
 
 def has_statistic_kernel(layout: Layout) -> bool:
-    """Return True if the kernels of SMOE Scale take activations `(N, C, H, W)` of this layout."""
+    """Return True if the kernels of statistics take activations `(N, C, H, W)` of this layout."""
     if layout.dtype not in DTYPE_NAMES or not layout.shape.numel():
         return False
     _, _, height, width = layout.shape

@@ -44,19 +44,24 @@ class Plan(Protocol):
 
 
 class CpuPlan:
-    """The `Plan` on a CPU: SMOE Scale, the normal CDF and the weighted average.
+    """The `Plan` on a CPU: a statistic, the normal CDF and the weighted average.
 
     Args:
         layouts: The layout of each layer's tensor, as `(N, C, h, w)`.
         shares: The weights of the scales, which sum to 1.
         size: (H, W) of the average.
+        statistic: The name of the statistic.
     """
 
     def __init__(
-        self, layouts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
+        self,
+        layouts: Sequence[Layout],
+        shares: Sequence[float],
+        size: tuple[int, int],
+        statistic: str = "smoe_scale",
     ) -> None:
         self._size = size
-        self._statistics = [cpu.StatisticCall(layout) for layout in layouts]
+        self._statistics = [cpu.StatisticCall(layout, statistic=statistic) for layout in layouts]
         self._images = layouts[0].shape[0]
         sizes = [(layout.shape[2], layout.shape[3]) for layout in layouts]
         self._shapes = [(self._images, *size) for size in sizes]
@@ -74,9 +79,9 @@ class CpuPlan:
         self._memory: Tensor | None = None
 
     @staticmethod
-    def fits(layouts: Sequence[Layout]) -> bool:
-        """Return True if there are kernels for these layouts."""
-        return all(map(has_statistic_kernel, layouts))
+    def fits(layouts: Sequence[Layout], statistic: str) -> bool:
+        """Return True if there are kernels for these layouts and this statistic."""
+        return statistic in cpu.STATISTICS and all(map(has_statistic_kernel, layouts))
 
     def begin(self) -> None:
         """Take the memory for one pass."""
@@ -128,11 +133,17 @@ class GpuPlan:
         layouts: As for `CpuPlan`.
         shares: As for `CpuPlan`.
         size: As for `CpuPlan`.
+        statistic: "smoe_scale".
     """
 
     def __init__(
-        self, layouts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
+        self,
+        layouts: Sequence[Layout],
+        shares: Sequence[float],
+        size: tuple[int, int],
+        statistic: str = "smoe_scale",
     ) -> None:
+        del statistic
         self._device = layouts[0].device
         self._size = size
         self._shapes = [(layout.shape[0], *layout.shape[2:]) for layout in layouts]
@@ -148,9 +159,9 @@ class GpuPlan:
         self._stream = 0
 
     @staticmethod
-    def fits(layouts: Sequence[Layout]) -> bool:
-        """Return True if there are kernels for these layouts, and they are fast."""
-        return all(
+    def fits(layouts: Sequence[Layout], statistic: str) -> bool:
+        """Return True if there are kernels for these layouts and this statistic, and fast ones."""
+        return statistic == "smoe_scale" and all(
             has_statistic_kernel(layout) and math.prod(layout.shape[2:]) <= cuda.LARGEST_MAP
             for layout in layouts
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-# Scratch bytes for each location of a block: a double sum, a product and an exponent.
+# Scratch bytes for each location of a block: a double sum, and a product and an exponent or a mean.
 STATISTIC_SCRATCH_BYTES = 16
 
 
@@ -31,7 +31,7 @@ class Task(ctypes.Structure):
 
 
 class StatisticTask(ctypes.Structure):
-    """SMOE Scale of activations `(N, C, HW)`.
+    """A statistic of activations `(N, C, HW)`.
 
     Attributes:
         source: The address of the activations.
@@ -43,13 +43,14 @@ class StatisticTask(ctypes.Structure):
         block: The locations of a unit; their sums stay in the cache over all channels.
         target: The address of the float32 values `(N, HW)`.
         not_zero: Set to 1 by the kernel if a value is not 0.
-        epsilon: Added to each activation.
+        deviates: 1 for the standard deviation, 0 for the mean; SMOE Scale reads no such field.
+        epsilon: Added to each activation by SMOE Scale.
     """
 
     _fields_ = [
         *Task._fields_,
         *_numbers("source", "image_stride", "stride", "channels", "locations", "block", "target"),
-        *_numbers("not_zero"),
+        *_numbers("not_zero", "deviates"),
         ("epsilon", ctypes.c_double),
     ]
 

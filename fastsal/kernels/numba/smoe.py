@@ -55,7 +55,8 @@ def _number_of(value: Any) -> Any:
 
 
 @compiled()
-def _shifted(value: Any, epsilon: Any) -> Any:
+def shifted(value: Any, epsilon: Any) -> Any:
+    """Return a stored number as float32, a negative one as 0, plus epsilon."""
     number = _number(value)
     below = number if number < np.float32(0) else np.float32(0)
     # A negative number less itself is 0; NaN stays, and minus infinity becomes NaN.
@@ -102,7 +103,7 @@ def _one_by_one(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums:
     for channel in range(channels):
         values = x[at + channel * stride : at + channel * stride + size]
         for l in range(size):  # noqa: E741
-            value = _shifted(values[l], epsilon)
+            value = shifted(values[l], epsilon)
             total[l] += value
             p = _mantissa(value) * product[l]
             exponent[l] += _exponent(value) + _exponent(p)
@@ -126,10 +127,10 @@ def _by_eights(x: Any, at: Any, stride: Any, channels: Any, epsilon: Any, sums: 
         g = x[first + 2 * stride : first + 2 * stride + size]
         h = x[first + 3 * stride : first + 3 * stride + size]
         for l in range(size):  # noqa: E741
-            v0, v1 = _shifted(a[l], epsilon), _shifted(b[l], epsilon)
-            v2, v3 = _shifted(c[l], epsilon), _shifted(d[l], epsilon)
-            v4, v5 = _shifted(e[l], epsilon), _shifted(f[l], epsilon)
-            v6, v7 = _shifted(g[l], epsilon), _shifted(h[l], epsilon)
+            v0, v1 = shifted(a[l], epsilon), shifted(b[l], epsilon)
+            v2, v3 = shifted(c[l], epsilon), shifted(d[l], epsilon)
+            v4, v5 = shifted(e[l], epsilon), shifted(f[l], epsilon)
+            v6, v7 = shifted(g[l], epsilon), shifted(h[l], epsilon)
             total[l] += ((v0 + v1) + (v2 + v3)) + ((v4 + v5) + (v6 + v7))
             p = (v0 * v1) * (v2 * v3) * product[l]
             q = (v4 * v5) * (v6 * v7) * _mantissa(p)
@@ -216,8 +217,8 @@ def _column(column: Any, epsilon: Any) -> Any:
     a, b, c, d = column[:quarter], column[quarter:], column[2 * quarter :], column[3 * quarter :]
     subtotal, mantissas = np.float32(0), np.float32(1)
     for k in range(quarter):
-        v0, v1 = _shifted(a[k], epsilon), _shifted(b[k], epsilon)
-        v2, v3 = _shifted(c[k], epsilon), _shifted(d[k], epsilon)
+        v0, v1 = shifted(a[k], epsilon), shifted(b[k], epsilon)
+        v2, v3 = shifted(c[k], epsilon), shifted(d[k], epsilon)
         subtotal += (v0 + v1) + (v2 + v3)
         p = (v0 * v1) * (v2 * v3)
         exponent += _exponent(p)
@@ -258,7 +259,7 @@ def _channels_last(address: Any, kind: Any) -> None:
             if not total < LARGEST:
                 total, product, exponent, rest = 0.0, np.float32(1), 0, 0
             for k in range(at + rest, at + channels):
-                value = _shifted(x[k], shift)
+                value = shifted(x[k], shift)
                 total += value
                 p = _mantissa(value) * product
                 exponent += _exponent(value) + _exponent(p)

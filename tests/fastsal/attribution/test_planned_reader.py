@@ -37,7 +37,7 @@ def images(count=2, height=24, width=20, seed=1):
     return torch.rand(count, 3, height, width, generator=generator)
 
 
-def by_hand(net, batch, weights=(1, 2)):
+def by_hand(net, batch, weights=(1, 2), statistic=smoe_scale_plain):
     """Eq 1 to 3 by PyTorch's own operations."""
     with torch.no_grad():
         first = net[0](batch)
@@ -45,7 +45,7 @@ def by_hand(net, batch, weights=(1, 2)):
         combined = 0
         for weight, tensor in zip(weights, activations, strict=True):
             with without_kernels():
-                squashed = gaussian(smoe_scale_plain(tensor.float()))[:, None]
+                squashed = gaussian(statistic(tensor.float()))[:, None]
             upsampled = nn.functional.interpolate(squashed, batch.shape[2:], mode="bilinear")
             combined = combined + weight * upsampled
     return (combined / sum(weights)).expand(batch.shape)
@@ -76,6 +76,44 @@ def test_a_second_call_is_planned_and_is_the_equations(planned_passes, layout):
         assert torch.equal(one, found[:, :1])
     # All but the first call; `maps` needs every scale's map, and is not planned.
     assert len(planned_passes) == 7
+
+
+MOMENTS = {
+    "mean": lambda tensor: tensor.mean(1),
+    "std": lambda tensor: tensor.std(1, correction=0),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("statistic", MOMENTS)
+def test_moments_are_planned_too(planned_passes, statistic, layout):
+    net = network().to(memory_format=layout)
+    attributor = SMOEScale(net, [net[0], net[2]], statistic=statistic)
+    for seed in range(3):
+        batch = images(seed=seed).contiguous(memory_format=layout)
+        expected = by_hand(net, batch, statistic=MOMENTS[statistic])
+        found = attributor.attribute(batch, [1, 2])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+        assert torch.equal(found[:, 0], attributor.maps(batch).combined)
+    assert len(planned_passes) == 2
+
+
+@pytest.mark.parametrize("statistic", MOMENTS)
+def test_moments_count_negative_activations_as_0(planned_passes, statistic):
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.Flatten(), nn.Linear(12 * 12 * 10, 4)).eval()
+    attributor = SMOEScale(net, [net[0]], statistic=statistic)
+    batch = images()
+    with torch.no_grad(), without_kernels():
+        rectified = net[0](batch).relu()
+        expected = nn.functional.interpolate(
+            gaussian(MOMENTS[statistic](rectified))[:, None], batch.shape[2:], mode="bilinear"
+        ).expand(batch.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            found = attributor.attribute(batch)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+    assert len(planned_passes) == 1
 
 
 def test_other_sizes_batches_types_and_weights_are_seen(planned_passes):

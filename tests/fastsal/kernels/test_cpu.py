@@ -69,6 +69,22 @@ def test_smoe_scale_is_the_equation(channels, dtype, layout):
     assert ((values - expected).abs() <= 1e-6 * expected + 1e-7 * mean + 1e-12).all()
 
 
+def moments_in_float64(activations):
+    numbers = activations.float().clamp_min(0).double()
+    return {"mean": numbers.mean(1), "std": numbers.std(1, correction=0)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 21, 260, 1030])
+def test_moments_are_the_equations(channels, dtype, layout):
+    activations = (3 * normal((2, channels, 5, 7), channels)).to(dtype)
+    for name, expected in moments_in_float64(activations).items():
+        values = cpu.statistic(name, LAYOUTS[layout](activations))
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.double(), expected, rtol=2e-6, atol=0)
+
+
 # More locations than a block; a sparse and a heavy-tailed one; near the ends of float32.
 VALUES = {
     "random": lambda: normal((2, 64, 40, 31)).relu(),
@@ -94,6 +110,21 @@ def test_smoe_scale_agrees_with_the_plain_form(kind, layout):
     torch.testing.assert_close(values.double(), in_float64(activations), rtol=2e-6, atol=1e-6)
 
 
+# Deviations far below the mean, of which float32's digits of the activations leave three.
+NEARLY_EQUAL = {"nearly equal": lambda: 1 + 1e-4 * normal((1, 67, 9, 9))}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kind", VALUES | NEARLY_EQUAL)
+def test_moments_keep_their_digits(kind, layout):
+    activations = LAYOUTS[layout]((VALUES | NEARLY_EQUAL)[kind]())
+    for name, expected in moments_in_float64(activations).items():
+        values = cpu.statistic(name, activations).double()
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-36)
+        if kind in ("constant", "zero") and name == "std":
+            assert not values.any()
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-9, 1e-10, 1e-30])
 def test_smoe_scale_of_another_epsilon(epsilon, layout):
@@ -111,9 +142,10 @@ def test_a_value_that_is_not_finite_stays_in_its_location(value, dtype, layout):
     for channel in range(19):
         activations = normal((1, 19, 3, 3)).to(dtype)
         activations[0, channel, 1, 2] = value
-        finite = kernel_smoe_scale(LAYOUTS[layout](activations)).isfinite()
-        assert not finite[0, 1, 2]
-        assert finite.sum() == 8
+        for name in cpu.STATISTICS:
+            finite = cpu.statistic(name, LAYOUTS[layout](activations)).isfinite()
+            assert not finite[0, 1, 2]
+            assert finite.sum() == 8
 
 
 def test_float16s_smallest_and_largest_numbers():
@@ -137,7 +169,8 @@ def test_float16s_smallest_and_largest_numbers():
     }.items(),
 )
 def test_what_is_left_to_the_plain_form(case, tensor):
-    assert cpu.smoe_scale(tensor, EPSILON) is None
+    for name in cpu.STATISTICS:
+        assert cpu.statistic(name, tensor) is None
 
 
 def test_gradients_transforms_and_tracers_follow_the_plain_form():
