@@ -44,7 +44,7 @@ class Runs:
         photographs: of `python -m comparisons run --modes none`.
     """
 
-    costs: Path = _RECORDED / "profile"
+    costs: Path = _RECORDED / "settings-profile"
     shapes: Path = _RECORDED / "settings-shapes"
     photographs: Path = _RECORDED / "imagenette-lite0"
 
