@@ -67,9 +67,10 @@ class Detections:
     `(N, boxes, 6)`, each left, top, right, bottom, score and class, as YOLOv10 gives them; a raw
     tensor `(N, boxes, 4 + classes)`, `(N, boxes, 5 + classes)` with the score of an object before
     those of the classes, or either with the last two dimensions exchanged, as other networks of the
-    YOLO kind give it. A tensor is the output, or first in a tuple. The raw tensor's boxes are
-    centre, width and height; those that overlap a better one of the same class are left out
-    (non-maximum suppression). A tensor of six columns is raw if `classes` is 1 or 2.
+    YOLO kind give it. A tensor is the output, or first in a tuple, or first in the first of its
+    tuples. The raw tensor's boxes are centre, width and height; those that overlap a better one of
+    the same class are left out (non-maximum suppression). A tensor of six columns is raw if
+    `classes` is 1 or 2.
 
     Args:
         label: The class, as the model numbers it; None takes all classes.
@@ -80,6 +81,9 @@ class Detections:
             boxes need none.
         overlap: The intersection over union from which on two boxes of a raw tensor show one
             object. Default: 0.5.
+        extra: The number of columns of a raw tensor that follow those of the classes, such as the
+            32 coefficients of a YOLO's masks, three for each key point, and the angle of an
+            oriented box. Default: 0.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -97,9 +101,10 @@ class Detections:
     score_above: float = 0.5
     classes: int | None = None
     overlap: float = 0.5
+    extra: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("label", 0), ("classes", 1)):
+        for name, low in (("label", 0), ("classes", 1), ("extra", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < low):
                 raise ValueError(f"{name} must be a whole number from {low} up, got {value!r}")
@@ -118,7 +123,8 @@ class Detections:
             TargetError: If the output has none of the forms, or `classes` does not fit it.
         """
         with torch.no_grad():
-            return [self._of_image(one) for one in _answers(output, self.classes)]
+            answers = _answers(output, self.classes, self.extra)
+            return [self._of_image(one) for one in answers]
 
     def _of_image(self, one: _Answers) -> Boxes:
         scores, labels = one.scores.detach(), one.labels
@@ -149,6 +155,7 @@ class Detection(Detections):
         score_above: As for `Detections`. Default: 0.
         classes: As for `Detections`.
         overlap: As for `Detections`. Default: 0.5.
+        extra: As for `Detections`. Default: 0.
         index: The number of the detection among those of the label above the score, the best
             first, from 0. Default: 0.
 
@@ -181,7 +188,7 @@ class Detection(Detections):
         Raises:
             TargetError: If an image has no such detection, or as `found` raises it.
         """
-        answers = _answers(output, self.classes)
+        answers = _answers(output, self.classes, self.extra)
         chosen = []
         for image, one in enumerate(answers):
             boxes = self._of_image(one)
@@ -205,15 +212,17 @@ class FixedDetection:
         place: The number of the box among those that the model gives.
         label: Its class.
         classes: As for `Detections`.
+        extra: As for `Detections`.
     """
 
     place: int
     label: int
     classes: int | None = None
+    extra: int = 0
 
     def __call__(self, output: Any) -> Tensor:
         """Return the box's score, `(1,)`."""
-        (one,) = _answers(output, self.classes)
+        (one,) = _answers(output, self.classes, self.extra)
         return _value(one, self.place, self.label).reshape(1)
 
 
@@ -239,7 +248,7 @@ def _value(one: _Answers, place: Tensor | int, label: Tensor | int) -> Tensor:
     return one.values[place] if one.labels is not None else one.values[place, label]
 
 
-def _answers(output: Any, classes: int | None) -> list[_Answers]:
+def _answers(output: Any, classes: int | None, extra: int) -> list[_Answers]:
     """Return the boxes of each image from a detector's output."""
     if are_selected(output):
         return [
@@ -250,9 +259,13 @@ def _answers(output: Any, classes: int | None) -> list[_Answers]:
     boxes = named_item(output, "pred_boxes")
     if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
         return _of_queries(logits, boxes, classes)
-    raw = output[0] if isinstance(output, (tuple, list)) and output else output
+    raw = output
+    # Networks that segment give the boxes in a tuple of their own.
+    while isinstance(raw, (tuple, list)) and raw:
+        raw = raw[0]
     if isinstance(raw, Tensor) and raw.dim() == 3:
-        return _of_selected(raw) if are_end_to_end(raw, classes) else _of_raw(raw, classes)
+        selected = not extra and are_end_to_end(raw, classes)
+        return _of_selected(raw) if selected else _of_raw(raw, classes, extra)
     raise TargetError(
         f"no boxes are known in a model's output of type {type(output).__name__}, expected "
         f"{_FORMS}; give a function of the output that returns one score an image as target"
@@ -320,9 +333,9 @@ def _of_queries(logits: Tensor, boxes: Tensor, classes: int | None) -> list[_Ans
     ]
 
 
-def _of_raw(raw: Tensor, classes: int | None) -> list[_Answers]:
+def _of_raw(raw: Tensor, classes: int | None, extra: int) -> list[_Answers]:
     sizes = tuple(raw.shape)
-    wanted = () if classes is None else (4 + classes, 5 + classes)
+    wanted = () if classes is None else (4 + classes + extra, 5 + classes + extra)
     axes = [axis for axis in (1, 2) if sizes[axis] in wanted]
     if len(axes) != 1:
         what = f"classes={classes}" if axes or classes is not None else "no classes"
@@ -334,11 +347,13 @@ def _of_raw(raw: Tensor, classes: int | None) -> list[_Answers]:
         )
         raise TargetError(
             f"of a raw output {sizes}, expected (N, boxes, 4 + classes), one dimension must have 4 "
-            f"or 5 more than the number of classes, got {what}{unlike}; give "
-            "Detection(classes=...), and if both dimensions fit, a function of the output as target"
+            f"or 5 more than the number of classes, and extra={extra} columns after them, got "
+            f"{what}{unlike}; give Detection(classes=..., extra=...) (a YOLO that segments has 32 "
+            "extra columns), and if both dimensions fit, a function of the output as target"
         )
     if axes == [1]:
         raw = raw.transpose(1, 2)
+    raw = raw[..., : raw.shape[2] - extra]
     found = raw[..., -(classes or 0) :]
     # Probabilities, or logits: among so many boxes some logits are negative.
     given = found.detach()

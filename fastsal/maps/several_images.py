@@ -84,7 +84,7 @@ def _of_detections(
     maps = []
     for place, label in zip(boxes.places.tolist(), boxes.labels.tolist(), strict=True):
         inputs, further = arguments()
-        fixed = FixedDetection(place, label, target.classes)
+        fixed = FixedDetection(place, label, target.classes, target.extra)
         maps.append(attribute(inputs, fixed, further, **settings))
     if not maps:
         image = as_tuple(one.inputs)[0]

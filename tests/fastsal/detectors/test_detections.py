@@ -54,23 +54,30 @@ def test_boxes_that_torchvision_has_selected():
     torch.testing.assert_close(chosen, torch.tensor([0.6, 0.7]))
 
 
-@pytest.mark.parametrize("form", ["boxes first", "channels first", "in a tuple", "sure", "objects"])
+FORMS = ("boxes first", "channels first", "in a tuple", "sure", "objects", "segmented")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_raw_boxes(form):
     raw = RAW
     if form == "sure":
         raw = torch.cat([raw[..., :4], raw[..., 4:].sigmoid()], 2)
     elif form == "objects":
         raw = torch.cat([raw[..., :4], torch.full((1, 5, 1), 9.0), raw[..., 4:]], 2)
+    elif form == "segmented":
+        raw = torch.cat([raw, 5 * torch.ones(1, 5, 2)], 2)
     output = raw.mT if form == "channels first" else raw
     output = (output, ["further"]) if form == "in a tuple" else output
-    (found,) = Detections(classes=3, score_above=0.3).found(output)
+    output = ((output, torch.ones(1, 2, 4, 4)), {}) if form == "segmented" else output
+    extra = 2 if form == "segmented" else 0
+    (found,) = Detections(classes=3, score_above=0.3, extra=extra).found(output)
     # The second is the first again.
     assert found.places.tolist() == [0, 2, 3] or found.places.tolist() == [0, 3, 2]
     assert sorted(found.labels.tolist()) == [0, 0, 1]
     assert found.boxes[0].tolist() == [6, 6, 14, 14]
     expected = 1 / (1 + np.exp(-3.0)) * (1 / (1 + np.exp(-9.0)) if form == "objects" else 1)
     assert float(found.scores[0]) == pytest.approx(expected, rel=1e-5)
-    (every,) = Detections(classes=3, score_above=0.3, overlap=1.0).found(output)
+    (every,) = Detections(classes=3, score_above=0.3, overlap=1.0, extra=extra).found(output)
     assert len(every.places) == 4
 
 
@@ -247,9 +254,15 @@ def test_a_map_of_a_query_is_the_gradient_of_its_logit():
 
 def test_a_map_of_a_raw_box_is_that_of_its_number():
     torch.manual_seed(0)
-    network = Yolo().eval()
+    network = Yolo()
     image = images()[0][0][None]
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
     with torch.no_grad():
+        # With the statistics of an image the scores differ in more than their last digits.
+        network.train()(torch.rand(4, 3, 96, 96))
+        network.eval()
         scores = network(image)[0, 4:].sigmoid().amax(0).sort(descending=True).values
     chosen = Detections(classes=2, score_above=float(scores[3]), overlap=1.0)
     (found,) = chosen.found(network(image))
@@ -262,17 +275,38 @@ def test_a_map_of_a_raw_box_is_that_of_its_number():
         assert torch.equal(maps[k], alone[0])
 
 
-def test_ultralytics_own():
+# Of each its classes, and the columns of its masks, key points and angle.
+ULTRALYTICS = {
+    "yolov8n": (80, 0),
+    "yolo11n": (80, 0),
+    "yolo26n": (80, 0),
+    "yolov8n-seg": (80, 32),
+    "yolov8n-pose": (1, 51),
+    "yolov8n-obb": (80, 1),
+}
+
+
+@pytest.mark.parametrize("name", ULTRALYTICS)
+def test_ultralytics_own(name):
     ultralytics = pytest.importorskip("ultralytics")
     torch.manual_seed(0)
-    network = ultralytics.YOLO("yolov8n.yaml").model.eval()
+    network = ultralytics.YOLO(f"{name}.yaml").model.eval()
     image = torch.rand(1, 3, 64, 96)
-    (found,) = Detections(classes=80, score_above=0.0, overlap=0.1).found(network(image))
+    classes, extra = ULTRALYTICS[name]
+    chosen = {"classes": classes, "extra": extra, "score_above": 0.0, "overlap": 0.1}
+    (found,) = Detections(**chosen).found(network(image))
+    assert found.labels.max() < classes
     cam = LayerCAM(network, network.model[9])
-    first = cam.attribute(image, Detection(classes=80, overlap=0.1))
+    first = cam.attribute(image, Detection(**chosen))
     place, row = int(found.places[0]), 4 + int(found.labels[0])
-    expected = cam.attribute(image, lambda output: output[0][:, row, place])
-    torch.testing.assert_close(first, expected)
+
+    def score(output):
+        raw = output[0] if isinstance(output[0], torch.Tensor) else output[0][0]
+        return raw[:, row, place]
+
+    torch.testing.assert_close(first, cam.attribute(image, score))
+    many = cam.attribute(image, Detections(**chosen | {"score_above": float(found.scores[2])}))
+    torch.testing.assert_close(many[0][0], first[0])
 
 
 @pytest.fixture(scope="module")
