@@ -68,11 +68,11 @@ class CpuPlan:
         self._combination = cpu.CombineCall(sizes, shares, self._images, size, squash=True)
         self._starts = []
         end = 0
-        for statistic in self._statistics:
+        for call in self._statistics:
             self._starts.append(end)
-            end += statistic.bytes
+            end += call.bytes
         self._scratch = -(-end // 64) * 64
-        scratches = [statistic.scratch_bytes for statistic in self._statistics]
+        scratches = [call.scratch_bytes for call in self._statistics]
         self._bytes = self._scratch + max(*scratches, self._combination.scratch_bytes)
         self.available = cpu.available
         # The maps and scratch of one pass.
