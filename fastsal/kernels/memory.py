@@ -72,12 +72,19 @@ def layout_of(tensor: Tensor) -> Layout:
 
 
 def channels_first(layout: Layout, channels_last: bool) -> Layout:
-    """Return the layout `(N, C, H, W)` of a tensor that may be `(N, H, W, C)`.
+    """Return the layout `(N, C, H, W)` of a tensor that may be `(N, H, W, C)`, or `(N, C, T)`.
 
     Args:
         layout: The layout of a layer's tensor.
         channels_last: True if the tensor's last dimension is its channels.
+
+    >>> channels_first(layout_of(torch.zeros(1, 2, 9)), False).shape
+    torch.Size([1, 2, 1, 9])
     """
+    if len(layout.shape) == 3:
+        # A signal is an image of one row.
+        (n, c, t), (of_n, of_c, of_t) = layout.shape, layout.stride
+        return layout._replace(shape=torch.Size((n, c, 1, t)), stride=(of_n, of_c, t * of_t, of_t))
     if not channels_last:
         return layout
     (n, h, w, c), (of_n, of_h, of_w, of_c) = layout.shape, layout.stride

@@ -98,6 +98,34 @@ def test_moments_are_planned_too(planned_passes, statistic, layout):
     assert len(planned_passes) == 2
 
 
+@pytest.mark.parametrize("length", [1, 64, 4097])
+def test_signals_are_planned_too(planned_passes, length):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv1d(2, 12, 3, padding=1), nn.ReLU()),
+        nn.MaxPool1d(2, ceil_mode=True),
+        nn.Sequential(nn.Conv1d(12, 20, 3, padding=1), nn.ReLU()),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(20, 4),
+    ).eval()
+    attributor = SMOEScale(net, [net[0], net[2]])
+    for seed in range(3):
+        batch = torch.rand(2, 2, length, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(), without_kernels():
+            first = net[0](batch)
+            expected = 0
+            for weight, tensor in ((1, first), (2, net[2](net[1](first)))):
+                squashed = gaussian(smoe_scale_plain(tensor[:, :, None]))
+                expected = expected + weight * nn.functional.interpolate(
+                    squashed, length, mode="linear"
+                )
+        found = attributor.attribute(batch, [1, 2])
+        torch.testing.assert_close(found, (expected / 3).expand(batch.shape), rtol=1e-5, atol=2e-6)
+        assert torch.equal(found[:, 0], attributor.maps(batch).combined)
+    assert len(planned_passes) == 2
+
+
 @pytest.mark.parametrize("statistic", MOMENTS)
 def test_moments_count_negative_activations_as_0(planned_passes, statistic):
     net = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.Flatten(), nn.Linear(12 * 12 * 10, 4)).eval()
