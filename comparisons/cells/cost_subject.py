@@ -9,6 +9,7 @@ from torch import nn
 
 from comparisons.methods import Batch
 from comparisons.plans.costs import sides_of
+from evaluation.profiling.random_weights import enliven
 from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]
@@ -17,12 +18,18 @@ __all__ = ["built_network", "noise"]
 def built_network(spec: Any, device: str) -> nn.Module:
     """Return the network of a cell in evaluation mode, with random weights.
 
+    With weights "enlivened" batch norms take the statistics of noise, as trained ones have those of
+    images: else the activations of deep layers vanish, and a map looks for the reason in each call.
+
     Args:
-        spec: the cell's: ``model``, ``classes``, ``size`` or ``grid``, and ``precision``.
+        spec: the cell's: ``model``, ``classes``, ``size`` or ``grid``, ``precision``, and
+            ``weights``, which older specifications lack.
         device: of the network.
     """
-    channels, *size = _shape(spec)
+    channels, *size = shape = _shape(spec)
     network = build_network(spec["model"], spec["classes"], 0, size=tuple(size), channels=channels)
+    if "weights" in spec:
+        enliven(network, torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)))
     network = network.to(device).eval()
     return network.to(torch.bfloat16) if spec["precision"] == "bfloat16" else network
 
@@ -37,7 +44,7 @@ def _shape(spec: Any) -> tuple[int, ...]:
 def noise(spec: Any, network: nn.Module, images: int, device: str) -> Batch:
     """Return images of uniform noise, and the classes that a network predicts for them.
 
-    The cost of a map does not depend on the images.
+    The cost of a map does not depend on the images, if the network's activations do not vanish.
 
     Args:
         spec: the cell's.

@@ -35,6 +35,7 @@ def _cells_of_network(
         "size": plan.size,
         "classes": plan.classes,
         "precision": precision,
+        "weights": "enlivened",
     }
     # Entries of their own, which older specifications lack.
     common |= {"grid": plan.grid} if plan.grid else {}

@@ -34,7 +34,8 @@ class CostPlan:
 
     Args:
         models: as `evaluation.training.networks.build_network` takes them; their weights are
-            random, since the cost does not depend on them.
+            random, with batch norms that have the statistics of noise: the cost depends on weights
+            only where activations vanish.
         methods: names that `comparisons.methods.costed` knows.
         batches: numbers of images at once.
         size: height and width of the images.

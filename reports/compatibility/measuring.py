@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.hardware import machine_facts
+from evaluation.profiling.random_weights import enliven
 from evaluation.profiling.timing import Interval, added_time
 from fastsal import SMOEScale
 from fastsal.export.model import with_map
@@ -31,7 +32,6 @@ from reports.compatibility.exports import (
 from reports.compatibility.networks import Network
 from reports.compatibility.place import rankings_of_change
 from reports.compatibility.rows import FoundScale, Row, Share
-from reports.families.networks import enliven
 
 __all__ = ["layout_of_scales", "lively", "measure", "measure_onnx", "measure_times", "sentence"]
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.profiling.random_weights import enliven
 from fastsal.files import written_whole
 from fastsal.networks.scales import Scale, ScalesError, candidates, chosen_scales
 from fastsal.optional import one_line
 from reports.families.graph import Graph, last_cut, missed, unread
-from reports.families.networks import build, count_parameters, enliven, smallest
+from reports.families.networks import build, count_parameters, smallest
 
 MOST_PARAMETERS = 150_000_000
 MOST_TRIED = 4

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from fastsal.networks.by_name import build_network
 from fastsal.optional import needed
@@ -114,33 +113,3 @@ def smallest(names: Sequence[str]) -> list[str]:
 def count_parameters(network: nn.Module) -> int:
     """Return the number of a network's parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def enliven(network: nn.Module, images: Tensor) -> None:
-    """Give random weights healthy activations, and set evaluation mode.
-
-    Gains that begin near 0 (a residual block's last norm, layer scale) become 1, and batch norms
-    take the statistics of the images: else residual branches and deep layers are constant.
-
-    Args:
-        network: The network, changed in place.
-        images: Images `(N, C, H, W)`.
-    """
-    norms = []
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            gain = parameter.dim() < 2 or name.startswith(("gamma", "layer_scale"))
-            if gain and "bias" not in name and parameter.detach().abs().amax() < 1e-2:
-                nn.init.ones_(parameter)
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            norms.append((module, module.momentum))
-    network.eval()
-    for norm, _ in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        network(images)
-    for norm, momentum in norms:
-        norm.momentum = momentum
-    network.eval()

@@ -98,7 +98,8 @@ def test_arguments_stand_where_captums_stand(ours, captums):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_the_attribution_has_the_images_form(model, images, image_method, memory_format):
-    attribution = image_method(model).attribute(images.contiguous(memory_format=memory_format), 1)
+    images = images.contiguous(memory_format=memory_format)
+    attribution = image_method(model).attribute(images, 1)
     assert attribution.shape == images.shape
     assert attribution.is_contiguous()
     assert attribution.dtype == images.dtype

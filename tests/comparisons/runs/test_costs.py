@@ -363,7 +363,7 @@ def test_a_method_that_cannot_see_inside_a_compiled_network_is_not_timed(tmp_pat
 
 
 def test_a_method_with_another_map_of_the_compiled_network_is_not_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", partial(Unhooked, gain=1.1))
+    monkeypatch.setattr(torch, "compile", partial(Unhooked, gain=2.0))
     done = profile(tmp_path, "--methods", "gradient", "--batch", "1", "--compile")
     assert done.exit_code == 2
     said = " ".join(done.output.split())

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evaluation.profiling.random_weights import enliven
 from fastsal import Detection, Detections, FastCAM, GradCAM, HiResCAM, LayerCAM, SMOEScale
 from fastsal.export import with_map
 from fastsal.export.onnx import write_onnx
 from fastsal.export.openvino import write_openvino
-from reports.families.networks import enliven
 from reports.families.yolo import EndToEndYolo, Yolo
 from tests.fastsal.detectors.localisation import STEPS, scenes, shares
 from tests.fastsal.detectors.networks import detector, detr, images

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation.profiling.random_weights import enliven
 from reports.families.__main__ import PAGE, RECORDS
 from reports.families.graph import Graph, last_cut, missed, unread
 from reports.families.measurement import (
@@ -15,7 +16,7 @@ from reports.families.measurement import (
     survey,
     write_measurements,
 )
-from reports.families.networks import enliven, smallest, timm_families
+from reports.families.networks import smallest, timm_families
 from reports.families.page import (
     MOST_AFTER,
     REASONS,
