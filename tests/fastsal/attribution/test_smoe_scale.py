@@ -189,7 +189,8 @@ def test_channels_last_layers(images):
     memory = images.contiguous(memory_format=torch.channels_last)
     model = small_network().to(memory_format=torch.channels_last)
     attribution = SMOEScale(model).attribute(memory)
-    torch.testing.assert_close(attribution, SMOEScale(first).attribute(images), rtol=0, atol=1e-5)
+    # Convolutions of either layout round differently on some processors.
+    torch.testing.assert_close(attribution, SMOEScale(first).attribute(images), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1e6])
