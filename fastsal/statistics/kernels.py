@@ -17,7 +17,7 @@ def kernel_of(statistic: Statistic) -> str | None:
     """Return the name of a statistic's kernel for non-negative activations, or None without one.
 
     >>> from fastsal.statistics.registry import get_statistic
-    >>> kernel_of(get_statistic("std")), kernel_of(get_statistic("gamma"))
+    >>> kernel_of(get_statistic("std")), kernel_of(get_statistic("gamma_scale"))
     ('std', None)
     """
     # By identity, since a function of the caller's may have no hash.
