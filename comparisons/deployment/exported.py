@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from evaluation.hardware import machine_facts
+from evaluation.profiling.random_weights import enliven
 from evaluation.profiling.timing import added_time
 from evaluation.training.networks import build_network
 from fastsal.export.float16 import write_float16
@@ -49,12 +50,8 @@ def initial(name: str, size: int) -> nn.Module:
     BatchNorm takes its statistics from a batch of patches, so that activations do not vanish.
     """
     network = build_network(name, 1000, 0, size=(size, size))
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = 1.0
-    with torch.no_grad():
-        network.train()(patches(4, size, 0))
-    return network.eval()
+    enliven(network, patches(4, size, 0))
+    return network
 
 
 def crops() -> Tensor:

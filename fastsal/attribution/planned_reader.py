@@ -137,14 +137,19 @@ class PlannedReader:
             channels_first(layout, scale.channels_last)
             for layout, scale in zip(in_order, reader.scales, strict=True)
         ]
-        plan_class = CpuPlan if device.type == "cpu" else GpuPlan
-        if not plan_class.fits(firsts, statistic) or len({first.shape[0] for first in firsts}) > 1:
+        on_cpu = device.type == "cpu"
+        fits = (CpuPlan if on_cpu else GpuPlan).fits(firsts, statistic)
+        if not fits or len({first.shape[0] for first in firsts}) > 1:
             return None
         weights = reader.weights()
         total = math.fsum(weights)
         height, width = reader.size
         shares = [weight / total for weight in weights]
-        plan = plan_class(firsts, shares, (height, width), statistic)
+        plan: Plan = (
+            CpuPlan(firsts, shares, (height, width), statistic)
+            if on_cpu
+            else GpuPlan(firsts, shares, (height, width))
+        )
         return cls(key, reader.scales, in_order, reader.taps, plan)
 
     def begin(self, make_fallback: Callable[[], ScaleReader]) -> None:

@@ -160,10 +160,10 @@ class ScaleReader:
         if known is not None and scale.varies and self._devices[index] != tensor.device:
             scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
         self._of_pass[index], self._devices[index] = scale, tensor.device
-        image, signal = tensor.dim() == IMAGE, tensor.dim() == SIGNAL
-        if self._has_kernel and (
-            ((image or signal) and cpu.readable(tensor)) or (image and cuda.readable(tensor))
-        ):
+        planned = self._has_kernel and tensor.dim() in (
+            (IMAGE, SIGNAL) if tensor.is_cpu else (IMAGE,)
+        )
+        if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)

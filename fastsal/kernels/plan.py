@@ -133,17 +133,11 @@ class GpuPlan:
         layouts: As for `CpuPlan`.
         shares: As for `CpuPlan`.
         size: As for `CpuPlan`.
-        statistic: "smoe_scale".
     """
 
     def __init__(
-        self,
-        layouts: Sequence[Layout],
-        shares: Sequence[float],
-        size: tuple[int, int],
-        statistic: str = "smoe_scale",
+        self, layouts: Sequence[Layout], shares: Sequence[float], size: tuple[int, int]
     ) -> None:
-        del statistic
         self._device = layouts[0].device
         self._size = size
         self._shapes = [(layout.shape[0], *layout.shape[2:]) for layout in layouts]

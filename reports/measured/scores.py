@@ -90,7 +90,8 @@ class OfImages:
 
     def tolist(self) -> list[float]:
         """The score of each image."""
-        return [float(value) for value in self.values]
+        scores: list[float] = self.values.tolist()
+        return scores
 
     def less(self, other: OfImages) -> OfImages:
         """The differences from another method's scores of the images that both have."""
