@@ -179,8 +179,9 @@ def map_nodes(path: Path | str) -> list[str]:
     """Return the names of the nodes in an ONNX file that make its maps.
 
     Quantisation must leave these nodes in float32, since the logarithm of a product has no meaning
-    in eight bits. Give them to onnxruntime's `quantize_static` as `nodes_to_exclude`. For half
-    precision there is `fastsal.export.float16.write_float16`.
+    in eight bits. Give them to onnxruntime's `quantize_static` as `nodes_to_exclude`, with
+    `reduce_range=True` for processors without instructions for int8. For half precision there is
+    `fastsal.export.float16.write_float16`.
 
     Args:
         path (str or pathlib.Path): A file of `write_onnx`.

@@ -67,7 +67,8 @@ def test_attributions(method, target, arguments):
     for most in (1, 2, 5, 9):
         SEEN.clear()
         in_parts = method(net, **options, max_batch=most).attribute(*given)
-        torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-6)
+        # A convolution of other batches may add in another order; other images differ by 0.1.
+        torch.testing.assert_close(in_parts, whole, rtol=1e-4, atol=1e-4)
         assert sum(SEEN) == 5
         assert max(SEEN) == min(most, 5)
 

@@ -61,12 +61,20 @@ def exact(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
+class InterpretedPlan(GpuPlan):
+    """A `GpuPlan` where a `CpuPlan` is made, which is told a statistic as well."""
+
+    def __init__(self, layouts, shares, size, statistic):
+        assert statistic == "smoe_scale"
+        super().__init__(layouts, shares, size)
+
+
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch):
     """Under the interpreter, tensors on the CPU count as tensors on a GPU."""
     if INTERPRETED:
         monkeypatch.setattr(cuda, "reachable", lambda _: True)
-        monkeypatch.setattr(planned_reader, "CpuPlan", GpuPlan)
+        monkeypatch.setattr(planned_reader, "CpuPlan", InterpretedPlan)
         monkeypatch.setattr(cpu, "readable", cuda.readable)
         for name in ("smoe_scale", "gaussian", "combine"):
             form = getattr(cuda, name)
