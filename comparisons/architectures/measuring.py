@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from comparisons.architectures.rollout import attention_rollout
-from comparisons.architectures.tensors import of_tensors
+from comparisons.architectures.tokens.rollout import attention_rollout
+from comparisons.architectures.tokens.tensors import of_tensors
 from comparisons.architectures.training import images, trained
 from comparisons.methods import Batch, get_method
 from comparisons.methods.examples import example_batch

@@ -12,7 +12,7 @@ import numpy as np
 from comparisons.architectures.differences import MeasureName, difference, read_records
 from comparisons.architectures.measuring import EXPLAINED, Measured
 from comparisons.architectures.networks import ARCHITECTURES
-from comparisons.architectures.tensors import TENSORS
+from comparisons.architectures.tokens.tensors import TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
