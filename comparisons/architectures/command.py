@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from comparisons.architectures.measuring import measured
 from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.page import write_page
 from comparisons.architectures.photographs import photographs
+from comparisons.architectures.tokens.retraining import TOKENS, retrain
+from evaluation.masking.levels import check_fractions
 from fastsal.files import written_whole
 from reports.measured.table import RUN
 
@@ -46,6 +49,13 @@ def architectures(
             "photographs is on the page.",
         ),
     ] = None,
+    roar: Annotated[
+        str,
+        typer.Option(
+            help="Percent of the pixels, comma-separated, without which networks of tokens are "
+            f"trained again ({', '.join(TOKENS)}): seven trainings or less each. None without it."
+        ),
+    ] = "",
     time: Annotated[
         bool, typer.Option("--costs/--no-costs", help="Time the map on the published networks.")
     ] = True,
@@ -53,8 +63,8 @@ def architectures(
 ) -> None:
     """Train small networks of many families on shapes, and measure their maps.
 
-    Writes records.jsonl, costs.json, photographs.json and architectures.md. What is there is not
-    made again: stopped, the command goes on where it was.
+    Writes records.jsonl, roar.jsonl, costs.json, photographs.json and architectures.md. What is
+    there is not made again: stopped, the command goes on where it was.
     """
     for name in names or ():
         if name not in ARCHITECTURES:
@@ -63,11 +73,15 @@ def architectures(
     chosen = list(names or ARCHITECTURES)
     out.mkdir(parents=True, exist_ok=True)
     try:
+        fractions = _fractions(roar)
         # Every network once before any again, so that an early stop leaves a whole table.
         for seed in range(seeds):
             for name in chosen:
                 measured(name, seed, out, typer.echo)
                 _gather(out)
+        if fractions:
+            for seed, name in product(range(seeds), (name for name in chosen if name in TOKENS)):
+                retrain(name, seed, fractions, out, typer.echo)
         if time:
             costs(out / "costs.json", chosen, typer.echo)
         if data:
@@ -78,6 +92,25 @@ def architectures(
     page = out / "architectures.md"
     write_page(out, page, run or RUN)
     typer.echo(f"the page is {page}")
+
+
+def _fractions(percents: str) -> tuple[float, ...]:
+    """Return the shares of a comma-separated list of percents, in its order.
+
+    Raises:
+        ValueError: If a word is no number, or no percentage that can be removed.
+
+    >>> _fractions("50,10"), _fractions("")
+    ((0.5, 0.1), ())
+    """
+    words = [word.strip() for word in percents.split(",") if word.strip()]
+    try:
+        fractions = tuple(float(word) / 100 for word in words)
+    except ValueError:
+        raise ValueError(f"--roar {percents!r}: expected percents, such as 10,50") from None
+    if fractions:
+        check_fractions(fractions)
+    return fractions
 
 
 def _gather(folder: Path) -> None:

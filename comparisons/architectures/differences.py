@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,26 @@ from comparisons.architectures.measuring import Measured
 from comparisons.architectures.networks import ARCHITECTURES
 from evaluation.scoring.intervals import CrossedBootstrap, symmetric_interval
 
-__all__ = ["Difference", "MeasureName", "difference", "paired", "read_records"]
+__all__ = [
+    "CENTRE",
+    "MISSING",
+    "Difference",
+    "MeasureName",
+    "Records",
+    "difference",
+    "less",
+    "listed",
+    "paired",
+    "read_records",
+]
+
+# The control that never looks at the image.
+CENTRE = "centre"
+MISSING = "not measured"
+
 
 MeasureName = Literal["mass", "ranking"]
+Records = Mapping[str, Sequence[Measured]]
 _RESAMPLES = 4000
 
 
@@ -83,3 +100,26 @@ def paired(values: np.ndarray[Any, Any], seeds: Sequence[int]) -> Difference:
     bootstrap = CrossedBootstrap(values.shape[1], resamples=_RESAMPLES)
     low, high = symmetric_interval(mean, bootstrap.deviations(values[None], list(seeds))[0])
     return Difference(mean, low, high)
+
+
+def less(
+    records: Sequence[Measured],
+    method: str,
+    measure: MeasureName,
+    other: str = CENTRE,
+    missing: str = MISSING,
+) -> str:
+    """Return a method's difference to another in words, `missing` if the network has none."""
+    there = method in records[0].ranking
+    return str(difference(records, method, other, measure)) if there else missing
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in words.
+
+    >>> listed([]), listed(["ViT"]), listed(["ViT", "Swin", "VGG"])
+    ('none', 'ViT', 'ViT, Swin and VGG')
+    """
+    if len(names) < 2:
+        return names[0] if names else "none"
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.architectures.tokens.rollout import attention_rollout
-from comparisons.architectures.tokens.tensors import of_tensors
+from comparisons.architectures.tokens.tensors import ROLLOUT, of_tensors
 from comparisons.methods import Batch, get_method
 from fastsal import SMOEScale
 
-__all__ = ["METHODS", "ROLLOUT", "Maps", "explainers"]
+__all__ = ["METHODS", "Maps", "explainers"]
 
 METHODS = ("random", "centre", "smoe-linear", "gamma_scale-linear", "gradcam", "fastcam")
-ROLLOUT = "rollout"
 
 Maps = Callable[[Batch], NDArray[np.floating[Any]]]
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from comparisons.architectures.tokens.rollout import attention_rollout
-from comparisons.architectures.tokens.tensors import of_tensors
+from comparisons.architectures.explainers import explainers
 from comparisons.architectures.training import images, trained
-from comparisons.methods import Batch, get_method
+from comparisons.methods import Batch
 from comparisons.methods.examples import example_batch
 from evaluation.masking.views import InputView
 from evaluation.metrics.localisation import mass_in_object, object_ranking
@@ -25,11 +23,10 @@ from evaluation.training.retraining import predictions
 from fastsal import find_scales
 from fastsal.files import written_whole
 
-__all__ = ["EXPLAINED", "METHODS", "Measured", "measured"]
+__all__ = ["EXPLAINED", "Measured", "measured"]
 
 # Test images that are explained, equally many a class.
 EXPLAINED = 200
-METHODS = ("random", "centre", "smoe-linear", "gamma_scale-linear", "gradcam", "fastcam")
 _DIGITS = 3
 
 
@@ -87,7 +84,8 @@ def measured(name: str, seed: int, folder: Path, say: Callable[[str], object]) -
         raise RuntimeError("the images have the pixels of their objects")
     objects = batch.object_mask.numpy()
     mass, ranking, kept = {}, {}, {}
-    for method, saliency in _maps(name, network, batch):
+    for method, maps in explainers(name, network).items():
+        saliency = maps(batch)
         mass[method] = _rounded(mass_in_object(saliency, objects))
         ranking[method] = _rounded(object_ranking(saliency, objects))
         kept[method] = saliency
@@ -107,27 +105,6 @@ def _batch(network: nn.Module) -> Batch:
     network.eval()
     # Classes take turns.
     return example_batch(data, "test", targets, np.arange(EXPLAINED))
-
-
-def _maps(
-    name: str, network: nn.Module, batch: Batch
-) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
-    """Yield every method and its maps `(N, H, W)`."""
-    with warnings.catch_warnings():
-        # Signed layers, and classes without a positive gradient: known, and counted in the mass.
-        warnings.simplefilter("ignore", UserWarning)
-        for method in METHODS:
-            yield method, _array(get_method(method).prepare(network)(batch))
-        for tensor, attributor in of_tensors(name, network).items():
-            maps = attributor.attribute(batch.inputs, expand_channels=False)
-            yield tensor, _array(maps[:, 0])
-        if name == "vit":
-            yield "rollout", _array(attention_rollout(network, batch.inputs))
-
-
-def _array(maps: Tensor) -> NDArray[np.floating[Any]]:
-    found: NDArray[np.floating[Any]] = maps.detach().float().numpy()
-    return found
 
 
 def _rounded(values: NDArray[np.floating[Any]]) -> tuple[float, ...]:

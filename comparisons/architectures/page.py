@@ -9,10 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from comparisons.architectures.differences import MeasureName, difference, read_records
-from comparisons.architectures.measuring import EXPLAINED, Measured
+from comparisons.architectures.differences import (
+    CENTRE,
+    MISSING,
+    MeasureName,
+    Records,
+    difference,
+    less,
+    listed,
+    read_records,
+)
+from comparisons.architectures.measuring import EXPLAINED
 from comparisons.architectures.networks import ARCHITECTURES
-from comparisons.architectures.tokens.tensors import TENSORS
+from comparisons.architectures.tokens.retraining import read_retrained
+from comparisons.architectures.tokens.roar import roar
+from comparisons.architectures.tokens.tensors import READ, RIVALS, TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
@@ -23,18 +34,8 @@ from reports.records.run import read_run
 
 __all__ = ["write_page"]
 
-CENTRE, SMOE = "centre", "smoe-linear"
+SMOE = "smoe-linear"
 _COMMAND = "python -m comparisons architectures"
-_MISSING = "not measured"
-_RIVALS = {
-    "rollout": "attention rollout",
-    "gradcam": "Grad-CAM",
-    "fastcam": "Fast-CAM",
-    "random": "random",
-}
-_READ = {"depths": "evenly spaced", "last": "the last"}
-
-Records = Mapping[str, Sequence[Measured]]
 
 
 def write_page(folder: Path, page: Path, run: Path = RUN) -> None:
@@ -53,6 +54,7 @@ def write_page(folder: Path, page: Path, run: Path = RUN) -> None:
         _families(records, costs),
         _photographs(run, _json(folder / "photographs.json").get("ranks", ())),
         _tensors(records),
+        *roar(records, read_retrained(folder / "roar.jsonl")),
         _how(records, costs),
     ]
     with written_whole(page) as partial:
@@ -80,12 +82,12 @@ def _verdicts(records: Records) -> str:
             found[verdict].append(ARCHITECTURES[name].title)
         lines.append(
             f"- **SMOE Scale {words} on {len(found['above'])} of {len(records)} networks**: "
-            f"{_and(found['above'])}. Lower: {_and(found['below'])}. "
-            f"Not told: {_and(found['not told'])}."
+            f"{listed(found['above'])}. Lower: {listed(found['below'])}. "
+            f"Not told: {listed(found['not told'])}."
         )
     missing = [one.title for name, one in ARCHITECTURES.items() if name not in records]
     if missing:
-        lines.append(f"- {_MISSING.capitalize()}: {_and(missing)} (`{_COMMAND}`).")
+        lines.append(f"- {MISSING.capitalize()}: {listed(missing)} (`{_COMMAND}`).")
     return "\n".join(lines)
 
 
@@ -96,18 +98,18 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
     rows = [head, ["---"] * len(head)]
     for family, one in ARCHITECTURES.items():
         several = records.get(family)
-        cells = [_MISSING] * (len(head) - 2)
+        cells = [MISSING] * (len(head) - 2)
         if several is not None:
             ranks = [rank for measured in several for rank in measured.ranks]
             cells = [
                 f"{np.mean([measured.accuracy for measured in several]):.0%}",
-                *(_less(several, name, "ranking") for name in (SMOE, "fastcam", "gradcam")),
-                _less(several, SMOE, "mass"),
-                _less(several, SMOE, "mass", "random"),
-                f"{np.median(ranks):.3f}" if ranks else _MISSING,
+                *(less(several, name, "ranking") for name in (SMOE, "fastcam", "gradcam")),
+                less(several, SMOE, "mass"),
+                less(several, SMOE, "mass", "random"),
+                f"{np.median(ranks):.3f}" if ranks else MISSING,
             ]
         cost = costs.get(family)
-        rows.append([one.title, *cells, _MISSING if cost is None else _cost(cost)])
+        rows.append([one.title, *cells, MISSING if cost is None else _cost(cost)])
     return f"""## Families
 
 *Ranking* is the probability that a pixel of the object is more salient than one beside it (the area
@@ -139,14 +141,14 @@ def _photographs(run: Path, ranks: Sequence[float]) -> str:
     found = next((one for one in scored(read_run(run)) if one.score.key == "area"), None)
     if found is None:
         missing = "insertion less deletion of two methods or more"
-        return f"## Photographs\n\nEfficientNet-Lite0 on photographs: {missing} {_MISSING}."
+        return f"## Photographs\n\nEfficientNet-Lite0 on photographs: {missing} {MISSING}."
     head = ["method", "insertion less deletion", "less the centre disk's", "less a random map's"]
     rows = [head, ["---"] * len(head)]
     for name, values in found.methods.items():
         others = (_beyond(found, name, other) for other in (CENTRE, "random"))
         rows.append([f"`{name}`", _interval(values.estimate), *others])
     images = {len(one.images) for one in found.methods.values()}
-    median = f"{np.median(ranks):.4f} ({len(ranks)} photographs)" if ranks else _MISSING
+    median = f"{np.median(ranks):.4f} ({len(ranks)} photographs)" if ranks else MISSING
     return f"""## Photographs
 
 EfficientNet-Lite0, trained on ImageNet, on {" to ".join(f"{one:,}" for one in sorted(images))}
@@ -167,7 +169,7 @@ def _beyond(found: Scored, name: str, other: str) -> str:
         return ""
     own, its = found.methods[name], found.methods.get(other)
     if its is None:
-        return _MISSING
+        return MISSING
     return _interval(own.less(its).estimate, "+")
 
 
@@ -187,12 +189,12 @@ def _tensors(records: Records) -> str:
     head = ["tensor", "blocks", *(ARCHITECTURES[name].title for name in there)]
     rows = [head, ["---"] * len(head)]
     for tensor, title in TENSORS.items():
-        for read, blocks in _READ.items():
+        for read, blocks in READ.items():
             key = f"{tensor} {read}"
-            cells = (_less(records[name], key, "ranking", missing="") for name in there)
+            cells = (less(records[name], key, "ranking", missing="") for name in there)
             rows.append([title, blocks, *cells])
-    for key, title in _RIVALS.items():
-        cells = (_less(records[name], key, "ranking", missing="") for name in there)
+    for key, title in RIVALS.items():
+        cells = (less(records[name], key, "ranking", missing="") for name in there)
         rows.append([title, "", *cells])
     return f"""## Tokens: which tensor
 
@@ -203,18 +205,6 @@ stage, or of the last stage. {_chosen(records, there)}
 {markdown_table(rows)}"""
 
 
-def _less(
-    records: Sequence[Measured],
-    method: str,
-    measure: MeasureName,
-    other: str = CENTRE,
-    missing: str = _MISSING,
-) -> str:
-    """Return a method's difference to another in words, `missing` if the network has none."""
-    there = method in records[0].ranking
-    return str(difference(records, method, other, measure)) if there else missing
-
-
 def _chosen(records: Records, there: Sequence[str]) -> str:
     """Return the sentence of the tensor that is best over the networks of one resolution."""
     plain = [name for name in there if name != "swin"]
@@ -222,7 +212,7 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
         return ""
     common = [
         key
-        for key in (f"{tensor} {read}" for tensor in TENSORS for read in _READ)
+        for key in (f"{tensor} {read}" for tensor in TENSORS for read in READ)
         if all(key in records[name][0].ranking for name in plain)
     ]
     means = {
@@ -235,7 +225,7 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     tensor, _, read = best.rpartition(" ")
     return (
         f"Of the tensors that all networks of one resolution have, the {TENSORS[tensor]} "
-        f"(blocks: {_READ[read]}) is best on average. Against the centre disk it is {_and(told)}."
+        f"(blocks: {READ[read]}) is best on average. Against the centre disk it is {listed(told)}."
     )
 
 
@@ -257,17 +247,6 @@ Times: {facts["processor"]}, one thread, one image, {facts["rounds"]} paired rou
 images of 32x32 (accuracy on {TEST_IMAGES:,} others, the first {EXPLAINED} of which are explained,
 for the predicted class). `comparisons/architectures/networks.py` has the networks and recipes,
 whose trainings are short.{machine}"""
-
-
-def _and(names: Sequence[str]) -> str:
-    """Return names as a list in words.
-
-    >>> _and([]), _and(["ViT"]), _and(["ViT", "Swin", "VGG"])
-    ('none', 'ViT', 'ViT, Swin and VGG')
-    """
-    if len(names) < 2:
-        return names[0] if names else "none"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from fastsal import SMOEScale
 from fastsal.networks.tokens.depths import evenly_spaced
 from fastsal.statistics.smoe import smoe_scale
 
-__all__ = ["TENSORS", "of_tensors"]
+__all__ = ["READ", "RIVALS", "ROLLOUT", "TENSORS", "of_tensors"]
+
+ROLLOUT = "rollout"
 
 # The tensors by name, and their names in the table.
 TENSORS = {
@@ -21,6 +23,13 @@ TENSORS = {
     "normed": "normed tokens before the MLP",
     "values": "values of the attention",
 }
+RIVALS = {
+    ROLLOUT: "attention rollout",
+    "gradcam": "Grad-CAM",
+    "fastcam": "Fast-CAM",
+    "random": "random",
+}
+READ = {"depths": "evenly spaced", "last": "the last"}
 # Of the blocks that are read: evenly spaced ones, or the last.
 _READ: Mapping[str, Callable[[list[str]], list[str]]] = {
     "depths": evenly_spaced,

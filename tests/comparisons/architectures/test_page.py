@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from comparisons.__main__ import app
 from comparisons.architectures import command
-from comparisons.architectures.measuring import METHODS, Measured
+from comparisons.architectures.explainers import METHODS
+from comparisons.architectures.measuring import Measured
 from comparisons.architectures.page import write_page
+from comparisons.architectures.tokens.retraining import Retrained
 
 ROOT = Path(__file__).parents[3]
 RUN = ROOT / "reports" / "runs" / "architectures"
@@ -102,6 +104,63 @@ def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     assert [Measured.read(line).network for line in lines] == ["resnet", "resnet", "vit", "vit"]
     assert (tmp_path / "architectures.md").is_file()
+
+
+def test_what_retraining_tells_is_said(tmp_path):
+    accuracies = {"random": 0.4, "centre": 0.3, "block depths": 0.1, "hidden depths": 0.5}
+    uniform = np.random.default_rng(0).random(1000)
+    trainings = [
+        Retrained("vit", method, 0.5, 0, "".join(str(int(one < share)) for one in uniform))
+        for method, share in (*accuracies.items(), ("rollout", 0.3))
+    ]
+    whole = Retrained("vit", "unmasked", 0.0, 0, "1" * 450 + "0" * 550)
+    with (tmp_path / "roar.jsonl").open("w") as file:
+        file.writelines(one.line() for one in [whole, *trainings])
+    text = page_of(tmp_path, planted("vit", 0.2))
+    assert "Accuracy on whole images: ViT 45.0% (seed 0)." in " ".join(text.split())
+    assert "### ViT, 50 % of the pixels removed" in text
+    assert (
+        "which is better: SMOE Scale (output of the block); "
+        "higher: random and SMOE Scale (hidden layer of the MLP, after its GELU); "
+        "not told: attention rollout." in text
+    )
+    row = next(one for one in text.splitlines() if one.startswith("| SMOE Scale (output"))
+    assert row.split(" | ")[1] == f"{np.mean(uniform < 0.1):.1%}"
+    assert "| Grad-CAM | not measured |" in text
+
+
+def test_the_command_trains_networks_of_tokens_again(tmp_path, monkeypatch):
+    made = []
+
+    def measured(name, seed, folder, say):
+        (folder / f"{name}-{seed}.json").write_text(planted(name, 0.1).line() + "\n")
+
+    def retrain(name, seed, fractions, folder, say):
+        made.append((name, seed, fractions))
+
+    monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "retrain", retrain)
+    arguments = ["architectures", "vit", "resnet", "--seeds", "2", "--no-costs", "--roar", "50, 10"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert made == [("vit", 0, (0.5, 0.1)), ("vit", 1, (0.5, 0.1))]
+
+
+@pytest.mark.parametrize(
+    ("percents", "message"),
+    [
+        ("half", "--roar 'half': expected percents"),
+        ("100", "fraction 100 % is out of range"),
+        ("10,10", "fraction 10 % is given twice"),
+    ],
+)
+def test_percents_that_cannot_be_removed_are_refused(tmp_path, percents, message):
+    wrong = CliRunner().invoke(
+        app, ["architectures", "vit", "--roar", percents, "--out", str(tmp_path)]
+    )
+    assert wrong.exit_code == 2
+    assert message in wrong.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_is_none_is_refused():

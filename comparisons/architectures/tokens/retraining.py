@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from comparisons.architectures.explainers import ROLLOUT, explainers
+from comparisons.architectures.explainers import explainers
 from comparisons.architectures.networks import ARCHITECTURES, build
+from comparisons.architectures.tokens.tensors import ROLLOUT
 from comparisons.architectures.training import images, trained
 from comparisons.methods.examples import example_batch
 from evaluation.masking.levels import Masking, check_fractions, saliency_levels
