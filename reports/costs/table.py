@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -36,8 +37,8 @@ def _places(found: Mapping[tuple[Place, str], Added]) -> Iterator[Place]:
     yield _TWO_THREADS
     yield replace(_TWO_THREADS, batch=8)
     yield replace(_TWO_THREADS, network="mobilenet_v3_large")
-    for network in _NETWORKS:
-        yield replace(_TWO_THREADS, form="torch.compile", network=network)
+    for network, batch in product(_NETWORKS, (1, 8)):
+        yield replace(_TWO_THREADS, form="torch.compile", network=network, batch=batch)
     for engine in _ENGINES:
         for network in _NETWORKS:
             yield replace(_TWO_THREADS, form=engine, network=network, threads=1)
