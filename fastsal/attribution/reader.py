@@ -169,7 +169,11 @@ class ScaleReader:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
-        read = statistic if statistic.domain == "pre_relu" else partial(of_rectified, statistic)
+        after_relu = statistic.domain == "post_relu" or (
+            # The tensor is from before the ReLU that the network applies by a function.
+            statistic.domain == "any" and scale.functional_relu
+        )
+        read = partial(of_rectified, statistic) if after_relu else statistic
         values = by_image(read(activations), scale.placement)
         if self._notes.looks_for_small(index, tensor):
             self._look_for_small(self.layers[index].name, activations, values)

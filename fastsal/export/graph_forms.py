@@ -73,8 +73,9 @@ def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
     cancels it.
 
     Args:
-        statistic: A statistic that is defined after the ReLU.
-        rectified: True if the tensor has no negative values; else they are set to 0 first.
+        statistic: A statistic that is not defined before the ReLU.
+        rectified: True if the tensor has no negative values, or the statistic is defined on them;
+            else they are set to 0 first.
 
     Example:
         >>> from fastsal.statistics import get_statistic
@@ -92,7 +93,8 @@ def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
         and statistic.epsilon is not None
         and _has_another_epsilon(statistic, registered)
     ):
-        return GraphForm(partial(smoe_sums, epsilon=statistic.epsilon), smoe_of_sums, rectified)
+        sums, of_sums = GRAPH_FORMS[statistic.name]
+        return GraphForm(partial(sums, epsilon=statistic.epsilon), of_sums, rectified)
     # Not a function in this one, which could not be pickled.
     return GraphForm(partial(_whole, statistic), _itself, rectified)
 
@@ -101,7 +103,7 @@ def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:
     """Return True for SMOE Scale with another epsilon, for which its form here is exact."""
     given = statistic.function
     return (
-        registered.name == "smoe_scale"
+        registered.name in ("smoe_scale", "centred_smoe_scale")
         and isinstance(given, partial)
         and given.func is registered.function
         and given.keywords.keys() == {"epsilon"}
@@ -122,6 +124,14 @@ def smoe_sums(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     activations = activations.flatten(2)
     # One tensor of both: onnxruntime then ends with a scale before it goes on with the network.
     return torch.cat([channel_mean(activations) + epsilon, _mean_log(activations, epsilon)], 1)
+
+
+def centred_smoe_sums(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Return `smoe_sums` of centred activations `(N, C, h, w)`."""
+    locations = tuple(range(2, activations.dim()))
+    signed = activations.amin((1, *locations), keepdim=True) < 0
+    centred = activations - activations.mean(locations, keepdim=True)
+    return smoe_sums(slices.rectified(torch.where(signed, centred, activations)), epsilon)
 
 
 def smoe_of_sums(sums: Tensor) -> Tensor:
@@ -191,8 +201,9 @@ def variance_sums(activations: Tensor) -> Tensor:
     return channel_mean(deviations * deviations)
 
 
-GRAPH_FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+GRAPH_FORMS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
     "smoe_scale": (smoe_sums, smoe_of_sums),
+    "centred_smoe_scale": (centred_smoe_sums, smoe_of_sums),
     "mean": (mean_sums, _itself),
     "std": (variance_sums, torch.sqrt),
 }

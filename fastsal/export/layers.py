@@ -188,8 +188,8 @@ def recordings_of(
                 "such as torch.nn.Identity around their result, give layers, or, of a program of "
                 "torch.export, give what torch.export.unflatten makes of it"
             )
-        rectified = operations.get(scale) in RECTIFIERS and not scale.functional_relu
-        read = graph_form(chosen, rectified)
+        as_it_is = chosen.domain == "any" or operations.get(scale) in RECTIFIERS
+        read = graph_form(chosen, as_it_is and not scale.functional_relu)
         if is_smoe and chosen.epsilon is not None:
             read = KernelForm(read.sums, read.of_sums, read.rectified, chosen.epsilon)
         recordings.append(Recording(scale, read))

@@ -18,6 +18,11 @@ from fastsal.statistics.distributions import (
     truncnormal_std,
 )
 from fastsal.statistics.gamma import gamma_entropy, gamma_scale
+
+# isort: split
+from fastsal.statistics.centred import centred_smoe_scale
+
+# isort: split
 from fastsal.statistics.registry import (
     STATISTICS,
     Statistic,
@@ -31,6 +36,7 @@ __all__ = [
     "STATISTICS",
     "Statistic",
     "StatisticFunction",
+    "centred_smoe_scale",
     "gamma_entropy",
     "gamma_scale",
     "get_statistic",

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastsal.kernels.constants import EPSILON
 from fastsal.registry import Registry
 
-Domain = Literal["post_relu", "pre_relu"]
+Domain = Literal["post_relu", "pre_relu", "any"]
 
 
 class StatisticFunction(Protocol):
@@ -37,7 +37,7 @@ class Statistic:
         name (str): The key in the registry.
         citation (str): The publication that defines it.
         domain (str): "post_relu" if it is defined on non-negative activations, "pre_relu" if it is
-            defined on activations before the ReLU.
+            defined on activations before the ReLU, "any" if on what a layer gives, of any sign.
         function (Callable): `(N, C, H, W) -> (N, H, W)`. Where an activation is not finite, its
             value should not be finite either: then the layer is named in an error.
         rectifies (bool, optional): True if the function itself counts negative activations as 0.
@@ -112,7 +112,8 @@ def register_statistic(
         name (str): The name for `SMOEScale(statistic=name)`.
         citation (str): The publication that defines it.
         domain (str, optional): "post_relu" if it is defined on non-negative activations,
-            "pre_relu" if it is defined on activations before the ReLU. Default: "post_relu"
+            "pre_relu" if it is defined on activations before the ReLU, "any" if on what a layer
+            gives, of any sign. Default: "post_relu"
         rectifies (bool, optional): True if the function itself counts negative activations as 0.
             Default: False
 

@@ -71,8 +71,9 @@ class MapOfScales(nn.Module):
             replace(scale, name=f"layers.{index}", module=layer, call=None)
             for index, (scale, layer) in enumerate(zip(of.scales, handing.layers, strict=True))
         ]
+        as_it_is = of.statistic.domain == "any"
         recordings = [
-            Recording(scale, graph_form(of.statistic, operation in RECTIFIERS))
+            Recording(scale, graph_form(of.statistic, as_it_is or operation in RECTIFIERS))
             for scale, operation in zip(scales, of.operations, strict=True)
         ]
         image = torch.empty((1, 1, *size), device="meta", dtype=torch.float32)

@@ -248,7 +248,7 @@ def test_every_statistic_s_map_is_its_equation(name, network, batch):
 
 def test_every_registered_statistic_is_a_method_once():
     chosen = resolve("statistics", has_object_masks=False)
-    assert len(chosen) == len(STATISTICS) == 13
+    assert len(chosen) == len(STATISTICS) == 14
     assert {METHODS[name].parameters["statistic"] for name in chosen} == set(STATISTICS)
 
 
@@ -289,7 +289,7 @@ def test_a_set_leaves_out_what_the_images_do_not_allow():
 def test_sets_and_names_go_together_each_once():
     names = resolve("sobel,controls,smoe-linear,statistics", has_object_masks=False)
     assert names[:5] == ("sobel", "random", "random-blobs", "centre", "smoe-linear")
-    assert len(set(names)) == len(names) == 4 + 13
+    assert len(set(names)) == len(names) == 4 + 14
 
 
 def test_an_unknown_word_gets_the_sets_too():

@@ -181,8 +181,9 @@ LARGE = {
 }
 
 
+# Of a location alone: a centred statistic depends on the others too.
 @pytest.mark.parametrize("kind", LARGE)
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - {"centred_smoe_scale"}))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_a_statistic_of_large_activations_is_finite_where_float32_holds_it(name, kind, dtype):
     for channels in (3, 64, 200):

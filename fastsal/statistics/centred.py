@@ -1,0 +1,72 @@
+"""SMOE Scale of residual streams: activations are centred before negative ones count as 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastsal.kernels.constants import EPSILON
+from fastsal.statistics.registry import register_statistic
+from fastsal.statistics.slices import check_activations
+from fastsal.statistics.smoe import smoe_scale
+
+__all__ = ["centred", "centred_smoe_scale"]
+
+
+@register_statistic(
+    "centred_smoe_scale", citation="ours, of Mundhenk, Chen & Friedland 2019, Eq 1", domain="any"
+)
+def centred_smoe_scale(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
+    r"""Return SMOE Scale of each location, of centred activations where any is negative.
+
+    $$x'_{ijk} = \max\Big(0,\; x_{ijk} - \frac{1}{h w} \sum_{i j} x_{ijk}\Big)$$
+
+    The channels of a residual stream, as of ConvNeXt, PVT or a vision transformer, have offsets of
+    their own, and 0 has no meaning there; the channel's mean over the locations of an image takes
+    its place. An image whose activations are all non-negative, as after a ReLU, keeps them: its
+    value is that of `smoe_scale`. Under `tile=` the mean is that of a tile.
+
+    Args:
+        activations: `(N, C, H, W)` of any sign and floating type; computed in float32.
+        epsilon: Added to every activation, above 0.
+
+    Returns:
+        `(N, H, W)`, float32.
+
+    Raises:
+        ValueError: If activations are not of four dimensions, or epsilon is not positive.
+
+    Reference:
+        `docs/results/architectures.md`, where it is measured.
+
+    >>> stream = torch.tensor([[9.0, 9.5], [-1.0, 1.0]]).reshape(1, 2, 1, 2)
+    >>> shifted = torch.tensor([[0.0, 0.25], [0.0, 1.0]]).reshape(1, 2, 1, 2)
+    >>> torch.equal(centred_smoe_scale(stream), smoe_scale(shifted))
+    True
+    """
+    check_activations(activations)
+    of_centred: Callable[..., Tensor] = smoe_scale
+    return of_centred(centred(activations), epsilon)
+
+
+def centred(activations: Tensor) -> Tensor:
+    """Return activations less each channel's mean over the locations, where any is negative.
+
+    Args:
+        activations: `(N, C, H, W)`.
+
+    Returns:
+        `(N, C, H, W)`, float32; images without negative activations keep them.
+
+    >>> centred(torch.tensor([[3.0, 1.0], [-4.0, 4.0]]).reshape(1, 2, 1, 2)).flatten().tolist()
+    [1.0, -1.0, -4.0, 4.0]
+    """
+    values = activations.float()
+    finite = values.isfinite()
+    count = finite.sum((2, 3), keepdim=True).clamp_min(1)
+    # What is not finite stays so in its own location; numbers near float32's largest are summed.
+    means = (torch.where(finite, values, 0.0) / count).sum((2, 3), keepdim=True)
+    signed = (values < 0).flatten(1).any(1).reshape(-1, 1, 1, 1)
+    return torch.where(signed, values - means, values)
