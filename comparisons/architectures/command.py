@@ -13,6 +13,7 @@ from comparisons.architectures.measuring import measured
 from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.page import write_page
 from comparisons.architectures.photographs import photographs
+from comparisons.architectures.tokens.picture import STREAMS, write_picture
 from comparisons.architectures.tokens.retraining import TOKENS, retrain
 from evaluation.masking.levels import check_fractions
 from fastsal.files import written_whole
@@ -63,8 +64,8 @@ def architectures(
 ) -> None:
     """Train small networks of many families on shapes, and measure their maps.
 
-    Writes records.jsonl, roar.jsonl, costs.json, photographs.json and architectures.md. What is
-    there is not made again: stopped, the command goes on where it was.
+    Writes records.jsonl, roar.jsonl, streams.png, costs.json, photographs.json and
+    architectures.md. What is there is not made again: stopped, the command goes on where it was.
     """
     for name in names or ():
         if name not in ARCHITECTURES:
@@ -82,6 +83,8 @@ def architectures(
         if fractions:
             for seed, name in product(range(seeds), (name for name in chosen if name in TOKENS)):
                 retrain(name, seed, fractions, out, typer.echo)
+        if streams := [name for name in STREAMS if name in chosen]:
+            write_picture(streams, out, out / "streams.png")
         if time:
             costs(out / "costs.json", chosen, typer.echo)
         if data:

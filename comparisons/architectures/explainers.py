@@ -17,7 +17,10 @@ from fastsal import SMOEScale
 
 __all__ = ["METHODS", "Maps", "explainers"]
 
-METHODS = ("random", "centre", "smoe-linear", "gamma_scale-linear", "gradcam", "fastcam")
+METHODS = (
+    *("random", "centre", "smoe-linear", "centred_smoe_scale-linear", "gamma_scale-linear"),
+    *("gradcam", "fastcam"),
+)
 
 Maps = Callable[[Batch], NDArray[np.floating[Any]]]
 

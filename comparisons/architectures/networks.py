@@ -134,6 +134,20 @@ def _swin(classes: int) -> nn.Module:
     return network
 
 
+def _pvt(classes: int) -> nn.Module:
+    network: Any = _timm().pvt_v2.PyramidVisionTransformerV2(
+        depths=(1, 1, 2, 1),
+        embed_dims=(16, 32, 64, 128),
+        num_heads=(1, 1, 2, 4),
+        mlp_ratios=(4, 4, 4, 4),
+        num_classes=classes,
+    )
+    # The patches of 224x224 would leave one location.
+    network.patch_embed.proj.stride = (2, 2)
+    built: nn.Module = network
+    return built
+
+
 def _vit(classes: int) -> nn.Module:
     network: nn.Module = _timm().vision_transformer.VisionTransformer(
         img_size=SIZE, patch_size=4, embed_dim=64, depth=6, num_heads=2, num_classes=classes
@@ -171,6 +185,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture("convnext", "ConvNeXt", _convnext, _ADAM, "convnext_tiny"),
         Architecture("swin", "Swin", _swin, replace(_BFLOAT16, epochs=6), "swin_t"),
+        Architecture("pvt", "PVT", _pvt, _TOKENS, "timm:pvt_v2_b0"),
         Architecture("vit", "ViT", _vit, _TOKENS, "vit_b_16"),
         Architecture("mixer", "MLP-Mixer", _mixer, _BFLOAT16, "timm:mixer_s16_224"),
     )

@@ -19,11 +19,11 @@ from comparisons.architectures.differences import (
     listed,
     read_records,
 )
-from comparisons.architectures.measuring import EXPLAINED
+from comparisons.architectures.measuring import EXPLAINED, Measured
 from comparisons.architectures.networks import ARCHITECTURES
-from comparisons.architectures.tokens.retraining import read_retrained
+from comparisons.architectures.tokens.retraining import TOKENS, read_retrained
 from comparisons.architectures.tokens.roar import roar
-from comparisons.architectures.tokens.tensors import READ, RIVALS, TENSORS
+from comparisons.architectures.tokens.tensors import HIERARCHIES, READ, RIVALS, TENSORS
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
@@ -34,7 +34,8 @@ from reports.records.run import read_run
 
 __all__ = ["write_page"]
 
-SMOE = "smoe-linear"
+SMOE, CENTRED = "smoe-linear", "centred_smoe_scale-linear"
+_CENTRED = "../how-to/choose-a-statistic.md#networks-without-relu"
 _COMMAND = "python -m comparisons architectures"
 
 
@@ -75,16 +76,18 @@ def _verdicts(records: Records) -> str:
         ("mass", "has more of its mass in the object than the centre disk"),
     )
     lines = []
-    for measure, words in measures:
-        found: dict[str, list[str]] = {"above": [], "below": [], "not told": []}
-        for name, several in records.items():
-            verdict = difference(several, SMOE, CENTRE, measure).verdict
-            found[verdict].append(ARCHITECTURES[name].title)
-        lines.append(
-            f"- **SMOE Scale {words} on {len(found['above'])} of {len(records)} networks**: "
-            f"{listed(found['above'])}. Lower: {listed(found['below'])}. "
-            f"Not told: {listed(found['not told'])}."
-        )
+    for method, title in ((SMOE, "SMOE Scale"), (CENTRED, "Centred SMOE Scale")):
+        there = {name: several for name, several in records.items() if _has(several, method)}
+        for measure, words in measures if there else ():
+            found: dict[str, list[str]] = {"above": [], "below": [], "not told": []}
+            for name, several in there.items():
+                verdict = difference(several, method, CENTRE, measure).verdict
+                found[verdict].append(ARCHITECTURES[name].title)
+            lines.append(
+                f"- **{title} {words} on {len(found['above'])} of {len(there)} networks**: "
+                f"{listed(found['above'])}. Lower: {listed(found['below'])}. "
+                f"Not told: {listed(found['not told'])}."
+            )
     missing = [one.title for name, one in ARCHITECTURES.items() if name not in records]
     if missing:
         lines.append(f"- {MISSING.capitalize()}: {listed(missing)} (`{_COMMAND}`).")
@@ -93,8 +96,9 @@ def _verdicts(records: Records) -> str:
 
 def _families(records: Records, costs: Mapping[str, Any]) -> str:
     """Return the table of families."""
-    head = ["family", "accuracy", "SMOE Scale, ranking", "Fast-CAM, ranking", "Grad-CAM, ranking"]
-    head += ["SMOE Scale, mass", "SMOE Scale, mass less random", "Gamma scale", "time added"]
+    head = ["family", "accuracy (trainings)", "SMOE Scale, ranking", "centred, ranking"]
+    head += ["Fast-CAM, ranking", "Grad-CAM, ranking", "SMOE Scale, mass", "centred, mass"]
+    head += ["SMOE Scale, mass less random", "Gamma scale", "time added"]
     rows = [head, ["---"] * len(head)]
     for family, one in ARCHITECTURES.items():
         several = records.get(family)
@@ -102,9 +106,10 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
         if several is not None:
             ranks = [rank for measured in several for rank in measured.ranks]
             cells = [
-                f"{np.mean([measured.accuracy for measured in several]):.0%}",
-                *(less(several, name, "ranking") for name in (SMOE, "fastcam", "gradcam")),
+                f"{np.mean([measured.accuracy for measured in several]):.0%} ({len(several)})",
+                *(less(several, name, "ranking") for name in (SMOE, CENTRED, "fastcam", "gradcam")),
                 less(several, SMOE, "mass"),
+                less(several, CENTRED, "mass"),
                 less(several, SMOE, "mass", "random"),
                 f"{np.median(ranks):.3f}" if ranks else MISSING,
             ]
@@ -116,18 +121,25 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
 under the ROC curve; half for a random map), less that of the centre disk. *Mass* is the share of
 the map that lies in the object, less that of the disk, or of a random map. Differences are of the
 same images, with 95 % intervals{_of_what(records)}, not corrected for their number; one that holds
-0 is not told. *Gamma scale* is the median rank correlation of SMOE Scale's map to that of the Gamma
-scale statistic. The last column is the time that the map adds to one forward pass of the network in
-its published size.
+0 is not told. *Centred* is [`centred_smoe_scale`]({_CENTRED}).
+*Gamma scale* is the median rank correlation of SMOE Scale's map to that of the Gamma scale
+statistic. The last column is the time that the map adds to one forward pass of the network in its
+published size.
 
 {markdown_table(rows)}"""
 
 
+def _has(records: Sequence[Measured], method: str) -> bool:
+    return all(method in one.ranking for one in records)
+
+
 def _of_what(records: Records) -> str:
     """Return in words over what intervals are."""
-    fewest = min(len(several) for several in records.values())
-    if fewest > 1:
+    counts = {len(several) for several in records.values()}
+    if 1 not in counts:
         return " over trainings and images"
+    if len(counts) > 1:
+        return " over images, and over trainings where there are several"
     return " over images (of one training each: they say nothing of other trainings)"
 
 
@@ -183,7 +195,7 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 def _tensors(records: Records) -> str:
     """Return the table of tensors of tokens."""
-    there = [name for name in ("vit", "mixer", "swin") if name in records]
+    there = [name for name in TOKENS if name in records]
     if not there:
         return ""
     head = ["tensor", "blocks", *(ARCHITECTURES[name].title for name in there)]
@@ -196,37 +208,55 @@ def _tensors(records: Records) -> str:
     for key, title in RIVALS.items():
         cells = (less(records[name], key, "ranking", missing="") for name in there)
         rows.append([title, "", *cells])
-    return f"""## Tokens: which tensor
+    return f"""## Which tensor: tokens and layer norms
 
 SMOE Scale of the tensors of a block, and rivals: ranking less that of the centre disk. Of ViT and
-MLP-Mixer four blocks at evenly spaced depths are read, or the last; of Swin the last block of each
-stage, or of the last stage. {_chosen(records, there)}
+MLP-Mixer four blocks at evenly spaced depths are read, or the last; of Swin, PVT and ConvNeXt,
+which have several resolutions, the last block of each stage, or of the last stage. SMOE Scale's
+default is the output of the block, evenly spaced, and of hierarchies nearly so.
+{_chosen(records, there)}
 
 {markdown_table(rows)}"""
 
 
 def _chosen(records: Records, there: Sequence[str]) -> str:
-    """Return the sentence of the tensor that is best over the networks of one resolution."""
-    plain = [name for name in there if name != "swin"]
-    if not plain:
-        return ""
+    """Return the sentences of the tensor that is best: over plain networks, and of hierarchies."""
+    sentences = []
+    plain = [name for name in there if name not in HIERARCHIES]
+    if plain:
+        tensor, verdicts = _best(records, plain)
+        told = [
+            f"{verdict} on {ARCHITECTURES[name].title}"
+            for name, verdict in zip(plain, verdicts, strict=True)
+        ]
+        sentences.append(
+            f"Of the tensors that all networks of one resolution have, the {tensor} is best on "
+            f"average. Against the centre disk it is {listed(told)}."
+        )
+    for name in HIERARCHIES:
+        if name in there:
+            tensor, (verdict,) = _best(records, [name])
+            title = ARCHITECTURES[name].title
+            sentences.append(f"On {title} the {tensor} is best, and against the disk {verdict}.")
+    return " ".join(sentences)
+
+
+def _best(records: Records, names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the tensor that is best on average, and the verdict of each network on the disk."""
     common = [
         key
         for key in (f"{tensor} {read}" for tensor in TENSORS for read in READ)
-        if all(key in records[name][0].ranking for name in plain)
+        if all(key in records[name][0].ranking for name in names)
     ]
     means = {
-        key: np.mean([difference(records[name], key, CENTRE, "ranking").value for name in plain])
+        key: np.mean([difference(records[name], key, CENTRE, "ranking").value for name in names])
         for key in common
     }
     best = max(means, key=lambda key: means[key])
-    verdicts = {name: difference(records[name], best, CENTRE, "ranking").verdict for name in plain}
-    told = [f"{verdict} on {ARCHITECTURES[name].title}" for name, verdict in verdicts.items()]
+    verdicts = [str(difference(records[name], best, CENTRE, "ranking").verdict) for name in names]
     tensor, _, read = best.rpartition(" ")
-    return (
-        f"Of the tensors that all networks of one resolution have, the {TENSORS[tensor]} "
-        f"(blocks: {READ[read]}) is best on average. Against the centre disk it is {listed(told)}."
-    )
+    words = READ if names[0] not in HIERARCHIES else {"depths": "every stage", "last": "the last"}
+    return f"{TENSORS[tensor]} (blocks: {words[read]})", verdicts
 
 
 def _how(records: Records, costs: Mapping[str, Any]) -> str:

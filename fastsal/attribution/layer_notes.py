@@ -78,7 +78,8 @@ class LayerNotes:
             self._warned.add("signed")
             warnings.warn(
                 f"layer(s) {', '.join(names)} give negative activations, for which "
-                f"{statistic} is not defined; they count as 0, as after a ReLU",
+                f"{statistic} is not defined; they count as 0, as after a ReLU. Of residual "
+                "streams behind layer norms take statistic='centred_smoe_scale'",
                 stacklevel=2,
             )
 

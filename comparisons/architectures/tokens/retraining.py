@@ -14,7 +14,7 @@ from torch import nn
 
 from comparisons.architectures.explainers import explainers
 from comparisons.architectures.networks import ARCHITECTURES, build
-from comparisons.architectures.tokens.tensors import ROLLOUT
+from comparisons.architectures.tokens.tensors import HIERARCHIES, ROLLOUT
 from comparisons.architectures.training import images, trained
 from comparisons.methods.examples import example_batch
 from evaluation.masking.levels import Masking, check_fractions, saliency_levels
@@ -25,13 +25,13 @@ from fastsal.files import written_whole
 __all__ = ["RETRAINED", "TOKENS", "UNMASKED", "Retrained", "read_retrained", "retrain"]
 
 # The networks whose tensors are told apart.
-TOKENS = ("vit", "mixer", "swin")
+TOKENS = ("vit", "mixer", *HIERARCHIES)
 
 UNMASKED = "unmasked"
 # The tensors that are told apart, and what they have to beat.
 RETRAINED = (
     *("random", "centre", "block depths", "hidden depths", "values depths"),
-    *(ROLLOUT, "gradcam"),
+    *(ROLLOUT, "gradcam", "centred_smoe_scale-linear"),
 )
 _EXPLAINED_TOGETHER = 250
 

@@ -36,7 +36,7 @@ def roar(records: Records, trainings: Sequence[Retrained]) -> list[str]:
         if one.method == UNMASKED
     ]
     return [
-        f"""## Tokens: remove and retrain
+        f"""## Which tensor: remove and retrain
 
 ROAR: the network is trained again, from scratch, on images without the pixels that a map ranks
 highest (their mean is put there), and tested on such images; the lower its accuracy, the more the

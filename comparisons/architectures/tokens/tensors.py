@@ -11,8 +11,10 @@ from fastsal import SMOEScale
 from fastsal.networks.tokens.depths import evenly_spaced
 from fastsal.statistics.smoe import smoe_scale
 
-__all__ = ["READ", "RIVALS", "ROLLOUT", "TENSORS", "of_tensors"]
+__all__ = ["HIERARCHIES", "READ", "RIVALS", "ROLLOUT", "TENSORS", "of_tensors"]
 
+# Networks of several resolutions whose residual streams lie before layer norms.
+HIERARCHIES = ("swin", "pvt", "convnext")
 ROLLOUT = "rollout"
 
 # The tensors by name, and their names in the table.
@@ -22,8 +24,10 @@ TENSORS = {
     "attention": "output of the attention",
     "normed": "normed tokens before the MLP",
     "values": "values of the attention",
+    "end": "end of the stage, behind a layer norm",
 }
 RIVALS = {
+    "centred_smoe_scale-linear": "centred SMOE Scale (what SMOE Scale reads)",
     ROLLOUT: "attention rollout",
     "gradcam": "Grad-CAM",
     "fastcam": "Fast-CAM",
@@ -40,7 +44,7 @@ _READ: Mapping[str, Callable[[list[str]], list[str]]] = {
 def of_tensors(name: str, network: nn.Module) -> dict[str, SMOEScale]:
     """Return SMOE Scale of each tensor, at evenly spaced depths and at the last, for a network.
 
-    Of Swin the last block of each stage is read, and of "last" that of the last stage.
+    Of a hierarchy the last block of each stage is read, and of "last" that of the last stage.
 
     Args:
         name: A key of `comparisons.architectures.networks.ARCHITECTURES`.
@@ -56,7 +60,7 @@ def of_tensors(name: str, network: nn.Module) -> dict[str, SMOEScale]:
     found = {}
     for tensor, one in layers(network).items():
         for what, choose in _READ.items():
-            chosen = list(one) if name == "swin" and what == "depths" else choose(list(one))
+            chosen = one if name in HIERARCHIES and what == "depths" else choose(one)
             statistic = _of_values if tensor == "values" else "smoe_scale"
             found[f"{tensor} {what}"] = SMOEScale(network, chosen, statistic=statistic)
     return found
@@ -80,7 +84,15 @@ def _plain(network: nn.Module) -> list[str]:
     return [f"blocks.{number}" for number in range(len(list(blocks.children())))]
 
 
-def _stages(network: nn.Module) -> list[str]:
+def _last_blocks(network: nn.Module) -> list[str]:
+    """The last block of each stage of timm's hierarchies."""
+    return [
+        f"stages.{number}.blocks.{len(list(stage.get_submodule('blocks').children())) - 1}"
+        for number, stage in enumerate(network.get_submodule("stages").children())
+    ]
+
+
+def _features(network: nn.Module) -> list[str]:
     """The last block of each stage of torchvision's Swin."""
     features = network.get_submodule("features")
     return [
@@ -88,6 +100,28 @@ def _stages(network: nn.Module) -> list[str]:
         for number, stage in enumerate(features.children())
         if number % 2
     ]
+
+
+def _in_swin(network: nn.Module) -> dict[str, list[str]]:
+    # The norm before patches are merged sees four of them, at the next stage's resolution.
+    inside = {"hidden": ".mlp.1", "block": "", "attention": ".attn", "normed": ".norm2"}
+    merging = range(2, len(list(network.get_submodule("features").children())), 2)
+    ends = [f"features.{number}.norm" for number in merging]
+    return _in_blocks(_features, inside, network) | {"end": [*ends, "norm"]}
+
+
+def _in_pvt(network: nn.Module) -> dict[str, list[str]]:
+    inside = {"hidden": ".mlp.act", "block": "", "attention": ".attn.proj", "normed": ".norm2"}
+    ends = [f"{block.partition('.blocks')[0]}.norm" for block in _last_blocks(network)]
+    return _in_blocks(_last_blocks, inside, network) | {"end": ends}
+
+
+def _in_convnext(network: nn.Module) -> dict[str, list[str]]:
+    # The first of these norms ends the stem; the last stage has one behind global pooling alone.
+    inside = {"hidden": ".mlp.act", "block": "", "normed": ".norm"}
+    stages = [block.partition(".blocks")[0] for block in _last_blocks(network)]
+    ends = [f"{stage}.downsample.0" for stage in stages]
+    return _in_blocks(_last_blocks, inside, network) | {"end": ends}
 
 
 _LAYERS: dict[str, Callable[[nn.Module], dict[str, list[str]]]] = {
@@ -105,9 +139,7 @@ _LAYERS: dict[str, Callable[[nn.Module], dict[str, list[str]]]] = {
     "mixer": partial(
         _in_blocks, _plain, {"hidden": ".mlp_channels.act", "block": "", "normed": ".norm2"}
     ),
-    "swin": partial(
-        _in_blocks,
-        _stages,
-        {"hidden": ".mlp.1", "block": "", "attention": ".attn", "normed": ".norm2"},
-    ),
+    "swin": _in_swin,
+    "pvt": _in_pvt,
+    "convnext": _in_convnext,
 }

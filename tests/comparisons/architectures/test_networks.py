@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
+from torch import nn
 
 from comparisons.architectures import measuring
 from comparisons.architectures.differences import difference, paired
@@ -24,6 +25,7 @@ STRIDES = {
     "densenet": [1, 2, 4],
     "convnext": [2, 4, 8, 16],
     "swin": [4, 8],
+    "pvt": [2, 4, 8, 16],
     "vit": [4, 4, 4, 4],
     "mixer": [4, 4, 4, 4],
 }
@@ -60,6 +62,42 @@ def test_values_are_those_that_attention_mixes():
     spread = (expected - expected.mean((1, 2), keepdim=True)) / expected.std((1, 2), keepdim=True)
     normal = torch.distributions.Normal(0.0, 1.0).cdf(spread)
     torch.testing.assert_close(found.per_scale[0], normal, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt", "convnext"])
+def test_the_tensors_of_a_hierarchy(name):
+    network = build(name, 8, 0).eval()
+    found = of_tensors(name, network)
+    seen = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, output, layer=layer: seen.update({layer: output})
+        )
+        for layer, module in network.named_modules()
+    ]
+    network(images())
+    for hook in hooks:
+        hook.remove()
+    norms = {layer for layer, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
+    stages = {"swin": 2, "pvt": 4, "convnext": 4}[name]
+    for tensor in ("block", "hidden", "normed", "end"):
+        scales = found[f"{tensor} depths"].maps(images()).scales
+        assert len(scales) == stages
+        # Swin's norm of merged patches has the next stage's stride, ConvNeXt's the stage's before.
+        assert [scale.stride for scale in scales] == {
+            ("swin", "end"): [8, 8],
+            ("convnext", "end"): [2, 4, 8, 16],
+        }.get((name, tensor), {"swin": [4, 8], "pvt": [2, 4, 8, 16]}.get(name, [4, 8, 16, 32]))
+        if tensor in ("normed", "end"):
+            assert {scale.name for scale in scales} <= norms
+        (last,) = found[f"{tensor} last"].maps(images()).scales
+        assert last.name == scales[-1].name
+    # The end of a stage is what the norm makes of the output of the stage's last block.
+    if name == "pvt":
+        for number in range(4):
+            block = found["block depths"].maps(images()).scales[number].name
+            norm = network.get_submodule(f"stages.{number}.norm")
+            torch.testing.assert_close(seen[f"stages.{number}.norm"], norm(seen[block]))
 
 
 def test_rollout_is_the_product_by_hand():

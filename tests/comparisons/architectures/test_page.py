@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,9 @@ def test_photographs_are_those_of_the_recorded_run(tmp_path):
     values = [one["insertion_area"] - one["deletion_area"] for one in cell["history"]]
     assert line.split("|")[2].strip().startswith(f"{np.mean(values):.3f} (")
     assert f"{len(values):,}\nphotographs" in text
+
+
+NOISE = 0.01 * np.random.default_rng(2).standard_normal(50)
 
 
 def planted(network, shift):
@@ -87,7 +91,7 @@ def test_the_best_tensor_is_named(tmp_path, network):
 
 
 def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
-    made = []
+    made, drawn = [], []
 
     def measured(name, seed, folder, say):
         made.append((name, seed))
@@ -96,6 +100,7 @@ def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
         return one
 
     monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "write_picture", lambda names, *_: drawn.append(names))
     arguments = ["architectures", "vit", "resnet", "--seeds", "2", "--no-costs"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -104,6 +109,22 @@ def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     assert [Measured.read(line).network for line in lines] == ["resnet", "resnet", "vit", "vit"]
     assert (tmp_path / "architectures.md").is_file()
+    assert drawn == [["vit"]]
+
+
+def test_centred_maps_and_hierarchies_have_sentences(tmp_path):
+    better = planted("convnext", -0.2)
+    centred = {"centred_smoe_scale-linear": tuple(np.add(better.ranking["centre"], 0.1 + NOISE))}
+    end = {"end last": tuple(np.add(better.ranking["centre"], 0.05 + NOISE))}
+    both = {**better.ranking, **centred, **end}
+    text = page_of(tmp_path, replace(better, ranking=both, mass=both), planted("resnet", 0.2))
+    assert "**SMOE Scale ranks the object's pixels higher than the centre disk does on 1 of" in text
+    line = next(one for one in text.splitlines() if "**Centred SMOE Scale ranks" in one)
+    assert "ConvNeXt" in line.partition("Lower")[0]
+    assert (
+        "On ConvNeXt the end of the stage, behind a layer norm (blocks: the last) is best, and "
+        "against the disk above." in text
+    )
 
 
 def test_what_retraining_tells_is_said(tmp_path):
@@ -130,7 +151,7 @@ def test_what_retraining_tells_is_said(tmp_path):
 
 
 def test_the_command_trains_networks_of_tokens_again(tmp_path, monkeypatch):
-    made = []
+    made, drawn = [], []
 
     def measured(name, seed, folder, say):
         (folder / f"{name}-{seed}.json").write_text(planted(name, 0.1).line() + "\n")
@@ -139,6 +160,7 @@ def test_the_command_trains_networks_of_tokens_again(tmp_path, monkeypatch):
         made.append((name, seed, fractions))
 
     monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "write_picture", lambda names, *_: drawn.append(names))
     monkeypatch.setattr(command, "retrain", retrain)
     arguments = ["architectures", "vit", "resnet", "--seeds", "2", "--no-costs", "--roar", "50, 10"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])

@@ -1,14 +1,16 @@
-"""ROAR of tensors of tokens: what is removed, and what a stop keeps."""
+"""ROAR of tensors of tokens: what is removed, and what a stop keeps; the picture of streams."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
-from comparisons.architectures.networks import ARCHITECTURES
-from comparisons.architectures.tokens import retraining
+from comparisons.architectures.networks import ARCHITECTURES, build
+from comparisons.architectures.tokens import picture, retraining
 from comparisons.architectures.tokens.retraining import (
     RETRAINED,
     UNMASKED,
@@ -17,7 +19,9 @@ from comparisons.architectures.tokens.retraining import (
 )
 from evaluation.datasets.listing import Request
 from evaluation.datasets.load import load_dataset
+from fastsal import SMOEScale
 
+pytestmark = pytest.mark.filterwarnings("ignore:layer.* give negative activations")
 SIZE = 32
 
 
@@ -116,3 +120,23 @@ def test_every_tensor_of_a_vision_transformer_is_retrained(tmp_path, monkeypatch
     found = read_retrained(tmp_path / "roar.jsonl")
     assert [one.method for one in found] == [UNMASKED, *RETRAINED]
     assert all(len(one.right) == 24 for one in found)
+
+
+def test_the_picture_has_each_map_below_its_image(tmp_path, monkeypatch, data):
+    network = build("pvt", len(data.classes), 0).eval()
+    monkeypatch.setattr(picture, "images", lambda: data)
+    monkeypatch.setattr(picture, "trained", lambda *_: (network, 0.1))
+    picture.write_picture(["pvt"], tmp_path, tmp_path / "streams.png", count=3)
+    drawn = np.asarray(Image.open(tmp_path / "streams.png")).astype(int)
+    assert drawn.shape == (3 * 3 * SIZE, 3 * 3 * SIZE, 3)
+    small = drawn[1::3, 1::3].reshape(3, SIZE, 3, SIZE, 3).transpose(0, 2, 1, 3, 4)
+    assert np.array_equal(small[0], data.test.images[:3])
+    pixels = torch.from_numpy(np.asarray(data.test.images[:3])).movedim(-1, 1) / 255
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (data.mean, data.std))
+    for row, statistic in enumerate(("smoe_scale", "centred_smoe_scale"), 1):
+        maps = SMOEScale(network, statistic=statistic).maps(((pixels - mean) / std).float())
+        brightness = small[row].sum(-1)
+        for found, expected in zip(brightness, maps.combined, strict=True):
+            # The colours of magma grow lighter with the map.
+            order = spearmanr(found.ravel(), expected.numpy().ravel()).statistic
+            assert order > 0.999

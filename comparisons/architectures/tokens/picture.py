@@ -1,0 +1,63 @@
+"""A picture of residual streams: SMOE Scale beside its centred form on images of known truth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from comparisons.architectures.training import images, trained
+from fastsal import SMOEScale
+from fastsal.images.colour import heatmap
+from fastsal.images.files import write_png
+
+__all__ = ["STATISTICS", "STREAMS", "write_picture"]
+
+# Networks whose residual streams lie before layer norms.
+STREAMS = ("convnext", "pvt", "vit")
+STATISTICS = ("smoe_scale", "centred_smoe_scale")
+_ENLARGED = 3
+
+
+def write_picture(names: Sequence[str], folder: Path, path: Path, count: int = 8) -> None:
+    """Write the images, and below them the maps of each network by each statistic.
+
+    Args:
+        names: Of networks that are trained, keys of `ARCHITECTURES`.
+        folder: Of their weights.
+        path: The PNG file.
+        count: The number of test images.
+    """
+    data = images()
+    pixels = torch.from_numpy(np.asarray(data.test.images[:count])).movedim(-1, 1) / 255
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (data.mean, data.std))
+    inputs = ((pixels - mean) / std).float()
+    rows = [pixels.float()]
+    for name in names:
+        network, _ = trained(name, 0, folder, lambda _: None)
+        for statistic in STATISTICS:
+            with warnings.catch_warnings():
+                # Negative activations: what the picture shows.
+                warnings.simplefilter("ignore", UserWarning)
+                maps = SMOEScale(network, statistic=statistic).attribute(inputs)[:, 0]
+            rows.append(heatmap(_in_unit_range(maps)))
+    write_png(_enlarged(torch.cat([torch.cat(list(row), 2) for row in rows], 1)), path)
+
+
+def _in_unit_range(maps: Tensor) -> Tensor:
+    """Return maps `(N, H, W)` from 0 to 1 each.
+
+    >>> _in_unit_range(torch.tensor([[[1.0, 3.0, 2.0]]])).tolist()
+    [[[0.0, 1.0, 0.5]]]
+    """
+    low, high = (end.reshape(-1, 1, 1) for end in maps.flatten(1).aminmax(dim=1))
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def _enlarged(picture: Tensor) -> Tensor:
+    """Return a picture `(3, H, W)` whose pixels are squares."""
+    return picture.repeat_interleave(_ENLARGED, 1).repeat_interleave(_ENLARGED, 2)
