@@ -14,7 +14,7 @@ from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.page import write_page
 from comparisons.architectures.photographs import photographs
 from comparisons.architectures.tokens.picture import STREAMS, write_picture
-from comparisons.architectures.tokens.retraining import TOKENS, retrain
+from comparisons.architectures.tokens.retraining import RETRAINED, TOKENS, retrain
 from evaluation.masking.levels import check_fractions
 from fastsal.files import written_whole
 from reports.measured.table import RUN
@@ -54,7 +54,8 @@ def architectures(
         str,
         typer.Option(
             help="Percent of the pixels, comma-separated, without which networks of tokens are "
-            f"trained again ({', '.join(TOKENS)}): seven trainings or less each. None without it."
+            f"trained again ({', '.join(TOKENS)}), {len(RETRAINED)} times or less each; none "
+            "without it."
         ),
     ] = "",
     time: Annotated[
@@ -83,7 +84,8 @@ def architectures(
         if fractions:
             for seed, name in product(range(seeds), (name for name in chosen if name in TOKENS)):
                 retrain(name, seed, fractions, out, typer.echo)
-        if streams := [name for name in STREAMS if name in chosen]:
+        kept = [name for name in STREAMS if (out / f"{name}-0.pt").is_file()]
+        if streams := [name for name in kept if name in chosen]:
             write_picture(streams, out, out / "streams.png")
         if time:
             costs(out / "costs.json", chosen, typer.echo)

@@ -97,6 +97,7 @@ def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
         made.append((name, seed))
         one = planted(name, 0.1)
         (folder / f"{name}-{seed}.json").write_text(one.line() + "\n")
+        (folder / f"{name}-{seed}.pt").touch()
         return one
 
     monkeypatch.setattr(command, "measured", measured)
