@@ -43,7 +43,8 @@ highest (their mean is put there), and tested on such images; the lower its accu
 map had found. Maps explain the network of seed 0, for the class that it predicts. *Less centre* is
 the accuracy less that after removing the disk, of the same test images, with 95 % intervals
 {_of_seeds(trainings)}, not corrected for their number. *Mass*, of the images of the last table, is
-the share of the map in the object, less the disk's. Accuracy on whole images: {listed(whole)}.""",
+the share of the map in the object, less the disk's. Accuracy on whole images: {listed(whole)};
+by chance it is an eighth.""",
         *parts,
     ]
 
