@@ -139,7 +139,9 @@ def test_what_retraining_tells_is_said(tmp_path):
     with (tmp_path / "roar.jsonl").open("w") as file:
         file.writelines(one.line() for one in [whole, *trainings])
     text = page_of(tmp_path, planted("vit", 0.2))
-    assert "Accuracy on whole images: ViT 45.0% (seed 0)." in " ".join(text.split())
+    assert "Accuracy on whole images: ViT 45.0% (seed 0); by chance it is an eighth." in " ".join(
+        text.split()
+    )
     assert "### ViT, 50 % of the pixels removed" in text
     assert (
         "which is better: SMOE Scale (output of the block); "
