@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from comparisons.architectures.tokens.rollout import attention_rollout
 from comparisons.architectures.tokens.tensors import ROLLOUT, of_tensors
 from comparisons.methods import Batch, get_method
+from comparisons.methods.base import Explain
 from fastsal import SMOEScale
 
 __all__ = ["METHODS", "Maps", "explainers"]
@@ -36,16 +38,21 @@ def explainers(name: str, network: nn.Module) -> dict[str, Maps]:
         Those of `METHODS`; of a network of tokens also those of `of_tensors`, and of the vision
         transformer attention rollout.
     """
-    found = {method: _of_method(method, network) for method in METHODS}
+    found = {method: _quiet(get_method(method).prepare(network)) for method in METHODS}
     for tensor, attributor in of_tensors(name, network).items():
-        found[tensor] = _of_attributor(attributor)
+        found[tensor] = _quiet(partial(_first_channel, attributor))
     if name == "vit":
-        found[ROLLOUT] = lambda batch: attention_rollout(network, batch.inputs).numpy()
+        found[ROLLOUT] = _quiet(lambda batch: attention_rollout(network, batch.inputs))
     return found
 
 
-def _of_method(method: str, network: nn.Module) -> Maps:
-    explain = get_method(method).prepare(network)
+def _first_channel(attributor: SMOEScale, batch: Batch) -> Tensor:
+    maps: Tensor = attributor.attribute(batch.inputs, expand_channels=False)
+    return maps[:, 0]
+
+
+def _quiet(explain: Explain) -> Maps:
+    """Return a method's maps as arrays, without its warnings."""
 
     def maps(batch: Batch) -> NDArray[np.floating[Any]]:
         with warnings.catch_warnings():
@@ -53,16 +60,5 @@ def _of_method(method: str, network: nn.Module) -> Maps:
             warnings.simplefilter("ignore", UserWarning)
             saliency: NDArray[np.floating[Any]] = explain(batch).detach().float().numpy()
         return saliency
-
-    return maps
-
-
-def _of_attributor(attributor: SMOEScale) -> Maps:
-    def maps(batch: Batch) -> NDArray[np.floating[Any]]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            saliency = attributor.attribute(batch.inputs, expand_channels=False)
-        found: NDArray[np.floating[Any]] = saliency[:, 0].detach().float().numpy()
-        return found
 
     return maps

@@ -100,10 +100,10 @@ def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
 
 
 def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:
-    """Return True for SMOE Scale with another epsilon, for which its form here is exact."""
+    """Return True for a statistic with another epsilon, for which its form here is exact."""
     given = statistic.function
     return (
-        registered.name in ("smoe_scale", "centred_smoe_scale")
+        registered.name in GRAPH_FORMS
         and isinstance(given, partial)
         and given.func is registered.function
         and given.keywords.keys() == {"epsilon"}

@@ -14,6 +14,7 @@ from comparisons.architectures.training import images, trained
 from fastsal import SMOEScale
 from fastsal.images.colour import heatmap
 from fastsal.images.files import write_png
+from fastsal.maps.normalization import minmax
 
 __all__ = ["STATISTICS", "STREAMS", "write_picture"]
 
@@ -44,18 +45,8 @@ def write_picture(names: Sequence[str], folder: Path, path: Path, count: int = 8
                 # Negative activations: what the picture shows.
                 warnings.simplefilter("ignore", UserWarning)
                 maps = SMOEScale(network, statistic=statistic).attribute(inputs)[:, 0]
-            rows.append(heatmap(_in_unit_range(maps)))
+            rows.append(heatmap(minmax(maps)))
     write_png(_enlarged(torch.cat([torch.cat(list(row), 2) for row in rows], 1)), path)
-
-
-def _in_unit_range(maps: Tensor) -> Tensor:
-    """Return maps `(N, H, W)` from 0 to 1 each.
-
-    >>> _in_unit_range(torch.tensor([[[1.0, 3.0, 2.0]]])).tolist()
-    [[[0.0, 1.0, 0.5]]]
-    """
-    low, high = (end.reshape(-1, 1, 1) for end in maps.flatten(1).aminmax(dim=1))
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _enlarged(picture: Tensor) -> Tensor:

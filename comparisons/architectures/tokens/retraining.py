@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from comparisons.architectures.explainers import explainers
+from comparisons.architectures.explainers import Maps, explainers
 from comparisons.architectures.networks import ARCHITECTURES, build
 from comparisons.architectures.tokens.tensors import HIERARCHIES, ROLLOUT
 from comparisons.architectures.training import images, trained
@@ -99,6 +97,12 @@ def retrain(
     maps = explainers(name, network)
     wanted = [(UNMASKED, 0.0)]
     wanted += [(method, one) for one in fractions for method in RETRAINED if method in maps]
+    data = images()
+    targets = {
+        split: predictions(network, InputView(part.images, data.mean, data.std))
+        for split, part in (("train", data.train), ("test", data.test))
+    }
+    network.eval()
     levels: dict[str, Levels] = {}
     for method, fraction in wanted:
         if any((name, method, fraction, seed) == _place(one) for one in done):
@@ -107,7 +111,7 @@ def retrain(
         if method != UNMASKED:
             masking = Masking("roar", fraction, cuts)
             if method not in levels:
-                levels[method] = _levels(maps[method], network, cuts)
+                levels[method] = _levels(maps[method], targets, cuts)
         right = _trained_again(name, seed, masking, levels.get(method), folder, say)
         digits = "".join("1" if one else "0" for one in right)
         done.append(Retrained(name, method, fraction, seed, digits))
@@ -120,16 +124,16 @@ def _place(one: Retrained) -> tuple[str, str, float, int]:
     return one.network, one.method, one.fraction, one.seed
 
 
-def _levels(maps: Any, network: nn.Module, cuts: tuple[float, ...]) -> Levels:
+def _levels(
+    maps: Maps, targets: Mapping[str, NDArray[np.int64]], cuts: tuple[float, ...]
+) -> Levels:
     """Return the levels of a method's maps of all images, by split."""
     data, found = images(), {}
-    for split, part in (("train", data.train), ("test", data.test)):
-        targets = predictions(network, InputView(part.images, data.mean, data.std))
-        network.eval()
+    for split, classes in targets.items():
         parts = []
-        for start in range(0, len(part.images), _EXPLAINED_TOGETHER):
-            indices = np.arange(start, min(start + _EXPLAINED_TOGETHER, len(part.images)))
-            saliency = maps(example_batch(data, split, targets, indices))
+        for start in range(0, len(classes), _EXPLAINED_TOGETHER):
+            indices = np.arange(start, min(start + _EXPLAINED_TOGETHER, len(classes)))
+            saliency = maps(example_batch(data, split, classes, indices))
             parts.append(saliency_levels(saliency, cuts, indices))
         found[split] = np.concatenate(parts)
     return found
