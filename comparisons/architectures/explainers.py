@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from comparisons.architectures.tokens.rollout import attention_rollout
-from comparisons.architectures.tokens.tensors import ROLLOUT, of_tensors
+from comparisons.architectures.tokens.tensors import (
+    NOT_CENTRED,
+    ROLLOUT,
+    not_centred,
+    of_tensors,
+)
 from comparisons.methods import Batch, get_method
 from comparisons.methods.base import Explain
 from fastsal import SMOEScale
 
 __all__ = ["METHODS", "Maps", "explainers"]
 
-METHODS = (
-    *("random", "centre", "smoe-linear", "centred_smoe_scale-linear", "gamma_scale-linear"),
-    *("gradcam", "fastcam"),
-)
+METHODS = ("random", "centre", "smoe-linear", "gamma_scale-linear", "gradcam", "fastcam")
 
 Maps = Callable[[Batch], NDArray[np.floating[Any]]]
 
@@ -35,10 +37,13 @@ def explainers(name: str, network: nn.Module) -> dict[str, Maps]:
         network: The network.
 
     Returns:
-        Those of `METHODS`; of a network of tokens also those of `of_tensors`, and of the vision
-        transformer attention rollout.
+        Those of `METHODS`; of a network whose scales are centred also SMOE Scale of them as they
+        are; of a network of tokens those of `of_tensors`, and of the vision transformer attention
+        rollout.
     """
     found = {method: _quiet(get_method(method).prepare(network)) for method in METHODS}
+    if (as_they_are := not_centred(network)) is not None:
+        found[NOT_CENTRED] = _quiet(partial(_first_channel, as_they_are))
     for tensor, attributor in of_tensors(name, network).items():
         found[tensor] = _quiet(partial(_first_channel, attributor))
     if name == "vit":

@@ -23,7 +23,13 @@ from comparisons.architectures.measuring import EXPLAINED, Measured
 from comparisons.architectures.networks import ARCHITECTURES
 from comparisons.architectures.tokens.retraining import TOKENS, read_retrained
 from comparisons.architectures.tokens.roar import roar
-from comparisons.architectures.tokens.tensors import HIERARCHIES, READ, RIVALS, TENSORS
+from comparisons.architectures.tokens.tensors import (
+    HIERARCHIES,
+    NOT_CENTRED,
+    READ,
+    RIVALS,
+    TENSORS,
+)
 from comparisons.architectures.training import TEST_IMAGES, TRAIN_IMAGES
 from fastsal.files import written_whole
 from reports.formatting import markdown_table
@@ -34,7 +40,7 @@ from reports.records.run import read_run
 
 __all__ = ["write_page"]
 
-SMOE, CENTRED = "smoe-linear", "centred_smoe_scale-linear"
+SMOE = "smoe-linear"
 _CENTRED = "../how-to/choose-a-statistic.md#networks-without-relu"
 _COMMAND = "python -m comparisons architectures"
 
@@ -76,7 +82,7 @@ def _verdicts(records: Records) -> str:
         ("mass", "has more of its mass in the object than the centre disk"),
     )
     lines = []
-    for method, title in ((SMOE, "SMOE Scale"), (CENTRED, "Centred SMOE Scale")):
+    for method, title in ((SMOE, "SMOE Scale"), (NOT_CENTRED, "SMOE Scale without centring")):
         there = {name: several for name, several in records.items() if _has(several, method)}
         for measure, words in measures if there else ():
             found: dict[str, list[str]] = {"above": [], "below": [], "not told": []}
@@ -96,8 +102,8 @@ def _verdicts(records: Records) -> str:
 
 def _families(records: Records, costs: Mapping[str, Any]) -> str:
     """Return the table of families."""
-    head = ["family", "accuracy (trainings)", "SMOE Scale, ranking", "centred, ranking"]
-    head += ["Fast-CAM, ranking", "Grad-CAM, ranking", "SMOE Scale, mass", "centred, mass"]
+    head = ["family", "accuracy (trainings)", "SMOE Scale, ranking", "not centred, ranking"]
+    head += ["Fast-CAM, ranking", "Grad-CAM, ranking", "SMOE Scale, mass", "not centred, mass"]
     head += ["SMOE Scale, mass less random", "Gamma scale", "time added"]
     rows = [head, ["---"] * len(head)]
     for family, one in ARCHITECTURES.items():
@@ -107,9 +113,11 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
             ranks = [rank for measured in several for rank in measured.ranks]
             cells = [
                 f"{np.mean([measured.accuracy for measured in several]):.0%} ({len(several)})",
-                *(less(several, name, "ranking") for name in (SMOE, CENTRED, "fastcam", "gradcam")),
+                less(several, SMOE, "ranking"),
+                less(several, NOT_CENTRED, "ranking", missing=""),
+                *(less(several, name, "ranking") for name in ("fastcam", "gradcam")),
                 less(several, SMOE, "mass"),
-                less(several, CENTRED, "mass"),
+                less(several, NOT_CENTRED, "mass", missing=""),
                 less(several, SMOE, "mass", "random"),
                 f"{np.median(ranks):.3f}" if ranks else MISSING,
             ]
@@ -121,7 +129,8 @@ def _families(records: Records, costs: Mapping[str, Any]) -> str:
 under the ROC curve; half for a random map), less that of the centre disk. *Mass* is the share of
 the map that lies in the object, less that of the disk, or of a random map. Differences are of the
 same images, with 95 % intervals{_of_what(records)}, not corrected for their number; one that holds
-0 is not told. *Centred* is [`centred_smoe_scale`]({_CENTRED}).
+0 is not told. *Not centred* is SMOE Scale of scales that no activation function made, such as
+residual streams, as they are: [SMOE Scale centres those]({_CENTRED}).
 *Gamma scale* is the median rank correlation of SMOE Scale's map to that of the Gamma scale
 statistic. The last column is the time that the map adds to one forward pass of the network in its
 published size.
@@ -210,10 +219,11 @@ def _tensors(records: Records) -> str:
         rows.append([title, "", *cells])
     return f"""## Which tensor: tokens and layer norms
 
-SMOE Scale of the tensors of a block, and rivals: ranking less that of the centre disk. Of ViT and
-MLP-Mixer four blocks at evenly spaced depths are read, or the last; of Swin, PVT and ConvNeXt,
-which have several resolutions, the last block of each stage, or of the last stage. SMOE Scale's
-default is the output of the block, evenly spaced, and of hierarchies nearly so.
+SMOE Scale of the tensors of a block, and rivals: ranking less that of the centre disk. Tensors are
+centred, but for the hidden layer, which an activation function made. Of ViT and MLP-Mixer four
+blocks at evenly spaced depths are read, or the last; of Swin, PVT and ConvNeXt, which have several
+resolutions, the last block of each stage, or of the last stage. SMOE Scale's default is the output
+of the block, evenly spaced, and of hierarchies nearly so.
 {_chosen(records, there)}
 
 {markdown_table(rows)}"""

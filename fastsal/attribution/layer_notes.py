@@ -78,8 +78,9 @@ class LayerNotes:
             self._warned.add("signed")
             warnings.warn(
                 f"layer(s) {', '.join(names)} give negative activations, for which "
-                f"{statistic} is not defined; they count as 0, as after a ReLU. Of residual "
-                "streams behind layer norms take statistic='centred_smoe_scale'",
+                f"{statistic} is not defined; they count as 0, as after a ReLU. If no activation "
+                "function made them, as of a residual stream, let the scales be found, which are "
+                "centred then, or take statistic='centred_smoe_scale'",
                 stacklevel=2,
             )
 

@@ -30,6 +30,7 @@ from fastsal.networks.layers import (
 from fastsal.networks.preactivation import PreActivations
 from fastsal.networks.scales import Scale
 from fastsal.networks.state import LayerError
+from fastsal.statistics.centred import less_means
 from fastsal.statistics.kernels import kernel_of, of_rectified
 from fastsal.statistics.smoe import smoe_scale
 
@@ -160,8 +161,12 @@ class ScaleReader:
         if known is not None and scale.varies and self._devices[index] != tensor.device:
             scale = replace(scale, placement=None, doubt=SEVERAL_DEVICES)
         self._of_pass[index], self._devices[index] = scale, tensor.device
-        planned = self._has_kernel and tensor.dim() in (
-            (IMAGE, SIGNAL) if tensor.is_cpu else (IMAGE,)
+        after_relu = statistic.domain == "post_relu"
+        centres = after_relu and scale.linear
+        planned = (
+            self._has_kernel
+            and not centres
+            and tensor.dim() in ((IMAGE, SIGNAL) if tensor.is_cpu else (IMAGE,))
         )
         if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
             self.layouts[index, tensor.device] = layout_of(tensor)
@@ -169,10 +174,10 @@ class ScaleReader:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
         activations = scale.channels_first(tensor.detach())
-        after_relu = statistic.domain == "post_relu" or (
-            # The tensor is from before the ReLU that the network applies by a function.
-            statistic.domain == "any" and scale.functional_relu
-        )
+        if centres:
+            activations = less_means(activations, scale.placement)
+        # The tensor may be from before the ReLU that the network applies by a function.
+        after_relu |= statistic.domain == "any" and scale.functional_relu
         read = partial(of_rectified, statistic) if after_relu else statistic
         values = by_image(read(activations), scale.placement)
         if self._notes.looks_for_small(index, tensor):
@@ -281,7 +286,7 @@ class ScaleReader:
         scales = self.scales
         statistic = self.settings.statistic
         if statistic.domain == "post_relu":
-            signed = [scale.name for scale in scales if scale.signed]
+            signed = [scale.name for scale in scales if scale.signed and not scale.linear]
             self._notes.warn_signed(signed, statistic.name)
         self._notes.warn_rectified(self._rectified, statistic.name)
         self._notes.warn_doubt(scales)

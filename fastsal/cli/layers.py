@@ -109,7 +109,9 @@ def _row(candidate: Candidate, size: tuple[int, int]) -> tuple[str, ...]:
     shape = "x".join(map(str, scale.shape[1:])) + (" (HWC)" if scale.channels_last else "")
     down, across = scale.strides
     stride = str(down) if down == across else f"{down}x{across}"
-    sign = "signed" if scale.signed else "non-negative"
+    sign = "non-negative"
+    if scale.signed:
+        sign = "signed, centred" if scale.linear else "signed"
     return name, shape, stride, sign, place_of(scale, size), "yes" if candidate.chosen else ""
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastsal.arguments.inputs import grid_of
 from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
 from fastsal.statistics import slices
+from fastsal.statistics.centred import less_means
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
@@ -51,21 +52,23 @@ class GraphForm:
         sums: The function from activations `(N, C, h, w)`, float32, to S sums `(N, S, h * w)`.
         of_sums: The function from sums `(N, S, P)` to the statistic `(N, 1, P)`.
         rectified: True if the activations have no negative values; else they are set to 0 first.
+        linear: True if the activations are centred before that, as those of a residual stream.
     """
 
     sums: Callable[[Tensor], Tensor]
     of_sums: Callable[[Tensor], Tensor]
     rectified: bool
+    linear: bool
 
     def __call__(self, activations: Tensor) -> Reading | Tensor:
         """Return the sums of a layer's tensor `(N, C, h, w)`."""
-        activations = activations.float()
+        activations = less_means(activations) if self.linear else activations.float()
         if not self.rectified:
             activations = slices.rectified(activations)
         return Reading(self.sums(activations), tuple(activations.shape[2:]))
 
 
-def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
+def graph_form(statistic: Statistic, rectified: bool, linear: bool = False) -> GraphForm:
     """Return the form of a statistic that compilers can trace.
 
     SMOE Scale, the mean and the standard deviation have forms of their own here; for every other
@@ -76,6 +79,7 @@ def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
         statistic: A statistic that is not defined before the ReLU.
         rectified: True if the tensor has no negative values, or the statistic is defined on them;
             else they are set to 0 first.
+        linear: True if no activation function made the tensor, which is centred before that.
 
     Example:
         >>> from fastsal.statistics import get_statistic
@@ -87,16 +91,16 @@ def graph_form(statistic: Statistic, rectified: bool) -> GraphForm:
     """
     registered = STATISTICS.get(statistic.name)
     if registered is statistic and statistic.name in GRAPH_FORMS:
-        return GraphForm(*GRAPH_FORMS[statistic.name], rectified)
+        return GraphForm(*GRAPH_FORMS[statistic.name], rectified, linear)
     if (
         registered is not None
         and statistic.epsilon is not None
         and _has_another_epsilon(statistic, registered)
     ):
         sums, of_sums = GRAPH_FORMS[statistic.name]
-        return GraphForm(partial(sums, epsilon=statistic.epsilon), of_sums, rectified)
+        return GraphForm(partial(sums, epsilon=statistic.epsilon), of_sums, rectified, linear)
     # Not a function in this one, which could not be pickled.
-    return GraphForm(partial(_whole, statistic), _itself, rectified)
+    return GraphForm(partial(_whole, statistic), _itself, rectified, linear)
 
 
 def _has_another_epsilon(statistic: Statistic, registered: Statistic) -> bool:

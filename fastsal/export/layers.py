@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsal.arguments.copies import copied
 from fastsal.arguments.inputs import Inputs, as_tuple, grid_of, image_of, images_of
-from fastsal.export.graph_forms import graph_form
+from fastsal.export.graph_forms import GraphForm, graph_form
 from fastsal.export.operators import KernelForm
 from fastsal.export.recording import Recording
 from fastsal.geometry.following import Following
@@ -188,9 +188,21 @@ def recordings_of(
                 "such as torch.nn.Identity around their result, give layers, or, of a program of "
                 "torch.export, give what torch.export.unflatten makes of it"
             )
-        as_it_is = chosen.domain == "any" or operations.get(scale) in RECTIFIERS
-        read = graph_form(chosen, as_it_is and not scale.functional_relu)
+        read = form_of(chosen, scale, operations.get(scale, ""))
         if is_smoe and chosen.epsilon is not None:
-            read = KernelForm(read.sums, read.of_sums, read.rectified, chosen.epsilon)
+            read = KernelForm(read.sums, read.of_sums, read.rectified, read.linear, chosen.epsilon)
         recordings.append(Recording(scale, read))
     return root, scales, recordings
+
+
+def form_of(statistic: Statistic, scale: Scale, operation: str) -> GraphForm:
+    """Return the form of a statistic for the tensor of one scale.
+
+    Args:
+        statistic: A statistic that is not defined before the ReLU.
+        scale: The scale.
+        operation: The function that made the tensor, in PyTorch's words; empty if it is not known.
+    """
+    any_sign = statistic.domain == "any"
+    rectified = (any_sign or operation in RECTIFIERS) and not scale.functional_relu
+    return graph_form(statistic, rectified, scale.linear and not any_sign)

@@ -11,7 +11,7 @@ is not installed: there the forms of `fastsal.export.graph_forms` are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from fastsal.export.graph_forms import LEAST_EPSILON, GraphForm, Reading, smoe_o
 from fastsal.kernels import cpu
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
+from fastsal.statistics.centred import less_means
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import GROUP
 
@@ -40,7 +41,7 @@ class KernelForm(GraphForm):
 
     Example:
         >>> from fastsal.export.graph_forms import smoe_of_sums, smoe_sums
-        >>> form = KernelForm(smoe_sums, smoe_of_sums, True, 1e-6)
+        >>> form = KernelForm(smoe_sums, smoe_of_sums, True, False, 1e-6)
         >>> reading = form(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1))
         >>> reading.shape if cpu.available() else reading.size
         torch.Size([1, 1, 1])
@@ -51,6 +52,8 @@ class KernelForm(GraphForm):
     def __call__(self, activations: Tensor) -> Reading | Tensor:
         """Return the statistic `(N, h, w)`, of which a factor may be left out, or the sums."""
         grid = activations.shape[2:]
+        if self.linear:
+            activations = less_means(activations)
         # A kernel sees the slices of a volume as rows of one image.
         values = cpu.smoe_scale(activations.flatten(2, -2), self.epsilon)
         if values is not None:
@@ -60,7 +63,7 @@ class KernelForm(GraphForm):
             return reduced_smoe_scale(
                 activations if self.rectified else rectified(activations), self.epsilon
             )
-        return super().__call__(activations)
+        return GraphForm.__call__(replace(self, linear=False), activations)
 
 
 def reduced_smoe_scale(activations: Tensor, epsilon: float) -> Tensor:

@@ -242,6 +242,7 @@ def place_of(
         placement=place.placement,
         doubt=place.doubt,
         varies=place.varies,
+        linear=known is not None and known.linear,
     )
 
 

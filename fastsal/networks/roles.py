@@ -30,6 +30,13 @@ LOOKUPS = frozenset(
 EXPANSIONS = frozenset("expand expand_as repeat tile repeat_interleave broadcast_to".split())  # noqa: SIM905
 SUMMARIES = frozenset("mean var std var_mean std_mean sum amax amin norm vector_norm".split())  # noqa: SIM905
 RESAMPLINGS = ("interpolate", "upsample", "grid_sample", "pixel_unshuffle")
+# Functions that put tensors together, or take a tensor apart, and add up or change no values.
+COLLECTIONS = frozenset(
+    """cat concat concatenate stack chunk split tensor_split unbind narrow __getitem__ output part
+    pad channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
+)
+SUMS = frozenset("add __add__ __radd__ __iadd__".split())  # noqa: SIM905
+CLAMPS = frozenset("clamp clamp_min clip maximum".split())  # noqa: SIM905
 
 
 class Role(NamedTuple):
@@ -79,6 +86,83 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
     if len(sources) != 1 or index in sources:
         return Role(None, False, False, False)
     return Role(sources.pop(), activation, activation and of_outputs, norm)
+
+
+def is_linear(trace: Trace, index: int, readers: Sequence[Sequence[int]]) -> bool:
+    """Return True if 0 has no meaning in a node's tensor, whose channels have offsets.
+
+    It has negative values, no activation function made it (or the summands and parts of it), and
+    not every function that reads it is one. So it is with a residual stream, with a linear
+    bottleneck, and with what a convolution makes for a norm; not with what is rectified next.
+
+    Args:
+        trace: The traced pass.
+        index: The node.
+        readers: From `readers_of`.
+    """
+    nodes = trace.nodes
+    return not (
+        nodes[index].non_negative
+        or _made_by_activations(nodes, index)
+        or _read_by_activations(nodes, index, readers)
+    )
+
+
+def readers_of(nodes: Sequence[Node]) -> list[list[int]]:
+    """Return for each node those that read it."""
+    readers: list[list[int]] = [[] for _ in nodes]
+    for index, node in enumerate(nodes):
+        for source in node.sources:
+            readers[source].append(index)
+    return readers
+
+
+def _made_by_activations(nodes: Sequence[Node], index: int) -> bool:
+    """Return True if activation functions made a node's tensor, or all that it is the sum of."""
+    waiting, seen = [index], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        node, name = nodes[one], short_name(nodes[one])
+        role = role_of(nodes, one)
+        if name in ACTIVATIONS or (role.activation and not role.norm) or node.non_negative:
+            continue
+        sources = list(node.sources)
+        if name in FACTORS:
+            # A gate gives a tensor no offset.
+            sources = [source for source in sources if not _is_in_range(nodes, source)]
+        elif not (_passes_on(node) or name in SUMS):
+            return False
+        waiting += sources
+        if not node.sources:
+            return False
+    return True
+
+
+def _read_by_activations(
+    nodes: Sequence[Node], index: int, readers: Sequence[Sequence[int]]
+) -> bool:
+    """Return True if activation functions alone read a node's tensor, perhaps pooled before."""
+    waiting, found = [index], False
+    while waiting:
+        for reader in readers[waiting.pop()]:
+            role = role_of(nodes, reader)
+            if short_name(nodes[reader]) in ACTIVATIONS | CLAMPS or (
+                role.activation and not role.norm
+            ):
+                found = True
+            elif _passes_on(nodes[reader]):
+                waiting.append(reader)
+            else:
+                return False
+    return found
+
+
+def _passes_on(node: Node) -> bool:
+    """Return True if a node's operation pools, rearranges or collects values."""
+    return short_name(node) in REARRANGEMENTS | COLLECTIONS or is_pooling(node)
 
 
 def only_beside(trace: Trace) -> list[bool]:

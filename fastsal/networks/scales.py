@@ -23,7 +23,9 @@ from fastsal.networks.backbone import (
 )
 from fastsal.networks.roles import (
     attention_weights,
+    is_linear,
     is_pooling,
+    readers_of,
     rearranged,
     role_of,
     weighted,
@@ -51,6 +53,8 @@ class Scale:
             across; each a power of two (nominal). Of volumes from slice to slice first; a signal
             counts as an image of one row.
         signed: True if the tensor had negative values that the network does not rectify.
+        linear: True if it is signed and no activation function made it, such as a residual stream
+            or a linear bottleneck: `fastsal.networks.roles.is_linear`. Then 0 has no meaning in it.
         layout: The meaning of the tensor's dimensions.
         functional_relu: True if the network rectifies the tensor by a function, not a module.
         layer_input: True if the tensor is the module's input; it is no module's output then.
@@ -85,6 +89,7 @@ class Scale:
     doubt: str = ""
     varies: bool = False
     of_class: Scale | None = field(default=None, repr=False)
+    linear: bool = False
 
     @property
     def stride(self) -> int:
@@ -283,6 +288,7 @@ def _candidates(
         pooled_away(nodes),
         attention_weights(nodes),
     )
+    readers = readers_of(nodes)
     coarsest: tuple[int, ...] = ()
     there: set[int] = set()
     for index in trunk:
@@ -322,6 +328,7 @@ def _candidates(
             placement=found.placement,
             doubt=found.doubt,
             varies=found.varies,
+            linear=is_linear(trace, index, readers),
         )
         maker_index = trace.maker(index)
         maker, role = nodes[maker_index], role_of(nodes, maker_index)

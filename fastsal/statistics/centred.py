@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from fastsal.geometry.placement import Placement
 from fastsal.kernels.constants import EPSILON
 from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import check_activations
 from fastsal.statistics.smoe import smoe_scale
 
-__all__ = ["centred", "centred_smoe_scale"]
+__all__ = ["centred", "centred_smoe_scale", "less_means"]
 
 
 @register_statistic(
@@ -70,3 +72,31 @@ def centred(activations: Tensor) -> Tensor:
     means = (torch.where(finite, values, 0.0) / count).sum((2, 3), keepdim=True)
     signed = (values < 0).flatten(1).any(1).reshape(-1, 1, 1, 1)
     return torch.where(signed, values - means, values)
+
+
+def less_means(activations: Tensor, placement: Placement | None = None) -> Tensor:
+    r"""Return activations less each channel's mean over the locations of an image.
+
+    $$x_{ijk} - \frac{1}{h w} \sum_{i j} x_{ijk}$$
+
+    Args:
+        activations: `(N, C, H, W)` or `(N, C, D, H, W)`; `(N * blocks, C, H, W)` if the batch grows
+            in the network, as by windows.
+        placement: The places of the images' blocks; None if there are none.
+
+    Returns:
+        In the shape of the activations, float32.
+
+    >>> less_means(torch.tensor([[3.0, 1.0], [-4.0, 4.0]]).reshape(1, 2, 1, 2)).flatten().tolist()
+    [1.0, -1.0, -4.0, 4.0]
+    """
+    values = activations.float()
+    locations = tuple(range(2, values.dim()))
+    # Divided before they are summed, since numbers near float32's largest have a mean too.
+    means = (values / math.prod(values.shape[2:])).sum(locations, keepdim=True)
+    if placement is not None and placement.blocks > 1:
+        along = 1 if placement.interleaved else 0
+        shape = (-1, placement.blocks) if placement.interleaved else (placement.blocks, -1)
+        blocks = means.unflatten(0, shape)  # type: ignore[no-untyped-call]
+        means = blocks.mean(along, keepdim=True).expand_as(blocks).flatten(0, 1)
+    return values - means

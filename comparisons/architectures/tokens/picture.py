@@ -1,4 +1,4 @@
-"""A picture of residual streams: SMOE Scale beside its centred form on images of known truth."""
+"""A picture of residual streams: SMOE Scale as they are, and centred, on images of known truth."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from comparisons.architectures.tokens.tensors import not_centred
 from comparisons.architectures.training import images, trained
 from fastsal import SMOEScale
 from fastsal.images.colour import heatmap
 from fastsal.images.files import write_png
 from fastsal.maps.normalization import minmax
 
-__all__ = ["STATISTICS", "STREAMS", "write_picture"]
+__all__ = ["STREAMS", "write_picture"]
 
 # Networks whose residual streams lie before layer norms.
 STREAMS = ("convnext", "pvt", "vit")
-STATISTICS = ("smoe_scale", "centred_smoe_scale")
 _ENLARGED = 3
 
 
 def write_picture(names: Sequence[str], folder: Path, path: Path, count: int = 8) -> None:
-    """Write the images, and below them the maps of each network by each statistic.
+    """Write the images, and below them the maps of each network, not centred and centred.
 
     Args:
         names: Of networks that are trained, keys of `ARCHITECTURES`.
@@ -40,11 +40,11 @@ def write_picture(names: Sequence[str], folder: Path, path: Path, count: int = 8
     rows = [pixels.float()]
     for name in names:
         network, _ = trained(name, 0, folder, lambda _: None)
-        for statistic in STATISTICS:
+        for attributor in filter(None, (not_centred(network), SMOEScale(network))):
             with warnings.catch_warnings():
                 # Negative activations: what the picture shows.
                 warnings.simplefilter("ignore", UserWarning)
-                maps = SMOEScale(network, statistic=statistic).attribute(inputs)[:, 0]
+                maps = attributor.attribute(inputs)[:, 0]
             rows.append(heatmap(minmax(maps)))
     write_png(_enlarged(torch.cat([torch.cat(list(row), 2) for row in rows], 1)), path)
 

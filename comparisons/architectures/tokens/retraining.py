@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from comparisons.architectures.explainers import Maps, explainers
 from comparisons.architectures.networks import ARCHITECTURES, build
-from comparisons.architectures.tokens.tensors import HIERARCHIES, ROLLOUT
+from comparisons.architectures.tokens.tensors import HIERARCHIES, NOT_CENTRED, ROLLOUT
 from comparisons.architectures.training import images, trained
 from comparisons.methods.examples import example_batch
 from evaluation.masking.levels import Masking, check_fractions, saliency_levels
@@ -29,7 +29,7 @@ UNMASKED = "unmasked"
 # The tensors that are told apart, and what they have to beat.
 RETRAINED = (
     *("random", "centre", "block depths", "hidden depths", "values depths"),
-    *(ROLLOUT, "gradcam", "centred_smoe_scale-linear"),
+    *(ROLLOUT, "gradcam", NOT_CENTRED),
 )
 _EXPLAINED_TOGETHER = 250
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from fastsal import SMOEScale
+from fastsal import SMOEScale, Statistic, find_scales
 from fastsal.networks.tokens.depths import evenly_spaced
-from fastsal.statistics.smoe import smoe_scale
+from fastsal.statistics import centred_smoe_scale
 
-__all__ = ["HIERARCHIES", "READ", "RIVALS", "ROLLOUT", "TENSORS", "of_tensors"]
+__all__ = [
+    "HIERARCHIES",
+    "NOT_CENTRED",
+    "READ",
+    "RIVALS",
+    "ROLLOUT",
+    "TENSORS",
+    "not_centred",
+    "of_tensors",
+]
 
 # Networks of several resolutions whose residual streams lie before layer norms.
 HIERARCHIES = ("swin", "pvt", "convnext")
 ROLLOUT = "rollout"
+NOT_CENTRED = "smoe not centred"
 
 # The tensors by name, and their names in the table.
 TENSORS = {
@@ -27,7 +39,7 @@ TENSORS = {
     "end": "end of the stage, behind a layer norm",
 }
 RIVALS = {
-    "centred_smoe_scale-linear": "centred SMOE Scale (what SMOE Scale reads)",
+    NOT_CENTRED: "SMOE Scale of its own scales, not centred",
     ROLLOUT: "attention rollout",
     "gradcam": "Grad-CAM",
     "fastcam": "Fast-CAM",
@@ -61,14 +73,33 @@ def of_tensors(name: str, network: nn.Module) -> dict[str, SMOEScale]:
     for tensor, one in layers(network).items():
         for what, choose in _READ.items():
             chosen = one if name in HIERARCHIES and what == "depths" else choose(one)
-            statistic = _of_values if tensor == "values" else "smoe_scale"
+            # As for the scales that are found: what no activation function made is centred.
+            statistic = _STATISTICS.get(tensor, "centred_smoe_scale")
             found[f"{tensor} {what}"] = SMOEScale(network, chosen, statistic=statistic)
     return found
 
 
+def not_centred(network: nn.Module) -> SMOEScale | None:
+    """Return SMOE Scale of the scales of a network as they are, None if it centres none of them.
+
+    Args:
+        network: A network for images of 32x32.
+    """
+    scales = find_scales(network, torch.zeros(1, 3, 32, 32))
+    if not any(scale.linear for scale in scales):
+        return None
+    return SMOEScale(network, [replace(scale, linear=False) for scale in scales])
+
+
 def _of_values(activations: Tensor) -> Tensor:
     """The statistic of the values, the last third of the channels of queries, keys and values."""
-    return smoe_scale(activations[:, 2 * (activations.shape[1] // 3) :])
+    return centred_smoe_scale(activations[:, 2 * (activations.shape[1] // 3) :])
+
+
+_STATISTICS: Mapping[str, str | Statistic] = {
+    "hidden": "smoe_scale",
+    "values": Statistic("values", "ours", "any", _of_values),
+}
 
 
 def _in_blocks(

@@ -12,7 +12,7 @@ from math import prod
 from torch import Tensor, nn
 
 from comparisons.budget import Rows
-from comparisons.methods.activation_maps.scales import on_scales
+from comparisons.methods.activation_maps.scales import on_scales, uncentred
 from comparisons.methods.base import Method
 from fastsal import Scale, SMOEScale
 
@@ -74,7 +74,9 @@ def large_enough(scales: Sequence[Scale]) -> list[Scale]:
 
 def _fem(model: nn.Module, scales: Sequence[Scale]) -> Rows:
     """Build FEM of a network's last scale of 5 locations, scaled to [0, 1] and upsampled."""
-    attributor = SMOEScale(model, large_enough(scales)[-1], statistic=fem, normalize="minmax")
+    attributor = SMOEScale(
+        model, uncentred(large_enough(scales))[-1], statistic=fem, normalize="minmax"
+    )
 
     def explain(inputs: Tensor, target: Tensor) -> Tensor:
         del target

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from comparisons.budget import Rows
-from comparisons.methods.activation_maps.scales import on_scales
+from comparisons.methods.activation_maps.scales import on_scales, uncentred
 from comparisons.methods.base import Method
 from fastsal import Scale, SMOEScale
 
@@ -26,7 +26,7 @@ def _lafam(model: nn.Module, scales: Sequence[Scale]) -> Rows:
     with `A_k` the channels, minmax each map scaled to [0, 1] and `U` bilinear upsampling.
     Deviations from the paper: activations below 0 count as 0. The paper's networks have none.
     """
-    attributor = SMOEScale(model, scales[-1], statistic="mean", normalize="minmax")
+    attributor = SMOEScale(model, uncentred(scales)[-1], statistic="mean", normalize="minmax")
 
     def explain(inputs: Tensor, target: Tensor) -> Tensor:
         del target

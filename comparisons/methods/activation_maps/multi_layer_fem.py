@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from comparisons.budget import Rows
 from comparisons.methods.activation_maps.fem import DEVIATIONS, fem, large_enough
-from comparisons.methods.activation_maps.scales import on_scales
+from comparisons.methods.activation_maps.scales import on_scales, uncentred
 from comparisons.methods.base import Method
 from fastsal import Scale, SMOEScale
 
@@ -30,7 +30,7 @@ def _multi_layer_fem(model: nn.Module, scales: Sequence[Scale]) -> Rows:
     and the mean. The authors publish code for one layer alone.
     """
     attributor = SMOEScale(
-        model, large_enough(scales), weights="equal", statistic=fem, normalize="minmax"
+        model, uncentred(large_enough(scales)), weights="equal", statistic=fem, normalize="minmax"
     )
 
     def explain(inputs: Tensor, target: Tensor) -> Tensor:

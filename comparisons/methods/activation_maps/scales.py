@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from comparisons.budget import Rows, within_budget
 from comparisons.methods.base import Batch, Explain, Prepare
 from fastsal import Scale, find_scales
 
-__all__ = ["on_scales"]
+__all__ = ["on_scales", "uncentred"]
 
 Build = Callable[[nn.Module, Sequence[Scale]], Rows]
 
@@ -40,3 +41,12 @@ def on_scales(build: Build) -> Prepare:
         return explain_batch
 
     return prepare
+
+
+def uncentred(scales: Sequence[Scale]) -> list[Scale]:
+    """Return scales of which a statistic is taken as its paper has it, without centring.
+
+    Args:
+        scales: of a network.
+    """
+    return [replace(scale, linear=False) for scale in scales]

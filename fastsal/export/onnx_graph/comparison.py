@@ -18,7 +18,9 @@ from fastsal.images.colour import lovi
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
 from fastsal.maps.placing import placed
+from fastsal.networks.scales import Scale
 from fastsal.optional import one_line
+from fastsal.statistics.centred import less_means
 from fastsal.statistics.slices import rectified
 
 # The number of images, where a file leaves it open, and the pixels that are added to their size.
@@ -124,7 +126,7 @@ def maps_of(of: MapOf, tensors: Sequence[Tensor], size: tuple[int, int]) -> list
         The map `(N, H, W)`, that of each scale, and the LOVI picture if it is wanted.
     """
     per_scale = [
-        gaussian(of.statistic(rectified(scale.channels_first(tensor).float().contiguous())))
+        gaussian(of.statistic(_activations(of, scale, tensor)))
         for scale, tensor in zip(of.scales, tensors, strict=True)
     ]
     placements = [scale.placement for scale in of.scales]
@@ -133,6 +135,14 @@ def maps_of(of: MapOf, tensors: Sequence[Tensor], size: tuple[int, int]) -> list
         return [combined, *per_scale]
     laid = [placed(one, place, size) for one, place in zip(per_scale, placements, strict=True)]
     return [combined, *per_scale, lovi(torch.stack(laid, 1))]
+
+
+def _activations(of: MapOf, scale: Scale, tensor: Tensor) -> Tensor:
+    """Return a scale's activations as the statistic is defined on them."""
+    activations = scale.channels_first(tensor).float().contiguous()
+    if of.statistic.domain == "any":
+        return activations
+    return rectified(less_means(activations) if scale.linear else activations)
 
 
 def _batches(images: Images, size: int) -> Iterator[dict[str, Tensor]]:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsal.export.graph_forms import graph_form
-from fastsal.export.layers import RECTIFIERS
+from fastsal.export.layers import form_of
 from fastsal.export.model import ModelWithMap
 from fastsal.export.onnx import exported_program
 from fastsal.export.onnx_check import ExportError
@@ -71,9 +70,8 @@ class MapOfScales(nn.Module):
             replace(scale, name=f"layers.{index}", module=layer, call=None)
             for index, (scale, layer) in enumerate(zip(of.scales, handing.layers, strict=True))
         ]
-        as_it_is = of.statistic.domain == "any"
         recordings = [
-            Recording(scale, graph_form(of.statistic, as_it_is or operation in RECTIFIERS))
+            Recording(scale, form_of(of.statistic, scale, operation))
             for scale, operation in zip(scales, of.operations, strict=True)
         ]
         image = torch.empty((1, 1, *size), device="meta", dtype=torch.float32)
