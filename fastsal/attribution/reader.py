@@ -173,7 +173,7 @@ class ScaleReader:
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
-        activations = scale.channels_first(tensor.detach())
+        activations = given = scale.channels_first(tensor.detach())
         if centres:
             activations = less_means(activations, scale.placement)
         # The tensor may be from before the ReLU that the network applies by a function.
@@ -181,7 +181,7 @@ class ScaleReader:
         read = partial(of_rectified, statistic) if after_relu else statistic
         values = by_image(read(activations), scale.placement)
         if self._notes.looks_for_small(index, tensor):
-            self._look_for_small(self.layers[index].name, activations, values)
+            self._look_for_small(self.layers[index].name, given, values)
         if not self._normalize_later:
             check_finite(self.layers[index].name, "activations", values)
             return self._normalized(values)

@@ -18,7 +18,7 @@ from fastsal.networks.roles import is_linear, readers_of
 from fastsal.networks.scales import candidates
 from fastsal.networks.trace import Trace
 from fastsal.statistics import get_statistic, smoe_scale
-from fastsal.statistics.centred import less_means
+from fastsal.statistics.centred import centred, less_means
 from fastsal.statistics.registry import STATISTICS
 
 
@@ -310,6 +310,22 @@ def test_the_blocks_of_an_image_have_one_mean(interleaved):
     found = found.unflatten(0, (2, 2))
     left, right = found.unbind(1 if interleaved else 0)
     torch.testing.assert_close(torch.cat([left, right], 3), expected)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_channels_of_one_value_leave_no_noise(size):
+    """Rounding would else be all that there is, and normalisation makes a map of anything."""
+    torch.manual_seed(0)
+    constant = (size * torch.randn(2, 64, 1, 1)).expand(2, 64, 13, 17).contiguous()
+    for found in (less_means(constant), centred(constant)):
+        assert found.max() <= 0
+    torch.manual_seed(0)
+    network = Stream().eval()
+    # Padding would make the border another value.
+    network.stem.padding = network.block.padding = (0, 0)
+    network.block.weight.data = network.block.weight.data[:, :, 1:2, 1:2]
+    maps = SMOEScale(network, find_scales(network, IMAGES)[1:]).maps(torch.full_like(IMAGES, size))
+    assert torch.equal(maps.combined, torch.full_like(maps.combined, 0.5))
 
 
 @pytest.mark.parametrize("size", [1e30, 1e37])
