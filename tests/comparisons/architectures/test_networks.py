@@ -57,7 +57,8 @@ def test_values_are_those_that_attention_mixes():
     handle.remove()
     # The values of all heads beside each other.
     weight, bias = attention.qkv.weight[-64:], attention.qkv.bias[-64:]
-    values = (kept[0] @ weight.T + bias)[:, 1:].relu()
+    values = (kept[0] @ weight.T + bias)[:, 1:]
+    values = (values - values.mean(1, keepdim=True)).relu()
     expected = smoe_scale(values.transpose(1, 2).reshape(2, 64, 8, 8).detach())
     spread = (expected - expected.mean((1, 2), keepdim=True)) / expected.std((1, 2), keepdim=True)
     normal = torch.distributions.Normal(0.0, 1.0).cdf(spread)

@@ -15,6 +15,7 @@ from comparisons.architectures.explainers import METHODS
 from comparisons.architectures.measuring import Measured
 from comparisons.architectures.page import write_page
 from comparisons.architectures.tokens.retraining import Retrained
+from comparisons.architectures.tokens.tensors import NOT_CENTRED
 
 ROOT = Path(__file__).parents[3]
 RUN = ROOT / "reports" / "runs" / "architectures"
@@ -114,14 +115,16 @@ def test_the_command_goes_on_and_keeps_every_network(tmp_path, monkeypatch):
 
 
 def test_centred_maps_and_hierarchies_have_sentences(tmp_path):
-    better = planted("convnext", -0.2)
-    centred = {"centred_smoe_scale-linear": tuple(np.add(better.ranking["centre"], 0.1 + NOISE))}
+    better = planted("convnext", 0.04)
+    as_it_is = {NOT_CENTRED: tuple(np.add(better.ranking["centre"], -0.1 + NOISE))}
     end = {"end last": tuple(np.add(better.ranking["centre"], 0.05 + NOISE))}
-    both = {**better.ranking, **centred, **end}
+    both = {**better.ranking, **as_it_is, **end}
     text = page_of(tmp_path, replace(better, ranking=both, mass=both), planted("resnet", 0.2))
-    assert "**SMOE Scale ranks the object's pixels higher than the centre disk does on 1 of" in text
-    line = next(one for one in text.splitlines() if "**Centred SMOE Scale ranks" in one)
-    assert "ConvNeXt" in line.partition("Lower")[0]
+    assert "**SMOE Scale ranks the object's pixels higher than the centre disk does on 2 of" in text
+    line = next(one for one in text.splitlines() if "**SMOE Scale without centring ranks" in one)
+    # ResNet has no scale to centre.
+    assert "on 0 of 1 networks" in line
+    assert "ConvNeXt" in line.partition("Lower")[2].partition("Not told")[0]
     assert (
         "On ConvNeXt the end of the stage, behind a layer norm (blocks: the last) is best, and "
         "against the disk above." in text

@@ -19,7 +19,7 @@ from comparisons.architectures.tokens.retraining import (
 )
 from evaluation.datasets.listing import Request
 from evaluation.datasets.load import load_dataset
-from fastsal import SMOEScale
+from fastsal import SMOEScale, find_scales
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer.* give negative activations")
 SIZE = 32
@@ -133,8 +133,11 @@ def test_the_picture_has_each_map_below_its_image(tmp_path, monkeypatch, data):
     assert np.array_equal(small[0], data.test.images[:3])
     pixels = torch.from_numpy(np.asarray(data.test.images[:3])).movedim(-1, 1) / 255
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (data.mean, data.std))
-    for row, statistic in enumerate(("smoe_scale", "centred_smoe_scale"), 1):
-        maps = SMOEScale(network, statistic=statistic).maps(((pixels - mean) / std).float())
+    inputs = ((pixels - mean) / std).float()
+    scales = find_scales(network, inputs)
+    as_they_are = [replace(scale, linear=False) for scale in scales]
+    for row, layers in enumerate((as_they_are, scales), 1):
+        maps = SMOEScale(network, layers).maps(inputs)
         brightness = small[row].sum(-1)
         for found, expected in zip(brightness, maps.combined, strict=True):
             # The colours of magma grow lighter with the map.

@@ -294,8 +294,12 @@ def recomputed(network, scales, inputs):
         handle.remove()
     total, weights = 0, 0
     for weight, scale in enumerate(scales, start=1):
-        tensor = kept[scale.name][scale.call].double().relu() + 1e-6
+        tensor = kept[scale.name][scale.call].double()
         channels = -1 if scale.channels_last else 1
+        if scale.linear:
+            grid = (1, 2) if scale.channels_last else (2, 3)
+            tensor = tensor - tensor.mean(grid, keepdim=True)
+        tensor = tensor.relu() + 1e-6
         mean = tensor.mean(channels, keepdim=True)
         values = (mean * (mean / tensor).log2()).mean(channels)
         squashed = torch.stack(
