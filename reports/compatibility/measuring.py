@@ -183,7 +183,7 @@ def _layout(layout: Layout) -> str:
 
 def _found(scale: Scale) -> FoundScale:
     what = ", input" if scale.layer_input else f" +{scale.functions}" if scale.functions else ""
-    return FoundScale(f"{scale.name}{what}", scale.strides, scale.signed)
+    return FoundScale(f"{scale.name}{what}", scale.strides, scale.signed, scale.linear)
 
 
 def _is_sound(maps: Tensor, shape: Sequence[int]) -> bool:

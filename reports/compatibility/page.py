@@ -109,7 +109,8 @@ def _scale(scale: FoundScale) -> str:
     one = len(set(scale.strides)) == 1
     strides = str(scale.strides[0]) if one else "x".join(map(str, scale.strides))
     name, _, what = scale.name.partition(", ")
-    return f"`{name}` {f'({what}) ' if what else ''}{strides}{' s' if scale.signed else ''}"
+    sign = " c" if scale.linear else " s" if scale.signed else ""
+    return f"`{name}` {f'({what}) ' if what else ''}{strides}{sign}"
 
 
 def _place(row: Row) -> str:

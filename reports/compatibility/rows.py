@@ -19,12 +19,15 @@ class FoundScale(NamedTuple):
     Attributes:
         name: The layer, and what of it is read.
         strides: The strides along the axes of the input.
-        signed: True if it has negative values, which are rectified with a warning.
+        signed: True if it has negative values.
+        linear: True if no activation function made it, so that it is centred first; else negative
+            values are rectified with a warning.
     """
 
     name: str
     strides: tuple[int, ...]
     signed: bool
+    linear: bool = False
 
 
 class Share(NamedTuple):
@@ -111,7 +114,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def _row(fields: dict[str, Any]) -> Row:
     scales = tuple(
-        FoundScale(name, tuple(strides), signed) for name, strides, signed in fields.pop("scales")
+        FoundScale(name, tuple(strides), *signs) for name, strides, *signs in fields.pop("scales")
     )
     of_types: dict[str, Any] = {
         **{name: tuple(fields.pop(name)) for name in ("shape", "place")},

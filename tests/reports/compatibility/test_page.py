@@ -45,7 +45,11 @@ def test_a_recorded_map_lies_where_the_image_changed():
 
 
 def test_rows_come_back_from_their_file(tmp_path):
-    scales = (FoundScale("relu", (2, 2), True), FoundScale("layer1, input", (4, 8), False))
+    scales = (
+        FoundScale("relu", (2, 2), True),
+        FoundScale("layer1, input", (4, 8), False),
+        FoundScale("layer2", (8, 8), True, linear=True),
+    )
     row = Row("resnet18", (3, 8, 8), scales, "NCHW", True, (0.75, 1.0), 3.5, Share(1.0, 0.5, 2.0))
     rows = [row, Row("alexnet", (3, 8, 8), refused={"SMOEScale": "none"}, facts={"load": "1"})]
     write_rows(tmp_path / "rows.jsonl", rows)
@@ -60,7 +64,11 @@ def test_the_tables_of_a_row(tmp_path):
     row = Row(
         "resnet18",
         (3, 64, 64),
-        (FoundScale("relu", (2, 2), True), FoundScale("layer1 +1", (2, 4), False)),
+        (
+            FoundScale("relu", (2, 2), True),
+            FoundScale("layer1 +1", (2, 4), False),
+            FoundScale("layer2", (8, 8), True, linear=True),
+        ),
         "NCHW",
         True,
         (0.75, 0.25),
@@ -73,8 +81,8 @@ def test_the_tables_of_a_row(tmp_path):
     )
     line = next(one for one in rows_tables({"resnet18": row}).splitlines() if "relu" in one)
     assert line == (
-        "| `resnet18`, 64 | `relu` 2 s, `layer1 +1` 2x4 | NCHW | 0.50, least 0.25, **no** "
-        "| 3.5 ms | n.m. | 11 (0 to 13) | yes | 0.25 off | no | no |"
+        "| `resnet18`, 64 | `relu` 2 s, `layer1 +1` 2x4, `layer2` 8 c | NCHW "
+        "| 0.50, least 0.25, **no** | 3.5 ms | n.m. | 11 (0 to 13) | yes | 0.25 off | no | no |"
     )
     assert parts_table({"resnet18": row}).endswith("| `write_onnx` | `resnet18` | a \\< b (2) |\n")
     other = replace(row, network="alexnet", refused={"write_onnx": "a < b (3)"})
