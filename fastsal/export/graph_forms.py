@@ -20,7 +20,7 @@ from torch import Tensor
 from fastsal.arguments.inputs import grid_of
 from fastsal.kernels.constants import CONSTANT_SPREAD, EPSILON
 from fastsal.statistics import slices
-from fastsal.statistics.centred import less_means
+from fastsal.statistics.centred import centred, less_means
 from fastsal.statistics.registry import STATISTICS, Statistic
 from fastsal.statistics.smoe import GROUP
 
@@ -132,10 +132,7 @@ def smoe_sums(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 def centred_smoe_sums(activations: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Return `smoe_sums` of centred activations `(N, C, h, w)`."""
-    locations = tuple(range(2, activations.dim()))
-    signed = activations.amin((1, *locations), keepdim=True) < 0
-    centred = activations - activations.mean(locations, keepdim=True)
-    return smoe_sums(slices.rectified(torch.where(signed, centred, activations)), epsilon)
+    return smoe_sums(slices.rectified(centred(activations)), epsilon)
 
 
 def smoe_of_sums(sums: Tensor) -> Tensor:
@@ -244,12 +241,12 @@ def gaussian(maps: Tensor) -> Tensor:
     tiny = torch.finfo(torch.float32).tiny
     axes = tuple(range(1, maps.dim()))
     maps = maps / maps.abs().amax(axes, keepdim=True).clamp_min(tiny)
-    centred = maps - maps.mean(axes, keepdim=True)
+    spread = maps - maps.mean(axes, keepdim=True)
     locations = math.prod(maps.shape[1:])
     # The divisor is 1 for a single location, whose deviation is 0. A branch would fix the size.
     correction = locations / (locations - 1 + 1 // locations)
-    deviation = ((centred * centred).mean(axes, keepdim=True) * correction).sqrt()
-    return torch.erf(centred * slope_of(deviation)) * 0.5 + 0.5
+    deviation = ((spread * spread).mean(axes, keepdim=True) * correction).sqrt()
+    return torch.erf(spread * slope_of(deviation)) * 0.5 + 0.5
 
 
 def slope_of(deviation: Tensor) -> Tensor:

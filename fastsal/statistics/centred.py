@@ -61,21 +61,17 @@ def centred(activations: Tensor) -> Tensor:
     """Return activations less each channel's mean over the locations, where any is negative.
 
     Args:
-        activations: `(N, C, H, W)`.
+        activations: `(N, C, H, W)` or `(N, C, D, H, W)`.
 
     Returns:
-        `(N, C, H, W)`, float32; images without negative activations keep them.
+        In their shape, float32; images without negative activations keep them.
 
     >>> centred(torch.tensor([[3.0, -3.0], [-4.0, 4.0]]).reshape(1, 2, 1, 2)).flatten().tolist()
     [3.0, -3.0, -4.0, 4.0]
     """
     values = activations.float()
-    finite = values.isfinite()
-    count = finite.sum((2, 3), keepdim=True).clamp_min(1)
-    # What is not finite stays so in its own location; numbers near float32's largest are summed.
-    means = (torch.where(finite, values, 0.0) / count).sum((2, 3), keepdim=True)
-    signed = (values < 0).flatten(1).any(1).reshape(-1, 1, 1, 1)
-    return torch.where(signed, values - _rounded_up(means), values)
+    signed = values.amin(tuple(range(1, values.dim())), keepdim=True) < 0
+    return torch.where(signed, less_means(values), values)
 
 
 def less_means(activations: Tensor, placement: Placement | None = None) -> Tensor:
