@@ -190,7 +190,7 @@ def recordings_of(
             )
         read = form_of(chosen, scale, operations.get(scale, ""))
         if is_smoe and chosen.epsilon is not None:
-            read = KernelForm(read.sums, read.of_sums, read.rectified, read.linear, chosen.epsilon)
+            read = KernelForm(**vars(read), epsilon=chosen.epsilon)
         recordings.append(Recording(scale, read))
     return root, scales, recordings
 

@@ -41,7 +41,7 @@ class KernelForm(GraphForm):
 
     Example:
         >>> from fastsal.export.graph_forms import smoe_of_sums, smoe_sums
-        >>> form = KernelForm(smoe_sums, smoe_of_sums, True, False, 1e-6)
+        >>> form = KernelForm(smoe_sums, smoe_of_sums, rectified=True, linear=False, epsilon=1e-6)
         >>> reading = form(torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1))
         >>> reading.shape if cpu.available() else reading.size
         torch.Size([1, 1, 1])

@@ -103,7 +103,7 @@ def test_an_eager_pass_runs_the_kernels_of_smoe_scale(network, epsilon, monkeypa
 
 
 def test_a_statistic_of_another_type_or_layout():
-    form = KernelForm(smoe_sums, smoe_of_sums, False, 1e-6)
+    form = KernelForm(smoe_sums, smoe_of_sums, rectified=False, linear=False, epsilon=1e-6)
     activations = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
     for given in (activations.double(), activations[..., ::2, ::2], activations.mT):
         wanted = smoe_scale_plain(given.relu().float(), 1e-6)
