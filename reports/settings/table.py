@@ -67,7 +67,7 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
         words = ", ".join(row.words for row in dearer)
         yield f"- Dearer than the default on every network that was timed, not cheaper: {words}."
     as_good = [
-        row.words
+        row
         for row in settings[1:]
         if row not in dearer
         and row.qualities
@@ -77,9 +77,16 @@ def recommended(rows: Sequence[Row]) -> Iterator[str]:
     if any(row.qualities for row in settings[1:]):
         short = "" if complete else " Qualities that read not measured are left out of this."
         if as_good:
+            words = " or ".join(row.words for row in as_good)
+            better = "".join(
+                f", and {row.words} is told above it in {quality.title}"
+                for quality in QUALITIES
+                for row in as_good
+                if (own := row.qualities.get(quality.key)) is not None and own.verdict == "above"
+            )
             yield (
-                f"**No quality tells {' or '.join(as_good)} below the default**: take the one that "
-                f"costs least on your network.{short}"
+                f"**No quality tells {words} below the default**{better}: take the one that costs "
+                f"least on your network.{short}"
             )
         else:
             yield (

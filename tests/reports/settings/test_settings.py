@@ -98,6 +98,10 @@ def test_what_is_told_is_marked_and_recommended():
     assert "told below the default: `mean-linear`; not told from it: `smoe-late`." in said
     assert "**No quality tells `smoe-late` below the default**" in said
     assert "`centre`" not in said
+    better = [*found, _row("std-linear", "above", 0.6)]
+    said = "\n".join(recommended(better))
+    assert "`smoe-late` or `std-linear` below the default**, and `std-linear` is told above" in said
+    assert f"told above it in {QUALITIES[0].title}" in said
     worse = [found[0], _row("smoe-late", "below", 0.3)]
     assert "**Take the default where quality counts**" in "\n".join(recommended(worse))
 
