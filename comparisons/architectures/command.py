@@ -15,6 +15,7 @@ from comparisons.architectures.page import write_page
 from comparisons.architectures.photographs import photographs
 from comparisons.architectures.tokens.picture import STREAMS, write_picture
 from comparisons.architectures.tokens.retraining import RETRAINED, TOKENS, retrain
+from comparisons.plans.words import as_fractions
 from evaluation.masking.levels import check_fractions
 from fastsal.files import written_whole
 from reports.measured.table import RUN
@@ -108,11 +109,7 @@ def _fractions(percents: str) -> tuple[float, ...]:
     >>> _fractions("50,10"), _fractions("")
     ((0.5, 0.1), ())
     """
-    words = [word.strip() for word in percents.split(",") if word.strip()]
-    try:
-        fractions = tuple(float(word) / 100 for word in words)
-    except ValueError:
-        raise ValueError(f"--roar {percents!r}: expected percents, such as 10,50") from None
+    fractions = as_fractions(percents) or ()
     if fractions:
         check_fractions(fractions)
     return fractions

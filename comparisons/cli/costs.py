@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 
 from comparisons.cli import options as shared
-from comparisons.cli.options import as_whole_numbers, as_words, typed_command
+from comparisons.cli.options import typed_command
 from comparisons.methods.costed import resolve_costed
 from comparisons.plans.costs import CostPlan, sides_of
+from comparisons.plans.words import as_whole_numbers, as_words
 from comparisons.runs.costs import run_costs
 from comparisons.runs.session import one_message
 from evaluation.training.retraining import check_device

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from comparisons.budget import usual_memory_budget_mib
 from comparisons.cells.run import environment
-from comparisons.cli.options import as_whole_numbers, as_words, typed_command
+from comparisons.cli.options import typed_command
 from comparisons.engines.worker import set_up_worker
 from comparisons.estimates.reading import measure_reading
 from comparisons.plans.growth import ENGINES, Case, Sizes, cases
+from comparisons.plans.words import as_whole_numbers, as_words
 from comparisons.runs.growth import measure_run
 from comparisons.runs.session import one_message
 from evaluation.hardware import processors

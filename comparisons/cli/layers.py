@@ -13,8 +13,9 @@ from comparisons.cli import options as shared
 from comparisons.cli import recipe_options as training
 from comparisons.cli.archive import FROM
 from comparisons.cli.engine_options import EngineOptions, with_engine_options
-from comparisons.cli.options import as_mode_shares, as_whole_numbers, as_words, typed_command
+from comparisons.cli.options import typed_command
 from comparisons.plans.layers import AS_BUILT, TRAIN, LayersPlan, tuning_recipe
+from comparisons.plans.words import as_mode_shares, as_whole_numbers, as_words
 from comparisons.runs.archive import archived_plan
 from comparisons.runs.layers import run_layers
 from comparisons.runs.prior import has_accuracies, write_prior

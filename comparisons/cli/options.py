@@ -1,4 +1,4 @@
-"""Options that several commands share, and parsers of lists, percentages and pairs."""
+"""Options that several commands share, and what they say of a plan."""
 
 from __future__ import annotations
 
@@ -12,17 +12,10 @@ from typing import Any
 import typer
 
 from comparisons.cli.panels import in_panels
+from comparisons.plans.words import as_words
 from evaluation.masking.variants import Variant, crossfitted
 
-__all__ = [
-    "as_fractions",
-    "as_mode_shares",
-    "as_variants",
-    "as_whole_numbers",
-    "as_words",
-    "declare_parameters",
-    "typed_command",
-]
+__all__ = ["as_variants", "declare_parameters", "typed_command"]
 
 # Each command states its own type and default beside them.
 DATA = typer.Option(
@@ -99,42 +92,6 @@ def typed_command() -> str:
     return f"python -m comparisons {shlex.join(sys.argv[1:])}"
 
 
-def as_words(text: str | None) -> tuple[str, ...] | None:
-    """Split comma-separated words; None stays None.
-
-    >>> as_words("a, b,")
-    ('a', 'b')
-    """
-    if text is None:
-        return None
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def as_fractions(text: str | None) -> tuple[float, ...] | None:
-    """Parse comma-separated percentages as fractions.
-
-    >>> as_fractions("10,2.5")
-    (0.1, 0.025)
-    """
-    found = as_words(text)
-    return None if found is None else tuple(_percent(word) for word in found)
-
-
-def as_whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Parse comma-separated whole numbers.
-
-    Raises:
-        ValueError: one that is none; names the option.
-    """
-    found = as_words(text)
-    if found is None:
-        return None
-    try:
-        return tuple(int(word) for word in found)
-    except ValueError:
-        raise ValueError(f"{option} {text!r}: expected whole numbers, such as 0,1,2") from None
-
-
 def as_variants(
     fill: str | None, unit: str | None, crossfit: int | None, recursive: bool
 ) -> dict[str, Any]:
@@ -160,34 +117,3 @@ def as_variants(
     if recursive:
         variants.append(replace(first, recursive=True))
     return {"fill": first.fill, "unit": first.mask_unit, "variants": tuple(variants)}
-
-
-def as_mode_shares(option: str, text: str | None) -> tuple[tuple[str, float], ...] | None:
-    """Parse pairs of a mode and a percentage, or ``none``.
-
-    Raises:
-        ValueError: something that is no such pair; names the option.
-
-    >>> as_mode_shares("--mask-only", "roar:50"), as_mode_shares("--mask-only", "none")
-    ((('roar', 0.5),), ())
-    """
-    if text is None:
-        return None
-    if text == "none":
-        return ()
-    pairs = []
-    for word in as_words(text) or ():
-        mode, colon, share = word.partition(":")
-        if not colon:
-            raise ValueError(f"{option} {word!r}: expected MODE:PERCENT, such as roar:50")
-        pairs.append((mode, _percent(share)))
-    return tuple(pairs)
-
-
-def _percent(word: str) -> float:
-    try:
-        return round(float(word) / 100.0, 10)
-    except ValueError:
-        raise ValueError(
-            f"fraction {word!r}: expected a number of percent, such as 10 in 10,30,50"
-        ) from None

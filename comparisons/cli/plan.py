@@ -13,7 +13,7 @@ from rich.console import Console
 
 from comparisons.budget import usual_memory_budget_mib
 from comparisons.cli import options as shared
-from comparisons.cli.options import as_whole_numbers, typed_command
+from comparisons.cli.options import typed_command
 from comparisons.cli.plan_options import PlanOptions, with_plan_options
 from comparisons.engines.resources import Resources
 from comparisons.engines.select import Engine
@@ -23,6 +23,7 @@ from comparisons.estimates.sheet import Sheet
 from comparisons.estimates.throughput import Throughput, given, measured
 from comparisons.graph.specs import data_cell
 from comparisons.plans.plan import Plan, PlanError
+from comparisons.plans.words import as_whole_numbers
 from comparisons.runs.session import one_message
 from evaluation.datasets.load import Extent, Request, axes_of, extent_of
 from evaluation.masking.resident import free_bytes

@@ -13,13 +13,7 @@ import typer
 
 from comparisons.cli import options as shared
 from comparisons.cli import recipe_options as training
-from comparisons.cli.options import (
-    as_fractions,
-    as_mode_shares,
-    as_variants,
-    as_whole_numbers,
-    as_words,
-)
+from comparisons.cli.options import as_variants
 from comparisons.cli.panels import with_usual_values
 from comparisons.cli.recipe_options import (
     as_augmentation,
@@ -32,6 +26,7 @@ from comparisons.methods import resolve
 from comparisons.methods.registry import SETS
 from comparisons.plans.plan import Plan
 from comparisons.plans.presets import GRID_OPTIONS, PRESETS
+from comparisons.plans.words import as_fractions, as_mode_shares, as_whole_numbers, as_words
 from evaluation.datasets.load import axes_of, has_object_masks
 
 __all__ = ["PlanOptions", "with_plan_options"]

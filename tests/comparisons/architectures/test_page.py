@@ -177,7 +177,7 @@ def test_the_command_trains_networks_of_tokens_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("percents", "message"),
     [
-        ("half", "--roar 'half': expected percents"),
+        ("half", "fraction 'half': expected a number of percent"),
         ("100", "fraction 100 % is out of range"),
         ("10,10", "fraction 10 % is given twice"),
     ],
