@@ -37,9 +37,10 @@ class SMOEScale(NamedAttribution, InternalAttribution):  # type: ignore[misc]
 
     with `T_k` the activations that end scale k, `phi` the statistic, `gamma` the normalisation of
     each map, `U` bilinear upsampling to the input's size, and `w` the weights. The map does not
-    depend on a class. Deviations from the paper: none. It has images alone: of volumes
-    `(N, C, D, H, W)` `U` is trilinear here, of signals `(N, C, T)` linear, and a scale is an octave
-    of any axis.
+    depend on a class. Deviations from the paper: none on its networks, whose scales end in a ReLU.
+    Of a scale that no activation function made (`Scale.linear`) `T_k` is less each channel's mean
+    over the image, which the paper has not. It has images alone: of volumes `(N, C, D, H, W)` `U`
+    is trilinear here, of signals `(N, C, T)` linear, and a scale is an octave of any axis.
 
     Reference:
         Mundhenk, Chen & Friedland, "Efficient Saliency Maps for Explainable AI", Eq 1 to 3,
