@@ -18,12 +18,13 @@ from torch import Tensor
 
 from fastsal.attribution.reader import ScaleReader
 from fastsal.attribution.settings import Settings
-from fastsal.kernels.memory import Layout, channels_first, in_memory
+from fastsal.kernels.memory import Layout, in_memory
 from fastsal.kernels.plan import CpuPlan, GpuPlan, Plan
 from fastsal.maps.normalization import gaussian
 from fastsal.networks.hooks import Tap
 from fastsal.networks.layers import NamedLayer, check_finite
 from fastsal.networks.scales import Scale
+from fastsal.statistics.centred import less_means
 from fastsal.statistics.kernels import kernel_of
 
 # The number of kinds of batches with a plan: the last batch of an epoch is often smaller.
@@ -99,6 +100,7 @@ class PlannedReader:
         self.size: tuple[int, ...] = tuple(size)
         self.scales = tuple(scales)
         self._layouts = tuple(layouts)
+        self._centred = tuple(scale if scale.linear else None for scale in scales)
         self._plan = plan
         self.available = plan.available
         self.taps = [
@@ -126,17 +128,14 @@ class PlannedReader:
             or settings.tiling is not None
             or len(reader.size) > 2
             or len(layouts) != len(reader.layers)
-            or not all(scale.plain for scale in reader.scales)
+            or not all(map(_plannable, reader.scales))
         ):
             return None
         (device, *others) = {device for _, device in layouts}
         if others:
             return None
-        in_order = [layouts[index, device] for index in range(len(reader.layers))]
-        firsts = [
-            channels_first(layout, scale.channels_last)
-            for layout, scale in zip(in_order, reader.scales, strict=True)
-        ]
+        pairs = [layouts[index, device] for index in range(len(reader.layers))]
+        in_order, firsts = zip(*pairs, strict=True)
         on_cpu = device.type == "cpu"
         fits = (CpuPlan if on_cpu else GpuPlan).fits(firsts, statistic)
         if not fits or len({first.shape[0] for first in firsts}) > 1:
@@ -180,7 +179,12 @@ class PlannedReader:
             if self._unplanned:
                 # If a module runs several times, its last call counts.
                 self._unplanned.pop(index, None)
-            if self._plan.read(index, tensor):
+            scale = self._centred[index]
+            read = tensor
+            if scale is not None:
+                # Fast-CAM may have switched gradients on.
+                read = less_means(scale.channels_first(tensor.detach()))
+            if self._plan.read(index, read):
                 return NOTHING
             # 0 everywhere: the other reader looks for the reason.
         values = self._fallback_reader().taps[index].read(tensor)
@@ -219,6 +223,14 @@ class PlannedReader:
         fallback = self._fallback_reader()
         fallback.set_missing_scales(self.scales)
         return fallback.combined(fallback.joined([values]), channels)
+
+
+def _plannable(scale: Scale) -> bool:
+    """Return True if a scale's map is stretched over the image, and kernels can read its tensor.
+
+    A tensor that is centred is put in order first.
+    """
+    return scale.plain or (scale.linear and scale.placement is None and not scale.varies)
 
 
 class PlanCache:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastsal.arguments.inputs import IMAGE, SIGNAL, grid_of
+from fastsal.arguments.inputs import IMAGE, grid_of
 from fastsal.attribution.layer_notes import LayerNotes
 from fastsal.attribution.settings import Settings
 from fastsal.geometry.following import Following
@@ -56,8 +56,8 @@ class ScaleReader:
         known_scales: The scales, if all are known before the pass; else empty.
         input_size: The size of the network's input: the image's, or a tile's.
         tiling: The tiles; None for an image that is read whole.
-        layouts: The layout of each tensor that was read, by the layer's index and the device, if
-            kernels can read it.
+        layouts: The layout of each tensor that was read, and that of the activations `(N, C, h, w)`
+            that the statistic is of, by the layer's index and the device, if kernels can read them.
         taps: The places that are read, for `hooks.forward`.
     """
 
@@ -79,7 +79,7 @@ class ScaleReader:
         self.tiling = None if tiling is None or tiling.fits(self.size) else tiling
         known = [layer.scale for layer in layers if layer.scale is not None and not layer_input]
         self.known_scales = tuple(known) if len(known) == len(self.layers) else ()
-        self.layouts: dict[tuple[int, torch.device], Layout] = {}
+        self.layouts: dict[tuple[int, torch.device], tuple[Layout, Layout]] = {}
         self._notes = notes
         self._layer_input = layer_input
         self._scales: dict[int, Scale] = {}
@@ -163,19 +163,15 @@ class ScaleReader:
         self._of_pass[index], self._devices[index] = scale, tensor.device
         after_relu = statistic.domain == "post_relu"
         centres = after_relu and scale.linear
-        planned = (
-            self._has_kernel
-            and not centres
-            and tensor.dim() in ((IMAGE, SIGNAL) if tensor.is_cpu else (IMAGE,))
-        )
-        if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
-            self.layouts[index, tensor.device] = layout_of(tensor)
         if self._preactivations is not None:
             tensor = self._before_relu(self._preactivations, scale, tensor)
         # Fast-CAM may have switched gradients on, which the map does not need.
         activations = given = scale.channels_first(tensor.detach())
         if centres:
             activations = less_means(activations, scale.placement)
+        planned = self._has_kernel and (tensor.is_cpu or tensor.dim() == IMAGE or centres)
+        if planned and (cpu.readable(tensor) or cuda.readable(tensor)):
+            self.layouts[index, tensor.device] = layout_of(tensor), layout_of(activations)
         # The tensor may be from before the ReLU that the network applies by a function.
         after_relu |= statistic.domain == "any" and scale.functional_relu
         read = partial(of_rectified, statistic) if after_relu else statistic

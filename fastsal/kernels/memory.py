@@ -71,26 +71,6 @@ def layout_of(tensor: Tensor) -> Layout:
     return Layout(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
-def channels_first(layout: Layout, channels_last: bool) -> Layout:
-    """Return the layout `(N, C, H, W)` of a tensor that may be `(N, H, W, C)`, or `(N, C, T)`.
-
-    Args:
-        layout: The layout of a layer's tensor.
-        channels_last: True if the tensor's last dimension is its channels.
-
-    >>> channels_first(layout_of(torch.zeros(1, 2, 9)), False).shape
-    torch.Size([1, 2, 1, 9])
-    """
-    if len(layout.shape) == 3:
-        # A signal is an image of one row.
-        (n, c, t), (of_n, of_c, of_t) = layout.shape, layout.stride
-        return layout._replace(shape=torch.Size((n, c, 1, t)), stride=(of_n, of_c, t * of_t, of_t))
-    if not channels_last:
-        return layout
-    (n, h, w, c), (of_n, of_h, of_w, of_c) = layout.shape, layout.stride
-    return layout._replace(shape=torch.Size((n, c, h, w)), stride=(of_n, of_c, of_h, of_w))
-
-
 def has_statistic_kernel(layout: Layout) -> bool:
     """Return True if the kernels of statistics take activations `(N, C, H, W)` of this layout."""
     if layout.dtype not in DTYPE_NAMES or not layout.shape.numel():

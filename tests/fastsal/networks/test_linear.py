@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastsal import FastCAM, SMOEScale, find_scales
+from fastsal.attribution.planned_reader import PlannedReader
 from fastsal.export.model import with_fast_cam, with_map
 from fastsal.export.onnx import write_onnx
 from fastsal.export.onnx_graph.insertion import write_map_into
 from fastsal.geometry.placement import Placement, View
+from fastsal.kernels import cpu
 from fastsal.networks.roles import is_linear, readers_of
 from fastsal.networks.scales import candidates
 from fastsal.networks.trace import Trace
@@ -294,6 +296,56 @@ def test_parts_of_a_batch_and_calls_again_give_the_same():
     for index in range(2):
         alone = attributor.attribute(IMAGES[index : index + 1])
         torch.testing.assert_close(alone, whole[index : index + 1], atol=1e-4, rtol=0)
+
+
+class Tokens(nn.Module):
+    """Blocks of tokens behind a class token, and a map with its channels last in front of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.embed = nn.Conv2d(3, 24, 2, 2), nn.Conv2d(24, 24, 2, 2)
+        self.channels_last = nn.Identity()
+        self.token = nn.Parameter(torch.randn(1, 1, 24))
+        self.blocks = nn.ModuleList(nn.Linear(24, 24) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(24), nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.channels_last(self.stem(x).permute(0, 2, 3, 1) + torch.arange(24).to(x))
+        x = self.embed(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x + torch.arange(24).to(x)], 1)
+        for block in self.blocks:
+            x = x + F.gelu(block(self.norm(x)))
+        return self.head(self.norm(x)[:, 0])
+
+
+@pytest.mark.skipif(not cpu.available(), reason="Numba is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(Stream, (2, 3, 16, 20)), (lambda: Stream(1), (2, 3, 40)), (Tokens, (2, 3, 16, 20))],
+    ids=["2d", "1d", "tokens"],
+)
+def test_later_calls_run_prepared_kernels(monkeypatch, make, shape, dtype):
+    torch.manual_seed(0)
+    network = make().eval().to(dtype)
+    images = [torch.rand(*shape).to(dtype) for _ in range(3)]
+    passes = []
+    begin = PlannedReader.begin
+    monkeypatch.setattr(
+        PlannedReader, "begin", lambda plan, *given: (passes.append(plan), begin(plan, *given))
+    )
+    attributor = SMOEScale(network)
+    assert any(scale.linear for scale in attributor.maps(images[0]).scales)
+    for batch in images:
+        expected = attributor.maps(batch).combined
+        found = attributor.attribute(batch, expand_channels=False)[:, 0]
+        torch.testing.assert_close(found.float(), expected.float(), atol=1e-6, rtol=0)
+    assert len(passes) == 2
+    # Tensors of another layout than was prepared are read as in the first call.
+    if dtype is torch.float32 and len(shape) == 4:
+        batch = images[0].contiguous(memory_format=torch.channels_last)
+        found = attributor.attribute(batch, expand_channels=False)[:, 0]
+        torch.testing.assert_close(found, attributor.maps(batch).combined, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
