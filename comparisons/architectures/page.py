@@ -234,25 +234,37 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     sentences = []
     plain = [name for name in there if name not in HIERARCHIES]
     if plain:
-        tensor, verdicts = _best(records, plain)
-        told = [
-            f"{verdict} on {ARCHITECTURES[name].title}"
-            for name, verdict in zip(plain, verdicts, strict=True)
-        ]
+        key, tensor = _best(records, plain)
         sentences.append(
             f"Of the tensors that all networks of one resolution have, the {tensor} is best on "
-            f"average. Against the centre disk it is {listed(told)}."
+            f"average. Against the centre disk it is {_against(records, plain, key, CENTRE)}; "
+            f"against SMOE Scale's default {_against(records, plain, key, SMOE)}."
         )
     for name in HIERARCHIES:
         if name in there:
-            tensor, (verdict,) = _best(records, [name])
-            title = ARCHITECTURES[name].title
-            sentences.append(f"On {title} the {tensor} is best, and against the disk {verdict}.")
+            key, tensor = _best(records, [name])
+            disk, default = (_against(records, [name], key, other) for other in (CENTRE, SMOE))
+            sentences.append(
+                f"The {tensor} is best of {ARCHITECTURES[name].title}'s: against the disk {disk}, "
+                f"against the default {default}."
+            )
     return " ".join(sentences)
 
 
-def _best(records: Records, names: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the tensor that is best on average, and the verdict of each network on the disk."""
+def _against(records: Records, names: Sequence[str], key: str, other: str) -> str:
+    """Return the verdict of each network on a tensor's map beside another map."""
+    verdicts = {}
+    for name in names:
+        same = all(one.ranking[key] == one.ranking[other] for one in records[name])
+        told = "the same" if same else difference(records[name], key, other, "ranking").verdict
+        verdicts[ARCHITECTURES[name].title] = told
+    if len(names) == 1:
+        return str(*verdicts.values())
+    return listed([f"{told} on {title}" for title, told in verdicts.items()])
+
+
+def _best(records: Records, names: Sequence[str]) -> tuple[str, str]:
+    """Return the key and the words of the tensor that is best on average."""
     common = [
         key
         for key in (f"{tensor} {read}" for tensor in TENSORS for read in READ)
@@ -263,10 +275,9 @@ def _best(records: Records, names: Sequence[str]) -> tuple[str, list[str]]:
         for key in common
     }
     best = max(means, key=lambda key: means[key])
-    verdicts = [str(difference(records[name], best, CENTRE, "ranking").verdict) for name in names]
     tensor, _, read = best.rpartition(" ")
     words = READ if names[0] not in HIERARCHIES else {"depths": "every stage", "last": "the last"}
-    return f"{TENSORS[tensor]} (blocks: {words[read]})", verdicts
+    return best, f"{TENSORS[tensor]} (blocks: {words[read]})"
 
 
 def _how(records: Records, costs: Mapping[str, Any]) -> str:
