@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from comparisons.methods.activation_maps.scales import uncentred
 from fastsal import SMOEScale, Statistic, find_scales
 from fastsal.networks.tokens.depths import evenly_spaced
 from fastsal.statistics import centred_smoe_scale
@@ -88,7 +88,7 @@ def not_centred(network: nn.Module) -> SMOEScale | None:
     scales = find_scales(network, torch.zeros(1, 3, 32, 32))
     if not any(scale.linear for scale in scales):
         return None
-    return SMOEScale(network, [replace(scale, linear=False) for scale in scales])
+    return SMOEScale(network, uncentred(scales))
 
 
 def _of_values(activations: Tensor) -> Tensor:
