@@ -85,7 +85,8 @@ def not_centred(network: nn.Module) -> SMOEScale | None:
     Args:
         network: A network for images of 32x32.
     """
-    scales = find_scales(network, torch.zeros(1, 3, 32, 32))
+    # Of an image of zeros a network without biases would have no negative value.
+    scales = find_scales(network, torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
     if not any(scale.linear for scale in scales):
         return None
     return SMOEScale(network, uncentred(scales))
