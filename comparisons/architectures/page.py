@@ -235,15 +235,16 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     plain = [name for name in there if name not in HIERARCHIES]
     if plain:
         key, tensor = _best(records, plain)
+        disk, default = (_on_each(records, plain, key, other) for other in (CENTRE, SMOE))
         sentences.append(
             f"Of the tensors that all networks of one resolution have, the {tensor} is best on "
-            f"average. Against the centre disk it is {_against(records, plain, key, CENTRE)}; "
-            f"against SMOE Scale's default {_against(records, plain, key, SMOE)}."
+            f"average. Against the centre disk it is {disk}; against SMOE Scale's default "
+            f"{default}."
         )
     for name in HIERARCHIES:
         if name in there:
             key, tensor = _best(records, [name])
-            disk, default = (_against(records, [name], key, other) for other in (CENTRE, SMOE))
+            disk, default = (_verdict(records, name, key, other) for other in (CENTRE, SMOE))
             sentences.append(
                 f"The {tensor} is best of {ARCHITECTURES[name].title}'s: against the disk {disk}, "
                 f"against the default {default}."
@@ -251,16 +252,18 @@ def _chosen(records: Records, there: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def _against(records: Records, names: Sequence[str], key: str, other: str) -> str:
-    """Return the verdict of each network on a tensor's map beside another map."""
-    verdicts = {}
-    for name in names:
-        same = all(one.ranking[key] == one.ranking[other] for one in records[name])
-        told = "the same" if same else difference(records[name], key, other, "ranking").verdict
-        verdicts[ARCHITECTURES[name].title] = told
-    if len(names) == 1:
-        return str(*verdicts.values())
-    return listed([f"{told} on {title}" for title, told in verdicts.items()])
+def _on_each(records: Records, names: Sequence[str], key: str, other: str) -> str:
+    """Return the verdict on a tensor's map beside another map with each network's title."""
+    return listed(
+        [f"{_verdict(records, name, key, other)} on {ARCHITECTURES[name].title}" for name in names]
+    )
+
+
+def _verdict(records: Records, name: str, key: str, other: str) -> str:
+    """Return the verdict of a network on a tensor's map beside another map."""
+    if all(one.ranking[key] == one.ranking[other] for one in records[name]):
+        return "the same"
+    return str(difference(records[name], key, other, "ranking").verdict)
 
 
 def _best(records: Records, names: Sequence[str]) -> tuple[str, str]:

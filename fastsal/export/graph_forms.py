@@ -62,7 +62,15 @@ class GraphForm:
 
     def __call__(self, activations: Tensor) -> Reading | Tensor:
         """Return the sums of a layer's tensor `(N, C, h, w)`."""
-        activations = less_means(activations) if self.linear else activations.float()
+        return self.reading(self.centred(activations))
+
+    def centred(self, activations: Tensor) -> Tensor:
+        """Return activations less their channels' means, if they are centred."""
+        return less_means(activations) if self.linear else activations
+
+    def reading(self, activations: Tensor) -> Reading:
+        """Return the sums of activations `(N, C, h, w)`, which are centred if they are to be."""
+        activations = activations.float()
         if not self.rectified:
             activations = slices.rectified(activations)
         return Reading(self.sums(activations), tuple(activations.shape[2:]))

@@ -11,7 +11,7 @@ is not installed: there the forms of `fastsal.export.graph_forms` are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from fastsal.export.graph_forms import LEAST_EPSILON, GraphForm, Reading, smoe_o
 from fastsal.kernels import cpu
 from fastsal.maps.combination import combine
 from fastsal.maps.normalization import gaussian
-from fastsal.statistics.centred import less_means
 from fastsal.statistics.slices import rectified
 from fastsal.statistics.smoe import GROUP
 
@@ -52,8 +51,7 @@ class KernelForm(GraphForm):
     def __call__(self, activations: Tensor) -> Reading | Tensor:
         """Return the statistic `(N, h, w)`, of which a factor may be left out, or the sums."""
         grid = activations.shape[2:]
-        if self.linear:
-            activations = less_means(activations)
+        activations = self.centred(activations)
         # A kernel sees the slices of a volume as rows of one image.
         values = cpu.smoe_scale(activations.flatten(2, -2), self.epsilon)
         if values is not None:
@@ -63,7 +61,7 @@ class KernelForm(GraphForm):
             return reduced_smoe_scale(
                 activations if self.rectified else rectified(activations), self.epsilon
             )
-        return GraphForm.__call__(replace(self, linear=False), activations)
+        return self.reading(activations)
 
 
 def reduced_smoe_scale(activations: Tensor, epsilon: float) -> Tensor:

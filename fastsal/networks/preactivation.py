@@ -16,11 +16,15 @@ from fastsal.networks.trace import ACTIVATIONS, DROPOUTS
 
 # Functions by which a ReLU can be written.
 CLAMPS = frozenset(("clamp", "clamp_", "clamp_min", "clamp_min_"))
+# Functions that put tensors together, or take a tensor apart, and change no value.
+COLLECTIONS = frozenset(
+    """cat concat concatenate stack chunk split tensor_split unbind narrow __getitem__
+    channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
+)
 # Functions that rearrange values and change none: they are applied to the pre-activations too.
-LAYOUTS = frozenset(
-    """cat concat concatenate stack chunk split tensor_split unbind narrow view reshape flatten
-    unflatten permute transpose movedim swapaxes squeeze unsqueeze contiguous clone detach to float
-    half bfloat16 double cpu cuda __getitem__ channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
+LAYOUTS = COLLECTIONS | frozenset(
+    """view reshape flatten unflatten permute transpose movedim swapaxes squeeze unsqueeze
+    contiguous clone detach to float half bfloat16 double cpu cuda""".split()  # noqa: SIM905
 )
 
 

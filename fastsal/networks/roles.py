@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fastsal.geometry.functions import plain_name
+from fastsal.networks.preactivation import CLAMPS, COLLECTIONS
 from fastsal.networks.trace import ACTIVATIONS, REARRANGEMENTS, Node, Trace
 
 # Functions of each element alone, in which activation functions and norms are written by hand.
@@ -30,13 +31,11 @@ LOOKUPS = frozenset(
 EXPANSIONS = frozenset("expand expand_as repeat tile repeat_interleave broadcast_to".split())  # noqa: SIM905
 SUMMARIES = frozenset("mean var std var_mean std_mean sum amax amin norm vector_norm".split())  # noqa: SIM905
 RESAMPLINGS = ("interpolate", "upsample", "grid_sample", "pixel_unshuffle")
-# Functions that put tensors together, or take a tensor apart, and add up or change no values.
-COLLECTIONS = frozenset(
-    """cat concat concatenate stack chunk split tensor_split unbind narrow __getitem__ output part
-    pad channel_shuffle pixel_shuffle""".split()  # noqa: SIM905
-)
 SUMS = frozenset("add __add__ __radd__ __iadd__".split())  # noqa: SIM905
-CLAMPS = frozenset("clamp clamp_min clip maximum".split())  # noqa: SIM905
+# Functions by which what they read is rectified, beside activation functions.
+RECTIFIED_BY = CLAMPS | frozenset(("clip", "maximum"))
+# What passes values on: of several outputs each, a view's base, and a border of zeros too.
+PASSES_ON = REARRANGEMENTS | COLLECTIONS | frozenset(("output", "part", "pad"))
 
 
 class Role(NamedTuple):
@@ -88,7 +87,7 @@ def role_of(nodes: Sequence[Node], index: int) -> Role:
     return Role(sources.pop(), activation, activation and of_outputs, norm)
 
 
-def is_linear(trace: Trace, index: int, readers: Sequence[Sequence[int]]) -> bool:
+def is_linear(trace: Trace, index: int, users: Sequence[Sequence[int]]) -> bool:
     """Return True if 0 has no meaning in a node's tensor, whose channels have offsets.
 
     It has negative values, no activation function made it (or the summands and parts of it), and
@@ -98,23 +97,23 @@ def is_linear(trace: Trace, index: int, readers: Sequence[Sequence[int]]) -> boo
     Args:
         trace: The traced pass.
         index: The node.
-        readers: From `readers_of`.
+        users: From `users_of`.
     """
     nodes = trace.nodes
     return not (
         nodes[index].non_negative
         or _made_by_activations(nodes, index)
-        or _read_by_activations(nodes, index, readers)
+        or _read_by_activations(nodes, index, users)
     )
 
 
-def readers_of(nodes: Sequence[Node]) -> list[list[int]]:
+def users_of(nodes: Sequence[Node]) -> list[list[int]]:
     """Return for each node those that read it."""
-    readers: list[list[int]] = [[] for _ in nodes]
+    users: list[list[int]] = [[] for _ in nodes]
     for index, node in enumerate(nodes):
         for source in node.sources:
-            readers[source].append(index)
-    return readers
+            users[source].append(index)
+    return users
 
 
 def _made_by_activations(nodes: Sequence[Node], index: int) -> bool:
@@ -126,8 +125,7 @@ def _made_by_activations(nodes: Sequence[Node], index: int) -> bool:
             continue
         seen.add(one)
         node, name = nodes[one], short_name(nodes[one])
-        role = role_of(nodes, one)
-        if name in ACTIVATIONS or (role.activation and not role.norm) or node.non_negative:
+        if _is_activation(nodes, one) or node.non_negative:
             continue
         sources = list(node.sources)
         if name in FACTORS:
@@ -141,28 +139,29 @@ def _made_by_activations(nodes: Sequence[Node], index: int) -> bool:
     return True
 
 
-def _read_by_activations(
-    nodes: Sequence[Node], index: int, readers: Sequence[Sequence[int]]
-) -> bool:
+def _read_by_activations(nodes: Sequence[Node], index: int, users: Sequence[Sequence[int]]) -> bool:
     """Return True if activation functions alone read a node's tensor, perhaps pooled before."""
     waiting, found = [index], False
     while waiting:
-        for reader in readers[waiting.pop()]:
-            role = role_of(nodes, reader)
-            if short_name(nodes[reader]) in ACTIVATIONS | CLAMPS or (
-                role.activation and not role.norm
-            ):
+        for user in users[waiting.pop()]:
+            if short_name(nodes[user]) in RECTIFIED_BY or _is_activation(nodes, user):
                 found = True
-            elif _passes_on(nodes[reader]):
-                waiting.append(reader)
+            elif _passes_on(nodes[user]):
+                waiting.append(user)
             else:
                 return False
     return found
 
 
+def _is_activation(nodes: Sequence[Node], index: int) -> bool:
+    """Return True for an activation function, also one that is written by hand, and no norm."""
+    role = role_of(nodes, index)
+    return short_name(nodes[index]) in ACTIVATIONS or (role.activation and not role.norm)
+
+
 def _passes_on(node: Node) -> bool:
     """Return True if a node's operation pools, rearranges or collects values."""
-    return short_name(node) in REARRANGEMENTS | COLLECTIONS or is_pooling(node)
+    return short_name(node) in PASSES_ON or is_pooling(node)
 
 
 def only_beside(trace: Trace) -> list[bool]:

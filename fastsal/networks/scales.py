@@ -25,9 +25,9 @@ from fastsal.networks.roles import (
     attention_weights,
     is_linear,
     is_pooling,
-    readers_of,
     rearranged,
     role_of,
+    users_of,
     weighted,
 )
 from fastsal.networks.tokens.depths import depths_of
@@ -288,7 +288,7 @@ def _candidates(
         pooled_away(nodes),
         attention_weights(nodes),
     )
-    readers = readers_of(nodes)
+    users = users_of(nodes)
     coarsest: tuple[int, ...] = ()
     there: set[int] = set()
     for index in trunk:
@@ -328,7 +328,7 @@ def _candidates(
             placement=found.placement,
             doubt=found.doubt,
             varies=found.varies,
-            linear=is_linear(trace, index, readers),
+            linear=is_linear(trace, index, users),
         )
         maker_index = trace.maker(index)
         maker, role = nodes[maker_index], role_of(nodes, maker_index)

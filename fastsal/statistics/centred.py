@@ -14,10 +14,10 @@ from fastsal.statistics.registry import register_statistic
 from fastsal.statistics.slices import check_activations
 from fastsal.statistics.smoe import smoe_scale
 
+__all__ = ["centred", "centred_smoe_scale", "less_means"]
+
 # Of a mean, in units of it.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
-
-__all__ = ["centred", "centred_smoe_scale", "less_means"]
 
 
 @register_statistic(

@@ -16,7 +16,7 @@ from fastsal.export.onnx import write_onnx
 from fastsal.export.onnx_graph.insertion import write_map_into
 from fastsal.geometry.placement import Placement, View
 from fastsal.kernels import cpu
-from fastsal.networks.roles import is_linear, readers_of
+from fastsal.networks.roles import is_linear, users_of
 from fastsal.networks.scales import candidates
 from fastsal.networks.trace import Trace
 from fastsal.statistics import get_statistic, smoe_scale
@@ -27,11 +27,11 @@ from fastsal.statistics.registry import STATISTICS
 class Made(nn.Module):
     """A convolution's result `x` of two resolutions, each of which a function makes `last` of."""
 
-    def __init__(self, make, after=None, groups=8):
+    def __init__(self, make, after=None):
         super().__init__()
         self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, 2)
         self.more = nn.Conv2d(8, 8, 3, padding=1)
-        self.batch, self.group = nn.BatchNorm2d(8), nn.GroupNorm(groups, 8)
+        self.batch = nn.BatchNorm2d(8)
         self.scale = nn.Parameter(torch.full((1, 8, 1, 1), 0.5))
         self.last, self.end = nn.Identity(), nn.Conv2d(8, 4, 3, padding=1)
         self.make, self.after = make, after
@@ -117,7 +117,7 @@ def test_which_tensors_have_no_zero(name):
     with torch.no_grad(), trace:
         network(IMAGES)
     (node,) = found
-    assert is_linear(trace, node, readers_of(trace.nodes)) is expected
+    assert is_linear(trace, node, users_of(trace.nodes)) is expected
 
 
 def test_a_tensor_that_nothing_reads():
