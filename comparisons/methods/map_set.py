@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from evaluation.storage.hashes import content_hash
 from evaluation.storage.sealed import arrays_in, read_sealed, sealed, sealed_arrays
 from evaluation.storage.writing import write_atomically
 
-__all__ = ["Made", "MapCost", "MapSet"]
+__all__ = ["MapCost", "MapSet"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class MapCost:
     Args:
         hash: content hash of the levels of both splits.
         stored_bytes: bytes on disk an image.
-        attribution_ms: milliseconds an image, as it ran; None if all maps were there already.
+        attribution_ms: milliseconds an image, the median over chunks, which a machine that sleeps
+            or is busy for a while leaves as it is; None if all maps were there already.
         pointing_game: share of test images whose most salient pixel is in the object; None
             without object masks.
     """
@@ -54,22 +56,6 @@ class MapCost:
             "pointing_game": self.pointing_game,
         }
         return {name: value for name, value in named.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Made:
-    """The number of maps made, and the seconds they took.
-
-    Args:
-        images: number of images.
-        seconds: time in the method.
-    """
-
-    images: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Made) -> Made:
-        return Made(self.images + other.images, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
@@ -103,8 +89,8 @@ class MapSet:
     unit: str = "pixel"
     before: Mapping[str, InputView] | None = None
 
-    def write(self, shards: range) -> Made:
-        """Write some shards, and their time beside them.
+    def write(self, shards: range) -> None:
+        """Write some shards, and the times of their chunks beside them.
 
         Args:
             shards: counted through the training images first, then the test images.
@@ -112,15 +98,14 @@ class MapSet:
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
         """
-        made = Made()
+        times: list[float] = []
         for number, (name, shard) in enumerate(self._shards()):
             if number in shards:
-                made += self._write_shard(name, shard)
-        if made.images:
-            text = sealed(asdict(made)).encode()
-            path = self.folder / f"made-{shards.start}-{shards.stop}.json"
+                times += self._write_shard(name, shard)
+        if times:
+            text = sealed({"ms": times}).encode()
+            path = self.folder / f"times-{shards.start}-{shards.stop}.json"
             write_atomically(path, lambda file: file.write(text))
-        return made
 
     def finish(self) -> MapCost:
         """Write every missing shard, and seal the maps with their hash.
@@ -129,21 +114,22 @@ class MapSet:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
             evaluation.storage.sealed.Unfit: a shard that is not what was written.
         """
-        made, shards = Made(), {name: dict[int, str]() for name in SPLITS}
+        times: list[float] = []
+        shards = {name: dict[int, str]() for name in SPLITS}
         for name, shard in self._shards():
-            made += self._write_shard(name, shard)
+            times += self._write_shard(name, shard)
             said = self._note(name, shard).get("levels")
             if said is not None:
                 shards[name][shard.start] = str(said)
         maps_hash = seal_levels(self.folder, shards)
         stored = sum(self._levels(name).stored_bytes() for name in SPLITS)
-        for path in sorted(self.folder.glob("made-*.json")):
-            made += Made(**read_sealed(path))
+        for path in sorted(self.folder.glob("times-*.json")):
+            times += read_sealed(path)["ms"]
         images = sum(len(self.dataset.split(name).labels) for name in SPLITS)
         return MapCost(
             hash=maps_hash,
             stored_bytes=stored / images,
-            attribution_ms=1000.0 * made.seconds / made.images if made.images else None,
+            attribution_ms=median(times) if times else None,
             pointing_game=self._pointing_game(),
         )
 
@@ -163,24 +149,24 @@ class MapSet:
         shape = (n, *others, last * self._elements())
         return Levels.create(self.folder / f"{name}.zarr", shape, self.cuts)
 
-    def _write_shard(self, name: str, shard: range) -> Made:
-        """Write a shard unless it is there."""
+    def _write_shard(self, name: str, shard: range) -> list[float]:
+        """Write a shard unless it is there; milliseconds an image of each chunk made."""
         levels = self._levels(name)
         if levels.has(shard) and self._note(name, shard):
-            return Made()
+            return []
         first = self.dataset.first_index(name)
         view = None if self.before is None else self.before[name]
         shown = None if view is None else view.filled_as_read(first)
         ranked = np.empty((len(shard), *levels.shape[1:]), np.uint8)
         peaks = np.empty(len(shard), np.int64)
-        seconds = 0.0
+        times = []
         for chosen in _chunks(shard):
             started = time.perf_counter()
             batch = example_batch(
                 self.dataset, name, self.targets[name], chosen, self.device, shown
             )
             saliency = self._saliency(batch, self.dataset.split(name))
-            seconds += time.perf_counter() - started
+            times.append(1000 * (time.perf_counter() - started) / len(chosen))
             rows = slice(chosen[0] - shard.start, chosen[-1] + 1 - shard.start)
             indices = first + chosen
             if view is None:
@@ -198,7 +184,7 @@ class MapSet:
         )
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **note))
         levels.write(shard, ranked)
-        return Made(len(shard), seconds)
+        return times
 
     def _saliency(self, batch: Batch, split: Split) -> NDArray[np.floating]:
         of_channels = self.unit == "element"

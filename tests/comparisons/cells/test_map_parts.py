@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -141,16 +142,17 @@ def test_the_whole_makes_no_map_that_its_parts_made(whole, without_maps, monkeyp
     folder = without_maps.maps(cell.id)
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("c/*/0/0")}
     assert len(files) == 5
-    made = [(folder / name).read_text() for name in ("made-0-3.json", "made-3-5.json")]
-    for name, seconds, images in (("made-0-3.json", 4.0, 160), ("made-3-5.json", 0.8, 96)):
-        (folder / name).write_text(f'{{"images": {images}, "seconds": {seconds}}}')
-    assert '"images": 160' in made[0]
-    assert '"images": 96' in made[1]
+    first, second = folder / "times-0-3.json", folder / "times-3-5.json"
+    assert [len(json.loads(path.read_text())["ms"]) for path in (first, second)] == [5, 3]
+    # A pause of a minute in one chunk does not make the method slow.
+    first.write_text('{"ms": [2.0, 3.0, 60000.0]}')
+    second.write_text('{"ms": [2.5, 3.5]}')
     again = run_cell(cell, without_maps)
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert again.hashes == result.hashes
     values = {record.metric: record.value for record in again.records}
-    assert values["attribution_ms"] == pytest.approx(1000 * 4.8 / 256)
+    assert values["attribution_ms"] == 3.0
+    assert values["attribution_images_per_s"] == pytest.approx(1000 / 3)
 
 
 def test_a_part_that_was_killed_continues_at_its_first_missing_shard(
