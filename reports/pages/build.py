@@ -152,7 +152,7 @@ def _context(run: Run) -> dict[str, Any]:
         "mask_only": run.mask_only_accuracies,
         "mask_only_columns": mask_only_columns,
         "mask_only_charts": list(mask_only_charts(run)),
-        "pitfalls": pitfalls(run, run.command.partition("\n")[0] or "python -m comparisons run"),
+        "pitfalls": pitfalls(run),
         **pictures_context(run),
         "costs": costs,
         "cost_metrics": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
 from evaluation.masking.variants import BLURRED
 from reports.analysis.replacement import excludes_zero, gains
@@ -22,21 +22,21 @@ _BLOBS, _RANDOM = "random-blobs", "random"
 _NAMED = 4
 
 
-def pitfalls(run: Run, command: str) -> list[str]:
+def pitfalls(run: Run) -> list[str]:
     """The two sentences: the objection, and the run's own controls.
 
     Args:
         run: the run.
-        command: that started it, to which options are added for what it lacks.
 
     Returns:
-        The sentences; a control that the run lacks reads "not measured", with its command.
+        The sentences; a control that the run lacks reads "not measured", with what its command
+        needs to measure it.
     """
-    parts = [_blur(run, command), _masks(run, command), _blobs(run, command)]
+    parts = [_blur(run), _masks(run), _blobs(run)]
     return [CLAIM, f"In this run: {'; '.join(parts)}."]
 
 
-def _blur(run: Run, command: str) -> str:
+def _blur(run: Run) -> str:
     pairs = [(name, name.removesuffix(BLURRED)) for name in run.methods if name.endswith(BLURRED)]
     by_pair = gains(run, pairs) if pairs else {}
     found = [
@@ -46,8 +46,7 @@ def _blur(run: Run, command: str) -> str:
     ]
     if not found:
         own = next((name for name in run.methods if run.methods[name].group != "control"), "NAME")
-        methods = ",".join((*run.methods, f"{own}{BLURRED}"))
-        return f"what a blur gains: not measured ({_with(command, '--methods', methods)})"
+        return f"what a blur gains: {_lacking(run, [] if pairs else [own + BLURRED])}"
     up, down = (
         sum(sign * gain.mean > 0 and excludes_zero(gain) for _, gain in found) for sign in (1, -1)
     )
@@ -61,13 +60,12 @@ def _blur(run: Run, command: str) -> str:
     )
 
 
-def _masks(run: Run, command: str) -> str:
+def _masks(run: Run) -> str:
     accuracies = {
         place: found for place, found in run.mask_only_accuracies.items() if place[1] == "roar"
     }
     if not accuracies:
-        again = _with(command, "--mask-only", "roar:50")
-        return f"accuracy from the masks alone: not measured ({again})"
+        return "accuracy from the masks alone: not measured (add --mask-only roar:50)"
     at = max(place[2] for place in accuracies)
     own = {place[0]: found.mean for place, found in accuracies.items() if place[2] == at}
     low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
@@ -82,7 +80,7 @@ def _masks(run: Run, command: str) -> str:
     )
 
 
-def _blobs(run: Run, command: str) -> str:
+def _blobs(run: Run) -> str:
     others = [
         name for name, entry in run.methods.items()
         if entry.group != "control" and not name.endswith(BLURRED)
@@ -91,9 +89,7 @@ def _blobs(run: Run, command: str) -> str:
     found = gains(run, wanted) if {_BLOBS, _RANDOM} <= run.methods.keys() else {}
     gain = found.get((_BLOBS, _RANDOM, "roar"))
     if gain is None:
-        methods = ",".join(dict.fromkeys((*run.methods, _RANDOM, _BLOBS)))
-        again = _with(command, "--methods", methods)
-        return f"random blobs against random pixels: not measured ({again})"
+        return f"random blobs against random pixels: {_lacking(run, [_RANDOM, _BLOBS])}"
     above = [own for name in others if (own := found.get((name, _BLOBS, "roar"))) is not None]
     told = sum(own.mean > 0 and excludes_zero(own) for own in above)
     return (
@@ -103,14 +99,11 @@ def _blobs(run: Run, command: str) -> str:
     )
 
 
-def _with(command: str, option: str, value: str) -> str:
-    """A command with an option, in the place of the same one if it has that.
-
-    >>> _with("run --methods a,b --out c", "--methods", "a,b+blur")
-    'run --out c --methods a,b+blur'
-    """
-    without = re.sub(rf" {option}[ =]\S+", "", command)
-    return f"{without} {option} {value}"
+def _lacking(run: Run, wanted: Sequence[str]) -> str:
+    """What is not measured, and why: methods are not in the plan, or they are not finished."""
+    absent = " and ".join(name for name in wanted if name not in run.methods)
+    why = f"add {absent} to --methods" if absent else "not finished"
+    return f"not measured ({why})"
 
 
 def _signed(value: float) -> str:
