@@ -9,6 +9,7 @@ from evaluation.scoring.significance import PairedTest, paired_tests
 from reports.analysis.certainty import Certainty
 from reports.analysis.common_seeds import CommonRanking, score_of
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
+from reports.analysis.replacement import excludes_zero
 from reports.formatting import counted, digits, p_value, probability, quantity, score, spread
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
@@ -28,13 +29,19 @@ class Answer:
     text: str
 
 
-def told(test: PairedTest | None) -> bool:
-    """True if a difference is told from 0: its p after Holm's correction is below 0.05.
+def told(difference: Estimate, test: PairedTest | None) -> bool:
+    """True if a difference is told from 0, of other seeds and of other test images.
 
-    >>> told(PairedTest(0.01, 0.04)), told(PairedTest(0.01, 0.3)), told(None)
+    Its p after Holm's correction is below 0.05, which is of these test images, and its 95 %
+    interval over seeds and test images leaves 0 out, which no correction widens.
+
+    >>> sure, wide = (Estimate(0.2, (low, 0.3), (0, 1), ()) for low in (0.1, -0.1))
+    >>> told(sure, PairedTest(0.01, 0.04)), told(sure, PairedTest(0.01, 0.3)), told(sure, None)
     (True, False, False)
+    >>> told(wide, PairedTest(0.01, 0.04))
+    False
     """
-    return test is not None and test.adjusted < _LEVEL
+    return test is not None and test.adjusted < _LEVEL and excludes_zero(difference)
 
 
 def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> list[Answer]:
@@ -133,8 +140,8 @@ def _counts(
         if _method(sure, name).group == "control" or difference is None or test is None:
             continue
         tested += 1
-        above += told(test) and difference.mean > 0
-        below += told(test) and difference.mean < 0
+        above += told(difference, test) and difference.mean > 0
+        below += told(difference, test) and difference.mean < 0
     if not tested:
         return f"no test against {control}"
     if not above and not below:
@@ -173,8 +180,10 @@ def _against(
     if test is None:
         return f"Not tested: every seed has the same difference, {size}."
     sized = f"difference {size}, Holm's p {p_value(test.adjusted)}"
+    if not excludes_zero(difference):
+        sized += ", and its interval holds 0"
     counts = _counts(sure, sure.ranked_by, reference, tests)
-    if told(test):
+    if told(difference, test):
         way = "above" if difference.mean > 0 else "below"
         return f"Yes, {way} it: {sized}. Of all methods, {counts}."
     return f"No: {sized}. Of all methods, {counts}."
