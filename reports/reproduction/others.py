@@ -237,7 +237,8 @@ def _average_drops(runs: Sequence[Run]) -> Iterator[Claim]:
     measured = [
         run for run in runs if any(_measured(run, "average_drop", cam) for cam in _TORCH_CAM)
     ]
-    run = measured[0] if measured else None
+    # The most images, since each run has another network.
+    run = max(measured, key=_images_measured, default=None)
     for place, (metric, title) in enumerate(
         (("average_drop", "Average drop"), ("confidence_increase", "Increase in confidence"))
     ):
@@ -272,9 +273,13 @@ def _measured(run: Run, metric: str, method: str) -> bool:
     return bool(((rows["metric"] == metric) & (rows["method"] == method)).any())
 
 
+def _images_measured(run: Run) -> int:
+    return max((len(cell.history) for cell in run.cells("measure")), default=0)
+
+
 def _where(run: Run) -> str:
     """Network, images and fractions of a figure in words."""
-    images = max((len(cell.history) for cell in run.cells("measure")), default=0)
+    images = _images_measured(run)
     sample = f", {counted(images, 'test image')} measured" if images else ""
     shares = ", ".join(f"{100 * fraction:g}" for fraction in run.fractions)
     retrained = f"; retrained at {shares} %" if run.accuracies else ""

@@ -31,14 +31,14 @@ def _row(frame: pd.DataFrame, words: str) -> pd.Series:
     return row
 
 
-def _measured(path: Path, metric: str, by_method: dict[str, float]) -> None:
+def _measured(path: Path, metric: str, by_method: dict[str, float], images: int = 1) -> None:
     for method, value in by_method.items():
         cell = f"{metric}-{method}"
         record = Record(
             *(method, {}, "shapes", "resnet9", "unmasked", None, None, metric),
             *(value, "1", 0, "0.1.0", cell),
         )
-        history = ({"image": 0, metric: value},)
+        history = tuple({"image": image, metric: value} for image in range(images))
         Store(path).save_result(
             CellResult(cell, "measure", {"seed": 0}, (record,), history=history)
         )
@@ -98,6 +98,17 @@ def test_average_drops_stand_beside_torch_cams_without_a_verdict(new_run):
     assert own["claimed"] == "none published"
     assert np.isnan(own["ratio"])
     assert _row(frame, "Average drop of layercam")["verdict"] == "not measured"
+
+
+def test_average_drops_are_those_of_the_run_with_the_most_images(new_run, tmp_path):
+    runs = []
+    for value, images in ((0.5, 2), (0.4, 3), (0.6, 1)):
+        path = new_run().rename(tmp_path / f"{images} images")
+        _measured(path, "average_drop", {"gradcam": value}, images)
+        runs.append(read_run(path))
+    row = _row(_frame(*runs), "Average drop of gradcam")
+    assert row["ours"] == 0.4
+    assert "3 test images measured" in row["measured_on"]
 
 
 def test_a_figure_of_other_weights_neither_holds_nor_fails():
