@@ -60,7 +60,7 @@ class Verdict:
             divisor is not told from 0.
 
     >>> judged(Interval(1.5, 1.3, 1.8, 0.95), 1.4, at_most=True).words
-    'not told (the goal is within the interval)'
+    'not told'
     """
 
     met: bool | None
@@ -72,7 +72,7 @@ class Verdict:
         if self.met is None:
             return "not told (the divisor may be 0)" if self.unsure else "not measured"
         if self.unsure:
-            return "not told (the goal is within the interval)"
+            return "not told"
         return "met" if self.met else "not met"
 
     @property

@@ -53,16 +53,23 @@ def _of_score(run: Run, found: Scored) -> Iterator[str]:
             if run.methods[name].group != "control" or reference == REFERENCES[0]:
                 way = "above" if each.estimate.mean > 0 else "below"
                 groups[f"Told {way}" if each.told else "Not told from"].append(titles[name])
+        every = [name for names in groups.values() for name in names]
         for said, names in groups.items():
             if names:
-                yield f"{said} {titles[reference]}: {_listed(names, len(differences))}."
+                others = [name for name in every if name not in names]
+                yield f"{said} {titles[reference]}: {_listed(names, others)}."
 
 
-def _listed(names: Sequence[str], every: int) -> str:
-    """Names in a sentence; their number where they are all there are."""
-    if len(names) == every > _MOST_NAMES:
-        return f"all {every} methods"
-    return ", ".join(names)
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+    """Names in a sentence; where they are many, by the few that are not among them.
+
+    >>> _listed("abcde", []), _listed("abcde", "f"), _listed("abcde", "fghi"), _listed("abcd", [])
+    ('all 5 methods', 'all 6 methods but f', 'a, b, c, d, e', 'a, b, c, d')
+    """
+    if len(names) <= _MOST_NAMES or len(others) > _MOST_NAMES - 1:
+        return ", ".join(names)
+    but = f" but {', '.join(others)}" if others else ""
+    return f"all {len(names) + len(others)} methods{but}"
 
 
 def title_of(method: Method) -> str:
