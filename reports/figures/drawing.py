@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
+from evaluation.storage.writing import write_atomically
 from reports.figures.labels import label_points
 from reports.figures.styles import method_styles
 from reports.formatting import counted
@@ -27,7 +29,9 @@ __all__ = [
     "forest",
     "scatter",
     "style",
+    "svg_bytes",
     "svg_uri",
+    "write_svg",
 ]
 
 _STYLE: dict[Any, Any] = {
@@ -43,13 +47,24 @@ _UNMOVED = "unmasked, chance"
 
 
 def svg_uri(figure: Figure) -> str:
-    """A figure as ``data:image/svg+xml;base64,...``, the same bytes for the same figure."""
+    """A figure as ``data:image/svg+xml;base64,...``."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_bytes(figure)).decode("ascii")
+
+
+def write_svg(path: Path, figure: Figure) -> None:
+    """Write a figure as an SVG file, whole or not at all."""
+    drawn = svg_bytes(figure)
+    write_atomically(path, lambda file: file.write(drawn))
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """A figure as an SVG file's content, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(
             buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
         )
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
 def forest(

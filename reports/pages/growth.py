@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.storage.writing import write_atomically
+from reports.figures.drawing import svg_bytes
 from reports.formatting import counted
 from reports.pages.reading import reading_section
 
@@ -253,10 +252,7 @@ def _figure(frame: pd.DataFrame) -> bytes | None:
             axis.set_xlim(0, 1.05 * points["value"].max())
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     sns.despine(figure)
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "fastsal"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return svg_bytes(figure)
 
 
 def _numbers(row: Any, names: Sequence[str]) -> list[str]:

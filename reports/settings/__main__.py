@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib as mpl
 import typer
 
-from evaluation.storage.writing import write_atomically
+from reports.figures.drawing import write_svg
 from reports.settings.picture import picture
 from reports.settings.rows import RUNS, Runs, rows
 from reports.settings.table import MARKS, table
@@ -46,10 +44,7 @@ def main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if to is not None and drawn is not None:
-        image = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "fastsal"}):
-            drawn.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-        write_atomically(to, lambda file: file.write(image.getvalue()))
+        write_svg(to, drawn)
     if into is None and to is None:
         typer.echo(made)
 

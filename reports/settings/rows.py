@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from evaluation.profiling.timing import Interval
 from evaluation.scoring.significance import PairedTest, paired_tests
 from evaluation.storage.archive import CELLS
 from reports.measured.scores import scored
+from reports.records.added_times import added_times
 from reports.records.estimates import Estimate, estimate
 from reports.records.run import Run, read_run
 
 __all__ = ["NETWORKS", "QUALITIES", "RUNS", "SETTINGS", "Quality", "Row", "Runs", "rows"]
 
 _RECORDED = Path(__file__).parents[1] / "runs"
-_COVERS = 0.95
 # The row that others are held against, and the bar that all of them have to clear.
 _FIRST, CENTRE = "smoe-linear", "centre"
 # Methods of the comparison with the arguments of `SMOEScale` that they stand for.
@@ -124,7 +122,7 @@ def rows(runs: Runs = RUNS) -> list[Row]:
     Args:
         runs: the recorded runs.
     """
-    costs = _added(runs.costs)
+    costs = added_times(runs.costs, _THREADS)
     found: dict[str, Mapping[str, Measured]] = {}
     shapes = _read(runs.shapes)
     if shapes is not None:
@@ -136,7 +134,7 @@ def rows(runs: Runs = RUNS) -> list[Row]:
         Row(
             method,
             words,
-            costs.get(method, {}),
+            {name: own for name, own in costs.get(method, {}).items() if name in NETWORKS},
             {key: by_method[method] for key, by_method in found.items() if method in by_method},
         )
         for method, words in SETTINGS.items()
@@ -145,23 +143,6 @@ def rows(runs: Runs = RUNS) -> list[Row]:
 
 def _read(folder: Path) -> Run | None:
     return read_run(folder) if (folder / CELLS).exists() else None
-
-
-def _added(folder: Path) -> dict[str, dict[str, Interval]]:
-    """The added times of one image on the CPU by method and network, eager and in float32."""
-    path = folder / "records.parquet"
-    if not path.exists():
-        return {}
-    frame = pd.read_parquet(path)
-    frame = frame[(frame["metric"] == "overhead_percent") & (frame["batch"] == 1)]
-    frame = frame[(frame["device"] == "cpu") & (frame["precision"] == "float32")]
-    frame = frame[~frame["compiled"].astype(bool) & (frame["threads"] == _THREADS)]
-    found: dict[str, dict[str, Interval]] = {}
-    for row in frame.itertuples():
-        if row.method in SETTINGS and row.model in NETWORKS:
-            interval = Interval(float(row.value), float(row.low), float(row.high), _COVERS)
-            found.setdefault(str(row.method), {})[str(row.model)] = interval
-    return found
 
 
 def _mass(run: Run) -> dict[str, Measured]:

@@ -262,7 +262,5 @@ def test_the_median_decides_where_the_interval_tells(median, at_most, words):
     assert judged(sure, 2.0, at_most=at_most).words == words
     unsure = Interval(median, 0.0, 9.0, 0.95)
     assert judged(unsure, 2.0, at_most=at_most).met == (words == "met")
-    assert (
-        judged(unsure, 2.0, at_most=at_most).words == "not told"
-    )
+    assert judged(unsure, 2.0, at_most=at_most).words == "not told"
     assert judged(None, 2.0, at_most=at_most).words == "not measured"

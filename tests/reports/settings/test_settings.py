@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
@@ -48,28 +47,6 @@ def test_settings_are_held_against_the_default_by_scipy_s_paired_test():
     assert max(entry.test.adjusted for n, entry in found.items() if n in p) <= 1
     smallest = min(p, key=p.__getitem__)
     assert found[smallest].test.adjusted == pytest.approx(min(1, 3 * p[smallest]))
-
-
-def test_added_times_are_those_of_one_image_eager_on_two_threads(tmp_path):
-    base = {
-        "method": "smoe-late", "model": "resnet50", "metric": "overhead_percent", "value": 2.0,
-        "batch": 1, "device": "cpu", "precision": "float32", "compiled": False, "low": 1.5,
-        "high": 2.5, "threads": 2,
-    }  # fmt: skip
-    others = [
-        {"batch": 8, "value": 9.0},
-        {"threads": 1, "value": 9.0},
-        {"compiled": True, "value": 9.0},
-        {"precision": "bfloat16", "value": 9.0},
-        {"device": "cuda", "value": 9.0},
-        {"metric": "map_ms", "value": 9.0},
-        {"method": "fastcam", "value": 9.0},
-    ]
-    frame = pd.DataFrame([base, *({**base, **changed} for changed in others)])
-    frame.to_parquet(tmp_path / "records.parquet")
-    added = settings._added(tmp_path)
-    assert added == {"smoe-late": {"resnet50": Interval(2.0, 1.5, 2.5, 0.95)}}
-    assert settings._added(tmp_path / "none") == {}
 
 
 def _row(method: str, verdict: str, mean: float) -> Row:
