@@ -27,8 +27,8 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "marks", "records", "formatting", "analysis", "measured", "costs", "figures"),
-        *("pages", "pictures", "settings", "reproduction", "families", "compatibility"),
+        *("paper", "marks", "records", "formatting", "analysis", "measured", "retrained", "costs"),
+        *("figures", "pages", "pictures", "settings", "reproduction", "families", "compatibility"),
     ),
     "comparisons": (
         *(

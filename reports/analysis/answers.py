@@ -14,7 +14,7 @@ from reports.formatting import counted, digits, p_value, probability, quantity, 
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
 
-__all__ = ["Answer", "answers", "named", "told"]
+__all__ = ["Answer", "answers", "named", "tests_of", "told"]
 
 _LEVEL = 0.05
 # One-sided share of resamples that a two-sided 5 % level asks for.
@@ -61,7 +61,7 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
         Answer("How sure", _sure(sure, best)),
     ]
     for reference in (name for name in REFERENCES if name in run.methods):
-        tests = _tests(sure, sure.ranked_by)
+        tests = tests_of(sure, sure.ranked_by)
         control = run.methods[reference].title
         found.append(Answer(f"Told from {named(control)}?", _against(sure, best, reference, tests)))
     found.append(Answer("Cost of its map", _cost(best.method, costs)))
@@ -114,8 +114,16 @@ def _sure(sure: Certainty, best: SumsRow) -> str:
     return said
 
 
-def _tests(sure: Certainty, key: str) -> Mapping[tuple[str, str], PairedTest | None]:
-    """The paired tests of a score by control and method, corrected together by Holm's method."""
+def tests_of(sure: Certainty, key: str) -> Mapping[tuple[str, str], PairedTest | None]:
+    """The paired tests of a score by control and method, corrected together by Holm's method.
+
+    Args:
+        sure: the certainty of a run.
+        key: of `SCORES`.
+
+    Returns:
+        None for a method with one seed, or with the same difference in all.
+    """
     values = {
         (reference, name): found.values
         for reference, by_method in sure.against.items()
@@ -222,7 +230,7 @@ def _told_parts(sure: Certainty, key: str, references: Sequence[str]) -> Iterato
     if sure.seeds < 2:
         yield "one seed, not told"
         return
-    tests = _tests(sure, key)
+    tests = tests_of(sure, key)
     found = {reference: _counts(sure, key, reference, tests) for reference in references}
     if len(found) > 1 and all(said.startswith("none told") for said in found.values()):
         names = [named(_method(sure, reference).title) for reference in found]

@@ -10,7 +10,7 @@ from reports.formatting import counted, score, spread
 from reports.measured.scores import REFERENCES, Scored
 from reports.records.run import Method, Run
 
-__all__ = ["Said", "sentences", "title_of"]
+__all__ = ["Said", "listed", "sentences", "title_of"]
 
 _MOST_NAMES = 4
 
@@ -57,13 +57,13 @@ def _of_score(run: Run, found: Scored) -> Iterator[str]:
         for said, names in groups.items():
             if names:
                 others = [name for name in every if name not in names]
-                yield f"{said} {titles[reference]}: {_listed(names, others)}."
+                yield f"{said} {titles[reference]}: {listed(names, others)}."
 
 
-def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+def listed(names: Sequence[str], others: Sequence[str]) -> str:
     """Names in a sentence; where they are many, by the few that are not among them.
 
-    >>> _listed("abcde", []), _listed("abcde", "f"), _listed("abcde", "fghi"), _listed("abcd", [])
+    >>> listed("abcde", []), listed("abcde", "f"), listed("abcde", "fghi"), listed("abcd", [])
     ('all 5 methods', 'all 6 methods but f', 'a, b, c, d, e', 'a, b, c, d')
     """
     if len(names) <= _MOST_NAMES or len(others) > _MOST_NAMES - 1:

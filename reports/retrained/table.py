@@ -1,0 +1,128 @@
+"""The table of a run of ROAR and KAR as Markdown, with what it says, for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reports.analysis.answers import named, tests_of, told
+from reports.analysis.certainty import Certainty, PairedDifferences, certainty
+from reports.analysis.common_seeds import common_ranking, in_order, score_of
+from reports.analysis.overview import REFERENCES, ranked_sums
+from reports.formatting import counted, markdown_table, percent, score, share, spread
+from reports.marks import Marks
+from reports.measured.sentences import listed, title_of
+from reports.records.estimates import SCORE_TITLES, Estimate
+from reports.records.run import Run, read_run
+
+__all__ = ["MARKS", "table"]
+
+MARKS = Marks(
+    "<!-- table of retraining: python -m reports.retrained -->",
+    "<!-- end of the table of retraining -->",
+    "the table of retraining",
+)
+_ABSENT = "not measured"
+_DISK = "centre"
+
+
+def table(folder: Path) -> str:
+    """KAR, ROAR and SUM of a run's methods, and what is told from its controls, as Markdown.
+
+    Args:
+        folder: of the run, or of an archive of it.
+
+    Raises:
+        ValueError: no method has all fractions of a mode.
+    """
+    run = read_run(folder)
+    sure = certainty(run, ranked_sums(run))
+    rows = in_order(sure.rows, common_ranking(run, sure.rows, sure.ranked_by))
+    if all(row.score is None for row in rows):
+        raise ValueError(f"{folder}: no method has every fraction of a mode, with one seed or more")
+    at = max((place[1:] for place in run.mask_only_accuracies), default=None)
+    # The bar that a method has to clear: a disk that never looks at the image.
+    over_disk = sure.against.get(_DISK, {})
+    head = ["", *SCORE_TITLES.values()]
+    if over_disk:
+        head.append(f"{sure.score} less {named(run.methods[_DISK].title)}'s")
+    head.append("seeds")
+    if at is not None:
+        head.append(f"masks alone, {at[0].upper()} {share(at[1])}")
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        found = [score_of(row.sums, key) for key in SCORE_TITLES]
+        cells = [row.method.title, *map(_cell, found)]
+        if over_disk:
+            entry = over_disk.get(row.method.name)
+            cells.append("" if row.method.group == "control" else _cell(_of(entry, sure)))
+        cells.append(str(max((len(own.seeds) for own in found if own is not None), default=0)))
+        if at is not None:
+            own = run.mask_only_accuracies.get((row.method.name, *at))
+            cells.append(_ABSENT if own is None else f"{percent(own.mean)} %")
+        lines.append(cells)
+    said = "\n".join(
+        f"- {title}: {' '.join(_of_score(sure, key))}" for key, title in SCORE_TITLES.items()
+    )
+    return f"{markdown_table(lines)}\n\n{_about(run, sure)}\n\n{said}"
+
+
+def _cell(own: Estimate | None) -> str:
+    return _ABSENT if own is None else f"{score(own.mean)}{spread(own, 1, 3)}"
+
+
+def _of(entry: PairedDifferences | None, sure: Certainty) -> Estimate | None:
+    return None if entry is None else score_of(entry.sums, sure.ranked_by)
+
+
+def _about(run: Run, sure: Certainty) -> str:
+    """The networks and the scores in a paragraph."""
+    trained = sum(len(run.cells(kind)) for kind in ("base", "retrain", "mask_only"))
+    unmasked = "" if run.unmasked is None else f"{percent(run.unmasked.mean)} % unmasked"
+    chance = "" if run.chance is None else f", chance {percent(run.chance)} %"
+    shares = ", ".join(share(fraction) for fraction in run.fractions)
+    return (
+        f"{counted(trained, 'network')} trained from scratch ({unmasked}{chance}). KAR is the sum "
+        f"of the accuracies with {shares} of the pixels kept, ROAR minus the sum with as many "
+        "removed, SUM both: higher is better. ± is half of a 95 % interval over seeds and "
+        f"{sure.images:,} test images, told a p below 0.05 after Holm's correction and an interval "
+        "without 0."
+    )
+
+
+def _of_score(sure: Certainty, key: str) -> Iterator[str]:
+    methods = {row.method.name: row.method for row in sure.rows}
+    scored = {
+        row.method.name: own
+        for row in sure.rows
+        if (own := score_of(row.sums, key)) is not None and row.method.group != "control"
+    }
+    if scored:
+        best = max(scored, key=lambda name: scored[name].mean)
+        yield (
+            f"the best of {counted(len(scored), 'method')} is {title_of(methods[best])}, "
+            f"{_cell(scored[best])}."
+        )
+    tests = tests_of(sure, key)
+    for reference in (name for name in REFERENCES if name in sure.against):
+        groups: dict[str, list[str]] = {"Told above": [], "Told below": [], "Not told from": []}
+        for name in scored:
+            entry = sure.against[reference].get(name)
+            difference = None if entry is None else score_of(entry.sums, key)
+            if difference is None or len(difference.seeds) < 2:
+                continue
+            way = "above" if difference.mean > 0 else "below"
+            sure_of_it = told(difference, tests.get((reference, name)))
+            groups[f"Told {way}" if sure_of_it else "Not told from"].append(title_of(methods[name]))
+        yield from _said(groups, named(methods[reference].title))
+    single = [title_of(methods[name]) for name, own in scored.items() if len(own.seeds) < 2]
+    if single:
+        yield f"One seed, not tested: {', '.join(single)}."
+
+
+def _said(groups: dict[str, list[str]], reference: str) -> Iterator[str]:
+    every: Sequence[str] = [title for titles in groups.values() for title in titles]
+    for said, titles in groups.items():
+        if titles:
+            others = [title for title in every if title not in titles]
+            yield f"{said} {reference}: {listed(titles, others)}."
