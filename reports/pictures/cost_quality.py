@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from reports.analysis.certainty import certainty
+from reports.analysis.overview import ranked_sums
 from reports.figures.drawing import style, write_svg
 from reports.measured.scores import scored
 from reports.measured.sentences import title_of
@@ -111,7 +113,8 @@ def _qualities(run: Run) -> Iterator[_Panel]:
 
 
 def _retrained(run: Run) -> _Panel:
-    found = {name: own.total for name, own in run.sums.items() if own.total is not None}
+    rows = certainty(run, ranked_sums(run)).rows
+    found = {row.method.name: row.sums.total for row in rows if row.sums.total is not None}
     return _panel(run, "retrained: KAR + ROAR", found)
 
 

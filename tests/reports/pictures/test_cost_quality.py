@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
+from reports.analysis.certainty import certainty
+from reports.analysis.overview import ranked_sums
 from reports.pictures.cost_quality import app, picture
 from reports.records.run import read_run
 
@@ -84,7 +86,8 @@ def test_a_retrained_run_is_one_more_column(new_run, tmp_path):
     run = _measured(new_run(seeds=(0, 1)))
     figure = picture(run, _costs(tmp_path / "costs"), run)
     points, spans, lines = _drawn(figure.axes[-1])
-    sums = {name: own.total for name, own in read_run(run).sums.items()}
+    rows = certainty(read_run(run), ranked_sums(read_run(run))).rows
+    sums = {row.method.name: row.sums.total for row in rows}
     assert points == pytest.approx({0: sums["smoe-linear"].mean, 1: sums["gradient"].mean})
     assert spans[1] == pytest.approx(sums["gradient"].interval)
     assert sorted(lines) == pytest.approx(sorted(sums[name].mean for name in ("random", "centre")))
