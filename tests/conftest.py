@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, benchmarks off, attribution classes, small networks."""
 
+import signal
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,6 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # One file may be run without pytest-benchmark.
     if hasattr(option, "benchmark_only") and not (option.benchmark_only or option.benchmark_enable):
         option.benchmark_disable = True
+    # A shell's background jobs ignore Ctrl-C, and so would the commands that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PUBLIC = [
