@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reports.analysis.answers import named, tests_of, told
-from reports.analysis.certainty import Certainty, PairedDifferences, certainty
+from reports.analysis.certainty import Certainty, certainty
 from reports.analysis.common_seeds import common_ranking, in_order, score_of
-from reports.analysis.overview import REFERENCES, ranked_sums
+from reports.analysis.overview import REFERENCES, SumsRow, ranked_sums
 from reports.formatting import counted, markdown_table, percent, score, share, spread
 from reports.marks import Marks
 from reports.measured.sentences import listed, title_of
@@ -40,53 +40,56 @@ def table(folder: Path) -> str:
     rows = in_order(sure.rows, common_ranking(run, sure.rows, sure.ranked_by))
     if all(row.score is None for row in rows):
         raise ValueError(f"{folder}: no method has every fraction of a mode, with one seed or more")
-    at = max((place[1:] for place in run.mask_only_accuracies), default=None)
-    # The bar that a method has to clear: a disk that never looks at the image.
-    over_disk = sure.against.get(_DISK, {})
-    head = ["", *SCORE_TITLES.values()]
-    if over_disk:
-        head.append(f"{sure.score} less {named(run.methods[_DISK].title)}'s")
-    head.append("seeds")
-    if at is not None:
-        head.append(f"masks alone, {at[0].upper()} {share(at[1])}")
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        found = [score_of(row.sums, key) for key in SCORE_TITLES]
-        cells = [row.method.title, *map(_cell, found)]
-        if over_disk:
-            entry = over_disk.get(row.method.name)
-            cells.append("" if row.method.group == "control" else _cell(_of(entry, sure)))
-        cells.append(str(max((len(own.seeds) for own in found if own is not None), default=0)))
-        if at is not None:
-            own = run.mask_only_accuracies.get((row.method.name, *at))
-            cells.append(_ABSENT if own is None else f"{percent(own.mean)} %")
-        lines.append(cells)
+    made = markdown_table(_lines(run, sure, rows))
     said = "\n".join(
         f"- {title}: {' '.join(_of_score(sure, key))}" for key, title in SCORE_TITLES.items()
     )
-    return f"{markdown_table(lines)}\n\n{_about(run, sure)}\n\n{said}"
+    return f"{made}\n\n{_about(run, sure)}\n\n{said}"
+
+
+def _lines(run: Run, sure: Certainty, rows: Sequence[SumsRow]) -> Iterator[list[str]]:
+    """The table's cells: the sums, the difference from the disk, seeds, and the masks alone."""
+    at = max((place[1:] for place in run.mask_only_accuracies), default=None)
+    # The bar that a method has to clear.
+    over_disk = sure.against.get(_DISK, {})
+    head = ["", *SCORE_TITLES.values()]
+    head += [f"{sure.score} less {named(run.methods[_DISK].title)}'s"] if over_disk else []
+    head += ["seeds"]
+    head += [] if at is None else [f"masks alone, {at[0].upper()} {share(at[1])}"]
+    yield head
+    yield ["---"] * len(head)
+    for row in rows:
+        name, found = row.method.name, [score_of(row.sums, key) for key in SCORE_TITLES]
+        cells = [row.method.title, *map(_cell, found)]
+        if over_disk:
+            entry = over_disk.get(name)
+            own = None if entry is None else score_of(entry.sums, sure.ranked_by)
+            cells.append("" if row.method.group == "control" else _cell(own))
+        cells.append(str(max((len(own.seeds) for own in found if own is not None), default=0)))
+        if at is not None:
+            alone = run.mask_only_accuracies.get((name, *at))
+            cells.append(_ABSENT if alone is None else f"{percent(alone.mean)} %")
+        yield cells
 
 
 def _cell(own: Estimate | None) -> str:
     return _ABSENT if own is None else f"{score(own.mean)}{spread(own, 1, 3)}"
 
 
-def _of(entry: PairedDifferences | None, sure: Certainty) -> Estimate | None:
-    return None if entry is None else score_of(entry.sums, sure.ranked_by)
-
-
 def _about(run: Run, sure: Certainty) -> str:
-    """The networks and the scores in a paragraph."""
+    """The networks, the scores and their intervals in a paragraph."""
     trained = sum(len(run.cells(kind)) for kind in ("base", "retrain", "mask_only"))
-    unmasked = "" if run.unmasked is None else f"{percent(run.unmasked.mean)} % unmasked"
-    chance = "" if run.chance is None else f", chance {percent(run.chance)} %"
+    levels = {"unmasked": None if run.unmasked is None else run.unmasked.mean, "chance": run.chance}
+    known = ", ".join(
+        f"{name} {percent(level)} %" for name, level in levels.items() if level is not None
+    )
     shares = ", ".join(share(fraction) for fraction in run.fractions)
+    images = f" and {sure.images:,} test images" if sure.images else ""
     return (
-        f"{counted(trained, 'network')} trained from scratch ({unmasked}{chance}). KAR is the sum "
-        f"of the accuracies with {shares} of the pixels kept, ROAR minus the sum with as many "
-        "removed, SUM both: higher is better. ± is half of a 95 % interval over seeds and "
-        f"{sure.images:,} test images, told a p below 0.05 after Holm's correction and an interval "
-        "without 0."
+        f"{counted(trained, 'network')} trained from scratch{f' ({known})' if known else ''}. KAR "
+        f"is the sum of the accuracies with {shares} of the pixels kept, ROAR minus the sum with "
+        "as many removed, SUM both: higher is better. ± is half of a 95 % interval over "
+        f"seeds{images}; told is a p below 0.05 after Holm's correction, and an interval without 0."
     )
 
 
