@@ -60,11 +60,11 @@ def _lines(run: Run, sure: Certainty, rows: Sequence[SumsRow]) -> Iterator[list[
     yield ["---"] * len(head)
     for row in rows:
         name, found = row.method.name, [score_of(row.sums, key) for key in SCORE_TITLES]
-        cells = [row.method.title, *map(_cell, found)]
+        cells = [row.method.title, *map(_unbroken, found)]
         if over_disk:
             entry = over_disk.get(name)
             own = None if entry is None else score_of(entry.sums, sure.ranked_by)
-            cells.append("" if row.method.group == "control" else _cell(own))
+            cells.append("" if row.method.group == "control" else _unbroken(own))
         cells.append(str(max((len(own.seeds) for own in found if own is not None), default=0)))
         if at is not None:
             alone = run.mask_only_accuracies.get((name, *at))
@@ -74,6 +74,11 @@ def _lines(run: Run, sure: Certainty, rows: Sequence[SumsRow]) -> Iterator[list[
 
 def _cell(own: Estimate | None) -> str:
     return _ABSENT if own is None else f"{score(own.mean)}{spread(own, 1, 3)}"
+
+
+def _unbroken(own: Estimate | None) -> str:
+    """A cell that a narrow column does not break at its ±."""
+    return _cell(own).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _about(run: Run, sure: Certainty) -> str:

@@ -27,7 +27,8 @@ def _accuracy(method: str, mode: str, fraction: float, seed: int) -> float:
 
 
 def _lines(made: str) -> dict[str, list[str]]:
-    rows = [line.strip("| ").split(" | ") for line in made.splitlines() if line.startswith("|")]
+    plain = made.replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in plain if line.startswith("|")]
     return {row[0]: row[1:] for row in rows[2:]}
 
 
