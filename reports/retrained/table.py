@@ -78,7 +78,8 @@ def _cell(own: Estimate | None) -> str:
 
 def _unbroken(own: Estimate | None) -> str:
     """A cell that a narrow column does not break at its ±."""
-    return _cell(own).replace(" ", "\N{NO-BREAK SPACE}")
+    cell = _cell(own)
+    return cell if own is None else cell.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _about(run: Run, sure: Certainty) -> str:
