@@ -14,7 +14,7 @@ from reports.records.estimates import accuracies, per_method
 from reports.records.run import Run
 from reports.reproduction.claims import Claim, command_of, of_kind, section
 
-__all__ = ["NOTEBOOK", "spearman"]
+__all__ = ["NOTEBOOK", "TORCH_CAM", "spearman"]
 
 # Accuracy of ROAD's notebook by percent of the pixels removed: Integrated Gradients, most
 # relevant first, linear fill, no retraining.
@@ -31,16 +31,16 @@ _RANKS_COMMAND = (
     "--methods gradient,gradient-sgsq,guided-backprop,guided-backprop-sgsq,ig,ig-sgsq"
 )
 # Average drop and increase in confidence of torch-cam's README, resnet18 on Imagenette.
-_TORCH_CAM = {
+TORCH_CAM = {
     "gradcam": (0.2686, 0.2250),
     "gradcam++": (0.5271, 0.1962),
     "smoothgradcam++": (0.2088, 0.2499),
     "layercam": (0.1712, 0.2819),
 }
 _BESIDE = ("smoe-linear", "fastcam", "centre", "random")
-_TORCH_CAM_COMMAND = (
+_COMMAND_OF_DROPS = (
     "python -m comparisons run --preset published --data imagenette --model resnet18 "
-    "--measures average-drop --methods " + ",".join((*_TORCH_CAM, *_BESIDE))
+    "--measures average-drop --methods " + ",".join((*TORCH_CAM, *_BESIDE))
 )
 _RESAMPLES = 1_000
 
@@ -235,7 +235,7 @@ def spearman(
 
 def _average_drops(runs: Sequence[Run]) -> Iterator[Claim]:
     measured = [
-        run for run in runs if any(_measured(run, "average_drop", cam) for cam in _TORCH_CAM)
+        run for run in runs if any(_measured(run, "average_drop", cam) for cam in TORCH_CAM)
     ]
     # The most images, since each run has another network.
     run = max(measured, key=_images_measured, default=None)
@@ -243,8 +243,8 @@ def _average_drops(runs: Sequence[Run]) -> Iterator[Claim]:
         (("average_drop", "Average drop"), ("confidence_increase", "Increase in confidence"))
     ):
         ours = {} if run is None else per_method(run.records, metric)
-        for method in (*_TORCH_CAM, *_BESIDE):
-            published = _TORCH_CAM.get(method)
+        for method in (*TORCH_CAM, *_BESIDE):
+            published = TORCH_CAM.get(method)
             own = ours.get(method)
             if published is None and own is None:
                 continue
@@ -261,7 +261,7 @@ def _average_drops(runs: Sequence[Run]) -> Iterator[Claim]:
                 unit="share",
                 paper=theirs,
                 measured_on="" if run is None else _where(run),
-                command=_TORCH_CAM_COMMAND if run is None else command_of(run),
+                command=_COMMAND_OF_DROPS if run is None else command_of(run),
                 note="theirs is of resnet18; each of the class it predicts",
                 cells=() if own is None else own.cells,
                 comparable=False,

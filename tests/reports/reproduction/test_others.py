@@ -11,9 +11,10 @@ from scipy import stats
 
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
+from reports.records.estimates import per_method
 from reports.records.run import Run, read_run
 from reports.reproduction.claims import SECTIONS, Claim
-from reports.reproduction.others import NOTEBOOK, spearman
+from reports.reproduction.others import NOTEBOOK, TORCH_CAM, spearman
 from reports.reproduction.page import frame_of
 
 pytestmark = pytest.mark.heavy
@@ -130,3 +131,24 @@ def test_recorded_runs_have_correlations_of_retrained_fills():
     assert len(both) == 8
     expected = stats.spearmanr(both["mean"], both["linear"]).statistic
     assert row["ours"] == pytest.approx(expected)
+
+
+def test_the_page_has_torch_cams_measures_of_the_recorded_run():
+    run = read_run(RUNS / "imagenette-lite0")
+    found = [per_method(run.records, name) for name in ("average_drop", "confidence_increase")]
+    page = (RUNS.parents[1] / "docs" / "results" / "claims.md").read_text(encoding="utf-8")
+    titles = {
+        "gradcam": "Grad-CAM",
+        "gradcam++": "Grad-CAM++",
+        "smoothgradcam++": "Smooth Grad-CAM++",
+        "layercam": "LayerCAM",
+    }
+    for method, title in titles.items():
+        theirs, ours = (
+            ", ".join(f"{value:.3f}" for value in values)
+            for values in (TORCH_CAM[method], [by_method[method].mean for by_method in found])
+        )
+        assert f"| {title} | {theirs} | {ours} |" in page
+    for method in ("smoe-linear", "fastcam", "centre", "random"):
+        ours = ", ".join(f"{by_method[method].mean:.3f}" for by_method in found)
+        assert ours in page

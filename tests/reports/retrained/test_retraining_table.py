@@ -92,7 +92,8 @@ def test_the_recorded_table_is_that_of_the_records(name):
     found = records[(records["metric"] == "accuracy") & (records["method"] != "none")]
     for method, title in (("smoe-linear", "SMOE Scale, linear weights"), ("centre", "Centre disk")):
         own = found[found["method"] == method]
-        assert len(own) == 6 * own["seed"].nunique()
+        # A seed whose trainings are not all done has no sum.
+        own = own[own.groupby("seed")["value"].transform("size") == 2 * len(FRACTIONS)]
         sums = own.groupby("mode")["value"].sum() / own["seed"].nunique()
         cells = [cell.partition(" ")[0].replace("\N{MINUS SIGN}", "-") for cell in rows[title]]
         expected = [sums["kar"], -sums["roar"], sums["kar"] - sums["roar"]]
