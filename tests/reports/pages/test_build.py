@@ -276,7 +276,9 @@ def test_missing_numbers_read_not_measured(partial_run: Path, tmp_path: Path) ->
     (line,) = [
         text for _, text in page.within("sums", "p") if text.startswith("n.m.: not measured")
     ]
-    assert line == "n.m.: not measured, 2 numbers. python -m comparisons run --data shapes"
+    assert line == "n.m.: not measured, 2 numbers. The run's command measures them."
+    command = " ".join(text for _, text in page.within("set-up", "code"))
+    assert "python -m comparisons run --data shapes" in command
     assert any("21 of 24 numbers measured" in text for _, text in page.within("accuracies", "p"))
 
 
