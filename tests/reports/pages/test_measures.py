@@ -188,7 +188,8 @@ def test_without_truth_the_page_says_so(measured):
 def test_a_run_without_measures_says_not_measured(finished_run, tmp_path):
     html = build(finished_run, tmp_path).read_text()
     section = html[html.index('id="measures"') : html.index('id="set-up"')]
-    # One line with what its command needs, and no column of any table; one for the control without a peak.
+    # One line with what the command needs, and no column of any table; one for the control
+    # without a peak.
     assert section.count('<p class="missing">') == 2
     assert section.count(">n.m.</abbr></td>") == 1
     said = " ".join(section.split())
