@@ -40,10 +40,14 @@ def table(folder: Path) -> str:
     rows = in_order(sure.rows, common_ranking(run, sure.rows, sure.ranked_by))
     if all(row.score is None for row in rows):
         raise ValueError(f"{folder}: no method has every fraction of a mode, with one seed or more")
-    made = markdown_table(_lines(run, sure, rows))
+    begun = [row for row in rows if any(score_of(row.sums, key) for key in SCORE_TITLES)]
+    left = [title_of(row.method) for row in rows if row not in begun]
+    made = markdown_table(_lines(run, sure, begun))
     said = "\n".join(
         f"- {title}: {' '.join(_of_score(sure, key))}" for key, title in SCORE_TITLES.items()
     )
+    if left:
+        said += f"\n- Not measured yet: {', '.join(left)}."
     return f"{made}\n\n{_about(run, sure)}\n\n{said}"
 
 

@@ -15,7 +15,7 @@ from reports.retrained.table import MARKS, table
 pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[3]
-PAGES = {"imagenette-retraining": "imagenette.md"}
+PAGES = {"imagenette-retraining": "imagenette.md", "cifar10-full": "cifar10.md"}
 FRACTIONS = (0.1, 0.5, 0.9)
 
 
@@ -66,6 +66,12 @@ def test_one_seed_is_not_tested_and_what_is_missing_is_not_measured(new_run):
     one = table(new_run(seeds=(0,), accuracy=_accuracy))
     assert "One seed, not tested: SMOE Scale, Gradient." in one
     assert "Told" not in one.partition("higher is better")[2].partition("- KAR")[2]
+
+
+def test_methods_that_have_not_begun_have_no_row_and_are_named(new_run):
+    made = table(new_run(train=lambda method, *_: method != "gradient", accuracy=_accuracy))
+    assert "Gradient" not in _lines(made)
+    assert made.endswith("- Not measured yet: Gradient.")
 
 
 def test_a_run_that_has_not_begun_is_refused(new_run):
