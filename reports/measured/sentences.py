@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports.analysis.answers import named
@@ -10,7 +10,7 @@ from reports.formatting import counted, score, spread
 from reports.measured.scores import REFERENCES, Scored
 from reports.records.run import Method, Run
 
-__all__ = ["Said", "listed", "sentences", "title_of"]
+__all__ = ["Said", "sentences", "title_of", "told_of"]
 
 _MOST_NAMES = 4
 
@@ -53,17 +53,30 @@ def _of_score(run: Run, found: Scored) -> Iterator[str]:
             if run.methods[name].group != "control" or reference == REFERENCES[0]:
                 way = "above" if each.estimate.mean > 0 else "below"
                 groups[f"Told {way}" if each.told else "Not told from"].append(titles[name])
-        every = [name for names in groups.values() for name in names]
-        for said, names in groups.items():
-            if names:
-                others = [name for name in every if name not in names]
-                yield f"{said} {titles[reference]}: {listed(names, others)}."
+        yield from told_of(groups, titles[reference])
 
 
-def listed(names: Sequence[str], others: Sequence[str]) -> str:
+def told_of(groups: Mapping[str, Sequence[str]], reference: str) -> Iterator[str]:
+    """A sentence for each group of methods: those that are told above a reference, below, not.
+
+    Args:
+        groups: titles of methods by what is said of them; an empty group has no sentence.
+        reference: the reference's title.
+
+    >>> list(told_of({"Told above": ["LaFAM", "FEM"], "Told below": []}, "random"))
+    ['Told above random: LaFAM, FEM.']
+    """
+    every = [title for titles in groups.values() for title in titles]
+    for said, titles in groups.items():
+        if titles:
+            others = [title for title in every if title not in titles]
+            yield f"{said} {reference}: {_listed(titles, others)}."
+
+
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
     """Names in a sentence; where they are many, by the few that are not among them.
 
-    >>> listed("abcde", []), listed("abcde", "f"), listed("abcde", "fghi"), listed("abcd", [])
+    >>> _listed("abcde", []), _listed("abcde", "f"), _listed("abcde", "fghi"), _listed("abcd", [])
     ('all 5 methods', 'all 6 methods but f', 'a, b, c, d, e', 'a, b, c, d')
     """
     if len(names) <= _MOST_NAMES or len(others) > _MOST_NAMES - 1:

@@ -11,7 +11,7 @@ from reports.analysis.common_seeds import common_ranking, in_order, score_of
 from reports.analysis.overview import REFERENCES, SumsRow, ranked_sums
 from reports.formatting import counted, markdown_table, percent, score, share, spread
 from reports.marks import Marks
-from reports.measured.sentences import listed, title_of
+from reports.measured.sentences import title_of, told_of
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Run, read_run
 
@@ -38,9 +38,9 @@ def table(folder: Path) -> str:
     run = read_run(folder)
     sure = certainty(run, ranked_sums(run))
     rows = in_order(sure.rows, common_ranking(run, sure.rows, sure.ranked_by))
-    if all(row.score is None for row in rows):
+    begun = [row for row in rows if row.score is not None]
+    if not begun:
         raise ValueError(f"{folder}: no method has every fraction of a mode, with one seed or more")
-    begun = [row for row in rows if any(score_of(row.sums, key) for key in SCORE_TITLES)]
     left = [title_of(row.method) for row in rows if row not in begun]
     made = markdown_table(_lines(run, sure, begun))
     said = "\n".join(
@@ -127,15 +127,7 @@ def _of_score(sure: Certainty, key: str) -> Iterator[str]:
             way = "above" if difference.mean > 0 else "below"
             sure_of_it = told(difference, tests.get((reference, name)))
             groups[f"Told {way}" if sure_of_it else "Not told from"].append(title_of(methods[name]))
-        yield from _said(groups, named(methods[reference].title))
+        yield from told_of(groups, named(methods[reference].title))
     single = [title_of(methods[name]) for name, own in scored.items() if len(own.seeds) < 2]
     if single:
         yield f"One seed, not tested: {', '.join(single)}."
-
-
-def _said(groups: dict[str, list[str]], reference: str) -> Iterator[str]:
-    every: Sequence[str] = [title for titles in groups.values() for title in titles]
-    for said, titles in groups.items():
-        if titles:
-            others = [title for title in every if title not in titles]
-            yield f"{said} {reference}: {listed(titles, others)}."
