@@ -9,7 +9,6 @@ from evaluation.scoring.significance import PairedTest, paired_tests
 from reports.analysis.certainty import Certainty
 from reports.analysis.common_seeds import CommonRanking, score_of
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
-from reports.analysis.replacement import excludes_zero
 from reports.formatting import counted, digits, p_value, probability, quantity, score, spread
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
@@ -41,7 +40,7 @@ def told(difference: Estimate, test: PairedTest | None) -> bool:
     >>> told(wide, PairedTest(0.01, 0.04))
     False
     """
-    return test is not None and test.adjusted < _LEVEL and excludes_zero(difference)
+    return test is not None and test.adjusted < _LEVEL and difference.excludes_zero
 
 
 def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> list[Answer]:
@@ -188,7 +187,7 @@ def _against(
     if test is None:
         return f"Not tested: every seed has the same difference, {size}."
     sized = f"difference {size}, Holm's p {p_value(test.adjusted)}"
-    if not excludes_zero(difference):
+    if not difference.excludes_zero:
         sized += ", and its interval holds 0"
     counts = _counts(sure, sure.ranked_by, reference, tests)
     if told(difference, test):

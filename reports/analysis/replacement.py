@@ -14,7 +14,7 @@ from reports.records.correctness import read_correctness, resampled
 from reports.records.estimates import SCORES, Estimate, Sums
 from reports.records.run import Method, Run
 
-__all__ = ["Replacement", "excludes_zero", "gains", "replacements", "verdict"]
+__all__ = ["Replacement", "gains", "replacements", "verdict"]
 
 Pair = tuple[str, str | None]
 
@@ -86,17 +86,6 @@ def gains(run: Run, pairs: Iterable[Pair]) -> dict[tuple[str, str | None, str], 
     return resampled(correctness, wanted)
 
 
-def excludes_zero(gain: Estimate) -> bool:
-    """True if the interval of a difference leaves 0 out; one seed has no interval.
-
-    >>> excludes_zero(Estimate(0.2, (0.1, 0.3), (0, 1), ())), excludes_zero(
-    ...     Estimate(0.2, None, (0,), ())
-    ... )
-    (True, False)
-    """
-    return gain.interval is not None and (gain.interval[0] > 0 or gain.interval[1] < 0)
-
-
 def verdict(gain: Estimate | None) -> str:
     """The verdict of a difference on the paper's sentence.
 
@@ -105,7 +94,7 @@ def verdict(gain: Estimate | None) -> str:
     """
     if gain is None:
         return "not measured"
-    if not excludes_zero(gain):
+    if not gain.excludes_zero:
         return f"not told: {'one seed' if gain.interval is None else 'the interval holds 0'}"
     return "held" if gain.mean > 0 else "fails"
 

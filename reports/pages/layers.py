@@ -10,7 +10,6 @@ from scipy import stats
 
 from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
-from reports.analysis.replacement import excludes_zero
 from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
 from reports.formatting import counted, percent, slug, spread, trace
@@ -94,7 +93,7 @@ def _summary(run: Run, table: LayerTable) -> list[str]:
         said = f"Highest difference score: {run.methods[best[0]].title}"
         lead = table.lead(*best[:2]) if len(best) > 1 else None
         if lead is not None:
-            told = "told" if excludes_zero(lead) else "not told"
+            told = "told" if lead.excludes_zero else "not told"
             said += f", {told} from the next, {run.methods[best[1]].title}"
         sentences.append(f"{said}.")
     return sentences

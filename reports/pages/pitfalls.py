@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.masking.variants import BLURRED
-from reports.analysis.replacement import excludes_zero, gains
+from reports.analysis.replacement import gains
 from reports.formatting import percent, score, spread
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Run
@@ -48,7 +48,7 @@ def _blur(run: Run) -> str:
         own = next((name for name in run.methods if run.methods[name].group != "control"), "NAME")
         return f"what a blur gains: {_lacking(run, [] if pairs else [own + BLURRED])}"
     up, down = (
-        sum(sign * gain.mean > 0 and excludes_zero(gain) for _, gain in found) for sign in (1, -1)
+        sum(sign * gain.mean > 0 and gain.excludes_zero for _, gain in found) for sign in (1, -1)
     )
     found.sort(key=lambda pair: -pair[1].mean)
     shown = found if len(found) <= _NAMED else [found[0], found[-1]]
@@ -91,7 +91,7 @@ def _blobs(run: Run) -> str:
     if gain is None:
         return f"random blobs against random pixels: {_lacking(run, [_RANDOM, _BLOBS])}"
     above = [own for name in others if (own := found.get((name, _BLOBS, "roar"))) is not None]
-    told = sum(own.mean > 0 and excludes_zero(own) for own in above)
+    told = sum(own.mean > 0 and own.excludes_zero for own in above)
     return (
         f"random blobs, which know nothing of the image, get a {SCORE_TITLES['roar']} of "
         f"{_signed(gain.mean)}{_interval(gain)} against random pixels, and {told} of {len(above)} "

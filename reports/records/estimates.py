@@ -75,6 +75,15 @@ class Estimate:
         """Half of the interval's width; None for a single seed."""
         return None if self.interval is None else round(self.interval[1] - self.mean, 12)
 
+    @property
+    def excludes_zero(self) -> bool:
+        """True if 0 lies outside the interval, so that the sign is known; one seed has none.
+
+        >>> Estimate(0.2, (0.1, 0.3), (0, 1), ()).excludes_zero
+        True
+        """
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
 
 @dataclass(frozen=True)
 class Sums:

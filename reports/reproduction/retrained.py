@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evaluation.scoring.scores import kar_score, roar_score
 from reports.analysis.layer_tables import RANDOM, LayerTable, measured
-from reports.analysis.replacement import excludes_zero, gains, replacements
+from reports.analysis.replacement import gains, replacements
 from reports.formatting import counted, spread
 from reports.paper import table_5
 from reports.records.estimates import SCORE_TITLES, SCORES, Estimate
@@ -70,9 +70,9 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
         command=command,
         note=", ".join(f"{name} {value:.3f}" for name, value in list(means.items())[:3])
         + (f"; less the best other {lead.mean:+.3f}{spread(lead, 1, 3)}" if lead else ""),
-        told=lead is not None and excludes_zero(lead),
+        told=lead is not None and lead.excludes_zero,
     )
-    sure = [score for score in scores.values() if score is not None and excludes_zero(score)]
+    sure = [score for score in scores.values() if score is not None and score.excludes_zero]
     above, below = (sum(sign * score.mean > 0 for score in sure) for sign in (1, -1))
     yield Claim(
         "Table 1",
@@ -106,7 +106,7 @@ def _inside_of(run: Run, table: LayerTable) -> Iterator[Claim]:
         note=", ".join(f"{value:.3f}" for value in own)
         + ", the shallowest first"
         + (f"; {spread(ahead, 1, 3).strip()}" if ahead and ahead.interval else ""),
-        told=ahead is not None and excludes_zero(ahead),
+        told=ahead is not None and ahead.excludes_zero,
     )
 
 
@@ -240,7 +240,7 @@ def _gain_claim(
         command=command_of(run),
         note="; ".join(part for part in (sure or "one seed, no interval", note) if part),
         cells=gain.cells,
-        told=excludes_zero(gain),
+        told=gain.excludes_zero,
     )
 
 
