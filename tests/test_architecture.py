@@ -27,7 +27,17 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *("paper", "marks", "records", "formatting", "analysis", "measured", "retrained", "costs"),
+        *(
+            "paper",
+            "marks",
+            "records",
+            "formatting",
+            "verdicts",
+            "analysis",
+            "measured",
+            "retrained",
+        ),
+        *("costs",),
         *("figures", "pages", "pictures", "settings", "reproduction", "families", "compatibility"),
     ),
     "comparisons": (

@@ -12,8 +12,9 @@ from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
 from reports.formatting import counted, digits, p_value, probability, quantity, score, spread
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
+from reports.verdicts import Verdict, named, verdict_of
 
-__all__ = ["Answer", "answers", "named", "tests_of", "told"]
+__all__ = ["Answer", "answers", "told", "verdicts"]
 
 _LEVEL = 0.05
 # One-sided share of resamples that a two-sided 5 % level asks for.
@@ -60,7 +61,7 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
         Answer("How sure", _sure(sure, best)),
     ]
     for reference in (name for name in REFERENCES if name in run.methods):
-        tests = tests_of(sure, sure.ranked_by)
+        tests = _tests_of(sure, sure.ranked_by)
         control = run.methods[reference].title
         found.append(Answer(f"Told from {named(control)}?", _against(sure, best, reference, tests)))
     found.append(Answer("Cost of its map", _cost(best.method, costs)))
@@ -113,15 +114,32 @@ def _sure(sure: Certainty, best: SumsRow) -> str:
     return said
 
 
-def tests_of(sure: Certainty, key: str) -> Mapping[tuple[str, str], PairedTest | None]:
-    """The paired tests of a score by control and method, corrected together by Holm's method.
+def verdicts(sure: Certainty, key: str) -> dict[str, dict[str, Verdict]]:
+    """The verdicts of a score on the methods, by control and method.
+
+    Controls and methods with one seed have none.
 
     Args:
         sure: the certainty of a run.
         key: of `SCORES`.
+    """
+    tests = _tests_of(sure, key)
+    return {
+        reference: {
+            name: verdict_of(own.mean, told(own, tests[reference, name]))
+            for name, entry in by_method.items()
+            if (own := score_of(entry.sums, key)) is not None
+            and len(own.seeds) > 1
+            and _method(sure, name).group != "control"
+        }
+        for reference, by_method in sure.against.items()
+    }
 
-    Returns:
-        None for a method with one seed, or with the same difference in all.
+
+def _tests_of(sure: Certainty, key: str) -> Mapping[tuple[str, str], PairedTest | None]:
+    """The paired tests of a score by control and method, corrected together by Holm's method.
+
+    None for a method with one seed, or with the same difference in all.
     """
     values = {
         (reference, name): found.values
@@ -155,15 +173,6 @@ def _counts(
         return f"none told from {control}"
     parts = [f"{n} of {tested} told {way}" for n, way in ((above, "above"), (below, "below")) if n]
     return f"{' and '.join(parts)} {control}"
-
-
-def named(title: str) -> str:
-    """A control's title in a sentence.
-
-    >>> named("Centre disk"), named("Random")
-    ('the centre disk', 'random')
-    """
-    return "random" if title == "Random" else f"the {title[:1].lower()}{title[1:]}"
 
 
 def _method(sure: Certainty, name: str) -> Method:
@@ -229,7 +238,7 @@ def _told_parts(sure: Certainty, key: str, references: Sequence[str]) -> Iterato
     if sure.seeds < 2:
         yield "one seed, not told"
         return
-    tests = tests_of(sure, key)
+    tests = _tests_of(sure, key)
     found = {reference: _counts(sure, key, reference, tests) for reference in references}
     if len(found) > 1 and all(said.startswith("none told") for said in found.values()):
         names = [named(_method(sure, reference).title) for reference in found]

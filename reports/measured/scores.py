@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from evaluation.scoring.significance import PairedTest, paired_tests
 from evaluation.storage.records import CellResult
 from reports.records.estimates import Estimate
 from reports.records.run import Run
+from reports.verdicts import Verdict, verdict_of
 
 __all__ = ["REFERENCES", "SCORES", "Difference", "OfImages", "Score", "Scored", "scored"]
 
@@ -121,6 +122,19 @@ class Difference:
         """True if it is told from 0: its p after Holm's correction is below 0.05."""
         return self.test is not None and self.test.adjusted < _LEVEL
 
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the method, beside the reference."""
+        return verdict_of(self.estimate.mean, self.told)
+
+    @property
+    def turned(self) -> Difference:
+        """The same difference, as the reference's from the method."""
+        own = self.estimate
+        ends = None if own.interval is None else (-own.interval[1], -own.interval[0])
+        estimate = replace(own, mean=-own.mean, interval=ends)
+        return Difference(self.reference, self.method, estimate, self.test)
+
 
 _LEVEL = 0.05
 
@@ -138,6 +152,20 @@ class Scored:
     score: Score
     methods: Mapping[str, OfImages]
     differences: Mapping[str, Mapping[str, Difference]]
+
+    def difference(self, method: str, reference: str) -> Difference | None:
+        """A method's difference from a reference; None for the reference itself.
+
+        Two references are compared once, as the later one's, and turned round for the other.
+
+        Args:
+            method: name of a method with the score.
+            reference: name of a reference with the score.
+        """
+        own = self.differences[reference].get(method)
+        if own is not None or method == reference:
+            return own
+        return self.differences[method][reference].turned
 
 
 def scored(run: Run, references: Sequence[str] = REFERENCES) -> list[Scored]:

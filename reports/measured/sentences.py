@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reports.analysis.answers import named
 from reports.formatting import counted, score, spread
 from reports.measured.scores import REFERENCES, Scored
-from reports.records.run import Method, Run
+from reports.records.run import Run
+from reports.verdicts import title_of, told_of
 
-__all__ = ["Said", "sentences", "title_of", "told_of"]
-
-_MOST_NAMES = 4
+__all__ = ["Said", "sentences"]
 
 
 @dataclass(frozen=True)
@@ -39,62 +37,17 @@ def sentences(run: Run, found: Sequence[Scored]) -> list[Said]:
 
 
 def _of_score(run: Run, found: Scored) -> Iterator[str]:
-    titles = {name: title_of(run.methods[name]) for name in found.methods}
     own = [name for name in found.methods if run.methods[name].group != "control"]
     if own:
         best = found.methods[own[0]].estimate
         yield (
-            f"The best of {counted(len(own), 'method')} is {titles[own[0]]}, "
+            f"The best of {counted(len(own), 'method')} is {title_of(run.methods[own[0]])}, "
             f"{score(best.mean)}{spread(best, 1, 3)}."
         )
     for reference, differences in found.differences.items():
-        groups: dict[str, list[str]] = {"Told above": [], "Told below": [], "Not told from": []}
-        for name, each in differences.items():
-            if run.methods[name].group != "control" or reference == REFERENCES[0]:
-                way = "above" if each.estimate.mean > 0 else "below"
-                groups[f"Told {way}" if each.told else "Not told from"].append(titles[name])
-        yield from told_of(groups, titles[reference])
-
-
-def told_of(groups: Mapping[str, Sequence[str]], reference: str) -> Iterator[str]:
-    """A sentence for each group of methods: those that are told above a reference, below, not.
-
-    Args:
-        groups: titles of methods by what is said of them; an empty group has no sentence.
-        reference: the reference's title.
-
-    >>> list(told_of({"Told above": ["LaFAM", "FEM"], "Told below": []}, "random"))
-    ['Told above random: LaFAM, FEM.']
-    """
-    every = [title for titles in groups.values() for title in titles]
-    for said, titles in groups.items():
-        if titles:
-            others = [title for title in every if title not in titles]
-            yield f"{said} {reference}: {_listed(titles, others)}."
-
-
-def _listed(names: Sequence[str], others: Sequence[str]) -> str:
-    """Names in a sentence; where they are many, by the few that are not among them.
-
-    >>> _listed("abcde", []), _listed("abcde", "f"), _listed("abcde", "fghi"), _listed("abcd", [])
-    ('all 5 methods', 'all 6 methods but f', 'a, b, c, d, e', 'a, b, c, d')
-    """
-    if len(names) <= _MOST_NAMES or len(others) > _MOST_NAMES - 1:
-        return ", ".join(names)
-    but = f" but {', '.join(others)}" if others else ""
-    return f"all {len(names) + len(others)} methods{but}"
-
-
-def title_of(method: Method) -> str:
-    """A method's title in a sentence, in which commas stand between methods.
-
-    Linear weights are the default, and are not said.
-
-    >>> given = Method("mean-late", "Mean, late scales", "", {}, "smoe")
-    >>> title_of(given), title_of(Method("mean-linear", "Mean, linear weights", "", {}, "smoe"))
-    ('Mean (late scales)', 'Mean')
-    """
-    if method.group == "control":
-        return named(method.title)
-    title, _, setting = method.title.partition(", ")
-    return title if setting in ("", "linear weights") else f"{title} ({setting})"
+        verdicts = {
+            name: each.verdict
+            for name, each in differences.items()
+            if run.methods[name].group != "control" or reference == REFERENCES[0]
+        }
+        yield from told_of(verdicts, run.methods, title_of(run.methods[reference]))

@@ -8,8 +8,9 @@ from pathlib import Path
 from reports.formatting import counted, headed, markdown_table, score, spread
 from reports.marks import Marks
 from reports.measured.scores import REFERENCES, Scored, scored
-from reports.measured.sentences import sentences, title_of
+from reports.measured.sentences import sentences
 from reports.records.run import Run, read_run
+from reports.verdicts import Verdict, title_of
 
 __all__ = ["MARKS", "RUN", "short", "table"]
 
@@ -21,6 +22,7 @@ MARKS = Marks(
 )
 # Of the scores that have a column and a sentence.
 _SHOWN = ("area", "road")
+_SAID_OF_FIRST: tuple[Verdict, ...] = ("told above", "not told from", "told below")
 
 
 def table(folder: Path = RUN) -> str:
@@ -64,17 +66,16 @@ def short(folder: Path = RUN) -> str:
 
 def _told_of_first(run: Run, found: Scored) -> str:
     first = REFERENCES[0]
-    groups: dict[str, list[str]] = {"told above": [], "not told from": [], "told below": []}
+    groups: dict[Verdict, list[str]] = {verdict: [] for verdict in _SAID_OF_FIRST}
     for name in found.methods:
-        if name != first:
-            difference = _from_first(found, name)
-            way = "above" if difference is not None and difference < 0 else "below"
-            place = "not told from" if difference is None else f"told {way}"
-            groups[place].append(title_of(run.methods[name]))
-    own = found.methods[first].estimate
-    said = "; ".join(f"{way} {', '.join(names)}" for way, names in groups.items() if names)
+        # Said of the first reference: what it is above is below it.
+        if (own := found.difference(name, first)) is not None:
+            groups[own.turned.verdict].append(title_of(run.methods[name]))
+    own_score = found.methods[first].estimate
+    said = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     title = title_of(run.methods[first])
-    return f"- {headed(found.score.title)}: {title} {score(own.mean)}{spread(own, 1, 3)}; {said}."
+    figure = f"{score(own_score.mean)}{spread(own_score, 1, 3)}"
+    return f"- {headed(found.score.title)}: {title} {figure}; {said}."
 
 
 def _about(run: Run, found: Sequence[Scored]) -> str:
@@ -94,18 +95,7 @@ def _cell(found: Scored, name: str) -> str:
     if own is None:
         return "not measured"
     said = f"{score(own.estimate.mean)}{spread(own.estimate, 1, 3)}"
-    difference = _from_first(found, name)
-    if difference is None:
+    difference = found.difference(name, REFERENCES[0]) if REFERENCES[0] in found.methods else None
+    if difference is None or not difference.told:
         return said
-    return f"{said} {'▲' if difference > 0 else '▼'}"
-
-
-def _from_first(found: Scored, name: str) -> float | None:
-    """The difference from the first reference, if it is told."""
-    first = REFERENCES[0]
-    own = found.differences.get(first, {}).get(name)
-    if own is not None:
-        return own.estimate.mean if own.told else None
-    # Two references are compared once, as the later one's.
-    other = found.differences.get(name, {}).get(first)
-    return -other.estimate.mean if other is not None and other.told else None
+    return f"{said} {'▲' if difference.verdict == 'told above' else '▼'}"

@@ -19,10 +19,10 @@ from reports.analysis.certainty import certainty
 from reports.analysis.overview import ranked_sums
 from reports.figures.drawing import style, write_svg
 from reports.measured.scores import scored
-from reports.measured.sentences import title_of
 from reports.records.added_times import added_times
 from reports.records.estimates import Estimate
 from reports.records.run import Method, Run, read_run
+from reports.verdicts import title_of
 
 __all__ = ["app", "picture"]
 

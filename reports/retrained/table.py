@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reports.analysis.answers import named, tests_of, told
+from reports.analysis.answers import verdicts
 from reports.analysis.certainty import Certainty, certainty
 from reports.analysis.common_seeds import common_ranking, in_order, score_of
-from reports.analysis.overview import REFERENCES, SumsRow, ranked_sums
+from reports.analysis.overview import SumsRow, ranked_sums
 from reports.formatting import counted, markdown_table, percent, score, share, spread
 from reports.marks import Marks
-from reports.measured.sentences import title_of, told_of
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Run, read_run
+from reports.verdicts import named, title_of, told_of
 
 __all__ = ["MARKS", "table"]
 
@@ -116,18 +116,9 @@ def _of_score(sure: Certainty, key: str) -> Iterator[str]:
             f"the best of {counted(len(scored), 'method')} is {title_of(methods[best])}, "
             f"{_cell(scored[best])}."
         )
-    tests = tests_of(sure, key)
-    for reference in (name for name in REFERENCES if name in sure.against):
-        groups: dict[str, list[str]] = {"Told above": [], "Told below": [], "Not told from": []}
-        for name in scored:
-            entry = sure.against[reference].get(name)
-            difference = None if entry is None else score_of(entry.sums, key)
-            if difference is None or len(difference.seeds) < 2:
-                continue
-            way = "above" if difference.mean > 0 else "below"
-            sure_of_it = told(difference, tests.get((reference, name)))
-            groups[f"Told {way}" if sure_of_it else "Not told from"].append(title_of(methods[name]))
-        yield from told_of(groups, named(methods[reference].title))
+    for reference, found in verdicts(sure, key).items():
+        in_turn = {name: found[name] for name in scored if name in found}
+        yield from told_of(in_turn, methods, named(methods[reference].title))
     single = [title_of(methods[name]) for name, own in scored.items() if len(own.seeds) < 2]
     if single:
         yield f"One seed, not tested: {', '.join(single)}."
