@@ -1,4 +1,4 @@
-"""The command ``python -m reports RUN [--out DIR] [--csv]``."""
+"""The command ``python -m reports RUN [--out DIR] [--csv] [--since EARLIER]``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def main(
     csv: Annotated[
         bool, typer.Option("--csv", help="Write records.csv of an archive too.")
     ] = False,
+    since: Annotated[
+        Path | None,
+        typer.Option(help="An earlier run or archive: the page says what changed since then."),
+    ] = None,
 ) -> None:
     """Write report.html and records.parquet of a run, and of one that is no archive records.csv.
 
@@ -39,7 +43,7 @@ def main(
     try:
         own = out is None and (run / CELLS).exists()
         place = PAGES / run.resolve().name if own else out
-        page = build(run, place, csv=csv)
+        page = build(run, place, csv=csv, since=since)
     except (FileNotFoundError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

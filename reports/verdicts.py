@@ -13,6 +13,8 @@ Verdict: TypeAlias = Literal["told above", "told below", "not told from"]
 VERDICTS: tuple[Verdict, ...] = ("told above", "told below", "not told from")
 # Names in a list before those that are not in it are said in their place.
 _MOST_NAMES = 4
+# People that a control is named after.
+_NAMES = ("Sobel",)
 
 
 def verdict_of(difference: float, told: bool) -> Verdict:
@@ -54,10 +56,13 @@ def told_of(
 def named(title: str) -> str:
     """A control's title in a sentence.
 
-    >>> named("Centre disk"), named("Random")
-    ('the centre disk', 'random')
+    >>> named("Centre disk"), named("Random"), named("Sobel edges")
+    ('the centre disk', 'random', 'the Sobel edges')
     """
-    return "random" if title == "Random" else f"the {title[:1].lower()}{title[1:]}"
+    if title == "Random":
+        return "random"
+    first = title if title.startswith(_NAMES) else f"{title[:1].lower()}{title[1:]}"
+    return f"the {first}"
 
 
 def title_of(method: Method) -> str:

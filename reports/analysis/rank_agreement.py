@@ -13,7 +13,7 @@ import pandas as pd
 from evaluation.scoring.order_agreement import tau_interval
 from evaluation.scoring.significance import kendall_tau
 from reports.analysis.common_seeds import common_seeds
-from reports.records.estimates import SCORES, SeedSums, seed_sums
+from reports.records.estimates import SCORES, seed_sums, values_of
 from reports.records.frames import VARIANT_COLUMNS, of_metric
 from reports.records.run import Run
 
@@ -48,43 +48,49 @@ class Agreement:
 
 @dataclass(frozen=True)
 class OrderAgreement:
-    """Kendall's tau between a measure's order of the methods and that of a retrained score.
+    """Kendall's tau between the orders of the methods by two scores.
 
     Args:
         tau: tau-b; None with fewer than two methods that both rank, or where one has no order.
         interval: of 95 %, over methods and seeds; None with too few methods.
-        methods: number of methods that both rank.
-        seeds: seeds of the measure and of the score.
+        methods: names of those that both rank.
+        seeds: seeds of the two scores.
     """
 
     tau: float | None
     interval: tuple[float, float] | None
-    methods: int
+    methods: tuple[str, ...]
     seeds: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def order_agreement(
-    measured: Mapping[str, Mapping[int, float]], retrained: Mapping[str, SeedSums]
+    first: Mapping[str, Mapping[int, float]],
+    second: Mapping[str, Mapping[int, float]],
+    *,
+    same_networks: bool,
 ) -> OrderAgreement:
-    """The agreement of a measure with a retrained score, over the seeds that methods share.
+    """The agreement of two scores, each over the seeds that the methods share.
 
     Args:
-        measured: by method and seed, higher for a better method.
-        retrained: the score by method and seed.
+        first: by method and seed, higher for a better method.
+        second: likewise.
+        same_networks: True if a seed names the same networks in both.
     """
-    shared = [name for name in measured if measured[name] and retrained.get(name)]
-    chosen, of_score = common_seeds({name: retrained[name].keys() for name in shared})
-    chosen, of_measure = common_seeds({name: measured[name].keys() for name in chosen})
-    first = np.array([[measured[name][seed] for seed in of_measure] for name in chosen])
-    second = np.array([[retrained[name][seed][0] for seed in of_score] for name in chosen])
-    seeds = tuple(of_measure), tuple(of_score)
+    shared = [name for name in first if first[name] and second.get(name)]
+    chosen, of_second = common_seeds({name: second[name].keys() for name in shared})
+    chosen, of_first = common_seeds({name: first[name].keys() for name in chosen})
+    seeds = tuple(of_first), tuple(of_second)
     if not chosen:
-        return OrderAgreement(None, None, 0, seeds)
-    means = (dict(zip(chosen, each.mean(1).tolist(), strict=True)) for each in (first, second))
+        return OrderAgreement(None, None, (), seeds)
+    values = [
+        np.array([[scores[name][seed] for seed in own] for name in chosen])
+        for scores, own in zip((first, second), seeds, strict=True)
+    ]
+    means = (dict(zip(chosen, each.mean(1).tolist(), strict=True)) for each in values)
     tau = kendall_tau(*means)
-    same = seeds[0] == seeds[1]
-    interval = None if tau is None else tau_interval(first, second, same_seeds=same)
-    return OrderAgreement(tau, interval, len(chosen), seeds)
+    same = same_networks and seeds[0] == seeds[1]
+    interval = None if tau is None else tau_interval(*values, same_seeds=same)
+    return OrderAgreement(tau, interval, tuple(chosen), seeds)
 
 
 def agreement(
@@ -143,10 +149,7 @@ def _scores(
     rows: pd.DataFrame, fractions: Sequence[float], modes: Sequence[str]
 ) -> dict[str, dict[int, float]]:
     """A score by method and seed."""
-    return {
-        method: {seed: value for seed, (value, _) in by_seed.items()}
-        for method, by_seed in seed_sums(rows, fractions, modes).items()
-    }
+    return values_of(seed_sums(rows, fractions, modes))
 
 
 def _orders(

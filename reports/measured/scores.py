@@ -15,7 +15,16 @@ from reports.records.estimates import Estimate
 from reports.records.run import Run
 from reports.verdicts import Verdict, verdict_of
 
-__all__ = ["REFERENCES", "SCORES", "Difference", "OfImages", "Score", "Scored", "scored"]
+__all__ = [
+    "MAIN_SCORES",
+    "REFERENCES",
+    "SCORES",
+    "Difference",
+    "OfImages",
+    "Score",
+    "Scored",
+    "scored",
+]
 
 # Methods that every other one is held against, those that a run has: ours, then two controls.
 REFERENCES = ("smoe-linear", "centre", "random")
@@ -67,6 +76,8 @@ SCORES = (
     Score("average-drop", "average drop, with its sign turned", None, "average_drop"),
     Score("confidence-increase", "increase in confidence", "confidence_increase", None),
 )
+# The keys of those that stand for the others in tables and sentences of pages.
+MAIN_SCORES = ("area", "road")
 
 
 @dataclass(frozen=True)

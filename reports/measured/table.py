@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reports.formatting import counted, headed, markdown_table, score, spread
 from reports.marks import Marks
-from reports.measured.scores import REFERENCES, Scored, scored
+from reports.measured.scores import MAIN_SCORES, REFERENCES, Scored, scored
 from reports.measured.sentences import sentences
 from reports.records.run import Run, read_run
 from reports.verdicts import Verdict, title_of
@@ -20,8 +20,6 @@ MARKS = Marks(
     "<!-- end of the table of photographs -->",
     "the table of photographs",
 )
-# Of the scores that have a column and a sentence.
-_SHOWN = ("area", "road")
 _SAID_OF_FIRST: tuple[Verdict, ...] = ("told above", "not told from", "told below")
 
 
@@ -35,9 +33,9 @@ def table(folder: Path = RUN) -> str:
         ValueError: no two methods have a score.
     """
     run = read_run(folder)
-    found = [each for each in scored(run) if each.score.key in _SHOWN]
+    found = [each for each in scored(run) if each.score.key in MAIN_SCORES]
     if not found:
-        raise ValueError(f"{folder}: no two methods have a score of {' or '.join(_SHOWN)}")
+        raise ValueError(f"{folder}: no two methods have a score of {' or '.join(MAIN_SCORES)}")
     head = ["", *(headed(each.score.title) for each in found)]
     order = list(dict.fromkeys(name for each in found for name in each.methods))
     lines = [head, ["---"] * len(head)]
@@ -57,7 +55,7 @@ def short(folder: Path = RUN) -> str:
         ValueError: the run does not have the first reference, or nothing beside it.
     """
     run = read_run(folder)
-    found = [each for each in scored(run) if each.score.key in _SHOWN]
+    found = [each for each in scored(run) if each.score.key in MAIN_SCORES]
     lines = [_told_of_first(run, each) for each in found if REFERENCES[0] in each.methods]
     if not lines:
         raise ValueError(f"{folder}: no score of {REFERENCES[0]} and another method")

@@ -24,6 +24,7 @@ from reports.analysis.overview import (
 from reports.analysis.rank_agreement import agreements
 from reports.analysis.ranking_changes import ranking_changes
 from reports.analysis.replacement import replacements, verdict
+from reports.changes.sentences import changes
 from reports.figures.charts import cost_charts, curve_charts, forest_chart, mask_only_charts
 from reports.figures.styles import key, method_styles
 from reports.formatting import counted
@@ -51,7 +52,9 @@ _TIMES = ("ms", "images/s", "%")
 _REFERENCE = Method("none", "No saliency map (reference)", "", {}, "control")
 
 
-def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
+def build(
+    run: Path, out: Path | None = None, *, csv: bool = False, since: Path | None = None
+) -> Path:
     """Write ``report.html`` and ``records.parquet`` of a run, and ``records.csv`` of its folder.
 
     Values that were not measured yet read "not measured". Each file is replaced in one step.
@@ -61,19 +64,21 @@ def build(run: Path, out: Path | None = None, *, csv: bool = False) -> Path:
         run: the run's folder, finished or not, or an archive of it.
         out: folder of the files; None for `run` itself.
         csv: write ``records.csv`` of an archive too.
+        since: an earlier run or an archive of it; the page says what changed since then.
 
     Returns:
         The page.
 
     Raises:
-        FileNotFoundError: `run` holds neither a plan nor a finished cell.
-        ValueError: its plan is no plan, or the archive is damaged.
+        FileNotFoundError: `run` or `since` holds neither a plan nor a finished cell.
+        ValueError: its plan is no plan, the archive is damaged, or the two have no score in common.
     """
     content = read_run(run)
+    earlier = None if since is None else read_run(since)
     for warning in content.warnings:
         warnings.warn(f"{run}: {warning}", stacklevel=2)
     place = run if out is None else out
-    html = render(content)
+    html = render(content, earlier)
     if csv or isinstance(content.files, RunFolder):
         frame = content.table
         write_atomically(place / "records.csv", lambda file: frame.to_csv(file, index=False))
@@ -94,22 +99,30 @@ def write_records(run: Run, place: Path) -> None:
     write_atomically(place / "records.parquet", lambda file: frame.to_parquet(file, index=False))
 
 
-def render(run: Run) -> str:
+def render(run: Run, earlier: Run | None = None) -> str:
     """The page of a run as HTML text.
 
     Args:
         run: as `read_run` reads it.
+        earlier: another run, likewise; the page says what changed since then.
 
     Returns:
         A whole document, with figures and pictures as data URIs.
+
+    Raises:
+        ValueError: the two runs have no score in common.
     """
     if run.kind == "layers":
-        return rendered("layers.html.j2", layers_context(run))
-    if run.kind == "profile":
-        return rendered("profile.html.j2", costs_context(run))
-    if run.measures_alone:
-        return rendered("measured.html.j2", measured_context(run))
-    return rendered("page.html.j2", _context(run))
+        template, context = "layers.html.j2", layers_context(run)
+    elif run.kind == "profile":
+        template, context = "profile.html.j2", costs_context(run)
+    elif run.measures_alone:
+        template, context = "measured.html.j2", measured_context(run)
+    else:
+        template, context = "page.html.j2", _context(run)
+    if earlier is not None:
+        context |= {"changed": changes(run, earlier), "earlier": earlier.files.root.name}
+    return rendered(template, context)
 
 
 def _context(run: Run) -> dict[str, Any]:

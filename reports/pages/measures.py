@@ -14,7 +14,7 @@ from reports.analysis.rank_agreement import OrderAgreement, order_agreement
 from reports.figures.charts import Chart, chart
 from reports.figures.measures import measures_figure
 from reports.formatting import percent
-from reports.records.estimates import SCORE_TITLES, Estimate, estimate, per_method
+from reports.records.estimates import SCORE_TITLES, Estimate, estimate, per_method, values_of
 from reports.records.run import Method, Run
 
 __all__ = ["COMPLEXITY", "Column", "measures_context"]
@@ -166,7 +166,10 @@ def _agreeing(run: Run, column: Column, retrained: Mapping[str, float]) -> Colum
         column,
         tau=kendall_tau(column.oriented, retrained),
         shared=len(shared),
-        agreement={key: order_agreement(by_seed, run.seed_sums[key]) for key in _RETRAINED},
+        agreement={
+            key: order_agreement(by_seed, values_of(run.seed_sums[key]), same_networks=True)
+            for key in _RETRAINED
+        },
     )
 
 

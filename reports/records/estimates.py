@@ -30,6 +30,7 @@ __all__ = [
     "seed_sums",
     "sums",
     "unmasked",
+    "values_of",
 ]
 
 # Method, mode and fraction.
@@ -248,6 +249,21 @@ def seed_sums(
     return {
         str(method): _seed_sums_of(group, fractions, modes)
         for method, group in rows[rows["method"] != "none"].groupby("method")
+    }
+
+
+def values_of(by_method: Mapping[str, SeedSums]) -> dict[str, dict[int, float]]:
+    """The sums alone, by method and seed.
+
+    Args:
+        by_method: as `seed_sums` returns them.
+
+    >>> values_of({"random": {0: (2.5, ("a0", "a1"))}})
+    {'random': {0: 2.5}}
+    """
+    return {
+        method: {seed: value for seed, (value, _) in by_seed.items()}
+        for method, by_seed in by_method.items()
     }
 
 

@@ -54,6 +54,7 @@ def make_run(
     seeds: tuple[int, ...] = (0, 1),
     size: int = 8,
     images: int = 3,
+    test_images: int = 20,
     train: Callable[[str, str, float, int], bool] | None = None,
     accuracy: Callable[[str, str, float, int], float] = planted,
 ) -> Path:
@@ -181,8 +182,8 @@ def make_run(
                         cell,
                         "retrain",
                         found,
-                        correct=pack_bits(rng.random(20) < value),
-                        images=20,
+                        correct=pack_bits(rng.random(test_images) < value),
+                        images=test_images,
                         hashes={"init": f"init{seed}", "order": f"order{seed}", "model": cell},
                         history=({"epoch": 0, "loss": 1.0, "accuracy": 0.5, "seconds": 2.0},),
                     )
