@@ -10,6 +10,7 @@ from evaluation.metrics.average_drop import average_drop
 from evaluation.metrics.fidelity import FidelityOptions, fidelity
 from evaluation.metrics.perturbation import with_channel_mean
 from evaluation.metrics.single_deletion import deletion_drops, single_deletion_score
+from evaluation.storage.records import METRICS
 
 __all__: list[str] = []
 
@@ -37,8 +38,7 @@ def _insertion_deletion(sample: Sample) -> Iterator[Finding]:
     "ROAD and the same areas, removed pixels by noisy linear imputation",
     forwards=USUAL_STEPS - 1,
     in_steps=True,
-    # The noisy linear fill of a volume would be a system as wide as a slice.
-    axes=(1, 2),
+    axes=METRICS["road_most_accuracy"].axes,
 )
 def _road(sample: Sample) -> Iterator[Finding]:
     most, least = sample.answers(sample.with_noisy_linear(), road_shares(sample.steps))
@@ -88,7 +88,7 @@ def _f_fidelity(sample: Sample) -> Iterator[Finding]:
     forwards=1 + _GRID**2,
     removal={"removes": "patch", "grid": _GRID},
     tuned_accuracy="idsds_network_accuracy",
-    axes=(2,),
+    axes=METRICS["idsds"].axes,
 )
 def _idsds(sample: Sample) -> Iterator[Finding]:
     if sample.fine_tuned is None:

@@ -35,6 +35,7 @@ class Metric:
         unit: unit of the value; ``"1"`` for a share.
         higher_is_better: None where neither end is better.
         timed: True for a time, which differs from run to run.
+        axes: numbers of axes of the samples that have it: 2 of images, 3 of volumes, 1 of signals.
 
     >>> METRICS["accuracy"].unit
     '1'
@@ -45,8 +46,11 @@ class Metric:
     unit: str
     higher_is_better: bool | None
     timed: bool = False
+    axes: tuple[int, ...] = (1, 2, 3)
 
 
+# The noisy linear fill of a volume would be a system as wide as a slice.
+_NOISY_LINEAR = (1, 2)
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -56,17 +60,41 @@ METRICS: dict[str, Metric] = {
         Metric("mass_in_object", "Mass in the object", "1", True),
         Metric("deletion_area", "Deletion area", "1", False),
         Metric("insertion_area", "Insertion area", "1", True),
-        Metric("road_most_accuracy", "ROAD accuracy, most salient removed", "1", False),
-        Metric("road_least_accuracy", "ROAD accuracy, least salient removed", "1", True),
-        Metric("deletion_area_noisy_linear", "Deletion area, noisy linear", "1", False),
-        Metric("insertion_area_noisy_linear", "Insertion area, noisy linear", "1", True),
+        Metric(
+            "road_most_accuracy",
+            "ROAD accuracy, most salient removed",
+            "1",
+            False,
+            axes=_NOISY_LINEAR,
+        ),
+        Metric(
+            "road_least_accuracy",
+            "ROAD accuracy, least salient removed",
+            "1",
+            True,
+            axes=_NOISY_LINEAR,
+        ),
+        Metric(
+            "deletion_area_noisy_linear",
+            "Deletion area, noisy linear",
+            "1",
+            False,
+            axes=_NOISY_LINEAR,
+        ),
+        Metric(
+            "insertion_area_noisy_linear",
+            "Insertion area, noisy linear",
+            "1",
+            True,
+            axes=_NOISY_LINEAR,
+        ),
         Metric("average_drop", "Average drop", "1", False),
         Metric("confidence_increase", "Increase in confidence", "1", True),
         Metric("ffid_plus", "FFid+, drop of the probability", "1", True),
         Metric("ffid_minus", "FFid\N{MINUS SIGN}, drop of the probability", "1", False),
         Metric("ffid_plus_accuracy", "FFid+, drop of the accuracy", "1", True),
         Metric("ffid_minus_accuracy", "FFid\N{MINUS SIGN}, drop of the accuracy", "1", False),
-        Metric("idsds", "IDSDS, rank correlation of patches", "1", True),
+        Metric("idsds", "IDSDS, rank correlation of patches", "1", True, axes=(2,)),
         Metric(
             "ffid_network_accuracy", "Test accuracy after fine-tuning for F-Fidelity", "1", None
         ),

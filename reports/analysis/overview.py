@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evaluation.datasets.grids import GRIDS
 from evaluation.storage.records import METRICS, Metric
 from reports.formatting import counted, percent, spread, trace
 from reports.records.estimates import Estimate, Place, Sums
@@ -93,10 +92,9 @@ def summary(run: Run) -> list[str]:
     if data:
         sides = data.get("size", ())
         size = "×".join(str(side) for side in sides)
-        grid = GRIDS.get(len(sides), GRIDS[2])
         images = (
             f" ({len(data.get('classes', ()))} classes, {_grouped(data.get('train'))} training and "
-            f"{_grouped(data.get('test'))} test {grid.samples} of {size} {grid.elements})"
+            f"{_grouped(data.get('test'))} test {run.grid.samples} of {size} {run.grid.elements})"
         )
     controls = len(run.in_group("control"))
     methods = counted(len(run.methods) - controls, "method")

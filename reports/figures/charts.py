@@ -71,11 +71,14 @@ def curve_charts(run: Run) -> Curves | None:
         unmasked=run.unmasked,
         chance=run.chance,
         limits=accuracy_range(rows, run.unmasked, run.chance),
+        elements=run.grid.elements,
     )
+    share = f"Accuracy over the share of the {run.grid.elements}"
     if len(measured) <= _MOST_LINES:
         names = ", ".join(method.title for method in measured)
-        said = f"Accuracy over the share of the pixels: {names}"
-        return Curves(chart("ROAR and KAR", draw(methods=measured), said), [], measured)
+        return Curves(
+            chart("ROAR and KAR", draw(methods=measured), f"{share}: {names}"), [], measured
+        )
     references = [method for method in measured if method.name in REFERENCES]
     # Methods first: controls are what they are compared with.
     others = sorted(
@@ -90,7 +93,7 @@ def curve_charts(run: Run) -> Curves | None:
                 chart(
                     method.title,
                     draw(methods=[*references, method], small=True),
-                    f"Accuracy over the share of the pixels: {method.title}, beside "
+                    f"{share}: {method.title}, beside "
                     f"{' and '.join(reference.title for reference in references) or 'no control'}",
                 ),
             )

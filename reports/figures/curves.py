@@ -19,7 +19,6 @@ from reports.records.run import Method
 
 __all__ = ["accuracy_range", "curves"]
 
-_TITLES = {"roar": "ROAR: most salient pixels removed", "kar": "KAR: most salient pixels kept"}
 # In inches: a panel, and the same in a small figure.
 _PANEL, _SMALL = (4.4, 3.4), (1.72, 1.5)
 # Of the axis on both sides, as a share of it, so that no marker at an end is cut.
@@ -56,6 +55,7 @@ def curves(
     unmasked: Estimate | None,
     chance: float | None,
     limits: tuple[float, float],
+    elements: str = "pixels",
     small: bool = False,
 ) -> Figure:
     """Accuracy over the fraction of the pixels, a panel a mode, as in the paper's Figure 5.
@@ -68,6 +68,7 @@ def curves(
         unmasked: accuracy without a mask, a horizontal line; None for no line.
         chance: accuracy of guessing, likewise.
         limits: of the accuracy axis, in percent; the same in figures that are compared.
+        elements: that are removed or kept, in words.
         small: a figure of the small multiples, with the band of its last method alone.
 
     Returns:
@@ -91,7 +92,8 @@ def curves(
                 _line(axes, own, method, styles[method.name], banded=banded, small=small)
             _reference_lines(axes, unmasked, chance)
             kept = "removed" if mode == "roar" else "kept"
-            axes.set(title=mode.upper() if small else _TITLES[mode], xlabel=f"pixels {kept} (%)")
+            title = mode.upper() if small else f"{mode.upper()}: most salient {elements} {kept}"
+            axes.set(title=title, xlabel=f"{elements} {kept} (%)")
             axes.set(xlim=(-_MARGIN * end, (1 + _MARGIN) * end), ylim=limits, ylabel="")
             ticks = (0, end / 2, end) if small else sorted({0.0, *rows["percent"].dropna(), end})
             axes.set_xticks(list(ticks))

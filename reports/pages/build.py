@@ -121,7 +121,7 @@ def render(run: Run, earlier: Run | None = None) -> str:
     else:
         template, context = "page.html.j2", _context(run)
     if earlier is not None:
-        context |= {"changed": changes(run, earlier), "earlier": earlier.files.root.name}
+        context |= {"changed": changes(run, earlier), "since": earlier.files.root.name}
     return rendered(template, context)
 
 

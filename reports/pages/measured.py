@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from evaluation.datasets.grids import GRIDS
 from reports.analysis.overview import SumsRow
 from reports.figures.charts import Chart, chart
 from reports.figures.drawing import forest
@@ -68,11 +67,10 @@ def _summary(run: Run) -> Iterator[str]:
     data = run.data
     sides = data.get("size", ())
     size = "×".join(str(side) for side in sides)
-    grid = GRIDS.get(len(sides), GRIDS[2])
     classes = len(data.get("classes", ()))
     yield (
-        f"{counted(images, f'test {grid.sample}')} of {run.dataset}"
-        + (f" ({counted(classes, 'class')}, {size} {grid.elements})" if data else "")
+        f"{counted(images, f'test {run.grid.sample}')} of {run.dataset}"
+        + (f" ({counted(classes, 'class')}, {size} {run.grid.elements})" if data else "")
         + f", and the frozen network {run.model}, of which nothing was retrained."
     )
     accuracy = _accuracy(run)

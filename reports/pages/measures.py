@@ -105,7 +105,7 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
             *(
                 column.metric.title
                 for column in (*ranking, *fine_tuned, *descriptions)
-                if not column.by_method
+                if not column.by_method and run.axes in column.metric.axes
             ),
             *(name for name, found in checks.items() if not found),
         ],

@@ -32,7 +32,10 @@ def pitfalls(run: Run) -> list[str]:
         The sentences; a control that the run lacks reads "not measured", with what its command
         needs to measure it.
     """
-    parts = [_blur(run), _masks(run), _blobs(run)]
+    if run.axes == 2:
+        parts = [_blur(run), _masks(run), _blobs(run)]
+    else:
+        parts = [_masks(run), f"there are no blurred maps and random blobs of {run.grid.samples}"]
     return [CLAIM, f"In this run: {'; '.join(parts)}."]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
+from evaluation.datasets.grids import GRIDS, Grid
 from evaluation.masking.variants import Variant
 from evaluation.storage.archive import ArchiveError, RunArchive, open_run
 from evaluation.storage.records import CellResult
@@ -219,6 +220,16 @@ class Run:
         """
         cell = self._images[0]
         return None if cell is None else self.files.of_test_images(cell, name, index)
+
+    @property
+    def grid(self) -> Grid:
+        """The words for the samples: images of pixels until others are staged."""
+        return GRIDS[self.axes]
+
+    @property
+    def axes(self) -> int:
+        """The number of a sample's axes; 2 until others are staged."""
+        return len(self.data.get("size", ())) or 2
 
     @cached_property
     def chance(self) -> float | None:

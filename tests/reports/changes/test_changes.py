@@ -143,6 +143,16 @@ def test_the_page_says_what_changed_where_an_earlier_run_is_given(pair, tmp_path
     assert 'href="#since"' not in alone
 
 
+def test_the_section_takes_nothing_from_the_page_of_an_archive(tmp_path):
+    """Its pictures are those of its old page, whose maps are gone."""
+    run = Path(__file__).parents[3] / "reports" / "runs" / "volumes"
+    page = build(run, tmp_path, since=run).read_text()
+    start, rest = page.split('<section id="since">')
+    assert start + rest.partition("</section>\n")[2] == build(run, tmp_path).read_text().replace(
+        'aria-label="Contents">', 'aria-label="Contents"><a href="#since">What changed</a> '
+    )
+
+
 def test_commands_write_the_list_and_the_page(pair, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"Before.\n{MARKS.begin}\n{MARKS.end}\nAfter.\n")
