@@ -10,7 +10,7 @@ from reports.analysis.cost_claims import RATIO_GOALS, Verdict, claims, judged
 from reports.analysis.cost_rows import NETWORK_ALONE, Ratio, Setting, TimeRow, TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
 from reports.costs.added_times import METHOD_TITLES, added_times
-from reports.costs.form_goals import form_rows
+from reports.costs.form_goals import FormRow, form_rows
 from reports.figures.charts import Chart, chart
 from reports.figures.costs import added_time_figure, memory_figure
 from reports.pages.provenance import set_up, traced
@@ -59,13 +59,23 @@ def costs_context(run: Run) -> dict[str, Any]:
         "charts": list(_charts(tables)),
         "steps": [(title, rows, _totals(rows)) for title, rows in tables.steps.items()],
         "gpu": list(_gpu(run, tables)),
-        "forms": list(form_rows(added_times(run.table, run.files.root))),
+        "forms": _forms(run, tables),
         "method_titles": METHOD_TITLES,
         "groups": GROUPS,
         **set_up(run),
         "record_count": len(run.all_records),
         "traced": traced(run.all_records, run.variant),
     }
+
+
+def _forms(run: Run, tables: CostTables) -> list[FormRow]:
+    """The goals of the run's own networks, and with them all that were measured beside it.
+
+    None for networks that no goal is of: a page of a user's own network is about that one.
+    """
+    rows = list(form_rows(added_times(run.table, run.files.root)))
+    own = [row for row in rows if row.place.network in tables.models]
+    return [row for row in rows if row in own or row.added is not None] if own else []
 
 
 def _side_by_side(
