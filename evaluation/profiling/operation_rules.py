@@ -38,10 +38,14 @@ def _scaled(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
     return results[0].numel() * (1 if factor == 1 else 2)
 
 
-def _window(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
-    """Pooling: one operation for each element of each window."""
-    sides = tuple(int(side) for side in arguments[1])
-    return results[0].numel() * (prod(sides) if len(sides) > 1 else sides[0] ** 2)
+def _window(axes: int) -> Cost:
+    """Pooling over so many axes: one operation for each element of each window."""
+
+    def cost(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
+        sides = tuple(int(side) for side in arguments[1])
+        return results[0].numel() * (prod(sides) if len(sides) > 1 else sides[0] ** axes)
+
+    return cost
 
 
 def _for(names: str, **costs: Cost) -> dict[str, Costs]:
@@ -58,27 +62,61 @@ RULES: dict[str, Costs] = {
         transcendental=_results(),
     ),
     **_for(
-        "gelu mish silu softplus special_xlogy xlogy",
+        "elu gelu glu mish silu softplus special_xlogy xlogy",
         elementwise=_results(),
         transcendental=_results(),
     ),
+    **_for("elu_backward softplus_backward", elementwise=_results(2), transcendental=_results()),
+    **_for("log_sigmoid_forward", elementwise=_results(2), transcendental=_results(2)),
+    **_for("log_sigmoid_backward", elementwise=_results(3)),
+    # Of a gated half b, with s its sigmoid: s, and x s (1 - s); each times the gradient.
+    **_for("glu_backward", elementwise=_inputs(5), transcendental=_inputs()),
+    # A comparison and a product; backwards of a learned slope a product more.
+    **_for("leaky_relu leaky_relu_backward", elementwise=_results(2)),
+    **_for("rrelu_with_noise rrelu_with_noise_backward _prelu_kernel", elementwise=_results(2)),
+    **_for("_prelu_kernel_backward", elementwise=_results(3)),
+    # Two comparisons.
     **_for(
-        "_log_softmax _softmax",
+        "hardtanh hardtanh_backward hardshrink hardshrink_backward softshrink softshrink_backward",
+        elementwise=_results(2),
+    ),
+    **_for(
+        "_log_softmax _safe_softmax _softmax",
         elementwise=_results(),
         transcendental=_results(),
         reduction=_inputs(),
     ),
+    # The gradient less its part along the probabilities: y (g - sum(g y)), or g - exp(y) sum(g).
+    **_for("_softmax_backward_data", elementwise=_results(3), reduction=_inputs()),
     **_for(
-        "all amax amin aminmax any argmax argmin cumsum max min nansum prod sum",
+        "_log_softmax_backward_data",
+        elementwise=_results(2),
+        transcendental=_results(),
         reduction=_inputs(),
     ),
-    **_for("mean _adaptive_avg_pool2d", reduction=_inputs(), elementwise=_results()),
+    **_for(
+        "all amax amin aminmax any argmax argmin cumsum max min nansum prod sum "
+        "adaptive_max_pool2d adaptive_max_pool3d",
+        reduction=_inputs(),
+    ),
+    **_for(
+        "mean _adaptive_avg_pool2d _adaptive_avg_pool3d",
+        reduction=_inputs(),
+        elementwise=_results(),
+    ),
     # A sum, then differences, their squares and a sum; two divisions by the count, and the root.
     **_for("var var_mean", reduction=_inputs(4), elementwise=_results(2)),
     **_for(
         "std std_mean", reduction=_inputs(4), elementwise=_results(2), transcendental=_results()
     ),
     **_for("native_group_norm native_layer_norm", reduction=_inputs(4), elementwise=_results(4)),
+    # The normalised values anew (2), times the weights (1), less two parts (4); two sums for the
+    # input, and those for weights and offsets.
+    **_for(
+        "native_group_norm_backward native_layer_norm_backward",
+        reduction=_inputs(4),
+        elementwise=_inputs(7),
+    ),
     **_for("linalg_vector_norm", reduction=_inputs(2), transcendental=_results()),
     # All eigenvalues and vectors of symmetric n x n matrices: 9 n^3 (Golub and Van Loan, 8.3).
     **_for(
@@ -90,40 +128,60 @@ RULES: dict[str, Costs] = {
     **_for("add rsub sub", elementwise=_scaled),
     **_for("addcdiv addcmul lerp", elementwise=_results(3)),
     **_for("masked_fill", elementwise=_results()),
-    # Three linear interpolations, each two products and a sum.
+    # One, three or seven linear interpolations, each two products and a sum; five cubic ones, each
+    # four products and three sums.
+    **_for("upsample_linear1d", elementwise=_results(3)),
+    **_for("upsample_linear1d_backward", elementwise=_inputs(3)),
     **_for("upsample_bilinear2d", elementwise=_results(9)),
     **_for("upsample_bilinear2d_backward", elementwise=_inputs(9)),
+    **_for("upsample_trilinear3d", elementwise=_results(21)),
+    **_for("upsample_trilinear3d_backward", elementwise=_inputs(21)),
+    **_for("upsample_bicubic2d", elementwise=_results(35)),
+    **_for("upsample_bicubic2d_backward", elementwise=_inputs(35)),
     # With running statistics: a scale and an offset for each element; backwards the scale alone.
     **_for(
         "_native_batch_norm_legit_no_training cudnn_batch_norm native_batch_norm",
         elementwise=_inputs(2),
     ),
     **_for("native_batch_norm_backward", elementwise=_inputs()),
-    **_for("avg_pool2d max_pool2d_with_indices", elementwise=_window),
-    **_for("max_pool2d_with_indices_backward", elementwise=_inputs()),
-    **_for("avg_pool2d_backward _adaptive_avg_pool2d_backward", elementwise=_results()),
+    **_for("avg_pool2d fractional_max_pool2d max_pool2d_with_indices", elementwise=_window(2)),
+    **_for("avg_pool3d fractional_max_pool3d max_pool3d_with_indices", elementwise=_window(3)),
+    # One addition for each gradient that is handed back, of padding too.
+    **_for(
+        "adaptive_max_pool2d_backward adaptive_max_pool3d_backward col2im "
+        "fractional_max_pool2d_backward fractional_max_pool3d_backward "
+        "max_pool2d_with_indices_backward max_pool3d_with_indices_backward "
+        "reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward "
+        "replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward",
+        elementwise=_inputs(),
+    ),
+    **_for(
+        "avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward "
+        "_adaptive_avg_pool3d_backward",
+        elementwise=_results(),
+    ),
     # A shift, two comparisons, a division, and of hardswish a product.
     **_for("hardswish hardswish_backward", elementwise=_results(5)),
     **_for("hardsigmoid hardsigmoid_backward", elementwise=_results(4)),
     **_for("index_add scatter_add", elementwise=lambda arguments, _: int(arguments[3].numel())),
 }
 
-FREE = frozenset(
-    [
-        *("_local_scalar_dense", "_to_copy", "_unsafe_view", "alias", "arange", "as_strided"),
-        *("bernoulli", "cat", "clone", "constant_pad_nd", "copy", "detach", "diagonal", "empty"),
-        *("empty_like", "empty_strided", "equal", "expand", "eye", "fill", "flip", "full"),
-        *("full_like", "gather", "index", "index_put", "index_select", "is_pinned", "lift_fresh"),
-        *("lift_fresh_copy", "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones"),
-        *("new_zeros", "nonzero", "normal", "normal_functional", "ones", "ones_like", "permute"),
-        *("promote_types", "rand", "rand_like", "randn", "randn_like", "reflection_pad2d"),
-        *("repeat", "replication_pad2d", "reshape", "resize", "roll", "scalar_tensor", "select"),
-        *("select_backward",),
-        *("set", "slice", "slice_backward", "sort", "split", "split_with_sizes", "squeeze"),
-        *("stack", "t", "topk", "transpose", "tril", "triu", "unbind", "unfold", "uniform"),
-        *("unsqueeze", "upsample_nearest2d", "upsample_nearest2d_backward", "view", "zero"),
-        *("zeros", "zeros_like"),
-    ]
+# Moving, filling, converting, sorting and drawing numbers.
+FREE = _for(
+    "_local_scalar_dense _to_copy _unsafe_index _unsafe_view _upsample_nearest_exact1d "
+    "_upsample_nearest_exact1d_backward _upsample_nearest_exact2d "
+    "_upsample_nearest_exact2d_backward _upsample_nearest_exact3d "
+    "_upsample_nearest_exact3d_backward alias arange as_strided bernoulli cat channel_shuffle "
+    "clone constant_pad_nd copy detach diagonal empty empty_like empty_strided equal expand eye "
+    "fill flip full full_like gather im2col index index_put index_select is_pinned lift_fresh "
+    "lift_fresh_copy linspace new_empty new_empty_strided new_full new_ones new_zeros nonzero "
+    "normal normal_functional ones ones_like permute pixel_shuffle pixel_unshuffle promote_types "
+    "rand rand_like randn randn_like reflection_pad1d reflection_pad2d reflection_pad3d repeat "
+    "replication_pad1d replication_pad2d replication_pad3d reshape resize roll scalar_tensor "
+    "select select_backward set slice slice_backward sort split split_with_sizes squeeze stack t "
+    "topk transpose tril triu unbind unfold uniform unsqueeze upsample_nearest1d "
+    "upsample_nearest1d_backward upsample_nearest2d upsample_nearest2d_backward "
+    "upsample_nearest3d upsample_nearest3d_backward view zero zeros zeros_like"
 )
 
 

@@ -7,12 +7,14 @@ operations are counted by the rules of `evaluation.profiling.operation_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -67,7 +69,7 @@ def count_operations(call: Callable[[], object]) -> Operations:
     """Count the operations of a call, backward passes and hooks included.
 
     fastsal's fused kernels, which PyTorch cannot inspect, are counted as the plain operations that
-    they replace.
+    they replace, and so are fused attention and PyTorch's fused transformer layers.
 
     Args:
         call: the call to count. Other code that PyTorch cannot inspect is not counted.
@@ -76,9 +78,21 @@ def count_operations(call: Callable[[], object]) -> Operations:
     Operations(flops=60, elementwise=0, transcendental=10, reduction=10, unknown=())
     """
     meter = _OperationMeter()
-    with without_kernels(), meter:
+    with without_kernels(), _without_fused_attention(), meter:
         call()
     return Operations(**meter.counts, unknown=tuple(sorted(meter.unknown)))
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Let attention run as matrix products and a softmax, which all have a count."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _OperationMeter(TorchDispatchMode):
