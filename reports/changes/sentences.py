@@ -138,7 +138,7 @@ def _against(
         }[_kind(verdict, earlier)]
         groups.setdefault(said, []).append(title_of(methods[name]))
     for said, titles in groups.items():
-        yield f"{said} {', '.join(titles)}"
+        yield f"{said}: {', '.join(titles)}"
     same = sum(verdict == earlier for _, verdict, earlier in moves)
     if same:
         yield f"the same for {same} of {len(moves)}"

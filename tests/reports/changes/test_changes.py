@@ -69,9 +69,9 @@ def _texts(pair: tuple[Path, Path]) -> dict[str, str]:
 def test_verdicts_that_stay_come_go_and_turn_round_are_told_apart(texts):
     for score in ("KAR", "ROAR", "SUM"):
         told = texts[score].partition("Against random: ")[2]
-        assert "newly told above lafam" in told
-        assert "no longer told above gradcam" in told
-        assert "told below, and told above earlier Gradient" in told
+        assert "newly told above: lafam" in told
+        assert "no longer told above: gradcam" in told
+        assert "told below, and told above earlier: Gradient" in told
         assert told.endswith("the same for 1 of 4.")
         assert "Of 4 methods that both rank, SMOE Scale is first in both" in texts[score]
     assert texts["Verdicts"] == (
