@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 PAGES = (
-    *("cifar10", "all-methods-cifar10", "all-methods-shapes", "shapes-tracks"),
+    *("cifar10", "cifar10-10000", "all-methods-cifar10", "all-methods-shapes", "shapes-tracks"),
     *("layers-cifar10", "profile"),
 )
 # Wide enough for every table, since axe leaves undecided what lies outside the screen.

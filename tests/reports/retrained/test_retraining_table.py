@@ -15,7 +15,7 @@ from reports.retrained.table import MARKS, table
 pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[3]
-PAGES = {"imagenette-retraining": "imagenette.md", "cifar10-full": "cifar10.md"}
+PAGES = {"imagenette-retraining": "imagenette.md", "cifar10": "cifar10.md"}
 FRACTIONS = (0.1, 0.5, 0.9)
 
 
