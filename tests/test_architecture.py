@@ -27,18 +27,9 @@ STAIRS = {
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (
-        *(
-            "paper",
-            "marks",
-            "records",
-            "formatting",
-            "verdicts",
-            "analysis",
-            "measured",
-            "retrained",
-        ),
-        *("costs",),
-        *("figures", "pages", "pictures", "settings", "reproduction", "families", "compatibility"),
+        *("paper", "marks", "records", "formatting", "verdicts", "analysis", "measured"),
+        *("retrained", "changes", "costs", "figures", "pages", "pictures", "settings"),
+        *("reproduction", "families", "compatibility"),
     ),
     "comparisons": (
         *(

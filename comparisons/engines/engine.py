@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -79,24 +79,35 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
     ready: list[Node] = []
     running: dict[Future[CellResult], _Running] = {}
     while sorter.is_active():
-        ready += [by_name[name] for name in sorter.get_ready()]
-        ready.sort(key=lambda node: node.priority)
+        new = [by_name[name] for name in sorter.get_ready()]
+        # Before anything starts, so that it is known from the first how much is left.
+        found = {node.name: result for node in new if (result := _found(node, done, store))}
+        ready = sorted(
+            (node for node in (*ready, *new) if node.name not in found),
+            key=lambda node: node.priority,
+        )
+        for name, result in found.items():
+            done[name] = result
+            yield Event(by_name[name], "found", result)
+            sorter.done(name)
+        if found:
+            continue
         # Start only as many as can run: a cell that becomes ready later may be more urgent.
         if ready and _may_start(ready[0], running.values()):
             node = ready[0]
             missing = [name for name in node.needs if name in failed]
-            cell = None if missing else node.make(done)
-            found = None if cell is None else store.result(cell.id)
-            if cell is None:
+            if missing:
                 failed.add(node.name)
                 yield Event(node, "failed", error=f"needs {missing[0]!r}, which failed")
                 sorter.done(ready.pop(0).name)
                 continue
-            if found is not None and not store.lost_gallery(found.id):
-                done[node.name] = found
-                yield Event(node, "found", found)
+            # Another node of the same cell may have run meanwhile.
+            if (own := _found(node, done, store)) is not None:
+                done[node.name] = own
+                yield Event(node, "found", own)
                 sorter.done(ready.pop(0).name)
                 continue
+            cell = node.make(done)
             taken = sum(other.cell.ranks for other in running.values())
             # A cell larger than all slots starts alone: the number of slots may grow.
             if not running or taken + cell.ranks <= executor.slots:
@@ -119,6 +130,14 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
 class _Running:
     node: Node
     cell: Cell
+
+
+def _found(node: Node, done: Mapping[str, CellResult], store: Store) -> CellResult | None:
+    """The stored result of a node whose needs are all done; None if there is none."""
+    if not all(name in done for name in node.needs):
+        return None
+    result = store.result(node.make(done).id)
+    return None if result is None or store.lost_gallery(result.id) else result
 
 
 def _may_start(node: Node, running: Iterable[_Running]) -> bool:

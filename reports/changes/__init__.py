@@ -1,1 +1,1 @@
-"""What changed between two reports, in sentences."""
+"""Changes between two runs: settings, verdicts and orders, in sentences."""

@@ -1,4 +1,4 @@
-"""What changed between two runs as a list in Markdown, for pages."""
+"""Changes between two runs as a list in Markdown, for pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKS = Marks(
 
 
 def listed(run: Path, earlier: Path) -> str:
-    """What changed between two runs as a list in Markdown.
+    """The changes between two runs as a list in Markdown.
 
     Args:
         run: folder or archive of the later run.

@@ -1,4 +1,4 @@
-"""Sentences on what changed between two runs, made from their records."""
+"""Sentences on the changes between two runs, made from their records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = ("the same", "newly told", "no longer told", "turned round")
 
 
 def changes(run: Run, earlier: Run) -> list[Said]:
-    """What changed since an earlier run: settings, verdicts, and the order by each score.
+    """The changes since an earlier run: settings, verdicts, and the order by each score.
 
     Verdicts and orders are compared, not the scores, which are sums over other fractions or
     accuracies of other networks.
@@ -125,7 +125,7 @@ def _mean(order: Order, name: str, seeds: Sequence[int]) -> float:
 def _against(
     now: Order, then: Order, reference: str, methods: Mapping[str, Method]
 ) -> Iterator[str]:
-    """What is said of the methods against one reference, in groups."""
+    """The methods against one reference, grouped by what became of their verdict."""
     moves = [move[1:] for move in _moves(now, then) if move[0] == reference]
     groups: dict[str, list[str]] = {}
     for name, verdict, earlier in moves:

@@ -151,6 +151,34 @@ def test_finished_cells_are_found_and_not_run(tmp_path):
     assert executor.started == []
 
 
+def test_all_that_is_done_is_found_before_anything_starts(tmp_path):
+    """A chain that is done stands behind a cell that is not, and is more urgent."""
+    store = Store(tmp_path)
+    nodes = [_node("new", priority=-1), _node("a"), _node("b", "a"), _node("c", "b")]
+    for event in execute(nodes[1:], store, FakeExecutor()):
+        if event.result is not None:
+            store.save_result(event.result)
+    events = list(execute(nodes, store, FakeExecutor()))
+    kinds = [(event.kind, event.node.name) for event in events]
+    assert kinds[:3] == [("found", "a"), ("found", "b"), ("found", "c")]
+    assert kinds[3:] == [("started", "new"), ("finished", "new")]
+
+
+def test_two_nodes_of_one_cell_run_it_once(tmp_path):
+    class Saving(FakeExecutor):
+        def submit(self, cell: Cell) -> Future[CellResult]:
+            future = super().submit(cell)
+            store.save_result(future.result())
+            return future
+
+    store = Store(tmp_path)
+    twin = replace(_node("a"), name="twin")
+    executor = Saving()
+    events = list(execute([_node("a"), twin], store, executor))
+    assert executor.started == ["a"]
+    assert _names(events, "found") == ["twin"]
+
+
 def test_never_more_than_the_slots_and_all_of_them(tmp_path):
     executor = SlowExecutor(slots=3, cells=7)
     events = list(execute([_node(str(n)) for n in range(7)], Store(tmp_path), executor))
