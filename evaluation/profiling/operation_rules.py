@@ -38,6 +38,16 @@ def _scaled(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
     return results[0].numel() * (1 if factor == 1 else 2)
 
 
+def _sloped(place: int) -> Cost:
+    """A selection, and a product with a slope that is not 0, the argument at a place."""
+
+    def cost(arguments: Sequence[Any], results: Sequence[Tensor]) -> int:
+        is_relu = len(arguments) > place and arguments[place] == 0
+        return results[0].numel() * (1 if is_relu else 2)
+
+    return cost
+
+
 def _window(axes: int) -> Cost:
     """Pooling over so many axes: one operation for each element of each window."""
 
@@ -71,15 +81,13 @@ RULES: dict[str, Costs] = {
     **_for("log_sigmoid_backward", elementwise=_results(3)),
     # Of a gated half b, with s its sigmoid: s, and x s (1 - s); each times the gradient.
     **_for("glu_backward", elementwise=_inputs(5), transcendental=_inputs()),
-    # A comparison and a product; backwards of a learned slope a product more.
-    **_for("leaky_relu leaky_relu_backward", elementwise=_results(2)),
+    # A selection and a product; backwards of a learned slope a product more.
+    **_for("leaky_relu", elementwise=_sloped(1)),
+    **_for("leaky_relu_backward", elementwise=_sloped(2)),
     **_for("rrelu_with_noise rrelu_with_noise_backward _prelu_kernel", elementwise=_results(2)),
     **_for("_prelu_kernel_backward", elementwise=_results(3)),
-    # Two comparisons.
-    **_for(
-        "hardtanh hardtanh_backward hardshrink hardshrink_backward softshrink softshrink_backward",
-        elementwise=_results(2),
-    ),
+    # A selection, as of ReLU.
+    **_for("hardtanh_backward hardshrink_backward softshrink_backward", elementwise=_results()),
     **_for(
         "_log_softmax _safe_softmax _softmax",
         elementwise=_results(),

@@ -97,7 +97,11 @@ def test_backward_operations_by_hand():
             total - count_operations(lambda: of(x.detach())) - Operations(reduction=output.numel())
         )
 
-    assert gradient(F.relu6) == Operations(elementwise=2 * n)
+    assert gradient(F.relu6) == Operations(elementwise=n)
+    # A slope of 0 is a ReLU's.
+    assert gradient(lambda x: F.leaky_relu(x, 0.0)) == Operations(elementwise=n)
+    assert count_operations(lambda: F.leaky_relu(x.detach(), 0.0)) == Operations(elementwise=n)
+    assert count_operations(lambda: F.leaky_relu(x.detach())) == Operations(elementwise=2 * n)
     assert gradient(F.leaky_relu) == Operations(elementwise=2 * n)
     assert gradient(F.elu) == Operations(elementwise=2 * n, transcendental=n)
     assert gradient(lambda x: x.softmax(1)) == Operations(elementwise=3 * n, reduction=n)
