@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import typer
 
 from evaluation.storage.writing import write_atomically
 
@@ -59,3 +62,23 @@ class Marks:
         """
         page = self.put(path.read_text(encoding="utf-8"), made).encode()
         write_atomically(path, lambda file: file.write(page))
+
+    def deliver(self, make: Callable[[], str], into: Path | None) -> None:
+        """Print what a command makes, or put it between the marks of a page.
+
+        Args:
+            make: makes the text.
+            into: the page; None to print.
+
+        Raises:
+            typer.Exit: of 2, with one message, if the text cannot be made or the page not written.
+        """
+        try:
+            made = make()
+            if into is not None:
+                self.write(into, made)
+        except (OSError, ValueError, KeyError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+        if into is None:
+            typer.echo(made)

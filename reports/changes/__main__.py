@@ -25,15 +25,7 @@ def main(
     ] = None,
 ) -> None:
     """Print what changed between two runs: settings, verdicts, orders; measures nothing."""
-    try:
-        made = listed(run, earlier)
-        if into is not None:
-            MARKS.write(into, made)
-    except (OSError, ValueError, KeyError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    if into is None:
-        typer.echo(made)
+    MARKS.deliver(lambda: listed(run, earlier), into)
 
 
 if __name__ == "__main__":

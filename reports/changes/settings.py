@@ -16,7 +16,6 @@ _OPTIONS = (
     *("weights", "train_images", "test_images", "image_size", "data_seed", "seeds", "fractions"),
     *("fill", "unit", "measure_images", "measure_steps", "recipe"),
 )
-_TRAININGS = ("base", "retrain", "mask_only")
 
 
 def set_up(run: Run, earlier: Run) -> Iterator[str]:
@@ -38,9 +37,8 @@ def set_up(run: Run, earlier: Run) -> Iterator[str]:
             for each in (run.unmasked, earlier.unmasked)
         ]
         yield f"Unmasked accuracy {levels[0]}, earlier {levels[1]}."
-    trained = [sum(len(each.cells(kind)) for kind in _TRAININGS) for each in (run, earlier)]
-    if any(trained):
-        yield f"Networks trained: {trained[0]}, earlier {trained[1]}."
+    if run.networks_trained or earlier.networks_trained:
+        yield f"Networks trained: {run.networks_trained}, earlier {earlier.networks_trained}."
 
 
 def _subjects(run: Run, earlier: Run) -> Iterator[str]:

@@ -34,15 +34,8 @@ def main(
     ] = False,
 ) -> None:
     """Print the README's table of costs, made from recorded files; measures nothing."""
-    try:
-        made = tables_by_batch(run) if batches else table(run)
-        if into is None:
-            typer.echo(made)
-        else:
-            (BATCH_MARKS if batches else MARKS).write(into, made)
-    except (OSError, ValueError, KeyError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    marks, make = (BATCH_MARKS, tables_by_batch) if batches else (MARKS, table)
+    marks.deliver(lambda: make(run), into)
 
 
 if __name__ == "__main__":

@@ -31,15 +31,7 @@ def main(
     ] = False,
 ) -> None:
     """Print the table of a run without retraining, and what it says; measures nothing."""
-    try:
-        made = short(run) if only_short else table(run)
-        if into is None:
-            typer.echo(made)
-        else:
-            MARKS.write(into, made)
-    except (OSError, ValueError, KeyError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    MARKS.deliver(lambda: short(run) if only_short else table(run), into)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,9 @@ def _forms(run: Run, tables: CostTables) -> list[FormRow]:
     None for networks that no goal is of: a page of a user's own network is about that one.
     """
     rows = list(form_rows(added_times(run.table, run.files.root)))
-    own = [row for row in rows if row.place.network in tables.models]
-    return [row for row in rows if row in own or row.added is not None] if own else []
+    if all(row.place.network not in tables.models for row in rows):
+        return []
+    return [row for row in rows if row.place.network in tables.models or row.added is not None]
 
 
 def _side_by_side(

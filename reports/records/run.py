@@ -254,6 +254,11 @@ class Run:
             *self._left_out(),
         ]
 
+    @property
+    def networks_trained(self) -> int:
+        """The number of networks that the run has trained."""
+        return sum(len(self.cells(kind)) for kind in _TRAINING_KINDS)
+
     @cached_property
     def _trainings(self) -> list[CellResult]:
         """Cells that trained a network for a number of the page."""

@@ -24,15 +24,7 @@ def main(
     ] = None,
 ) -> None:
     """Print the sums of a run, and what is told from its controls; measures nothing."""
-    try:
-        made = table(run)
-        if into is not None:
-            MARKS.write(into, made)
-    except (OSError, ValueError, KeyError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    if into is None:
-        typer.echo(made)
+    MARKS.deliver(lambda: table(run), into)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,6 @@ def _unbroken(own: Estimate | None) -> str:
 
 def _about(run: Run, sure: Certainty) -> str:
     """The networks, the scores and their intervals in a paragraph."""
-    trained = sum(len(run.cells(kind)) for kind in ("base", "retrain", "mask_only"))
     levels = {"unmasked": None if run.unmasked is None else run.unmasked.mean, "chance": run.chance}
     known = ", ".join(
         f"{name} {percent(level)} %" for name, level in levels.items() if level is not None
@@ -96,10 +95,11 @@ def _about(run: Run, sure: Certainty) -> str:
     shares = ", ".join(share(fraction) for fraction in run.fractions)
     images = f" and {sure.images:,} test images" if sure.images else ""
     return (
-        f"{counted(trained, 'network')} trained from scratch{f' ({known})' if known else ''}. KAR "
-        f"is the sum of the accuracies with {shares} of the pixels kept, ROAR minus the sum with "
-        "as many removed, SUM both: higher is better. ± is half of a 95 % interval over "
-        f"seeds{images}; told is a p below 0.05 after Holm's correction, and an interval without 0."
+        f"{counted(run.networks_trained, 'network')} trained from scratch"
+        f"{f' ({known})' if known else ''}. KAR is the sum of the accuracies with {shares} of the "
+        "pixels kept, ROAR minus the sum with as many removed, SUM both: higher is better. ± is "
+        f"half of a 95 % interval over seeds{images}; told is a p below 0.05 after Holm's "
+        "correction, and an interval without 0."
     )
 
 
