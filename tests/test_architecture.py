@@ -23,7 +23,16 @@ STAIRS = {
         *("export", "monitoring", "cli"),
     ),
     "evaluation": (
-        *("hardware", "seeding", "storage", "datasets", "masking", "training", "layers"),
+        *(
+            "hardware",
+            "seeding",
+            "storage",
+            "datasets",
+            "masking",
+            "networks",
+            "training",
+            "layers",
+        ),
         *("metrics", "scoring", "profiling"),
     ),
     "reports": (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluation.training.networks import ResNet9
+from evaluation.networks.build import ResNet9
 from evaluation.training.recipe import Recipe
 from fastsal.optional import needed
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from comparisons.methods import Batch
 from comparisons.plans.costs import sides_of
+from evaluation.networks.build import build_network
 from evaluation.profiling.random_weights import enliven
-from evaluation.training.networks import build_network
 
 __all__ = ["built_network", "noise"]
 

@@ -20,11 +20,11 @@ from comparisons.cells.trained import (
     whole_views,
 )
 from evaluation.datasets.dataset import Dataset, open_staged
+from evaluation.networks.build import state_hash
+from evaluation.networks.class_places import class_places
+from evaluation.networks.grid_networks import channels_last_of
+from evaluation.networks.pretrained import OWN_CLASSES, Weights, empty_network
 from evaluation.storage.store import Store
-from evaluation.training.class_places import class_places
-from evaluation.training.grid_networks import channels_last_of
-from evaluation.training.networks import state_hash
-from evaluation.training.pretrained import OWN_CLASSES, Weights, empty_network
 from evaluation.training.removal import removal
 from evaluation.training.retraining import correctness
 

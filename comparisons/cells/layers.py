@@ -24,10 +24,10 @@ from evaluation.layers.layer_arrays import (
 from evaluation.layers.layerwise import ActivationView, Locations
 from evaluation.layers.tails import tail_of
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.storage.local_copies import locked
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, train
 from fastsal.networks.checkpoints import load_weights
 from fastsal.networks.scales import Scale

@@ -14,8 +14,8 @@ from comparisons.methods.map_set import MapSet
 from evaluation.datasets.dataset import SPLITS
 from evaluation.masking.level_folder import check_levels
 from evaluation.masking.variants import Variant
+from evaluation.networks.grid_networks import channels_last_of
 from evaluation.storage.store import Store
-from evaluation.training.grid_networks import channels_last_of
 
 __all__ = ["restore_gallery", "whole_of"]
 

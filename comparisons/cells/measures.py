@@ -22,10 +22,10 @@ from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
 from evaluation.metrics.passes import Forward, forward_in
 from evaluation.metrics.randomisation import permuted_labels
+from evaluation.networks.build import build_network, initialised_anew
+from evaluation.networks.grid_networks import channels_last_of
+from evaluation.networks.pretrained import AS_BUILT, OWN_CLASSES
 from evaluation.storage.store import Store
-from evaluation.training.grid_networks import channels_last_of
-from evaluation.training.networks import build_network, initialised_anew
-from evaluation.training.pretrained import AS_BUILT, OWN_CLASSES
 
 __all__ = ["chosen_images"]
 

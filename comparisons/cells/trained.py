@@ -17,10 +17,10 @@ from evaluation.masking.level_folder import open_levels
 from evaluation.masking.levels import Masking
 from evaluation.masking.resident import FREE_SHARE, Residence, ResidentView, stored_bytes
 from evaluation.masking.views import InputView, View
+from evaluation.networks.build import build_network
 from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import Record, pack_bits
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, Training, correctness, predictions, train
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from comparisons.plans.words import as_words
-from evaluation.training.pretrained import Normalisation
+from evaluation.networks.pretrained import Normalisation
 from evaluation.training.recipe import PRECISIONS, RECIPES, Recipe, default_precision
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES
 

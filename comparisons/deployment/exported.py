@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from evaluation.hardware import machine_facts
+from evaluation.networks.build import build_network
 from evaluation.profiling.random_weights import enliven
 from evaluation.profiling.timing import added_time
-from evaluation.training.networks import build_network
 from fastsal.export.float16 import write_float16
 from fastsal.export.model import ModelWithMap, with_fast_cam, with_map
 from fastsal.export.onnx import map_nodes, write_onnx

@@ -9,8 +9,8 @@ import torch
 
 from comparisons.deployment.exported import patches
 from evaluation.hardware import machine_facts
+from evaluation.networks.build import build_network
 from evaluation.profiling.timing import added_time
-from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.attribution import video
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from comparisons.deployment.exported import patches
 from evaluation.hardware import machine_facts
+from evaluation.networks.build import build_network
 from evaluation.profiling.timing import added_time
-from evaluation.training.networks import build_network
 from fastsal import watch
 
 NETWORK, SIZE, IMAGES, ROUNDS, THREADS = "resnet50", 224, 4, 11, 1

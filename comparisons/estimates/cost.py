@@ -14,7 +14,7 @@ from comparisons.methods.work import Rates, Work
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent, channels_of, has_object_masks
 from evaluation.masking.level_files import bytes_an_image
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 
 __all__ = ["TRAININGS", "Cost", "Line", "cost_of", "network_bytes"]
 

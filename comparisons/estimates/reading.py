@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from evaluation.masking.levels import Masking
 from evaluation.masking.resident import Residence
 from evaluation.masking.views import InputView, View
+from evaluation.networks.build import build_network
 from evaluation.profiling.timing import AddedTime, added_time
 from evaluation.storage.array_files import ArrayFile
 from evaluation.storage.checked_arrays import open_checked
-from evaluation.training.networks import build_network
 from evaluation.training.recipe import Recipe, default_precision
 from evaluation.training.retraining import train
 

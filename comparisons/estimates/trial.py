@@ -27,8 +27,8 @@ from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.resident import Residence
 from evaluation.masking.views import InputView
 from evaluation.metrics.passes import forward_in
-from evaluation.training.grid_networks import channels_last_of
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
+from evaluation.networks.grid_networks import channels_last_of
 from evaluation.training.retraining import Recipe, predictions, train
 from fastsal.optional import one_line
 

@@ -19,7 +19,7 @@ from evaluation.datasets.dataset import Dataset
 from evaluation.layers.layer_arrays import RANDOM
 from evaluation.layers.tails import tail_of
 from evaluation.masking.levels import MODES, Mode
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.recipe import PRECISIONS, Recipe
 from fastsal.files import short_hash
 from fastsal.networks.scales import find_scales

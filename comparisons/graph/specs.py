@@ -17,8 +17,8 @@ from comparisons.measures import USUAL_STEPS, Measure
 from comparisons.methods import get_method
 from comparisons.plans.plan import Plan
 from evaluation.masking.variants import Variant
+from evaluation.networks.pretrained import OWN_CLASSES, Weights
 from evaluation.storage.records import CellResult
-from evaluation.training.pretrained import OWN_CLASSES, Weights
 
 __all__ = [
     "Done",

@@ -33,7 +33,7 @@ class CostPlan:
     """Every option that a cost depends on.
 
     Args:
-        models: as `evaluation.training.networks.build_network` takes them; their weights are
+        models: as `evaluation.networks.build.build_network` takes them; their weights are
             random, with batch norms that have the statistics of noise: the cost depends on weights
             only where activations vanish.
         methods: names that `comparisons.methods.costed` knows.

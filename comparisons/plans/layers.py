@@ -9,7 +9,7 @@ from typing import Any
 from comparisons.plans.plan import PlanError
 from evaluation.datasets.load import axes_of
 from evaluation.layers.layerwise import Locations
-from evaluation.training.pretrained import AS_BUILT
+from evaluation.networks.pretrained import AS_BUILT
 from evaluation.training.retraining import Recipe
 from fastsal.statistics.registry import STATISTICS
 
@@ -34,7 +34,7 @@ class LayersPlan:
 
     Args:
         data: ``name`` or ``name:argument`` of a source of images.
-        model: as `evaluation.training.networks.build_network` takes it.
+        model: as `evaluation.networks.build.build_network` takes it.
         statistics: keys of `fastsal.statistics.STATISTICS`, in the order of the report; the
             random control always comes along.
         start: origin of the network's weights: ``"train"`` trains one a seed from scratch,

@@ -13,7 +13,7 @@ from evaluation.datasets.load import axes_of, channels_of
 from evaluation.masking.levels import MODES, Mode, check_fractions
 from evaluation.masking.variants import Variant
 from evaluation.metrics.passes import ENGINES
-from evaluation.training.pretrained import AS_BUILT, Normalisation, Weights
+from evaluation.networks.pretrained import AS_BUILT, Normalisation, Weights
 from evaluation.training.retraining import Recipe
 
 __all__ = ["Plan", "PlanError"]
@@ -34,7 +34,7 @@ class Plan:
         image_size: height and width to resize to; None to take images as they are. Of sets that are
             made it is the side of an image or a volume, or the length of a signal.
         data_seed: seed of generated images, and of which images are taken.
-        model: as `evaluation.training.networks.build_network` takes it.
+        model: as `evaluation.networks.build.build_network` takes it.
         methods: keys of the registry, in the order of the report.
         modes: ``roar``, ``kar``, or both; none to measure without retraining.
         fractions: shares of the pixels, in (0, 1).
@@ -49,7 +49,7 @@ class Plan:
         unit: that is ranked and removed: ``pixel``, or ``element``.
         variants: further variants of ROAR and KAR, beside the first, which `fill` and `unit` say.
         recipe: of every training.
-        weights: of the network that the maps explain, as `evaluation.training.pretrained.Weights`
+        weights: of the network that the maps explain, as `evaluation.networks.pretrained.Weights`
             takes them; None for the one that the first seed trains. Retraining and its unmasked
             reference start from scratch either way. Without retraining, published weights and
             those a network is built with may be of other classes than the images'.

@@ -24,8 +24,8 @@ from comparisons.runs.session import RunError
 from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.load import Extent
 from evaluation.metrics.passes import check_engine
-from evaluation.training.class_places import class_places
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
+from evaluation.networks.class_places import class_places
 from evaluation.training.retraining import check_device
 from reports.formatting import counted, duration
 

@@ -21,9 +21,9 @@ from comparisons.plans.costs import CostPlan, sides_of
 from comparisons.runs.plan_on_disk import keep_plan
 from comparisons.runs.session import RunError, failure_message, working_in
 from comparisons.runs.stored import fitting_plan, notes_said, set_aside_unfit
+from evaluation.networks.build import build_network
 from evaluation.profiling.timing import Interval
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
 from reports.analysis.cost_rows import TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
 from reports.formatting import digits, duration, quantity

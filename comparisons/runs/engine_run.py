@@ -22,9 +22,9 @@ from comparisons.runs.plan_on_disk import kind_of
 from comparisons.runs.session import RunError, failure_message, run_nodes, staged, working_in
 from comparisons.runs.stored import fitting_plan, notes_said, set_aside_unfit
 from evaluation.datasets.dataset import Dataset
+from evaluation.networks.build import check_network
 from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
-from evaluation.training.networks import check_network
 
 __all__ = ["EngineRun"]
 

@@ -1,1 +1,1 @@
-"""Retraining with equal conditions: networks, recipes, augmentation, ranks."""
+"""Retraining with equal conditions: recipes, schedules, augmentation, ranks."""

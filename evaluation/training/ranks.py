@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from evaluation.training.networks import state_hash
+from evaluation.networks.build import state_hash
 
 __all__ = ["Ranks", "Share"]
 

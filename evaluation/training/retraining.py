@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from evaluation.masking.resident import ResidentView
 from evaluation.masking.views import RawBatch, View, on_device
+from evaluation.networks.build import state_hash
+from evaluation.networks.grid_networks import channels_last_of
 from evaluation.training.augmentation import EpochDraw
-from evaluation.training.grid_networks import channels_last_of
-from evaluation.training.networks import state_hash
 from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
 from evaluation.training.recipe import PRECISIONS, Recipe, default_precision

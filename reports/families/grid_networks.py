@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.training.grid_networks import ConvNet
+from evaluation.networks.grid_networks import ConvNet
 from fastsal.optional import needed
 
 __all__ = ["CRNN", "GRID_NETWORKS", "EEGNet", "GridNetwork", "ResNet1d"]

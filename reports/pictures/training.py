@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluation.datasets.shapes import ShapesSplit, make_shapes
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from fastsal import Sample, heatmap, watch
 from reports.pictures.outlines import share_on_object
 

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from evaluation.networks.build import build_network
 from evaluation.profiling.smoe_scale_steps import paper_operations
-from evaluation.training.networks import build_network
 from fastsal import SMOEScale, gamma_scale, load_images, smoe_scale
 from reports.paper import table_6
 from reports.records.run import Run

@@ -10,6 +10,7 @@ import torch
 from captum.attr import Saliency
 from torch import nn
 
+from evaluation.networks.build import build_network
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.profiling.profile import count
 from evaluation.profiling.smoe_scale_steps import (
@@ -17,7 +18,6 @@ from evaluation.profiling.smoe_scale_steps import (
     count_combination,
     count_map_steps,
 )
-from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 
 __all__ = ["SIZE", "Counted", "as_he_et_al", "count_resnet50"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 
-from evaluation.training.networks import ResNet9
+from evaluation.networks.build import ResNet9
 
 HERE = Path(__file__).parent
 

@@ -21,9 +21,9 @@ from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import open_staged
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.metrics.randomisation import permuted_labels
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.records import METRICS
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network, state_hash
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 

@@ -8,7 +8,7 @@ import torch
 
 from evaluation.masking.levels import Masking
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.retraining import Recipe, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

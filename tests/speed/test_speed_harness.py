@@ -9,7 +9,7 @@ from torch import nn
 
 from comparisons.budget import MEMORY_BUDGET_MIB, memory_budget_bytes, rows_at_once
 from comparisons.methods import METHODS, Batch
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 
 pytestmark = pytest.mark.training
 

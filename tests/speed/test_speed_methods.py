@@ -9,7 +9,7 @@ from torch import nn
 from comparisons.budget import MEMORY_BUDGET_MIB, set_memory_budget
 from comparisons.methods import METHODS, Batch
 from comparisons.methods.costed import COST_ONLY, costed, installed
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 
 FORWARD = "forward pass"
 # More passes an image are a matter of arithmetic.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.retraining import Recipe, default_precision, train
 
 pytestmark = pytest.mark.training

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from fastsal import watch
 
 pytestmark = pytest.mark.training

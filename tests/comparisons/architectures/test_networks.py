@@ -13,7 +13,7 @@ from comparisons.architectures.measuring import Measured, measured
 from comparisons.architectures.networks import ARCHITECTURES, SIZE, build
 from comparisons.architectures.tokens.rollout import attention_rollout, rolled_out
 from comparisons.architectures.tokens.tensors import of_tensors
-from evaluation.training.networks import state_hash
+from evaluation.networks.build import state_hash
 from fastsal import find_scales
 from fastsal.statistics.smoe import smoe_scale
 

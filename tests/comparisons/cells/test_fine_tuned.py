@@ -20,8 +20,8 @@ from comparisons.methods.work import Rates
 from evaluation.datasets.dataset import open_staged
 from evaluation.datasets.load import Extent
 from evaluation.metrics.single_deletion import deletion_drops, single_deletion_score
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network, state_hash
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 

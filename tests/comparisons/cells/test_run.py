@@ -25,10 +25,10 @@ from evaluation.masking import resident
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import METRICS, unpack_bits
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, train
 
 pytestmark = [

@@ -25,9 +25,9 @@ from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import Masking, continued_levels, pixels_at, saliency_levels
 from evaluation.masking.variants import Variant, crossfitted
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network
 from evaluation.storage.records import CellResult, unpack_bits
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, predictions, train
 
 pytestmark = [

@@ -17,7 +17,7 @@ from comparisons.methods.work import Work
 from comparisons.plans.plan import Plan
 from evaluation.datasets.load import Extent
 from evaluation.masking.variants import Variant, crossfitted
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.retraining import Recipe
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -14,8 +14,8 @@ from comparisons.budget import in_slices, rows_at_once, set_memory_budget
 from comparisons.methods import METHODS, Batch
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
+from evaluation.networks.build import build_network
 from evaluation.profiling.memory import peak_bytes
-from evaluation.training.networks import build_network
 
 pytestmark = pytest.mark.heavy
 

@@ -21,7 +21,7 @@ from comparisons.methods.costed import resolve_costed
 from comparisons.methods.examples import example_batch
 from comparisons.methods.registry import SETS
 from evaluation.datasets.load import Request, load_dataset
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from fastsal import SMOEScale, find_scales
 from fastsal.cam.registry import CAMS
 from fastsal.maps.prior import PRIOR_WEIGHTS

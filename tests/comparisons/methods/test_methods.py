@@ -19,7 +19,7 @@ from comparisons.methods.examples import example_batch
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network, state_hash
+from evaluation.networks.build import build_network, state_hash
 from evaluation.training.retraining import predictions
 from fastsal import FastCAM, SMOEScale
 

@@ -12,7 +12,7 @@ from comparisons.methods.blobs import arrival_times
 from comparisons.methods.blurred import blur
 from evaluation.masking.levels import Masking, pixels_at, saliency_levels
 from evaluation.masking.variants import BLURRED
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already"),

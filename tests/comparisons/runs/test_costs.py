@@ -29,10 +29,10 @@ from comparisons.methods.costed import (
 )
 from comparisons.plans.costs import CostPlan
 from comparisons.runs import costs
+from evaluation.networks.build import build_network
 from evaluation.profiling.memory import peak_bytes
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
 from fastsal import find_scales
 from reports.analysis.cost_tables import cost_tables
 from reports.records.run import read_run

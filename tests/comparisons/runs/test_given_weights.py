@@ -19,9 +19,9 @@ from comparisons.runs.compare import run_plan
 from evaluation.datasets.dataset import open_staged
 from evaluation.masking.level_files import Levels
 from evaluation.masking.levels import saliency_levels
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.records import unpack_bits
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network, state_hash
 from reports.records.estimates import unmasked
 from reports.records.run import read_run
 

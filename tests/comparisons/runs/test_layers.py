@@ -37,10 +37,10 @@ from comparisons.runs.session import RunError
 from evaluation.datasets.dataset import choose_balanced, open_staged
 from evaluation.masking.levels import saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network
 from evaluation.storage.hashes import content_hash
 from evaluation.storage.records import unpack_bits
 from evaluation.storage.store import Store
-from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe
 from fastsal import SMOEScale, find_scales
 from fastsal.statistics.registry import get_statistic

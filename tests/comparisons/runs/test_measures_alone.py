@@ -19,9 +19,9 @@ from comparisons.plans.plan import Plan, PlanError
 from comparisons.runs.archive import archive_run
 from comparisons.runs.compare import run_plan
 from evaluation.datasets.dataset import open_staged
+from evaluation.networks.build import state_hash
+from evaluation.networks.pretrained import Weights
 from evaluation.storage.store import Store
-from evaluation.training.networks import state_hash
-from evaluation.training.pretrained import Weights
 from evaluation.training.retraining import Recipe
 from reports.pages.build import render
 from reports.records.run import read_run

@@ -19,8 +19,8 @@ from evaluation.datasets.dataset import SPLITS
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network
 from evaluation.scoring.scores import t_interval
-from evaluation.training.networks import build_network
 from evaluation.training.retraining import Recipe, correctness, predictions, train
 
 pytestmark = [

@@ -18,7 +18,7 @@ from evaluation.layers.layerwise import ActivationView, Locations, kept_location
 from evaluation.layers.tails import tail_of
 from evaluation.masking.levels import tie_orders
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.retraining import Recipe, correctness, train
 from fastsal import find_scales
 from fastsal.statistics.registry import STATISTICS

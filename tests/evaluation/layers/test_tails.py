@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from evaluation.layers.tails import TailError, read_scales, tail_of
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from fastsal import find_scales
 from fastsal.networks.scales import Scale
 

@@ -27,7 +27,7 @@ from evaluation.metrics.complexity import png_bytes, total_variation
 from evaluation.metrics.localisation import mass_in_object, peaks, pointing_game
 from evaluation.metrics.perturbation import perturbation_curves, with_channel_mean
 from evaluation.metrics.randomisation import structural_similarities
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import correctness, train
 from fastsal import FastCAM, SMOEScale

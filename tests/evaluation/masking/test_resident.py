@@ -14,10 +14,10 @@ from evaluation.masking.crossfit import SubsetView
 from evaluation.masking.levels import FILLS, MODES, Masking, as_elements, saliency_levels
 from evaluation.masking.resident import Residence, ResidentView, free_bytes
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network
 from evaluation.storage.array_files import ArrayFile
 from evaluation.storage.checked_arrays import open_checked
 from evaluation.storage.sealed import Unfit
-from evaluation.training.networks import build_network
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import predictions, train
 

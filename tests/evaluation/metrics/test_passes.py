@@ -8,7 +8,7 @@ from torch import nn
 
 from evaluation.metrics import passes
 from evaluation.metrics.passes import check_engine, forward_in
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 
 
 def test_an_unknown_engine_and_another_device_are_refused():

@@ -17,7 +17,7 @@ from evaluation.metrics.randomisation import (
     structural_similarities,
     weight_groups,
 )
-from evaluation.training.networks import ResNet9, build_network, state_hash
+from evaluation.networks.build import ResNet9, build_network, state_hash
 
 
 def _resnet9(seed: int) -> nn.Module:

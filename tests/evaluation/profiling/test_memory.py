@@ -8,8 +8,8 @@ from captum.attr import GuidedBackprop, LayerGradCam, Saliency
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from evaluation.networks.build import build_network
 from evaluation.profiling.memory import allocated_peak_bytes, count_memory, peak_bytes
-from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.kernels.cpu import available
 

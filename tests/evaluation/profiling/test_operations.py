@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from comparisons.methods import METHODS, Batch
+from evaluation.networks.build import build_network
 from evaluation.profiling.operations import Operations, count_operations
 from evaluation.profiling.smoe_scale_steps import paper_operations
-from evaluation.training.networks import build_network
 from fastsal import SMOEScale
 from fastsal.maps.combination import combine
 from fastsal.statistics.registry import STATISTICS

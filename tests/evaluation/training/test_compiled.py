@@ -12,7 +12,7 @@ from torch import fx
 from evaluation.masking.levels import Masking
 from evaluation.masking.resident import Residence
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import train
 

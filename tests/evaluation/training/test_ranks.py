@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import train
 from evaluation.masking.views import InputView

@@ -15,7 +15,7 @@ from torch import nn
 from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.levels import Masking, saliency_levels
 from evaluation.masking.views import InputView
-from evaluation.training.networks import build_network
+from evaluation.networks.build import build_network
 from evaluation.training.recipe import RECIPES, OptimizerName, Recipe, ScheduleName, recipe_name
 from evaluation.training.retraining import train
 from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps

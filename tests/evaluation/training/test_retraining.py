@@ -13,9 +13,9 @@ from evaluation.datasets.load import Request, load_dataset
 from evaluation.masking.imputation import noisy_linear
 from evaluation.masking.levels import FILLS, MODES, Masking, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.records import pack_bits, unpack_bits
 from evaluation.training.augmentation import crop_and_flip
-from evaluation.training.networks import build_network, state_hash
 from evaluation.training.retraining import Recipe, correctness, predictions, train
 
 pytestmark = pytest.mark.training

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.training.networks import build_network, state_hash
+from evaluation.networks.build import build_network, state_hash
 from fastsal.files import short_hash
 from fastsal.networks.by_name import build_network as built_network
 from fastsal.networks.checkpoints import load_state, load_weights
@@ -50,7 +50,7 @@ class Weights:
     """Pretrained weights of a network, read on demand.
 
     Args:
-        model: name of the network, as for `evaluation.training.networks.build_network`.
+        model: name of the network, as for `evaluation.networks.build.build_network`.
         source: ``torchvision:NAME`` (an entry of the model's weights enum, or ``DEFAULT``),
             ``timm:TAG`` (a pretrained tag, or nothing for the model's first), ``as-built`` for
             those that a function's network has when it is returned, or a path.

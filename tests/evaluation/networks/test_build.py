@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.training.fast_network import patch_filters
-from evaluation.training.networks import BUILT_IN, build_network, state_hash
+from evaluation.networks.build import BUILT_IN, build_network, state_hash
+from evaluation.networks.fast_network import patch_filters
 from fastsal import find_scales
 
 

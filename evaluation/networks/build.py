@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.datasets.grids import GRIDS
+from evaluation.networks.fast_network import FastNet
+from evaluation.networks.grid_networks import ConvNet
 from evaluation.storage.hashes import weights_hash
-from evaluation.training.fast_network import FastNet
-from evaluation.training.grid_networks import ConvNet
 from fastsal.networks.by_name import built_by, named_function
 from fastsal.optional import needed
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.training import class_places as module
-from evaluation.training.class_places import class_places
-from evaluation.training.networks import initialised_anew
+from evaluation.networks import class_places as module
+from evaluation.networks.build import initialised_anew
+from evaluation.networks.class_places import class_places
 from fastsal.networks.preprocessing import Preprocessing
 
 NAMES = ("tench", "English springer", "cassette player", "chain saw", "church")

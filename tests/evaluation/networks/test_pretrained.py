@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from evaluation.training.networks import build_network, state_hash
-from evaluation.training.pretrained import Weights, empty_network
+from evaluation.networks.build import build_network, state_hash
+from evaluation.networks.pretrained import Weights, empty_network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIZE = (32, 32)

@@ -27,7 +27,7 @@ def class_places(classes: Sequence[str], network: nn.Module, name: str) -> tuple
     Args:
         classes: names of the images' classes.
         network: the network; timm's know the image set that they were trained on.
-        name: its name, as `evaluation.training.networks.build_network` takes it.
+        name: its name, as `evaluation.networks.build.build_network` takes it.
 
     Returns:
         A place for each class; None if the network's classes are not known, or one of the images'
