@@ -15,10 +15,11 @@ from evaluation.datasets.dataset import Dataset
 from evaluation.datasets.listing import Request
 from evaluation.datasets.load import load_dataset
 from evaluation.masking.views import InputView
+from evaluation.storage.checkpoint import Checkpoint
 from evaluation.training.retraining import correctness, train
 from fastsal.files import written_whole
 
-__all__ = ["TEST_IMAGES", "TRAIN_IMAGES", "images", "trained"]
+__all__ = ["TEST_IMAGES", "TRAIN_IMAGES", "images", "trained", "unfinished"]
 
 TRAIN_IMAGES, TEST_IMAGES = 8000, 1000
 # All networks and seeds see the same images.
@@ -55,6 +56,7 @@ def trained(
     else:
         recipe = ARCHITECTURES[name].recipe
         view = InputView(data.train.images, data.mean, data.std)
+        checkpoint = unfinished(name, seed, folder, say)
         train(
             network,
             view,
@@ -64,9 +66,27 @@ def trained(
             on_epoch=lambda epoch, loss: say(
                 f"{name}, seed {seed}: epoch {epoch} of {recipe.epochs}, loss {loss:.2f}"
             ),
+            checkpoint=checkpoint,
         )
         with written_whole(path) as partial:
             torch.save(network.state_dict(), partial)
+        checkpoint.remove()
     tested = InputView(data.test.images, data.mean, data.std)
     right = correctness(network, tested, np.asarray(data.test.labels))
     return network.eval(), float(right.mean())
+
+
+def unfinished(
+    name: str, seed: int, folder: Path, say: Callable[[str], object], masks: str = ""
+) -> Checkpoint:
+    """Return the checkpoint of a training.
+
+    Args:
+        name: A key of `comparisons.architectures.networks.ARCHITECTURES`.
+        seed: Of the training.
+        folder: Of the weights.
+        say: Called with a line on how far the training is.
+        masks: A hash of what is removed from the images; empty for nothing.
+    """
+    path = folder / "unfinished" / "-".join(filter(None, (name, str(seed), masks)))
+    return Checkpoint(path.with_suffix(".pt"), f"{name}, seed {seed}", say)

@@ -93,6 +93,7 @@ def _restore(cell_id: str, store: Store, device: str) -> None:
                 "archive the run with its models and maps where it was made, or continue it there"
             )
         store.keep_again(cell.id)
+        store.checkpoint(cell.id).remove()
         shutil.rmtree(store.again_folder(cell.id), ignore_errors=True)
 
 

@@ -20,7 +20,11 @@ __all__ = ["CELL_KINDS", "CODE_VERSION", "Cell", "Outcome", "cell_kind", "record
 # results from before are not taken for results from after.
 CODE_VERSION = 1
 
-# The fields of a `CellResult` that the work of a cell decides: records, hashes and the like.
+# Entries of a specification that name its cell beside its kind.
+_SAID = ("layer", "method", "mode")
+
+# The fields of a `CellResult` that the work of a cell decides: records, hashes and the like; and
+# ``earlier_seconds``, those of an earlier start that the cell went on from.
 Outcome = dict[str, Any]
 
 
@@ -46,6 +50,21 @@ class Cell:
     def id(self) -> str:
         """Hash of the full specification and the version of the code."""
         return cell_id(self.kind, self.spec, CODE_VERSION)
+
+    @property
+    def title(self) -> str:
+        """The cell in words, for a run's notes.
+
+        >>> spec = {"method": "centre", "mode": "roar", "fraction": 0.5, "seed": 0}
+        >>> Cell("retrain", spec).title
+        'retrain, centre, roar 50 %, seed 0'
+        """
+        spec = self.spec
+        said = [spec.get("measure", self.kind), *(spec[key] for key in _SAID if key in spec)]
+        if spec.get("fraction") is not None:
+            said[-1] += f" {100 * spec['fraction']:g} %"
+        said += [f"seed {spec['seed']}"] if "seed" in spec else []
+        return ", ".join(said)
 
     @property
     def ranks(self) -> int:

@@ -101,7 +101,7 @@ def fine_tune(cell: Cell, store: Store, device: str) -> Outcome:
         )
     train_view, test_view = whole_views(dataset)
     behind = nn.Sequential(removal(cell.spec["removal"]), network)
-    training = train_cell(cell, behind, train_view, labels, device)
+    training = train_cell(cell, behind, train_view, labels, store, device)
     correct = correctness(network, test_view, test_labels, device=device)
     store.save_model(cell.id, network.state_dict())
     accuracy = record(cell, dataset.name, cell.spec["accuracy"], float(np.mean(correct)))

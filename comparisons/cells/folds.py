@@ -32,13 +32,14 @@ def train_without_fold(cell: Cell, store: Store, device: str) -> Outcome:
     network = new_network(cell, dataset)
     subsets = SubsetView(images, inside), SubsetView(images, held_out)
     view, other = resident(store, device, *subsets)
-    training = train_cell(cell, network, view, labels[inside], device)
+    training = train_cell(cell, network, view, labels[inside], store, device)
     predicted = predictions(network, other, device=device)
     arrays = {"images": held_out, "classes": predicted}
     store.save_arrays(store.predictions(cell.id), arrays)
     hashes = {"init": training.init_hash, "model": training.model_hash}
     records = (record(cell, dataset.name, "data_wait_share", training.wait_share),)
-    return {"records": records, "history": training.history, "hashes": hashes}
+    found = {"history": training.history, "earlier_seconds": training.earlier_seconds}
+    return {"records": records, "hashes": hashes} | found
 
 
 def crossfitted_targets(folds: Sequence[str], store: Store) -> NDArray[np.int64]:

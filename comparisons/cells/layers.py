@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
-from comparisons.cells.trained import tested, trained, whole_views
+from comparisons.cells.trained import tested, train_cell, trained, whole_views
 from comparisons.plans.layers import AS_BUILT
 from evaluation.datasets.dataset import SPLITS, Dataset, choose_balanced, open_staged
 from evaluation.layers.layer_arrays import (
@@ -28,7 +28,7 @@ from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.storage.local_copies import locked
 from evaluation.storage.store import Store
-from evaluation.training.retraining import Recipe, correctness, train
+from evaluation.training.retraining import correctness
 from fastsal.networks.checkpoints import load_weights
 from fastsal.networks.scales import Scale
 
@@ -103,14 +103,8 @@ def tune(cell: Cell, store: Store, device: str) -> Outcome:
     _restore_arrays(cell, store, place, device)
     tail = tail_of(network, scales[place], _example(dataset).to(device))
     views = {split: _masked(cell, store, split, scales[place], place) for split in SPLITS}
-    training = train(
-        tail,
-        views["train"],
-        np.asarray(dataset.train.labels)[_chosen(cell, dataset, "train")],
-        Recipe(**cell.spec["recipe"]),
-        cell.spec["seed"],
-        device=device,
-    )
+    labels = np.asarray(dataset.train.labels)[_chosen(cell, dataset, "train")]
+    training = train_cell(cell, tail, views["train"], labels, store, device)
     correct = correctness(tail, views["test"], dataset.test.labels, device=device)
     records = (
         record(cell, dataset.name, "accuracy", float(correct.mean())),

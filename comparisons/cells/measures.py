@@ -25,6 +25,7 @@ from evaluation.metrics.randomisation import permuted_labels
 from evaluation.networks.build import build_network, initialised_anew
 from evaluation.networks.grid_networks import channels_last_of
 from evaluation.networks.pretrained import AS_BUILT, OWN_CLASSES
+from evaluation.storage.checkpoint import Checkpoint
 from evaluation.storage.store import Store
 
 __all__ = ["chosen_images"]
@@ -33,6 +34,8 @@ __all__ = ["chosen_images"]
 _UNTRAINED = 1_000_000
 # Of the images that are explained and shown to the network together: 1,024 of 32x32, 20 of 224x224.
 _PIXELS_AT_ONCE = 2**20
+# What the cell's id, in the name of its checkpoint, does not say: the size of the parts.
+_OF = f"{_PIXELS_AT_ONCE} pixels at once"
 # In another engine, by the hash of the weights, the shape of an image, and the threads.
 _FORWARDS: dict[tuple[object, ...], Forward] = {}
 
@@ -73,7 +76,14 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
         )
 
     measure = MEASURES[cell.spec["measure"]]
-    findings = _joined(list(measure.take(sample(images))) for images in _few(chosen, dataset.size))
+    few = list(_few(chosen, dataset.size))
+    checkpoint = store.checkpoint(cell.id, cell.title)
+    parts = _loaded(checkpoint)
+    for images in few[len(parts) :]:
+        parts.append(list(measure.take(sample(images))))
+        if checkpoint.due:
+            checkpoint.save(_OF, _as_state(parts), len(parts) / len(few))
+    findings = _joined(parts)
     by_image = {
         finding.metric if finding.layer is None else f"{finding.metric} {finding.layer}": (
             finding.values
@@ -95,7 +105,27 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
             }
             for row, image in enumerate(chosen)
         ),
+        "earlier_seconds": checkpoint.earlier_seconds,
     }
+
+
+def _as_state(parts: Sequence[Sequence[Finding]]) -> dict[str, Any]:
+    """Return the findings of the first parts of the images, as a checkpoint keeps them."""
+    return {
+        "parts": [
+            [(found.metric, torch.tensor(found.values), found.layer) for found in part]
+            for part in parts
+        ]
+    }
+
+
+def _loaded(checkpoint: Checkpoint) -> list[list[Finding]]:
+    """Return the findings of the parts of the images that an earlier start has measured."""
+    state = checkpoint.load(_OF) or {"parts": []}
+    return [
+        [Finding(metric, values.numpy(), layer) for metric, values, layer in part]
+        for part in state["parts"]
+    ]
 
 
 def _forward(cell: Cell, network: nn.Module, example: Tensor) -> Forward:
@@ -142,7 +172,7 @@ def train_on_permuted(cell: Cell, store: Store, device: str) -> Outcome:
     labels = permuted_labels(np.asarray(dataset.train.labels), cell.spec["seed"])
     shuffled = replace(dataset, train=replace(dataset.train, labels=labels))
     views = resident(store, device, *whole_views(dataset))
-    outcome, network = train_and_test(cell, shuffled, device, *views)
+    outcome, network = train_and_test(cell, shuffled, store, device, *views)
     store.save_model(cell.id, network.state_dict())
     learned = float(outcome["history"][-1]["accuracy"])
     timed = tuple(entry for entry in outcome["records"] if entry.timed)

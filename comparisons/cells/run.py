@@ -81,6 +81,7 @@ def run_cell(
         return time.perf_counter() - started, outcome
 
     seconds, outcome = with_sound_files(cell, store, work)
+    seconds += outcome.pop("earlier_seconds", 0.0)
     result = CellResult(
         id=cell.id,
         kind=cell.kind,
@@ -89,7 +90,9 @@ def run_cell(
         environment=environment(device),
         **outcome,
     )
-    return store.save_result(result)
+    recorded = store.save_result(result)
+    store.checkpoint(cell.id).remove()
+    return recorded
 
 
 def assist_cell(cell: Cell, store: Store, *, device: str = "cpu") -> None:

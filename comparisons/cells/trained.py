@@ -52,7 +52,7 @@ def train_on_whole(cell: Cell, store: Store, device: str) -> Outcome:
     """Train on whole images, test, and save the predictions for every image."""
     dataset = open_staged(store.local_data(cell.spec["data"]))
     views = resident(store, device, *whole_views(dataset))
-    outcome, network = train_and_test(cell, dataset, device, *views)
+    outcome, network = train_and_test(cell, dataset, store, device, *views)
     outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
     return outcome
 
@@ -67,7 +67,7 @@ def train_on_masked(cell: Cell, store: Store, device: str) -> Outcome:
     first, folder = dataset.first_index("test"), store.local()
     filled = train_view.filled(0, folder), test_view.filled(first, folder)
     views = resident(store, device, *filled)
-    outcome, network = train_and_test(cell, dataset, device, *views)
+    outcome, network = train_and_test(cell, dataset, store, device, *views)
     if cell.spec.get("keep"):
         outcome["hashes"]["predictions"] = keep_network(cell, network, views, store, device)
     return outcome
@@ -181,13 +181,14 @@ def masked_views(
 
 
 def train_and_test(
-    cell: Cell, dataset: Dataset, device: str, train_view: View, test_view: View
+    cell: Cell, dataset: Dataset, store: Store, device: str, train_view: View, test_view: View
 ) -> tuple[Outcome, torch.nn.Module]:
     """Train a cell's network, and test it.
 
     Args:
         cell: says the recipe and the seed.
         dataset: for the labels.
+        store: the run's folder, for the checkpoint.
         device: of the training.
         train_view: training images.
         test_view: test images.
@@ -196,7 +197,7 @@ def train_and_test(
         The outcome of the cell, and the network.
     """
     network = new_network(cell, dataset)
-    training = train_cell(cell, network, train_view, dataset.train.labels, device)
+    training = train_cell(cell, network, train_view, dataset.train.labels, store, device)
     correct = correctness(network, test_view, dataset.test.labels, device=device)
     metric = "mask_only_accuracy" if cell.kind == "mask_only" else "accuracy"
     accuracy = float(correct.mean())
@@ -222,7 +223,8 @@ def trained(training: Training, correct: NDArray[np.bool_], records: tuple[Recor
         "order": training.order_hash,
         "model": training.model_hash,
     }
-    return tested(correct, records) | {"history": training.history, "hashes": hashes}
+    found = {"history": training.history, "hashes": hashes}
+    return tested(correct, records) | found | {"earlier_seconds": training.earlier_seconds}
 
 
 def tested(correct: NDArray[np.bool_], records: tuple[Record, ...]) -> Outcome:
@@ -240,23 +242,27 @@ def train_cell(
     network: torch.nn.Module,
     view: View,
     labels: NDArray[np.int64],
+    store: Store,
     device: str,
 ) -> Training:
-    """Train a cell's network, alone or as one of several ranks.
+    """Train a cell's network, alone or as one of several ranks, from its checkpoint if it has one.
 
     Args:
         cell: says the recipe and the seed.
         network: trained in place.
         view: training images.
         labels: their classes.
+        store: the run's folder, for the checkpoint.
         device: of the training.
 
     Raises:
         TrainingDone: this is not the first rank, which alone goes on.
     """
-    recipe = Recipe(**cell.spec["recipe"])
-    training = train(network, view, labels, recipe, cell.spec["seed"], device=device)
-    if cell.ranks > 1 and torch.distributed.get_rank() > 0:
+    recipe, seed = Recipe(**cell.spec["recipe"]), cell.spec["seed"]
+    alone = cell.ranks == 1 or torch.distributed.get_rank() == 0
+    checkpoint = store.checkpoint(cell.id, cell.title if alone else "")
+    training = train(network, view, labels, recipe, seed, device=device, checkpoint=checkpoint)
+    if not alone:
         raise TrainingDone
     return training
 

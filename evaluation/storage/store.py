@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.storage.checked_arrays import check_whole, has_hashes
+from evaluation.storage.checkpoint import Checkpoint
 from evaluation.storage.hashes import content_hash, weights_hash
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
@@ -38,8 +39,8 @@ class Store:
 
     ``plan.json``; ``data/<id>/`` staged images; ``models/<id>.pt`` weights;
     ``maps/<id>/`` levels; ``activations/<id>/`` activations inside a network;
-    ``gallery/<id>.npz`` maps of a few images for the report; ``cells/<id>.json`` one finished
-    cell each.
+    ``gallery/<id>.npz`` maps of a few images for the report; ``unfinished/<id>.pt`` checkpoints;
+    ``cells/<id>.json`` one finished cell each.
 
     Args:
         root: the run's directory; made if it is not there. Several machines may share it.
@@ -105,6 +106,16 @@ class Store:
         taken = sum(path.stat().st_size for path in files)
         shutil.rmtree(folder, ignore_errors=True)
         return taken
+
+    def checkpoint(self, cell: str, title: str = "") -> Checkpoint:
+        """The checkpoint of an unfinished cell.
+
+        Args:
+            cell: its id.
+            title: of its work in the run's notes, which say how far it is; empty for no notes.
+        """
+        path = self.root / "unfinished" / f"{cell}.pt"
+        return Checkpoint(path, title, self.notes.add if title else None)
 
     def again(self, cell: str) -> Store:
         """A store where one cell makes its artefacts again, beside the run until they are compared.

@@ -80,18 +80,42 @@ class Ranks:
         Raises:
             RuntimeError: on every rank alike.
         """
-        if self.count == 1:
-            return
         # 64 bits as one signed number, which any backend can reduce.
-        number = int.from_bytes(bytes.fromhex(init_hash), "big", signed=True)
-        least, most = (torch.tensor(number, device=self.device) for _ in range(2))
-        distributed.all_reduce(least, distributed.ReduceOp.MIN)
-        distributed.all_reduce(most, distributed.ReduceOp.MAX)
-        if least != most:
+        if not self.agree(int.from_bytes(bytes.fromhex(init_hash), "big", signed=True)):
             raise RuntimeError(
                 f"the ranks start from different weights (rank {self.rank} has {init_hash}): build "
                 "the network from the same seed in every process"
             )
+
+    def agree(self, number: int) -> bool:
+        """True, on every rank alike, if all have the same number of 64 bits.
+
+        >>> Ranks.of(1, "cpu").agree(7)
+        True
+        """
+        if self.count == 1:
+            return True
+        least, most = (torch.tensor(number, device=self.device) for _ in range(2))
+        distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        return bool(least == most)
+
+    def of_first(self, says: bool) -> bool:
+        """What the first rank says, on every rank."""
+        if self.count == 1:
+            return says
+        said = torch.tensor(int(says), device=self.device)
+        distributed.broadcast(said, 0)
+        return bool(said)
+
+    def gathered(self, own: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape and type, on the CPU."""
+        if self.count == 1:
+            return [own.cpu()]
+        own = own.to(self.device)
+        every = [torch.empty_like(own) for _ in range(self.count)]
+        distributed.all_gather(every, own)
+        return [one.cpu() for one in every]
 
     def share(self, indices: NDArray[np.int64]) -> Share:
         """This rank's share of a batch; the first ranks take the remainder."""

@@ -8,7 +8,6 @@ each as evidence.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +15,19 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from evaluation.masking.resident import ResidentView
 from evaluation.masking.views import RawBatch, View, on_device
 from evaluation.networks.build import state_hash
 from evaluation.networks.grid_networks import channels_last_of
+from evaluation.storage.checkpoint import Checkpoint
 from evaluation.training.augmentation import EpochDraw
+from evaluation.training.checkpointing import Progress, TrainingCheckpoint
 from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
-from evaluation.training.recipe import PRECISIONS, Recipe, default_precision
-from evaluation.training.schedules import OPTIMIZERS, SCHEDULES, training_steps
+from evaluation.training.recipe import Recipe, default_precision
+from evaluation.training.step import Step, first_output
 
 __all__ = [
     "PREFETCH",
@@ -73,12 +73,14 @@ class Training:
         model_hash: hash of the final weights.
         history: an entry an epoch: ``epoch, loss, accuracy, seconds, wait_seconds``; the last is
             the time of waiting for images.
+        earlier_seconds: of the work that a checkpoint took over.
     """
 
     init_hash: str
     order_hash: str
     model_hash: str
     history: tuple[Mapping[str, float], ...]
+    earlier_seconds: float = 0.0
 
     @property
     def wait_share(self) -> float:
@@ -101,6 +103,7 @@ def train(
     device: str = "cpu",
     on_epoch: Callable[[int, float], object] | None = None,
     prefetch: int = PREFETCH,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Train a network in place, from its present weights.
 
@@ -120,6 +123,9 @@ def train(
         on_epoch: called with the epoch and the mean loss after each epoch, on the first rank.
         prefetch: number of batches that are read while one is trained on, each by a thread; 0 to
             read each when it is needed. It changes no result.
+        checkpoint: of this training alone, on a disk that all ranks read: an interrupted training
+            goes on between two steps, and ends with the weights of one that was not interrupted.
+            None to start from the first step.
 
     Raises:
         FloatingPointError: a loss of NaN or infinity; names the epoch.
@@ -134,17 +140,22 @@ def train(
     network.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
     n = len(labels)
     targets = torch.from_numpy(np.array(labels)).to(device)  # a copy: labels may be mapped
-    history: list[Mapping[str, float]] = []
     with torch.random.fork_rng(devices=_cuda(device)), Prefetcher[RawBatch](prefetch) as prefetcher:
         torch.manual_seed(ranks.seed(seed))
-        step = _Step.make(network, recipe, ranks, n, view)
+        step = Step.make(network, recipe, ranks, n, view)
+        progress = Progress.none(device)
+        kept = None
+        if checkpoint is not None:
+            of = f"{init_hash}, {recipe}, seed {seed}, {n} images, {ranks.device.type}"
+            kept = TrainingCheckpoint(checkpoint, of, network, step, ranks)
+            progress = kept.loaded() or progress
         for epoch in range(1, recipe.epochs + 1):
-            started, waited = time.perf_counter(), prefetcher.waited
             draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
+            if epoch < progress.epoch:
+                continue
+            progress.start_clock(prefetcher.waited)
             placed = draw.on(device, recipe)
-            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-            right = torch.zeros((), dtype=torch.int64, device=device)
             shares = [
                 ranks.share(draw.order[start : start + recipe.batch_size])
                 for start in range(0, n, recipe.batch_size)
@@ -153,6 +164,8 @@ def train(
             every = np.concatenate([share.indices for share in shares])
             sizes = [len(share.indices) for share in shares]
             indices = torch.split(torch.from_numpy(every).to(device), sizes)
+            left, steps = slice(progress.steps, None), len(shares)
+            shares, indices = shares[left], indices[left]
             batches: Iterable[RawBatch] = ((index,) for index in indices)
             if not isinstance(view, ResidentView):
                 read = (partial(_read, view, share.indices, device) for share in shares)
@@ -163,81 +176,26 @@ def train(
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
                 # Summed on the device: reading a number would wait for the device.
                 if share.weight:
-                    loss_sum += loss.double() * len(target)
-                    right += (logits.argmax(1) == target).sum()
-            loss_total, right_total = ranks.total(loss_sum, right)
+                    progress.loss_sum += loss.double() * len(target)
+                    progress.right += (logits.argmax(1) == target).sum()
+                progress.steps += 1
+                if kept is not None:
+                    progress.read_clock(prefetcher.waited)
+                    kept.save_if_due(progress, steps)
+            loss_total, right_total = ranks.total(progress.loss_sum, progress.right)
             mean_loss = loss_total / n
             if not np.isfinite(mean_loss):
                 raise FloatingPointError(
                     f"the loss is {mean_loss} after epoch {epoch} at learning rate "
                     f"{recipe.learning_rate:g}: lower it with --learning-rate"
                 )
-            history.append(
-                {
-                    "epoch": epoch,
-                    "loss": mean_loss,
-                    "accuracy": right_total / n,
-                    "seconds": time.perf_counter() - started,
-                    "wait_seconds": prefetcher.waited - waited,
-                }
-            )
+            progress.read_clock(prefetcher.waited)
+            progress.end_epoch(mean_loss, right_total / n)
             if on_epoch is not None and ranks.rank == 0:
                 on_epoch(epoch, mean_loss)
-    return Training(init_hash, order_digest.hexdigest()[:16], ranks.finish(network), tuple(history))
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step of a training.
-
-    Args:
-        network: the network, compiled and wrapped for several ranks if the recipe says so.
-        optimizer: optimiser of its weights.
-        schedule: schedule of the learning rate.
-        scaler: scaler of the loss, which acts in float16 alone.
-        recipe: the training's recipe.
-    """
-
-    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    scaler: torch.amp.GradScaler
-    recipe: Recipe
-
-    @classmethod
-    def make(cls, network: nn.Module, recipe: Recipe, ranks: Ranks, n: int, view: View) -> _Step:
-        optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), recipe)
-        schedule = SCHEDULES[recipe.schedule](optimizer, recipe, training_steps(recipe, n))
-        device = ranks.device.type
-        scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "float16")
-        if scaler.is_enabled():
-            # A step without gradients does nothing. Float16 may skip the first steps, and the
-            # schedule would warn that no optimiser step came before it.
-            optimizer.step()
-        called = ranks.wrapped(network, lambda: view(np.arange(min(2, n)), ranks.device))
-        if recipe.compile:
-            # Static shapes: a last, smaller batch has kernels of its own and does not slow down
-            # the others. A later network of this class in this process compiles nothing.
-            called = torch.compile(called, dynamic=False)  # type: ignore[assignment]
-        return cls(called, optimizer, schedule, scaler, recipe)
-
-    def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """Take one step, and return the mean loss and the logits before it."""
-        autocast = PRECISIONS[self.recipe.precision]
-        with torch.autocast(inputs.device.type, autocast, enabled=autocast is not None):
-            logits = _logits(self.network(inputs))
-        # A network of float64 keeps its precision.
-        loss = F.cross_entropy(
-            logits if logits.dtype == torch.float64 else logits.float(),
-            target,
-            label_smoothing=self.recipe.label_smoothing,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        return loss.detach(), logits.detach()
+    earlier = 0.0 if checkpoint is None else checkpoint.earlier_seconds
+    order_hash, model_hash = order_digest.hexdigest()[:16], ranks.finish(network)
+    return Training(init_hash, order_hash, model_hash, tuple(progress.history), earlier)
 
 
 def _memory_format(view: View, recipe: Recipe, device: str) -> torch.memory_format:
@@ -266,7 +224,7 @@ def predictions(network: nn.Module, view: View, *, device: str = "cpu") -> NDArr
     with torch.inference_mode():
         for start in range(0, len(classes), _EVALUATION_BATCH):
             indices = np.arange(start, min(start + _EVALUATION_BATCH, len(classes)))
-            logits = _logits(network(view(indices, device)))
+            logits = first_output(network(view(indices, device)))
             classes[indices] = logits.argmax(1).cpu().numpy()
     return classes
 
@@ -277,8 +235,3 @@ def correctness(
     """True for the images of a view that a network classifies correctly: ``(N,)``."""
     right: NDArray[np.bool_] = predictions(network, view, device=device) == labels
     return right
-
-
-def _logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    # In training mode GoogLeNet and Inception return their auxiliary heads too.
-    return output if isinstance(output, Tensor) else output[0]

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from comparisons.architectures.explainers import Maps, explainers
 from comparisons.architectures.networks import ARCHITECTURES, build
 from comparisons.architectures.tokens.tensors import HIERARCHIES, NOT_CENTRED, ROLLOUT
-from comparisons.architectures.training import images, trained
+from comparisons.architectures.training import images, trained, unfinished
 from comparisons.methods.examples import example_batch
 from evaluation.masking.levels import Masking, check_fractions, saliency_levels
 from evaluation.masking.views import InputView
+from evaluation.storage.hashes import content_hash, spec_id
 from evaluation.training.retraining import correctness, predictions, train
 from fastsal.files import written_whole
 
@@ -158,5 +159,11 @@ def _trained_again(
         for split, part in (("train", data.train), ("test", data.test))
     )
     network = build(name, len(data.classes), seed)
-    train(network, shown, np.asarray(data.train.labels), ARCHITECTURES[name].recipe, seed)
-    return correctness(network, tested, labels)
+    removed = spec_id({"masking": repr(masking), "levels": content_hash(levels["train"])})
+    checkpoint = unfinished(name, seed, folder, say, removed)
+    recipe = ARCHITECTURES[name].recipe
+    seen = np.asarray(data.train.labels)
+    train(network, shown, seen, recipe, seed, checkpoint=checkpoint)
+    correct = correctness(network, tested, labels)
+    checkpoint.remove()
+    return correct

@@ -56,7 +56,7 @@ def trainings(monkeypatch, data):
     monkeypatch.setattr(
         retraining, "explainers", lambda *_: dict.fromkeys(("random", "centre"), of_colours)
     )
-    monkeypatch.setattr(retraining, "train", lambda _, view, *__: views.append(view))
+    monkeypatch.setattr(retraining, "train", lambda _, view, *__, **___: views.append(view))
     return views
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.training
 SCENES = """
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from evaluation.networks.build import build_network
 from evaluation.training.recipe import Recipe
 from evaluation.training.retraining import train
 from evaluation.masking.views import InputView
+from evaluation.storage.checkpoint import Checkpoint
 
 torch.set_num_threads(1)
 compiled = torch.compile
@@ -76,6 +78,38 @@ def scene(name, ranks):
     )
     return network.state_dict(), training, called
 
+def dropping():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5),
+        nn.Flatten(), nn.Linear(384, 4),
+    )
+
+class Stopping(InputView):
+    left = 10**9
+    def to_inputs(self, raw):
+        if not self.left:
+            raise KeyboardInterrupt
+        Stopping.left -= 1
+        return super().to_inputs(raw)
+
+def interrupted(path, stops):
+    # Of six steps an epoch: ranks agree on a checkpoint after the 20th and the 40th step.
+    recipe = replace(STEP, epochs=8, batch_size=4, ranks=2)
+    for stop in stops:
+        Stopping.left = stop
+        torch.manual_seed(0)
+        network, checkpoint = dropping(), Checkpoint(Path(path), every=0)
+        images = Stopping(view(23).images, (0.5,) * 3, (0.25,) * 3)
+        try:
+            training = train(
+                network, images, np.arange(23) % 4, recipe, 7, checkpoint=checkpoint, prefetch=0
+            )
+        except KeyboardInterrupt:
+            continue
+        return training.model_hash, training.order_hash, [
+            (entry["loss"], entry["accuracy"]) for entry in training.history
+        ], checkpoint.earlier_seconds > 0
+
 def main(rank, meeting, out):
     distributed.init_process_group("gloo", init_method="file://" + meeting, rank=rank, world_size=2)
     found = {}
@@ -86,6 +120,14 @@ def main(rank, meeting, out):
     network = build_network("resnet9", 4, 0, size=(8, 8))
     recipe = replace(STEP, epochs=1, batch_size=8, ranks=2)
     found["normalised"] = train(network, normalised, np.arange(24) % 4, recipe, 0).model_hash
+    many = 10**9
+    found["interrupted"] = interrupted(out.rsplit("/", 1)[0] + "/checkpoint.pt", (23, 22, many))
+    Checkpoint(Path(out.rsplit("/", 1)[0] + "/checkpoint.pt")).remove()
+    distributed.barrier()
+    # Each rank has a file of its own that the other does not see: they start again.
+    own = f"{out}.checkpoint"
+    found["apart"] = interrupted(own, (23, 22, many))
+    found["whole"] = interrupted(f"{out}.whole", (many,))
     torch.manual_seed(rank)
     for wrong, ranks in (("start", 2), ("size", 3)):
         try:
@@ -160,6 +202,18 @@ def test_two_ranks_train_what_one_process_trains(ranks, alone, scene):
 
 def test_all_ranks_end_with_the_same_bytes_of_a_normalised_network(ranks):
     assert ranks[0]["normalised"] == ranks[1]["normalised"]
+
+
+def test_interrupted_ranks_end_as_ranks_that_were_not(ranks):
+    for found in ranks:
+        assert found["interrupted"] == (*found["whole"][:3], True)
+    assert ranks[0]["interrupted"] == ranks[1]["interrupted"]
+
+
+def test_ranks_that_do_not_read_one_checkpoint_start_again(ranks):
+    for found in ranks:
+        assert found["apart"] == found["whole"]
+        assert not found["whole"][3]
 
 
 def test_ranks_that_start_apart_say_so(ranks):
