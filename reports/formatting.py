@@ -11,6 +11,8 @@ __all__ = [
     "counted",
     "digits",
     "duration",
+    "estimated",
+    "estimated_percent",
     "headed",
     "markdown_table",
     "origin",
@@ -114,6 +116,26 @@ def score(value: float) -> str:
     """
     # A value that rounds to 0 has no sign: -0.0 + 0.0 is 0.0.
     return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def estimated(estimate: Estimate) -> str:
+    """A score with the half-width of its interval, if it has one.
+
+    >>> estimated(Estimate(-0.5, (-0.512, -0.488), (0, 1), ()))
+    '\N{MINUS SIGN}0.500 ± 0.012'
+    >>> estimated(Estimate(1.0, None, (0,), ()))
+    '1.000'
+    """
+    return score(estimate.mean) + spread(estimate, 1, 3)
+
+
+def estimated_percent(estimate: Estimate) -> str:
+    """A share in percent with the half-width of its interval, if it has one.
+
+    >>> estimated_percent(Estimate(0.5, (0.488, 0.512), (0, 1), ()))
+    '50.0 % ± 1.2'
+    """
+    return f"{percent(estimate.mean)} %{spread(estimate, 100, 1)}"
 
 
 def tau(value: float) -> str:

@@ -36,7 +36,7 @@ from reports.formatting import markdown_table
 from reports.measured.scores import Scored, scored
 from reports.measured.table import RUN
 from reports.records.estimates import Estimate
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 __all__ = ["write_page"]
 

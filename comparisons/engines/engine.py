@@ -101,13 +101,13 @@ def execute(nodes: Iterable[Node], store: Store, executor: Executor) -> Iterator
                 yield Event(node, "failed", error=f"needs {missing[0]!r}, which failed")
                 sorter.done(ready.pop(0).name)
                 continue
+            cell = node.make(done)
             # Another node of the same cell may have run meanwhile.
-            if (own := _found(node, done, store)) is not None:
+            if (own := _stored(cell, store)) is not None:
                 done[node.name] = own
                 yield Event(node, "found", own)
                 sorter.done(ready.pop(0).name)
                 continue
-            cell = node.make(done)
             taken = sum(other.cell.ranks for other in running.values())
             # A cell larger than all slots starts alone: the number of slots may grow.
             if not running or taken + cell.ranks <= executor.slots:
@@ -136,7 +136,12 @@ def _found(node: Node, done: Mapping[str, CellResult], store: Store) -> CellResu
     """The stored result of a node whose needs are all done; None if there is none."""
     if not all(name in done for name in node.needs):
         return None
-    result = store.result(node.make(done).id)
+    return _stored(node.make(done), store)
+
+
+def _stored(cell: Cell, store: Store) -> CellResult | None:
+    """The stored result of a cell whose gallery is not lost; None if there is none."""
+    result = store.result(cell.id)
     return None if result is None or store.lost_gallery(result.id) else result
 
 

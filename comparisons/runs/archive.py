@@ -27,7 +27,7 @@ from evaluation.storage.sealed import Unfit
 from evaluation.storage.store import Store
 from evaluation.storage.writing import write_atomically
 from reports.pages.build import render, write_records
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 __all__ = ["Archived", "archive_run", "archived_plan", "take_up"]
 

@@ -27,7 +27,7 @@ from evaluation.storage.store import Store
 from reports.analysis.cost_rows import TimeTable
 from reports.analysis.cost_tables import CostTables, cost_tables
 from reports.formatting import digits, duration, quantity
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 __all__ = ["run_costs"]
 

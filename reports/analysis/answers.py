@@ -9,7 +9,15 @@ from evaluation.scoring.significance import PairedTest, paired_tests
 from reports.analysis.certainty import Certainty
 from reports.analysis.common_seeds import CommonRanking, score_of
 from reports.analysis.overview import REFERENCES, Costs, SumsRow, time_metric
-from reports.formatting import counted, digits, p_value, probability, quantity, score, spread
+from reports.formatting import (
+    counted,
+    digits,
+    estimated,
+    p_value,
+    probability,
+    quantity,
+    score,
+)
 from reports.records.estimates import SCORE_TITLES, Estimate
 from reports.records.run import Method, Run
 from reports.verdicts import Verdict, named, verdict_of
@@ -71,17 +79,13 @@ def answers(run: Run, sure: Certainty, common: CommonRanking, costs: Costs) -> l
     return found
 
 
-def _figure(estimate: Estimate) -> str:
-    return f"{score(estimate.mean)}{spread(estimate, 1, 3)}"
-
-
 def _best(best: SumsRow, common: CommonRanking, sure: Certainty) -> str:
     own = score_of(best.sums, sure.ranked_by)
     count = len(common.seeds)
     seeds = f"{count} common seeds" if count > 1 else "one seed"
     said = f"{best.method.title}, by {sure.score}"
     if own is not None:
-        said += f" {_figure(own)}"
+        said += f" {estimated(own)}"
     said += f": first of {counted(len(common.methods), 'method')} over {seeds}."
     above = [row.method.title for row in common.rows[: common.rows.index(best)]]
     if above:
@@ -190,7 +194,7 @@ def _against(
     if difference is None:
         return "Not measured: no seed has both."
     test = tests.get((reference, best.method.name))
-    size = f"{score(difference.mean)}{spread(difference, 1, 3)}"
+    size = estimated(difference)
     if len(difference.values) < 2:
         return f"Not told: one seed, whose difference is {size}."
     if test is None:
@@ -230,7 +234,7 @@ def _line(run: Run, sure: Certainty, common: CommonRanking, key: str) -> str | N
     beside = ", ".join(
         f"{named(run.methods[name].title)} {score(found.mean)}" for name, found in controls.items()
     )
-    said = f"{best.method.title} {_figure(own)}" + (f" ({beside})" if beside else "")
+    said = f"{best.method.title} {estimated(own)}" + (f" ({beside})" if beside else "")
     return "; ".join((said, *_told_parts(sure, key, list(controls)))) + "."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.storage.records import METRICS, Metric
-from reports.formatting import counted, percent, spread, trace
+from reports.formatting import counted, estimated_percent, percent, trace
 from reports.records.estimates import Estimate, Place, Sums
 from reports.records.run import Method, Run
 
@@ -102,7 +102,7 @@ def summary(run: Run) -> list[str]:
     said = [f"{methods} on {run.dataset}{images} with the network {run.model}."]
     if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
-        whole = f"{percent(run.unmasked.mean)} %{spread(run.unmasked, 100, 1)}"
+        whole = estimated_percent(run.unmasked)
         said.append(f"Unmasked test accuracy is {whole}{chance}.")
     return said
 

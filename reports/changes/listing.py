@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reports.changes.sentences import changes
 from reports.marks import Marks
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 __all__ = ["MARKS", "listed"]
 

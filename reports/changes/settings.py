@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reports.formatting import percent, share, spread
+from reports.formatting import estimated_percent, share
 from reports.records.run import Run
 from reports.verdicts import title_of
 
@@ -32,10 +32,7 @@ def set_up(run: Run, earlier: Run) -> Iterator[str]:
         yield "The same settings."
     yield from _methods(run, earlier)
     if run.unmasked is not None and earlier.unmasked is not None:
-        levels = [
-            f"{percent(each.mean)} %{spread(each, 100, 1)}"
-            for each in (run.unmasked, earlier.unmasked)
-        ]
+        levels = [estimated_percent(each) for each in (run.unmasked, earlier.unmasked)]
         yield f"Unmasked accuracy {levels[0]}, earlier {levels[1]}."
     if run.networks_trained or earlier.networks_trained:
         yield f"Networks trained: {run.networks_trained}, earlier {earlier.networks_trained}."

@@ -14,7 +14,8 @@ from statistics import fmean
 from evaluation.scoring.scores import t_interval
 from reports.formatting import markdown_table, share
 from reports.records.estimates import Estimate, binomial_interval
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 
 __all__ = ["table"]
 

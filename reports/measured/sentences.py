@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reports.formatting import counted, score, spread
+from reports.formatting import counted, estimated
 from reports.measured.scores import REFERENCES, Scored
 from reports.records.run import Run
 from reports.verdicts import title_of, told_of
@@ -42,7 +42,7 @@ def _of_score(run: Run, found: Scored) -> Iterator[str]:
         best = found.methods[own[0]].estimate
         yield (
             f"The best of {counted(len(own), 'method')} is {title_of(run.methods[own[0]])}, "
-            f"{score(best.mean)}{spread(best, 1, 3)}."
+            f"{estimated(best)}."
         )
     for reference, differences in found.differences.items():
         verdicts = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.formatting import counted, headed, markdown_table, score, spread
+from reports.formatting import counted, estimated, headed, markdown_table
 from reports.marks import Marks
 from reports.measured.scores import MAIN_SCORES, REFERENCES, Scored, scored
 from reports.measured.sentences import sentences
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 from reports.verdicts import Verdict, title_of
 
 __all__ = ["MARKS", "RUN", "short", "table"]
@@ -72,7 +73,7 @@ def _told_of_first(run: Run, found: Scored) -> str:
     own_score = found.methods[first].estimate
     said = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups.items() if names)
     title = title_of(run.methods[first])
-    figure = f"{score(own_score.mean)}{spread(own_score, 1, 3)}"
+    figure = estimated(own_score)
     return f"- {headed(found.score.title)}: {title} {figure}; {said}."
 
 
@@ -92,7 +93,7 @@ def _cell(found: Scored, name: str) -> str:
     own = found.methods.get(name)
     if own is None:
         return "not measured"
-    said = f"{score(own.estimate.mean)}{spread(own.estimate, 1, 3)}"
+    said = estimated(own.estimate)
     difference = found.difference(name, REFERENCES[0]) if REFERENCES[0] in found.methods else None
     if difference is None or not difference.told:
         return said

@@ -37,7 +37,8 @@ from reports.pages.pitfalls import pitfalls
 from reports.pages.provenance import set_up, traced
 from reports.pages.rendering import rendered
 from reports.records.estimates import SCORE_TITLES, levels, per_method
-from reports.records.run import GROUPS, Method, Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import GROUPS, Method, Run
 
 __all__ = ["build", "render", "write_records"]
 

@@ -12,7 +12,7 @@ from fastsal.maps.prior import PRIOR_WEIGHTS
 from reports.analysis.layer_tables import MODES, RANDOM, LayerTable, measured, printed
 from reports.figures.charts import Chart, chart
 from reports.figures.layers import accuracy_figure, difference_figure
-from reports.formatting import counted, percent, slug, spread, trace
+from reports.formatting import counted, estimated_percent, slug, trace
 from reports.pages.provenance import set_up, traced
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
 from reports.records.run import GROUPS, Run
@@ -87,7 +87,7 @@ def _summary(run: Run, table: LayerTable) -> list[str]:
     ]
     if run.unmasked is not None:
         whole = run.unmasked
-        sentences.append(f"Unmasked: {percent(whole.mean)} %{spread(whole, 100, 1)}.")
+        sentences.append(f"Unmasked: {estimated_percent(whole)}.")
     best = [name for name in table.ranked if table.difference(name) is not None]
     if best:
         said = f"Highest difference score: {run.methods[best[0]].title}"

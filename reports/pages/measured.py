@@ -10,7 +10,7 @@ from reports.analysis.overview import SumsRow
 from reports.figures.charts import Chart, chart
 from reports.figures.drawing import forest
 from reports.figures.styles import key, method_styles
-from reports.formatting import counted, percent, spread
+from reports.formatting import counted, estimated_percent
 from reports.measured.scores import SCORES, Scored, scored
 from reports.measured.sentences import sentences
 from reports.pages.measures import measures_context
@@ -75,7 +75,7 @@ def _summary(run: Run) -> Iterator[str]:
     )
     accuracy = _accuracy(run)
     if accuracy is not None:
-        share = f"{percent(accuracy.mean)} %{spread(accuracy, 100, 1)}"
+        share = estimated_percent(accuracy)
         yield f"It gets {share} of the test images right."
     own = [cell.spec.get("classes") == "own" for cell in run.cells("pretrained")]
     among = " among all of its classes, whatever those of the images" if any(own) else ""

@@ -21,7 +21,8 @@ from reports.figures.drawing import style, write_svg
 from reports.measured.scores import scored
 from reports.records.added_times import added_times
 from reports.records.estimates import Estimate
-from reports.records.run import Method, Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Method, Run
 from reports.verdicts import title_of
 
 __all__ = ["app", "picture"]

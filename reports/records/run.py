@@ -1,12 +1,10 @@
-"""A recorded run: its plan, methods, cells and records, read from its folder or archive."""
+"""A recorded run: its plan, methods, cells and records, and the scores that they give."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,10 +12,8 @@ from numpy.typing import NDArray
 
 from evaluation.datasets.grids import GRIDS, Grid
 from evaluation.masking.variants import Variant
-from evaluation.storage.archive import ArchiveError, RunArchive, open_run
 from evaluation.storage.records import CellResult
 from evaluation.storage.run_files import RunFiles
-from evaluation.storage.sealed import Unfit, read_sealed
 from reports.records.costs import with_settings
 from reports.records.estimates import (
     Estimate,
@@ -31,10 +27,10 @@ from reports.records.estimates import (
     sums,
     unmasked,
 )
-from reports.records.frames import conflicts, drop_superseded, of_metric, of_variant, records_frame
+from reports.records.frames import conflicts, drop_superseded, of_metric, of_variant
 from reports.records.same_start import starts, tuning_starts, unequal_trainings, unequal_tunings
 
-__all__ = ["GROUPS", "Method", "Run", "read_run"]
+__all__ = ["GROUPS", "Method", "Run"]
 
 # Groups of methods, in the order of every table and figure, with their titles.
 GROUPS: dict[str, str] = {
@@ -311,68 +307,3 @@ class Run:
     def same_start(self) -> list[dict[str, Any]]:
         """Trainings by seed: how many, and the hashes that all share; None if they differ."""
         return starts(self._trainings)
-
-
-def read_run(path: Path) -> Run:
-    """Read a finished or partly finished run.
-
-    Args:
-        path: the run's folder, or an archive of it.
-
-    Raises:
-        FileNotFoundError: `path` holds neither a plan nor a finished cell.
-        ValueError: a file of the run is not what was stored, or the archive is damaged.
-    """
-    files = open_run(path)
-    plan_path = path / "plan.json"
-    try:
-        plan = read_sealed(plan_path) if plan_path.exists() else {}
-    except Unfit as unfit:
-        if isinstance(files, RunArchive):
-            raise ArchiveError(f"{unfit.fault}; copy the archive again") from unfit
-        raise
-    results = files.results()
-    records = records_frame(results)
-    dataset, model = _subject(records)
-    return Run(
-        files=files,
-        options=plan.get("plan", {}),
-        command=plan.get("command", ""),
-        methods=_methods(plan, records),
-        results=results,
-        all_records=records,
-        dataset=dataset,
-        model=model,
-        kind=plan.get("kind", "run"),
-        layers=tuple(plan.get("layers", ())),
-        log_base=plan.get("log_base"),
-        plan_file=plan.get("plan_file", {}),
-    )
-
-
-def _subject(records: pd.DataFrame) -> tuple[str | None, str | None]:
-    """The image set and network of most records."""
-    pairs = Counter(zip(records["dataset"], records["model"], strict=True))
-    return pairs.most_common(1)[0][0] if pairs else (None, None)
-
-
-def _methods(plan: Mapping[str, Any], records: pd.DataFrame) -> dict[str, Method]:
-    described: Mapping[str, Mapping[str, Any]] = plan.get("methods", {})
-    listed = plan.get("plan", {}).get("methods", ())
-    names = dict.fromkeys([*(name for name in listed if name in described), *described])
-    names |= dict.fromkeys(name for name in records["method"].tolist() if name != "none")
-    found = []
-    for name in names:
-        about = described.get(name, {})
-        group = about.get("group", "other")
-        found.append(
-            Method(
-                name=name,
-                title=about.get("title", name),
-                citation=about.get("citation", ""),
-                parameters=about.get("parameters", {}),
-                group=group if group in GROUPS else "other",
-            )
-        )
-    order = list(GROUPS)
-    return {m.name: m for m in sorted(found, key=lambda method: order.index(method.group))}

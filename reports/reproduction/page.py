@@ -17,7 +17,8 @@ from fastsal import __version__
 from reports.formatting import digits
 from reports.pages.provenance import origin_of
 from reports.pages.rendering import rendered
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 from reports.reproduction import counted, others, printed, profiled, retrained
 from reports.reproduction.claims import SECTIONS, Claim
 

@@ -9,10 +9,11 @@ from reports.analysis.answers import verdicts
 from reports.analysis.certainty import Certainty, certainty
 from reports.analysis.common_seeds import common_ranking, in_order, score_of
 from reports.analysis.overview import SumsRow, ranked_sums
-from reports.formatting import counted, markdown_table, percent, score, share, spread
+from reports.formatting import counted, estimated, markdown_table, percent, share
 from reports.marks import Marks
 from reports.records.estimates import SCORE_TITLES, Estimate
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 from reports.verdicts import named, title_of, told_of
 
 __all__ = ["MARKS", "table"]
@@ -77,7 +78,7 @@ def _lines(run: Run, sure: Certainty, rows: Sequence[SumsRow]) -> Iterator[list[
 
 
 def _cell(own: Estimate | None) -> str:
-    return _ABSENT if own is None else f"{score(own.mean)}{spread(own, 1, 3)}"
+    return _ABSENT if own is None else estimated(own)
 
 
 def _unbroken(own: Estimate | None) -> str:

@@ -12,7 +12,8 @@ from evaluation.storage.archive import CELLS
 from reports.measured.scores import scored
 from reports.records.added_times import added_times
 from reports.records.estimates import Estimate, estimate
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 
 __all__ = ["NETWORKS", "QUALITIES", "RUNS", "SETTINGS", "Quality", "Row", "Runs", "rows"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluation.profiling.timing import Interval
-from reports.formatting import headed, markdown_table, score, spread
+from reports.formatting import estimated, headed, markdown_table
 from reports.marks import Marks
 from reports.settings.rows import CENTRE, NETWORKS, QUALITIES, Measured, Row
 
@@ -111,4 +111,4 @@ def _quality(row: Row, key: str) -> str:
     own: Measured | None = row.qualities.get(key)
     if own is None:
         return ABSENT
-    return f"{score(own.value.mean)}{spread(own.value, 1, 3)}{_SIGNS[own.verdict]}"
+    return f"{estimated(own.value)}{_SIGNS[own.verdict]}"

@@ -35,7 +35,7 @@ from evaluation.profiling.operations import Operations, count_operations
 from evaluation.storage.store import Store
 from fastsal import find_scales
 from reports.analysis.cost_tables import cost_tables
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.training
 

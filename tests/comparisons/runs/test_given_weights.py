@@ -23,7 +23,7 @@ from evaluation.networks.build import build_network, state_hash
 from evaluation.storage.records import unpack_bits
 from evaluation.storage.store import Store
 from reports.records.estimates import unmasked
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.training
 

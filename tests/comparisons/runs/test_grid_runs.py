@@ -27,7 +27,7 @@ from evaluation.storage.store import Store
 from evaluation.training.retraining import Recipe
 from reports.families.planted import table
 from reports.figures.gallery import read_gallery
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.training
 

@@ -24,7 +24,7 @@ from evaluation.networks.pretrained import Weights
 from evaluation.storage.store import Store
 from evaluation.training.retraining import Recipe
 from reports.pages.build import render
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.training
 

@@ -11,7 +11,7 @@ from reports.analysis.certainty import certainty
 from reports.analysis.common_seeds import common_ranking
 from reports.analysis.overview import ranked_sums
 from reports.records.estimates import per_method
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

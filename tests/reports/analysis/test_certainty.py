@@ -23,7 +23,7 @@ from reports.analysis.certainty import Certainty, certainty
 from reports.analysis.overview import ranked_sums
 from reports.analysis.rank_agreement import agreement, agreements
 from reports.records.correctness import read_correctness
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reports.analysis.overview import summary
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 RUNS = Path(__file__).parents[3] / "reports" / "runs"
 

@@ -12,7 +12,7 @@ from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
 from reports.analysis.ranking_changes import ranking_changes
 from reports.pages.build import build
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

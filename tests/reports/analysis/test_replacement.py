@@ -13,7 +13,7 @@ from evaluation.storage.sealed import opened, sealed
 from reports.analysis.replacement import replacements, verdict
 from reports.pages.build import build
 from reports.records.estimates import Estimate
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

@@ -19,7 +19,7 @@ from reports.changes.__main__ import app
 from reports.changes.listing import MARKS, listed
 from reports.changes.sentences import changes
 from reports.changes.settings import set_up
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 SEEDS = (0, 1, 2, 3)
 METHODS = {

@@ -22,7 +22,8 @@ from reports.figures.gallery import Gallery, lovi_key, picture_uri, read_gallery
 from reports.figures.labels import label_points
 from reports.figures.styles import method_styles
 from reports.records.estimates import Estimate
-from reports.records.run import Method, Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Method, Run
 
 
 def decoded(uri: str | None) -> np.ndarray:

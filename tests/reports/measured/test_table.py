@@ -21,7 +21,7 @@ def test_the_page_has_the_recorded_table():
 
 def test_every_method_of_the_recorded_run_was_measured_on_the_same_thousand_images():
     from reports.measured.scores import scored
-    from reports.records.run import read_run
+    from reports.records.reading import read_run
 
     for each in scored(read_run(RUN)):
         for own in each.methods.values():

@@ -18,7 +18,7 @@ from reports import build
 from reports.analysis.cost_claims import GOALS, claims, judged
 from reports.analysis.cost_rows import Ratio
 from reports.analysis.cost_tables import cost_tables
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

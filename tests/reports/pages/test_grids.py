@@ -11,7 +11,7 @@ from comparisons.measures import MEASURES
 from evaluation.datasets.grids import GRIDS
 from evaluation.storage.records import METRICS
 from reports.pages.build import render
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 RUNS = Path(__file__).parents[3] / "reports" / "runs"
 

@@ -16,7 +16,7 @@ from reports import build
 from reports.analysis.layer_tables import RANDOM, measured, printed
 from reports.figures.layers import accuracy_figure
 from reports.paper import DATASETS, ERRATA, TITLES, table_1
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

@@ -17,7 +17,8 @@ from reports import build
 from reports.analysis.overview import ranked_by, ranked_sums
 from reports.figures.measures import measures_figure
 from reports.pages.measures import measures_context
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 
 pytestmark = pytest.mark.heavy
 

@@ -7,7 +7,7 @@ import pytest
 from evaluation.storage.records import Record
 from reports import build
 from reports.pages.pitfalls import CLAIM, pitfalls
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

@@ -13,7 +13,7 @@ from evaluation.training.recipe import RECIPES
 from reports.pages.provenance import set_up
 from reports.records.estimates import accuracies
 from reports.records.frames import conflicts, records_frame
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 
 def test_a_named_recipe_says_what_it_gives_up(new_run: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ from evaluation.storage.store import Store
 from reports.analysis.certainty import certainty
 from reports.analysis.overview import ranked_sums
 from reports.pictures.cost_quality import app, picture
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 pytestmark = pytest.mark.heavy
 

@@ -7,7 +7,7 @@ import pytest
 
 from reports.analysis.cost_tables import cost_tables
 from reports.records.costs import COST_COLUMNS
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 RUN = Path(__file__).parents[3] / "reports" / "runs" / "profile"
 

@@ -19,7 +19,7 @@ from reports.records.estimates import (
     unmasked,
 )
 from reports.records.frames import conflicts, drop_superseded, records_frame
-from reports.records.run import read_run
+from reports.records.reading import read_run
 
 FRACTIONS = (0.1, 0.5, 0.9)
 # Student's t, two-sided 95 %, one degree of freedom, from a printed table.

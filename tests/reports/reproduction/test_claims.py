@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
-from reports.records.run import read_run
+from reports.records.reading import read_run
 from reports.reproduction.__main__ import app
 from reports.reproduction.claims import SECTIONS, Claim
 from reports.reproduction.page import committed_runs, frame_of

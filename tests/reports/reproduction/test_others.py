@@ -12,7 +12,8 @@ from scipy import stats
 from evaluation.storage.records import CellResult, Record
 from evaluation.storage.store import Store
 from reports.records.estimates import per_method
-from reports.records.run import Run, read_run
+from reports.records.reading import read_run
+from reports.records.run import Run
 from reports.reproduction.claims import SECTIONS, Claim
 from reports.reproduction.others import NOTEBOOK, TORCH_CAM, spearman
 from reports.reproduction.page import frame_of
