@@ -97,4 +97,5 @@ def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
         device,
         unit,
         before,
+        store.progress(cell.title).tell_if_due,
     ), network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -77,6 +77,7 @@ class MapSet:
         unit: that is ranked: ``pixel``, or ``element``, a channel of a pixel.
         before: images masked at a smaller fraction, by split, if the maps are of those; their
             removed pixels rank first within the one cut. None for whole images.
+        told: called after each chunk with the share of the images that have maps; None for nobody.
     """
 
     explain: Explain
@@ -88,6 +89,7 @@ class MapSet:
     device: str = "cpu"
     unit: str = "pixel"
     before: Mapping[str, InputView] | None = None
+    told: Callable[[float], object] | None = None
 
     def write(self, shards: range) -> None:
         """Write some shards, and the times of their chunks beside them.
@@ -98,10 +100,8 @@ class MapSet:
         Raises:
             ValueError: a map of the wrong shape, or one with NaN or infinity.
         """
-        times: list[float] = []
-        for number, (name, shard) in enumerate(self._shards()):
-            if number in shards:
-                times += self._write_shard(name, shard)
+        chosen = [shard for number, shard in enumerate(self._shards()) if number in shards]
+        times = [ms for made in self._written(chosen) for ms in made]
         if times:
             text = sealed({"ms": times}).encode()
             path = self.folder / f"times-{shards.start}-{shards.stop}.json"
@@ -116,8 +116,9 @@ class MapSet:
         """
         times: list[float] = []
         shards = {name: dict[int, str]() for name in SPLITS}
-        for name, shard in self._shards():
-            times += self._write_shard(name, shard)
+        every = self._shards()
+        for (name, shard), made in zip(every, self._written(every), strict=True):
+            times += made
             said = self._note(name, shard).get("levels")
             if said is not None:
                 shards[name][shard.start] = str(said)
@@ -132,6 +133,18 @@ class MapSet:
             attribution_ms=median(times) if times else None,
             pointing_game=self._pointing_game(),
         )
+
+    def _written(self, shards: Sequence[tuple[str, range]]) -> Iterator[list[float]]:
+        """Write shards unless they are there; milliseconds an image of each chunk, by shard."""
+        done, images = 0, sum(len(shard) for _, shard in shards)
+        for name, shard in shards:
+            times = []
+            for ms, last in self._chunks_of(name, shard):
+                times.append(ms)
+                if self.told is not None:
+                    self.told((done + last - shard.start) / images)
+            done += len(shard)
+            yield times
 
     def _shards(self) -> list[tuple[str, range]]:
         return [
@@ -149,24 +162,27 @@ class MapSet:
         shape = (n, *others, last * self._elements())
         return Levels.create(self.folder / f"{name}.zarr", shape, self.cuts)
 
-    def _write_shard(self, name: str, shard: range) -> list[float]:
-        """Write a shard unless it is there; milliseconds an image of each chunk made."""
+    def _chunks_of(self, name: str, shard: range) -> Iterator[tuple[float, int]]:
+        """Write a shard unless it is there.
+
+        Yields:
+            Milliseconds an image of each chunk that is made, and the end of the chunk.
+        """
         levels = self._levels(name)
         if levels.has(shard) and self._note(name, shard):
-            return []
+            return
         first = self.dataset.first_index(name)
         view = None if self.before is None else self.before[name]
         shown = None if view is None else view.filled_as_read(first)
         ranked = np.empty((len(shard), *levels.shape[1:]), np.uint8)
         peaks = np.empty(len(shard), np.int64)
-        times = []
         for chosen in _chunks(shard):
             started = time.perf_counter()
             batch = example_batch(
                 self.dataset, name, self.targets[name], chosen, self.device, shown
             )
             saliency = self._saliency(batch, self.dataset.split(name))
-            times.append(1000 * (time.perf_counter() - started) / len(chosen))
+            ms = 1000 * (time.perf_counter() - started) / len(chosen)
             rows = slice(chosen[0] - shard.start, chosen[-1] + 1 - shard.start)
             indices = first + chosen
             if view is None:
@@ -177,6 +193,7 @@ class MapSet:
                     saliency, removed, self.cuts[0], indices, seed=self.seed
                 )
             peaks[rows] = most_salient(saliency, indices, seed=self.seed) // self._elements()
+            yield ms, int(chosen[-1]) + 1
         # The note is written before the levels, so that a shard that exists has both.
         path = self._note_path(name, shard)
         note = sealed_arrays(
@@ -184,7 +201,6 @@ class MapSet:
         )
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **note))
         levels.write(shard, ranked)
-        return times
 
     def _saliency(self, batch: Batch, split: Split) -> NDArray[np.floating]:
         of_channels = self.unit == "element"

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of unfinished work, from which a later start continues."""
+"""Progress of long work in sentences, and checkpoints, from which a later start continues."""
 
 from __future__ import annotations
 
@@ -14,12 +14,67 @@ import torch
 from evaluation.storage.sealed import Unfit
 from evaluation.storage.writing import write_atomically
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Progress"]
 
 # What an interruption costs at most, beside the step that is under way.
 _SECONDS_BETWEEN = 300.0
 # Characters of PyTorch's own words about a damaged file.
 _REASON = 120
+
+
+class Progress:
+    """Progress of long work, a sentence every few minutes.
+
+    Args:
+        title: of the work.
+        say: called with each sentence; None for nobody.
+        every: seconds between two sentences, and before the first.
+
+    Attributes:
+        earlier_seconds: of an earlier start that this one goes on from.
+
+    >>> Progress("maps, ig", print).tell(0.5)
+    maps, ig: 50 % in 0 min
+    """
+
+    def __init__(
+        self,
+        title: str,
+        say: Callable[[str], object] | None,
+        *,
+        every: float = _SECONDS_BETWEEN,
+    ) -> None:
+        self.earlier_seconds = 0.0
+        self._title, self._say, self._every = title, say, every
+        self._begun = self._told = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """True if the last sentence is long enough ago."""
+        return time.monotonic() - self._told >= self._every
+
+    @property
+    def seconds(self) -> float:
+        """Of the work, earlier starts counted."""
+        return self.earlier_seconds + time.monotonic() - self._begun
+
+    def tell(self, share: float, before: str = "", after: str = "") -> None:
+        """Say how far the work is.
+
+        Args:
+            share: of the work that is done, in [0, 1].
+            before: words before the share.
+            after: words after the time.
+        """
+        if self._say is not None:
+            far = f"{100 * share:.0f} % in {self.seconds / 60:.0f} min"
+            self._say(f"{self._title}: {before}{far}{after}")
+        self._told = time.monotonic()
+
+    def tell_if_due(self, share: float) -> None:
+        """Say how far the work is, if the last sentence is long enough ago."""
+        if self.due:
+            self.tell(share)
 
 
 class Checkpoint:
@@ -34,9 +89,6 @@ class Checkpoint:
         say: called with a sentence on how far the work is, after each write and each load, and on
             a write that failed; None for nobody.
         every: seconds between two writes, and before the first.
-
-    Attributes:
-        earlier_seconds: of the work that `load` took over.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -58,14 +110,21 @@ class Checkpoint:
         *,
         every: float = _SECONDS_BETWEEN,
     ) -> None:
-        self.earlier_seconds = 0.0
-        self._path, self._title, self._say, self._every = path, title, say, every
-        self._begun = self._written = time.monotonic()
+        self._path, self._progress = path, Progress(title, say, every=every)
 
     @property
     def due(self) -> bool:
         """True if the last write is long enough ago."""
-        return time.monotonic() - self._written >= self._every
+        return self._progress.due
+
+    @property
+    def earlier_seconds(self) -> float:
+        """Of the work that `load` took over."""
+        return self._progress.earlier_seconds
+
+    def forget(self) -> None:
+        """Start from nothing after all, though `load` gave a state."""
+        self._progress.earlier_seconds = 0.0
 
     def load(self, of: str) -> dict[str, Any] | None:
         """The state that was written last, its tensors on the CPU.
@@ -99,8 +158,8 @@ class Checkpoint:
             raise Unfit(self._path, f"cannot be read ({reason}): expected a checkpoint") from error
         if stored["of"] != _work(of):
             return None
-        self.earlier_seconds = stored["seconds"]
-        self._tell(f"goes on after {_far(stored['share'], self.earlier_seconds)}")
+        self._progress.earlier_seconds = stored["seconds"]
+        self._progress.tell(stored["share"], before="goes on after ")
         state: dict[str, Any] = stored["state"]
         return state
 
@@ -112,7 +171,7 @@ class Checkpoint:
             state: tensors, numbers and strings, in dictionaries and lists.
             share: of the work that is done, in [0, 1].
         """
-        seconds = self.earlier_seconds + time.monotonic() - self._begun
+        seconds = self._progress.seconds
         stored = {"of": _work(of), "seconds": seconds, "share": share, "state": dict(state)}
         buffer = io.BytesIO()
         torch.save(stored, buffer)
@@ -122,22 +181,13 @@ class Checkpoint:
             write_atomically(self._path, lambda file: file.writelines(parts))
         except OSError as error:
             # A full disk costs the way back, not the work.
-            self._tell(f"{_far(share, seconds)}, not kept for a later start ({error})")
+            self._progress.tell(share, after=f", not kept for a later start ({error})")
         else:
-            self._tell(_far(share, seconds))
-        self._written = time.monotonic()
+            self._progress.tell(share)
 
     def remove(self) -> None:
         """Remove the file, once the work's result is stored."""
         self._path.unlink(missing_ok=True)
-
-    def _tell(self, how_far: str) -> None:
-        if self._say is not None:
-            self._say(f"{self._title}: {how_far}")
-
-
-def _far(share: float, seconds: float) -> str:
-    return f"{100 * share:.0f} % in {seconds / 60:.0f} min"
 
 
 def _work(of: str) -> str:

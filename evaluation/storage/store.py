@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.storage.checked_arrays import check_whole, has_hashes
-from evaluation.storage.checkpoint import Checkpoint
+from evaluation.storage.checkpoint import Checkpoint, Progress
 from evaluation.storage.hashes import content_hash, weights_hash
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
@@ -116,6 +116,10 @@ class Store:
         """
         path = self.root / "unfinished" / f"{cell}.pt"
         return Checkpoint(path, title, self.notes.add if title else None)
+
+    def progress(self, title: str) -> Progress:
+        """Progress of a cell that needs no checkpoint, in the run's notes."""
+        return Progress(title, self.notes.add)
 
     def again(self, cell: str) -> Store:
         """A store where one cell makes its artefacts again, beside the run until they are compared.

@@ -101,7 +101,7 @@ class TrainingCheckpoint:
         place = 0 if state is None else state["epoch"] * 2**32 + state["steps"]
         # A rank on another machine may still see an older file.
         if not self.ranks.agree(place) or state is None:
-            self.file.earlier_seconds = 0.0
+            self.file.forget()
             return None
         self.network.load_state_dict(state["network"])
         self.step.optimizer.load_state_dict(state["optimizer"])

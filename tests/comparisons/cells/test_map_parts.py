@@ -19,9 +19,13 @@ from comparisons.graph import parts as map_parts
 from comparisons.graph.nodes import build_nodes
 from comparisons.graph.parts import part_of, parts_of
 from comparisons.methods import METHODS, map_set
+from comparisons.methods.map_set import MapSet
+from evaluation.datasets.listing import Request
+from evaluation.datasets.load import load_dataset
 from evaluation.masking import level_files as maps_module
 from evaluation.masking.level_files import Levels
 from evaluation.masking.variants import Variant, crossfitted
+from evaluation.storage.checkpoint import Progress
 from evaluation.storage.store import Store
 
 pytestmark = [
@@ -232,3 +236,29 @@ def test_processes_make_parts_of_one_array_at_a_time(
     assert (made.id, made.hashes) == (at_once.id, at_once.hashes)
     assert "attribution_ms" in {record.metric for record in made.records}
     assert list(store.root.rglob(".partial-*")) == []
+
+
+def test_the_share_that_is_made_is_told_after_each_chunk(small_shards, tmp_path):
+    request = Request(train_images=TRAIN, test_images=TEST, image_size=16, seed=0)
+    dataset, told = load_dataset("shapes", request), []
+    targets = {name: np.zeros(len(dataset.split(name).labels), int) for name in ("train", "test")}
+    maps = MapSet(
+        lambda batch: batch.inputs.sum(1), dataset, targets, tmp_path, (0.5,), 0, told=told.append
+    )
+    maps.write(range(1, 3))  # the second and third shard of the training images: 64 and 32
+    assert told == pytest.approx([32 / 96, 64 / 96, 1.0])
+    told.clear()
+    maps.finish()
+    # What is there already counts from the first: 64 new, 96 old; 96 of test images.
+    assert told == pytest.approx([made / 256 for made in (32, 64, 192, 224, 256)])
+
+
+def test_a_run_says_how_far_maps_are(plan, small_shards, tmp_path, monkeypatch, inline_executor):
+    monkeypatch.setattr(Progress, "due", True)
+    store = Store(tmp_path)
+    nodes = build_nodes(replace(plan, variants=()), train_images=TRAIN, test_images=TEST)
+    wanted = [node for node in nodes if node.stage in ("data", "base", "maps", "part")]
+    list(execute(wanted, store, inline_executor(store)))
+    said = [sentence for sentence in store.notes.new() if sentence.startswith("maps, gradient: ")]
+    assert said[-1] == "maps, gradient: 100 % in 0 min"
+    assert len(said) == 8
