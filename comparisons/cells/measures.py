@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from comparisons.budget import memory_budget_bytes
 from comparisons.cells.cell import Cell, Outcome, cell_kind, record
 from comparisons.cells.explained import explained_spec, fine_tuned, frozen, known_labels
 from comparisons.cells.trained import new_network, resident, train_and_test, whole_views
 from comparisons.measures import MEASURES, USUAL_STEPS, Finding, Sample
-from comparisons.methods import Explain, get_method
+from comparisons.methods import Batch, Explain, get_method
 from comparisons.methods.examples import example_batch
 from evaluation.datasets.dataset import Dataset, choose_balanced, open_staged
 from evaluation.metrics.passes import Forward, forward_in
@@ -36,6 +37,10 @@ _UNTRAINED = 1_000_000
 _PIXELS_AT_ONCE = 2**20
 # What the cell's id, in the name of its checkpoint, does not say: the size of the parts.
 _OF = f"{_PIXELS_AT_ONCE} pixels at once"
+# What of a specification decides a method's maps of the explained network.
+_OF_MAPS = ("data", "base", "base_hash", "model", "method", "parameters", "seed")
+# The maps of one method by the numbers of their images: its next measure takes them.
+_MAPS: dict[tuple[str, ...], dict[bytes, Tensor]] = {}
 # In another engine, by the hash of the weights, the shape of an image, and the threads.
 _FORWARDS: dict[tuple[object, ...], Forward] = {}
 
@@ -50,7 +55,8 @@ def take_measure(cell: Cell, store: Store, device: str) -> Outcome:
     labels = known_labels(network, base, dataset)
     entry, permuted = get_method(cell.spec["method"]), _permuted(cell, dataset, store, device)
     tuned = fine_tuned(cell, store, device)
-    explain = entry.prepare(network)  # once, for all images
+    # Prepared once, for all images.
+    explain = _remembered(entry.prepare(network), cell)
     forward = None
     if "passes_in" in cell.spec:
         shown = example_batch(dataset, "test", targets["test"], chosen[:1], device)
@@ -126,6 +132,26 @@ def _loaded(checkpoint: Checkpoint) -> list[list[Finding]]:
         [Finding(metric, values.numpy(), layer) for metric, values, layer in part]
         for part in state["parts"]
     ]
+
+
+def _remembered(explain: Explain, cell: Cell) -> Explain:
+    """Return a prepared method that makes each map once for all measures of this process."""
+    key = tuple(str(cell.spec.get(name)) for name in _OF_MAPS)
+    if key not in _MAPS:
+        _MAPS.clear()
+    made = _MAPS.setdefault(key, {})
+
+    def remembered(batch: Batch) -> Tensor:
+        name = batch.index.numpy().tobytes()
+        if name in made:
+            return made[name].clone()
+        maps = explain(batch).detach().float().cpu()
+        held = sum(other.nbytes for other in made.values())
+        if held + maps.nbytes <= memory_budget_bytes():
+            made[name] = maps.clone()
+        return maps
+
+    return remembered
 
 
 def _forward(cell: Cell, network: nn.Module, example: Tensor) -> Forward:
