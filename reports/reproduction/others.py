@@ -89,10 +89,24 @@ def _notebook(runs: Sequence[Run]) -> Iterator[Claim]:
             paper=theirs,
             measured_on="" if run is None else _where(run),
             command=_NOTEBOOK_COMMAND if run is None else command_of(run),
-            note="differs: Nesterov momentum; the class explained is the predicted one; weights of "
-            "another training",
+            note=f"differs: {'; '.join(_differences(run))}",
             comparable=False,
         )
+
+
+def _differences(run: Run | None) -> Iterator[str]:
+    """What differs from the authors' notebook, in words."""
+    yield "Nesterov momentum"
+    yield "the class explained is the predicted one"
+    yield "weights of another training"
+    if run is None:
+        return
+    precision = run.options.get("recipe", {}).get("precision", "float32")
+    if precision != "float32":
+        yield f"trained in {precision}"
+    data = str(run.options.get("data", "cifar10"))
+    if data != "cifar10":
+        yield f"the images are copies, those of {data}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,17 @@ def _row(frame: pd.DataFrame, words: str) -> pd.Series:
     return row
 
 
-def _measured(path: Path, metric: str, by_method: dict[str, float], images: int = 1) -> None:
+def _measured(
+    path: Path,
+    metric: str,
+    by_method: dict[str, float],
+    images: int = 1,
+    model: str = "resnet9",
+) -> None:
     for method, value in by_method.items():
         cell = f"{metric}-{method}"
         record = Record(
-            *(method, {}, "shapes", "resnet9", "unmasked", None, None, metric),
+            *(method, {}, "shapes", model, "unmasked", None, None, metric),
             *(value, "1", 0, "0.1.0", cell),
         )
         history = tuple({"image": image, metric: value} for image in range(images))
@@ -56,6 +63,23 @@ def test_without_runs_each_row_has_the_command_that_measures_it():
     known = list(NOTEBOOK.values())
     expected = (sum(known) + (known[4] + known[5]) / 2 + (known[5] + known[6]) / 2) / 9
     assert curve["paper"] == pytest.approx(expected)
+
+
+def test_the_notebook_s_row_says_what_differs(tmp_path):
+    _measured(tmp_path, "road_most_accuracy", {"ig": 0.5}, model="resnet18")
+    _measured(tmp_path, "accuracy", {"none": 0.75}, model="resnet18")
+    run = read_run(tmp_path)
+    curve = "Mean accuracy as Integrated Gradients' most relevant"
+    row = _row(_frame(run), curve)
+    assert (row["ours"], row["verdict"]) == (50.0, "other weights")
+    assert row["note"].endswith("weights of another training")
+    options = {"recipe": {"precision": "bfloat16"}, "data": "folder:copies"}
+    note = _row(_frame(replace(run, options=options)), curve)["note"]
+    assert note.endswith(
+        "weights of another training; trained in bfloat16; the images are copies, those of "
+        "folder:copies"
+    )
+    assert _row(_frame(run), "Accuracy of the unmasked resnet18 at 32x32")["ours"] == 75.0
 
 
 def test_a_correlation_is_that_of_the_retrained_accuracies_and_the_measure(new_run):
