@@ -1,4 +1,4 @@
-"""Progress of a training, and its checkpoint: everything that the next step depends on."""
+"""State of a training between two steps, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from evaluation.storage.checkpoint import Checkpoint
 from evaluation.training.ranks import Ranks
 from evaluation.training.step import Step
 
-__all__ = ["Progress", "TrainingCheckpoint"]
+__all__ = ["TrainingCheckpoint", "TrainingState"]
 
 # Ranks agree on a write so often: each time, all wait for the first.
 _STEPS_BETWEEN_LOOKS = 20
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """The place of a training between two steps, and what it has summed so far.
+
+    With the network, its step and the random states it is all that the next step depends on.
 
     Args:
         loss_sum: ``()``, sum of the losses of this rank's images in this epoch.
@@ -43,8 +45,8 @@ class Progress:
     history: list[Mapping[str, float]] = field(default_factory=list)
 
     @classmethod
-    def none(cls, device: str) -> Progress:
-        """The progress before the first step."""
+    def none(cls, device: str) -> TrainingState:
+        """The state before the first step."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         return cls(loss_sum, torch.zeros((), dtype=torch.int64, device=device))
 
@@ -91,61 +93,61 @@ class TrainingCheckpoint:
     step: Step
     ranks: Ranks
 
-    def loaded(self) -> Progress | None:
+    def loaded(self) -> TrainingState | None:
         """Take over the state in the file; None without one that all ranks read.
 
         Raises:
             evaluation.storage.sealed.Unfit: the file is not what was written.
         """
-        state = self.file.load(self.of)
-        place = 0 if state is None else state["epoch"] * 2**32 + state["steps"]
+        kept = self.file.load(self.of)
+        place = 0 if kept is None else kept["epoch"] * 2**32 + kept["steps"]
         # A rank on another machine may still see an older file.
-        if not self.ranks.agree(place) or state is None:
+        if not self.ranks.agree(place) or kept is None:
             self.file.forget()
             return None
-        self.network.load_state_dict(state["network"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.step.schedule.load_state_dict(state["schedule"])
-        self.step.scaler.load_state_dict(state["scaler"])
+        self.network.load_state_dict(kept["network"])
+        self.step.optimizer.load_state_dict(kept["optimizer"])
+        self.step.schedule.load_state_dict(kept["schedule"])
+        self.step.scaler.load_state_dict(kept["scaler"])
         own, device = self.ranks.rank, self.ranks.device
-        torch.set_rng_state(state["random"][own])
+        torch.set_rng_state(kept["random"][own])
         if device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"][own], device)
-        return Progress(
-            state["loss_sum"][own].to(device),
-            state["right"][own].to(device),
-            *(state[name] for name in _PLAIN),
+            torch.cuda.set_rng_state(kept["random_cuda"][own], device)
+        return TrainingState(
+            kept["loss_sum"][own].to(device),
+            kept["right"][own].to(device),
+            *(kept[name] for name in _PLAIN),
         )
 
-    def save_if_due(self, progress: Progress, steps: int) -> None:
+    def save_if_due(self, state: TrainingState, steps: int) -> None:
         """Write the state, if the last write is long enough ago.
 
         Args:
-            progress: of this rank.
+            state: of this rank.
             steps: of an epoch.
         """
-        taken = (progress.epoch - 1) * steps + progress.steps
+        taken = (state.epoch - 1) * steps + state.steps
         if self.ranks.count > 1 and taken % _STEPS_BETWEEN_LOOKS:
             return
         if not self.ranks.of_first(self.file.due):
             return
         device = self.ranks.device
-        state: dict[str, Any] = {name: getattr(progress, name) for name in _PLAIN}
+        kept: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
         for name in ("loss_sum", "right"):
-            state[name] = self.ranks.gathered(getattr(progress, name))
-        state["random"] = self.ranks.gathered(torch.get_rng_state())
+            kept[name] = self.ranks.gathered(getattr(state, name))
+        kept["random"] = self.ranks.gathered(torch.get_rng_state())
         if device.type == "cuda":
-            state["random_cuda"] = self.ranks.gathered(torch.cuda.get_rng_state(device))
+            kept["random_cuda"] = self.ranks.gathered(torch.cuda.get_rng_state(device))
         if self.ranks.rank:
             return
-        state["network"] = self.network.state_dict()
-        state["optimizer"] = self.step.optimizer.state_dict()
+        kept["network"] = self.network.state_dict()
+        kept["optimizer"] = self.step.optimizer.state_dict()
         # Functions stay behind: a schedule that is made again has them.
         schedule = self.step.schedule.state_dict()
-        state["schedule"] = {name: held for name, held in schedule.items() if not callable(held)}
-        state["scaler"] = self.step.scaler.state_dict()
-        self.file.save(self.of, state, taken / (self.step.recipe.epochs * steps))
+        kept["schedule"] = {name: held for name, held in schedule.items() if not callable(held)}
+        kept["scaler"] = self.step.scaler.state_dict()
+        self.file.save(self.of, kept, taken / (self.step.recipe.epochs * steps))
 
 
-# What of a `Progress` is the same for all ranks, in the order of its fields.
+# What of a `TrainingState` is the same for all ranks, in the order of its fields.
 _PLAIN = ("epoch", "steps", "seconds", "wait_seconds", "history")

@@ -23,7 +23,7 @@ from evaluation.networks.build import state_hash
 from evaluation.networks.grid_networks import channels_last_of
 from evaluation.storage.checkpoint import Checkpoint
 from evaluation.training.augmentation import EpochDraw
-from evaluation.training.checkpointing import Progress, TrainingCheckpoint
+from evaluation.training.checkpointing import TrainingCheckpoint, TrainingState
 from evaluation.training.prefetch import Prefetcher
 from evaluation.training.ranks import Ranks
 from evaluation.training.recipe import Recipe, default_precision
@@ -143,18 +143,18 @@ def train(
     with torch.random.fork_rng(devices=_cuda(device)), Prefetcher[RawBatch](prefetch) as prefetcher:
         torch.manual_seed(ranks.seed(seed))
         step = Step.make(network, recipe, ranks, n, view)
-        progress = Progress.none(device)
+        state = TrainingState.none(device)
         kept = None
         if checkpoint is not None:
             of = f"{init_hash}, {recipe}, seed {seed}, {n} images, {ranks.device.type}"
             kept = TrainingCheckpoint(checkpoint, of, network, step, ranks)
-            progress = kept.loaded() or progress
+            state = kept.loaded() or state
         for epoch in range(1, recipe.epochs + 1):
             draw = EpochDraw.make(n, recipe, seed, epoch)
             draw.add_to(order_digest)
-            if epoch < progress.epoch:
+            if epoch < state.epoch:
                 continue
-            progress.start_clock(prefetcher.waited)
+            state.start_clock(prefetcher.waited)
             placed = draw.on(device, recipe)
             shares = [
                 ranks.share(draw.order[start : start + recipe.batch_size])
@@ -164,7 +164,7 @@ def train(
             every = np.concatenate([share.indices for share in shares])
             sizes = [len(share.indices) for share in shares]
             indices = torch.split(torch.from_numpy(every).to(device), sizes)
-            left, steps = slice(progress.steps, None), len(shares)
+            left, steps = slice(state.steps, None), len(shares)
             shares, indices = shares[left], indices[left]
             batches: Iterable[RawBatch] = ((index,) for index in indices)
             if not isinstance(view, ResidentView):
@@ -176,26 +176,26 @@ def train(
                 loss, logits = step(inputs.to(memory_format=memory_format), target, share.weight)
                 # Summed on the device: reading a number would wait for the device.
                 if share.weight:
-                    progress.loss_sum += loss.double() * len(target)
-                    progress.right += (logits.argmax(1) == target).sum()
-                progress.steps += 1
+                    state.loss_sum += loss.double() * len(target)
+                    state.right += (logits.argmax(1) == target).sum()
+                state.steps += 1
                 if kept is not None:
-                    progress.read_clock(prefetcher.waited)
-                    kept.save_if_due(progress, steps)
-            loss_total, right_total = ranks.total(progress.loss_sum, progress.right)
+                    state.read_clock(prefetcher.waited)
+                    kept.save_if_due(state, steps)
+            loss_total, right_total = ranks.total(state.loss_sum, state.right)
             mean_loss = loss_total / n
             if not np.isfinite(mean_loss):
                 raise FloatingPointError(
                     f"the loss is {mean_loss} after epoch {epoch} at learning rate "
                     f"{recipe.learning_rate:g}: lower it with --learning-rate"
                 )
-            progress.read_clock(prefetcher.waited)
-            progress.end_epoch(mean_loss, right_total / n)
+            state.read_clock(prefetcher.waited)
+            state.end_epoch(mean_loss, right_total / n)
             if on_epoch is not None and ranks.rank == 0:
                 on_epoch(epoch, mean_loss)
     earlier = 0.0 if checkpoint is None else checkpoint.earlier_seconds
     order_hash, model_hash = order_digest.hexdigest()[:16], ranks.finish(network)
-    return Training(init_hash, order_hash, model_hash, tuple(progress.history), earlier)
+    return Training(init_hash, order_hash, model_hash, tuple(state.history), earlier)
 
 
 def _memory_format(view: View, recipe: Recipe, device: str) -> torch.memory_format:

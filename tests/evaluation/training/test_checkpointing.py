@@ -104,6 +104,7 @@ RECIPES = {
     "constant": {"schedule": "constant"},
     "no momentum": {"momentum": 0.0, "schedule": "constant"},
     "bfloat16": {"precision": "bfloat16"},
+    "float16": {"precision": "float16"},
     "contiguous": {"channels_last": False},
     "resized crops": {"resized_crop": 0.5, "crop_padding": 0},
     "alternating flips": {"flip": False, "alternating_flip": True},
