@@ -58,11 +58,16 @@ class Cell:
         >>> spec = {"method": "centre", "mode": "roar", "fraction": 0.5, "seed": 0}
         >>> Cell("retrain", spec).title
         'retrain, centre, roar 50 %, seed 0'
+        >>> Cell("part", {"method": "ig", "shards": [16, 32]}).title
+        'part, ig, shards 16 to 31'
         """
         spec = self.spec
         said = [spec.get("measure", self.kind), *(spec[key] for key in _SAID if key in spec)]
         if spec.get("fraction") is not None:
             said[-1] += f" {100 * spec['fraction']:g} %"
+        if "shards" in spec:
+            start, stop = spec["shards"]
+            said.append(f"shards {start} to {stop - 1}")
         said += [f"seed {spec['seed']}"] if "seed" in spec else []
         return ", ".join(said)
 

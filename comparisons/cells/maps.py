@@ -29,14 +29,14 @@ def whole_of(part: Cell) -> Cell:
 @cell_kind("part")
 def make_part(cell: Cell, store: Store, device: str) -> Outcome:
     """Make the maps of some shards of an image set; shards that exist are kept."""
-    _map_set(whole_of(cell), store, device)[0].write(range(*cell.spec["shards"]))
+    _map_set(whole_of(cell), store, device, cell.title)[0].write(range(*cell.spec["shards"]))
     return {"records": ()}
 
 
 @cell_kind("maps")
 def make_maps(cell: Cell, store: Store, device: str) -> Outcome:
     """Make the maps of every image that no part has made, and hash all maps."""
-    maps, network = _map_set(cell, store, device)
+    maps, network = _map_set(cell, store, device, cell.title)
     cost = maps.finish()
     if Variant.of_spec(cell.spec) == Variant():
         _write_gallery(cell, maps, network, store, device)
@@ -57,7 +57,7 @@ def restore_gallery(cell: Cell, store: Store, device: str) -> None:
     recorded = store.result(cell.id)
     if recorded is not None:
         check_levels(store.maps(cell.id), recorded.hashes["maps"])
-    _write_gallery(cell, *_map_set(cell, store, device), store, device)
+    _write_gallery(cell, *_map_set(cell, store, device, cell.title), store, device)
 
 
 def _write_gallery(cell: Cell, maps: MapSet, network: nn.Module, store: Store, device: str) -> None:
@@ -74,7 +74,7 @@ def _write_gallery(cell: Cell, maps: MapSet, network: nn.Module, store: Store, d
     )
 
 
-def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
+def _map_set(cell: Cell, store: Store, device: str, title: str) -> tuple[MapSet, nn.Module]:
     spec = cell.spec
     dataset, network, targets = frozen(cell, store, device)
     if "folds" in spec:
@@ -97,5 +97,5 @@ def _map_set(cell: Cell, store: Store, device: str) -> tuple[MapSet, nn.Module]:
         device,
         unit,
         before,
-        store.progress(cell.title).tell_if_due,
+        store.progress(title).tell_if_due,
     ), network

@@ -99,7 +99,7 @@ def summary(run: Run) -> list[str]:
     controls = len(run.in_group("control"))
     methods = counted(len(run.methods) - controls, "method")
     methods += f" and {counted(controls, 'control')}" if controls else ""
-    said = [f"{methods} on {run.dataset}{images} with the network {run.model}."]
+    said = [f"{methods} on {run.dataset}{images} with the network {run.network}."]
     if run.unmasked is not None:
         chance = "" if run.chance is None else f"; chance is {percent(run.chance)} %"
         whole = estimated_percent(run.unmasked)

@@ -138,10 +138,9 @@ def _context(run: Run) -> dict[str, Any]:
         for metric in METRICS.values()
         if metric.unit != "1" and metric.name not in COMPLEXITY
     }
-    subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     return {
         "run": run,
-        "title": f"ROAR and KAR of {_methods(run)}: {', '.join(subject)}",
+        "title": f"ROAR and KAR of {_methods(run)}: {run.subject}",
         "summary": summary(run),
         "answers": answers(run, sure, common, costs),
         "common": common,

@@ -32,11 +32,10 @@ def layers_context(run: Run) -> dict[str, Any]:
     statistics = [name for name in run.methods if name != RANDOM]
     table = measured(run.records, run.layers, statistics)
     titles = {name: method.title for name, method in run.methods.items()}
-    subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     papers = {dataset: printed(dataset) for dataset in DATASETS}
     return {
         "run": run,
-        "title": f"Inside the network: {', '.join(subject)}",
+        "title": f"Inside the network: {run.subject}",
         "summary": _summary(run, table),
         "table": table,
         "titles": titles,
@@ -80,7 +79,7 @@ def _summary(run: Run, table: LayerTable) -> list[str]:
     shares = run.options.get("locations", {})
     passed = {mode: f"{100 * shares[mode]:g} %" for mode in MODES if mode in shares}
     sentences = [
-        f"One scale of {run.model} at a time is masked on {run.dataset}, and what comes after it "
+        f"One scale of {run.network} at a time is masked on {run.dataset}, and what comes after it "
         f"fine-tuned: KAR lets the {passed.get('kar', '')} most salient locations through, ROAR "
         f"the {passed.get('roar', '')} least salient.",
         f"{counted(seeds, 'seed')}{', so that no number has an interval' if seeds == 1 else ''}.",

@@ -31,7 +31,6 @@ def measured_context(run: Run) -> dict[str, Any]:
     """
     found = scored(run)
     rows = [SumsRow(method, Sums(None, None, None)) for method in run.methods.values()]
-    subject = [run.dataset or "nothing measured yet", *([run.model] if run.model else [])]
     own = sum(method.group != "control" for method in run.methods.values())
     first = found[0].methods if found else {}
     scores = [name for each in found for name in each.methods]
@@ -39,7 +38,7 @@ def measured_context(run: Run) -> dict[str, Any]:
     left = [method for name, method in run.methods.items() if name not in measured]
     return {
         "run": run,
-        "title": f"{counted(own, 'method')} without retraining: {', '.join(subject)}",
+        "title": f"{counted(own, 'method')} without retraining: {run.subject}",
         "summary": list(_summary(run)),
         "found": found,
         "scores_there_are": [score.title for score in SCORES],
@@ -71,7 +70,7 @@ def _summary(run: Run) -> Iterator[str]:
     yield (
         f"{counted(images, f'test {run.grid.sample}')} of {run.dataset}"
         + (f" ({counted(classes, 'class')}, {size} {run.grid.elements})" if data else "")
-        + f", and the frozen network {run.model}, of which nothing was retrained."
+        + f", and the frozen network {run.network}, of which nothing was retrained."
     )
     accuracy = _accuracy(run)
     if accuracy is not None:

@@ -223,6 +223,20 @@ class Run:
         return GRIDS[self.axes]
 
     @property
+    def network(self) -> str:
+        """The network's name in sentences: of a function without the module or file that has it.
+
+        ``package.module:function`` is "function"; ``timm:TAG`` stays.
+        """
+        where, _, name = (self.model or "").rpartition(":")
+        return name if "." in where or "/" in where else self.model or ""
+
+    @property
+    def subject(self) -> str:
+        """The images and the network, for titles."""
+        return ", ".join(filter(None, (self.dataset or "nothing measured yet", self.network)))
+
+    @property
     def axes(self) -> int:
         """The number of a sample's axes; 2 until others are staged."""
         return len(self.data.get("size", ())) or 2

@@ -159,6 +159,18 @@ def test_the_head_says_run_date_commit_and_paper(
     assert (first["href"], first["class"]) == ("#main", "skip")
 
 
+def test_many_commits_are_counted_and_listed_under_the_pointer(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run()
+    for number, path in enumerate(sorted((run / "cells").glob("*-roar-*.json"))[:3]):
+        cell, _ = opened(path.read_text())
+        cell["environment"] |= {"commit": f"c0ffee{number}"}
+        path.write_text(sealed(cell))
+    html = build(run, tmp_path / "out").read_text()
+    assert '<span title="c0ffee0, c0ffee1, c0ffee2">3 commits</span>' in html
+
+
 def test_names_are_text_in_figures_too(new_run: Callable[..., Path], tmp_path: Path) -> None:
     """Matplotlib would set what stands between two dollar signs as a formula."""
     run = new_run()
