@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaluation.scoring.scores import t_interval
-from evaluation.scoring.significance import kendall_tau
 from evaluation.storage.records import METRICS, Metric
 from reports.analysis.overview import SumsRow
 from reports.analysis.rank_agreement import OrderAgreement, order_agreement
@@ -33,7 +32,7 @@ _FINE_TUNED = (
 )
 _TUNED_NETWORKS = {"ffid_network_accuracy": "F-Fidelity", "idsds_network_accuracy": "IDSDS"}
 # Keys of `SCORES` that each measure's order is compared with.
-_RETRAINED = ("roar", "kar")
+_RETRAINED = ("total", "roar", "kar")
 # Steps of a plan that says none.
 _USUAL_STEPS = 20
 _NEEDS_TRUTH = ("pointing_game", "mass_in_object")
@@ -49,9 +48,6 @@ class Column:
         metric: the metric.
         by_method: its estimates.
         layer: the last layer that was randomised; None if none was.
-        tau: Kendall's tau-b between its ranking of the methods and that of the retrained score;
-            None if there is none.
-        shared: number of methods that both rank.
         agreement: of its order with that of each retrained score, by a key of `SCORES`; empty
             where nothing was retrained.
     """
@@ -59,8 +55,6 @@ class Column:
     metric: Metric
     by_method: Mapping[str, Estimate]
     layer: str | None = None
-    tau: float | None = None
-    shared: int = 0
     agreement: Mapping[str, OrderAgreement] = field(default_factory=dict)
 
     @property
@@ -81,8 +75,8 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
     retrained = {row.method.name: row.score.mean for row in rows if row.score is not None}
     truth = bool(run.data.get("has_object_masks"))
     wanted = (*_RANKING, *(_NEEDS_TRUTH if truth or _any(run, _NEEDS_TRUTH) else ()))
-    ranking = [_agreeing(run, _column(run, name), retrained) for name in wanted]
-    fine_tuned = [_agreeing(run, _column(run, name), retrained) for name in _FINE_TUNED]
+    ranking = [_agreeing(run, _column(run, name)) for name in wanted]
+    fine_tuned = [_agreeing(run, _column(run, name)) for name in _FINE_TUNED]
     layers = _randomised_layers(run)
     weights = {
         kind: [_column(run, f"weights_{kind}", layer) for layer in layers] for kind in _SIMILARITIES
@@ -112,7 +106,9 @@ def measures_context(run: Run, rows: Sequence[SumsRow], score: str) -> dict[str,
         "measure_ranking": measured,
         "measure_fine_tuned": on_tuned,
         "measure_agreeing": [*measured, *on_tuned],
-        "measure_retrained": {key: SCORE_TITLES[key] for key in _RETRAINED if run.sums},
+        "measure_retrained": {
+            key: SCORE_TITLES[key] for key in _RETRAINED if any(run.seed_sums[key].values())
+        },
         "measure_resampled": _resampled([*measured, *on_tuned]),
         "measure_networks": _networks(run),
         "measure_truth": truth,
@@ -153,8 +149,7 @@ def _with_images(run: Run, found: Estimate, key: str) -> Estimate:
     return replace(found, interval=t_interval(values)) if values else found
 
 
-def _agreeing(run: Run, column: Column, retrained: Mapping[str, float]) -> Column:
-    shared = [name for name in column.by_method if name in retrained]
+def _agreeing(run: Run, column: Column) -> Column:
     sign = 1.0 if column.metric.higher_is_better else -1.0
     rows = run.records[run.records["metric"] == column.metric.name]
     # The pointing game is of maps alone, and has no seed: one value of each method.
@@ -164,8 +159,6 @@ def _agreeing(run: Run, column: Column, retrained: Mapping[str, float]) -> Colum
         by_seed.setdefault(str(row.method), {})[int(row.seed)] = sign * float(row.value)
     return replace(
         column,
-        tau=kendall_tau(column.oriented, retrained),
-        shared=len(shared),
         agreement={
             key: order_agreement(by_seed, values_of(run.seed_sums[key]), same_networks=True)
             for key in _RETRAINED

@@ -57,6 +57,8 @@ def _blur(run: Run) -> str:
     shown = found if len(found) <= _NAMED else [found[0], found[-1]]
     figures = ", ".join(f"{title} {_signed(gain.mean)}{_interval(gain)}" for title, gain in shown)
     ends = "" if shown == found else "from most to least "
+    if all(gain.interval is None for _, gain in found):
+        return f"a blur changes the {SCORE_TITLES['roar']} score by, not tested, {ends}{figures}"
     return (
         f"a blur raises the {SCORE_TITLES['roar']} score of {up} of {len(found)} methods and "
         f"lowers that of {down}, told from 0 ({ends}{figures})"
@@ -94,12 +96,16 @@ def _blobs(run: Run) -> str:
     if gain is None:
         return f"random blobs against random pixels: {_lacking(run, [_RANDOM, _BLOBS])}"
     above = [own for name in others if (own := found.get((name, _BLOBS, "roar"))) is not None]
-    told = sum(own.mean > 0 and own.excludes_zero for own in above)
-    return (
+    blobs = (
         f"random blobs, which know nothing of the image, get a {SCORE_TITLES['roar']} of "
-        f"{_signed(gain.mean)}{_interval(gain)} against random pixels, and {told} of {len(above)} "
-        "methods are told above them"
+        f"{_signed(gain.mean)}{_interval(gain)} against random pixels"
     )
+    tested = [own for own in above if own.interval is not None]
+    if not tested:
+        better = sum(own.mean > 0 for own in above)
+        return f"{blobs}, and {better} of {len(above)} methods are above them, not tested"
+    told = sum(own.mean > 0 and own.excludes_zero for own in tested)
+    return f"{blobs}, and {told} of {len(tested)} methods are told above them"
 
 
 def _lacking(run: Run, wanted: Sequence[str]) -> str:

@@ -72,15 +72,16 @@ def test_agreement_is_kendalls_tau_with_the_retrained_sum(measured):
     # Less is better: the order by falling area is the measure's own.
     expected = stats.kendalltau([-DELETION[n] for n in names], [total[n] for n in names])
     column = _column(context, "deletion_area")
-    assert column.tau == pytest.approx(expected.statistic)
-    assert column.shared == 4
+    found = column.agreement["total"]
+    assert found.tau == pytest.approx(expected.statistic)
+    assert len(found.methods) == 4
     assert METRICS["insertion_area"].title in context["measure_missing"]
 
 
-def test_the_order_is_compared_with_roar_and_kar_each_with_an_interval(measured):
+def test_the_order_is_compared_with_each_retrained_score_and_an_interval(measured):
     run, context = _context(measured)
     column = _column(context, "deletion_area")
-    for key in ("roar", "kar"):
+    for key in ("total", "roar", "kar"):
         scores = {name: getattr(run.sums[name], key).mean for name in DELETION}
         expected = stats.kendalltau([-DELETION[n] for n in DELETION], list(scores.values()))
         found = column.agreement[key]
@@ -89,12 +90,12 @@ def test_the_order_is_compared_with_roar_and_kar_each_with_an_interval(measured)
         assert found.seeds == ((0,), (0, 1))
         low, high = found.interval
         assert -1 <= low <= found.tau <= high <= 1
-    assert context["measure_retrained"] == {"roar": "ROAR", "kar": "KAR"}
+    assert context["measure_retrained"] == {"total": "SUM", "roar": "ROAR", "kar": "KAR"}
     html = build(measured).read_text()
     section = html[html.index('id="agreement"') : html.index('id="sanity"')]
-    assert "<th>τ with ROAR</th><th>τ with KAR</th>" in section
+    assert "<th>τ with SUM</th><th>τ with ROAR</th><th>τ with KAR</th>" in section
     assert "over methods and seeds" in section
-    assert section.count(" [") == 2
+    assert section.count(" [") == 3
 
 
 def test_three_methods_are_too_few_to_tell(measured):
