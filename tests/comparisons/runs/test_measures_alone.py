@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 from rich.console import Console
 
 from comparisons.cells import explained, measures
+from comparisons.cells.cell import Cell
 from comparisons.engines.engine import execute
 from comparisons.engines.select import Engine
 from comparisons.graph.nodes import build_nodes
@@ -136,8 +136,7 @@ def test_few_images_at_a_time_give_the_same_numbers(run, monkeypatch):
     store, results = run
     whole = results["insertion-deletion of smoe-linear, seed 0"]
     monkeypatch.setattr(measures, "_PIXELS_AT_ONCE", 3 * 256)
-    cell = SimpleNamespace(kind="measure", spec=whole.spec, id=whole.id)
-    parts = measures.take_measure(cell, store, "cpu")
+    parts = measures.take_measure(Cell("measure", whole.spec), store, "cpu")
     assert [each["image"] for each in parts["history"]] == [each["image"] for each in whole.history]
     for part, entry in zip(parts["history"], whole.history, strict=True):
         assert part == pytest.approx(entry, abs=1e-5)
