@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from evaluation.masking.variants import BLURRED
 from reports.formatting import counted, score
 from reports.records.estimates import accuracies, per_method
 from reports.records.run import Run
@@ -182,13 +183,16 @@ def _orders(
 
 
 def _retrained(run: Run, mode: str, fill: str) -> dict[str, float]:
-    """Mean accuracy of each method over the fractions, at a fill, else as the protocol has it."""
+    """Mean accuracy of each method over the fractions, at a fill, else as the protocol has it.
+
+    Blurred forms are left out: with the methods that they are made of, they would count twice.
+    """
     rows = run.every_variant
     usual = (rows["mask_unit"] == "pixel") & (rows["target_from"] == "self")
     usual &= ~rows["recursive"].astype(bool)
     found: dict[str, list[float]] = {}
     for (method, own, fraction), each in accuracies(rows[usual & (rows["fill"] == fill)]).items():
-        if own == mode and fraction in run.fractions:
+        if own == mode and fraction in run.fractions and not method.endswith(BLURRED):
             found.setdefault(method, []).append(each.mean)
     return {
         name: float(np.mean(values))
