@@ -249,10 +249,12 @@ def _chart(
     ranking: Sequence[Column],
     randomised: Sequence[Column],
 ) -> Chart | None:
-    if not ranking and not randomised:
+    every = {f"retrained {score}": retrained}
+    every |= {column.metric.title: column.oriented for column in ranking}
+    # One method alone has no rank.
+    ranked = {title: values for title, values in every.items() if len(values) > 1}
+    if not ranked and not randomised:
         return None
-    ranked = {f"retrained {score}": retrained} if retrained else {}
-    ranked |= {column.metric.title: column.oriented for column in ranking}
     kept = {
         column.layer or "labels permuted": {
             name: found.mean for name, found in column.by_method.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from evaluation.storage.store import Store
 from reports import build
 from reports.analysis.overview import ranked_by, ranked_sums
 from reports.figures.measures import measures_figure
+from reports.pages import measures
 from reports.pages.measures import measures_context
 from reports.records.reading import read_run
 from reports.records.run import Run
@@ -203,6 +205,15 @@ def test_a_run_without_measures_says_not_measured(finished_run, tmp_path):
         assert f"<th>{METRICS[name].title}</th>" not in section
         assert METRICS[name].title in section
     assert "test images, with the frozen network" not in section
+
+
+def test_a_method_alone_has_no_rank(measured):
+    run, context = _context(measured)
+    column = _column(context, "deletion_area")
+    name = next(iter(column.by_method))
+    alone = replace(column, by_method={name: column.by_method[name]})
+    assert measures._chart([run.methods[name]], {}, "SUM", [alone], []) is None
+    assert measures._chart(list(run.methods.values()), {}, "SUM", [column], []) is not None
 
 
 def test_the_figure_ranks_from_the_best(measured):
