@@ -20,9 +20,6 @@ __all__ = ["CELL_KINDS", "CODE_VERSION", "Cell", "Outcome", "cell_kind", "record
 # results from before are not taken for results from after.
 CODE_VERSION = 1
 
-# Entries of a specification that name its cell beside its kind.
-_SAID = ("layer", "method", "mode")
-
 # The fields of a `CellResult` that the work of a cell decides: records, hashes and the like; and
 # ``earlier_seconds``, those of an earlier start that the cell went on from.
 Outcome = dict[str, Any]
@@ -53,22 +50,35 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """The cell in words, for a run's notes.
+        """The cell in words, as the names of a plan's nodes have them.
 
         >>> spec = {"method": "centre", "mode": "roar", "fraction": 0.5, "seed": 0}
-        >>> Cell("retrain", spec).title
-        'retrain, centre, roar 50 %, seed 0'
+        >>> Cell("mask_only", spec).title, Cell("base", {"seed": 1}).title
+        ('centre, mask only, roar 50 %, seed 0', 'unmasked, seed 1')
         >>> Cell("part", {"method": "ig", "shards": [16, 32]}).title
-        'part, ig, shards 16 to 31'
+        'maps of ig, shards 16 to 31'
         """
-        spec = self.spec
-        said = [spec.get("measure", self.kind), *(spec[key] for key in _SAID if key in spec)]
+        spec, method = self.spec, self.spec.get("method", self.kind)
+        first = {
+            "base": "unmasked",
+            "permuted": "labels permuted",
+            "fold": f"unmasked without fold {spec.get('fold', 0) + 1} of {spec.get('folds')}",
+            "fine_tuned": "fine-tuned",
+            "maps": f"maps of {method}",
+            "part": f"maps of {method}",
+            "measure": f"{spec.get('measure')} of {method}",
+            "mask_only": f"{method}, mask only",
+        }
+        said = [first.get(self.kind, method)]
+        if spec.get("layer") is not None:
+            said.append(spec["layer"])
         if spec.get("fraction") is not None:
-            said[-1] += f" {100 * spec['fraction']:g} %"
+            said.append(f"{spec['mode']} {100 * spec['fraction']:g} %")
         if "shards" in spec:
             start, stop = spec["shards"]
             said.append(f"shards {start} to {stop - 1}")
-        said += [f"seed {spec['seed']}"] if "seed" in spec else []
+        if "seed" in spec:
+            said.append(f"seed {spec['seed']}")
         return ", ".join(said)
 
     @property

@@ -33,8 +33,8 @@ class Progress:
     Attributes:
         earlier_seconds: of an earlier start that this one goes on from.
 
-    >>> Progress("maps, ig", print).tell(0.5)
-    maps, ig: 50 % in 0 min
+    >>> Progress("maps of ig", print).tell(0.5)
+    maps of ig: 50 % in 0 min
     """
 
     def __init__(

@@ -259,6 +259,6 @@ def test_a_run_says_how_far_maps_are(plan, small_shards, tmp_path, monkeypatch, 
     nodes = build_nodes(replace(plan, variants=()), train_images=TRAIN, test_images=TEST)
     wanted = [node for node in nodes if node.stage in ("data", "base", "maps", "part")]
     list(execute(wanted, store, inline_executor(store)))
-    said = [sentence for sentence in store.notes.new() if sentence.startswith("maps, gradient: ")]
-    assert said[-1] == "maps, gradient: 100 % in 0 min"
+    said = [sentence for sentence in store.notes.new() if sentence.startswith("maps of gradient: ")]
+    assert said[-1] == "maps of gradient: 100 % in 0 min"
     assert len(said) == 8

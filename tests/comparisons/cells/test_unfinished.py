@@ -130,14 +130,23 @@ def test_the_run_says_how_far_its_cells_are(interrupted):
     store, _, _ = interrupted
     said = store.notes.new()
     for title in (
-        "base, seed 0",
-        "retrain, gradient-sgsq, roar 50 %, seed 0",
-        "mask_only, centre, roar 50 %, seed 0",
-        "road, gradient-sgsq, seed 0",
+        "unmasked, seed 0",
+        "gradient-sgsq, roar 50 %, seed 0",
+        "centre, mask only, roar 50 %, seed 0",
+        "road of gradient-sgsq, seed 0",
     ):
         own = [sentence for sentence in said if sentence.startswith(f"{title}: ")]
         assert any("goes on after" in sentence for sentence in own), title
         assert all(" % in 0 min" in sentence for sentence in own), title
+
+
+def test_cells_are_called_as_in_the_plan(nodes, whole):
+    """Up to the words of variants and of what a network was fine-tuned for."""
+    called = {name: Cell(result.kind, result.spec).title for name, result in whole.items()}
+    kinds = {"base", "retrain", "mask_only", "measure", "permuted"}
+    same = {name for name in called if whole[name].kind in kinds and "[" not in name}
+    assert len(same) > 12
+    assert {name: called[name] for name in same} == {name: name for name in same}
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_cell_starts_again(interrupted, whole):
