@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from evaluation.masking.variants import BLURRED
 from reports.analysis.certainty import certainty
 from reports.analysis.overview import ranked_sums
 from reports.figures.drawing import style, write_svg
@@ -123,7 +124,8 @@ def _panel(run: Run, title: str, found: Mapping[str, Estimate]) -> _Panel:
     controls = {
         run.methods[name].title: own.mean
         for name, own in found.items()
-        if run.methods[name].group == "control"
+        # A blurred form is a control of its method alone.
+        if run.methods[name].group == "control" and not name.endswith(BLURRED)
     }
     return _Panel(title, found, controls)
 

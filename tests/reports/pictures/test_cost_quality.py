@@ -94,6 +94,20 @@ def test_a_retrained_run_is_one_more_column(new_run, tmp_path):
     assert len(figure.axes) == 3
 
 
+def test_a_blurred_form_is_no_line_of_the_picture(new_run, tmp_path):
+    lost = {"random": 0.2, "centre": 0.3, "smoe-linear": 0.4, "smoe-linear+blur": 0.5}
+    groups = {name: "smoe" if name == "smoe-linear" else "control" for name in lost}
+    run = _measured(
+        new_run(
+            methods={name: (group, 0.1, 0.1) for name, group in groups.items()},
+            accuracy=lambda method, _, fraction, __: 0.75 - lost[method] * fraction,
+        )
+    )
+    figure = picture(run, _costs(tmp_path / "costs"), run)
+    _, _, lines = _drawn(figure.axes[-1])
+    assert len(lines) == 2
+
+
 def test_a_network_without_times_is_an_error_with_the_command(new_run, tmp_path):
     costs = _costs(tmp_path / "costs", model="another")
     with pytest.raises(ValueError, match="profile --model resnet9 --batch 1 --threads 1"):
