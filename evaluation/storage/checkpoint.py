@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from evaluation.storage.sealed import Unfit
+from evaluation.storage.sealed import Unfit, unreadable
 from evaluation.storage.writing import write_atomically
 
 __all__ = ["Checkpoint", "Progress"]
 
 # What an interruption costs at most, beside the step that is under way.
 _SECONDS_BETWEEN = 300.0
-# Characters of PyTorch's own words about a damaged file.
-_REASON = 120
 
 
 class Progress:
@@ -154,8 +152,7 @@ class Checkpoint:
         try:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # PyTorch's readers raise whatever they stumble over
-            reason = " ".join(str(error).split())[:_REASON]
-            raise Unfit(self._path, f"cannot be read ({reason}): expected a checkpoint") from error
+            raise unreadable(self._path, error, "a checkpoint") from error
         if stored["of"] != _work(of):
             return None
         self._progress.earlier_seconds = stored["seconds"]

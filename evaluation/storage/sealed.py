@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.storage.hashes import content_hash, spec_id
+from fastsal.optional import one_line
 
-__all__ = ["Unfit", "arrays_in", "opened", "read_sealed", "sealed", "sealed_arrays"]
+__all__ = ["Unfit", "arrays_in", "opened", "read_sealed", "sealed", "sealed_arrays", "unreadable"]
 
+# Characters of PyTorch's own words about a damaged file.
+_SAID = 120
 # The entry that holds the hash of all others.
 _HASH = "hash"
 
@@ -44,6 +47,20 @@ class Unfit(ValueError):
 
     def __str__(self) -> str:
         return f"{self.fault}; start the run again, which sets it aside and makes it again"
+
+
+def unreadable(path: Path, error: Exception, expected: str) -> Unfit:
+    r"""The error of a file of PyTorch's that its reader stumbles over.
+
+    Args:
+        path: the file.
+        error: the reader's.
+        expected: of the file, in words.
+
+    >>> unreadable(Path("models/ab.pt"), EOFError("Ran out\n of input"), "weights").fault
+    'models/ab.pt cannot be read (Ran out of input): expected weights'
+    """
+    return Unfit(path, f"cannot be read ({one_line(error)[:_SAID]}): expected {expected}")
 
 
 def sealed(content: Mapping[str, Any], *, sort_keys: bool = False) -> str:

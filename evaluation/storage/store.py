@@ -18,7 +18,7 @@ from evaluation.storage.checkpoint import Checkpoint, Progress
 from evaluation.storage.hashes import content_hash, weights_hash
 from evaluation.storage.local_copies import copied
 from evaluation.storage.records import CellResult
-from evaluation.storage.sealed import Unfit, arrays_in, sealed_arrays
+from evaluation.storage.sealed import Unfit, arrays_in, sealed_arrays, unreadable
 from evaluation.storage.set_aside import SET_ASIDE, Notes, set_aside
 from evaluation.storage.writing import write_atomically, write_once
 from fastsal.files import PARTIAL, short_hash
@@ -27,8 +27,6 @@ __all__ = ["Store"]
 
 # Attempts to read a file that another machine replaces meanwhile.
 _READS = 5
-# Characters of PyTorch's own words about a damaged file.
-_SAID = 120
 
 
 class Store:
@@ -247,8 +245,7 @@ class Store:
         except OSError:
             raise
         except Exception as error:  # PyTorch's readers raise whatever they stumble over
-            said = " ".join(str(error).split())
-            raise Unfit(path, f"cannot be read ({said[:_SAID]}): expected weights") from error
+            raise unreadable(path, error, "weights") from error
         self._compare(cell, path, "model", found)
         return state
 
